@@ -1,0 +1,82 @@
+"""migrated: a migration daemon for SQLite, and the library that it is made of."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from migrated.errors import (
+        ChecksumMismatchError,
+        ConfigError,
+        DatabaseError,
+        ExecutionFailedError,
+        InvalidFormatError,
+        LateMigrationError,
+        LockHeldError,
+        MigrationError,
+        MigrationFileError,
+        MigrationNotFoundError,
+        RefusedError,
+        RollbackFailedError,
+    )
+    from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan
+    from migrated.planning import OnChanged, OnLate, OnMissing, Policy
+    from migrated.runner import MigrationRunner
+    from migrated.sources.directory import read_migrations
+
+_HOMES = {
+    "migrated.errors": (
+        "ChecksumMismatchError",
+        "ConfigError",
+        "DatabaseError",
+        "ExecutionFailedError",
+        "InvalidFormatError",
+        "LateMigrationError",
+        "LockHeldError",
+        "MigrationError",
+        "MigrationFileError",
+        "MigrationNotFoundError",
+        "RefusedError",
+        "RollbackFailedError",
+    ),
+    "migrated.model": ("AppliedMigration", "Migration", "MigrationDirection", "MigrationPlan"),
+    "migrated.planning": ("OnChanged", "OnLate", "OnMissing", "Policy"),
+    "migrated.runner": ("MigrationRunner",),
+    "migrated.sources.directory": ("read_migrations",),
+}
+
+__all__ = [
+    "AppliedMigration",
+    "ChecksumMismatchError",
+    "ConfigError",
+    "DatabaseError",
+    "ExecutionFailedError",
+    "InvalidFormatError",
+    "LateMigrationError",
+    "LockHeldError",
+    "Migration",
+    "MigrationDirection",
+    "MigrationError",
+    "MigrationFileError",
+    "MigrationNotFoundError",
+    "MigrationPlan",
+    "MigrationRunner",
+    "OnChanged",
+    "OnLate",
+    "OnMissing",
+    "Policy",
+    "RefusedError",
+    "RollbackFailedError",
+    "read_migrations",
+]
+
+
+def __getattr__(name: str) -> object:
+    # A module is loaded when a name of it is first asked for: the command line needs few, and starts sooner.
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""python -m migrated."""
+
+from migrated.cli import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,65 @@
+"""What `up` and `down` share: work on every database, tell the log, find the exit code."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from migrated import events, logs
+from migrated.config import Config, Target
+from migrated.discovery import DatabasePath, discover
+from migrated.errors import DatabaseError, MigrationError, combined_exit_code
+from migrated.fleet import Action, Outcome, Result, report, work_on
+from migrated.logs import Log
+from migrated.model import Migration
+from migrated.sources.directory import read_finished
+
+Work = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
+
+
+def on_every_database(config: Config, action: Action, around: Work = lambda _database, work: work()) -> int:
+    """Do `action` on each database and return the exit code. Every database is tried, whatever befell others."""
+    log = logs.configure(config.log_format, config.log_level)
+    codes: list[int] = []
+    for target in config.targets:
+        try:
+            migrations = _read(target, log)
+            databases = _databases(target)
+        except MigrationError as error:
+            is_of_files = not isinstance(error, DatabaseError)
+            log.failure(events.FILE_INVALID if is_of_files else events.DATABASE_UNAVAILABLE, error)
+            codes.append(error.exit_code)
+            continue
+        for database in databases:
+            outcome = around(
+                database,
+                partial(work_on, database, target, migrations, action, log, lock_timeout=config.lock_timeout),
+            )
+            report(outcome, log)
+            codes.append(outcome.error.exit_code if outcome.error else 0)
+            if outcome.result is Result.CURRENT and sys.stdout.isatty():
+                print(f"{database.name}: nothing to do")
+    return combined_exit_code(codes)
+
+
+def _read(target: Target, log: Log) -> list[Migration]:
+    listing = read_finished(target.migrations)
+    for remark in listing.ignored:
+        log(events.FILE_IGNORED, file=remark.file, reason=remark.reason)
+    for migration in listing.migrations:
+        if migration.is_draft and migration.origin:
+            log(events.FILE_DRAFT, file=migration.origin.file, version=migration.version, name=migration.name)
+    for error in listing.invalid[1:]:
+        log.failure(events.FILE_INVALID, error)
+    if listing.invalid:
+        raise listing.invalid[0]
+    return listing.migrations
+
+
+def _databases(target: Target) -> list[DatabasePath]:
+    databases = discover(target)
+    if not databases:
+        raise DatabaseError(
+            f"no file matches {', '.join(target.databases)}",
+            hint="check the pattern; a glob makes no database",
+        )
+    return databases

@@ -1,0 +1,96 @@
+"""The options that every command takes, before or after its name."""
+
+import argparse
+from typing import get_args
+
+from migrated.config import Config, LogFormat, LogLevel, Overrides, load_config, parse_duration
+
+# What stands before the command is kept under names of its own: the command's parser would overwrite it.
+_BEFORE = "before_"
+
+
+def add_global(parser: argparse.ArgumentParser, *, before: bool) -> None:
+    """Add them to the program's parser (`before`) or to a command's."""
+    prefix = _BEFORE if before else ""
+    group = parser.add_argument_group("options for every command, before or after its name")
+    group.add_argument(
+        "-c",
+        "--config",
+        dest=f"{prefix}config",
+        metavar="FILE",
+        help="configuration (default: ./migrated.toml, else [tool.migrated] in ./pyproject.toml)",
+    )
+    group.add_argument(
+        "-d",
+        "--database",
+        dest=f"{prefix}database",
+        metavar="PATH-or-GLOB",
+        action="append",
+        default=[],
+        help="a database, or a glob; may be repeated (default: $DATABASE_URL, else ./app.db)",
+    )
+    group.add_argument(
+        "-m", "--migrations", dest=f"{prefix}migrations", metavar="DIR", help="default: ./migrations"
+    )
+    group.add_argument(
+        "--log-format",
+        dest=f"{prefix}log_format",
+        choices=get_args(LogFormat),
+        help="auto: console on a terminal, else JSON",
+    )
+    group.add_argument("--log-level", dest=f"{prefix}log_level", choices=get_args(LogLevel), help="default: info")
+
+
+def overrides(arguments: argparse.Namespace) -> Overrides:
+    """What the command line says over the configuration file."""
+
+    def chosen(name: str) -> str | None:
+        after: str | None = getattr(arguments, name)
+        before: str | None = getattr(arguments, _BEFORE + name)
+        return before if after is None else after
+
+    return Overrides(
+        file=chosen("config"),
+        databases=[*arguments.before_database, *arguments.database],
+        migrations=chosen("migrations"),
+        log_format=chosen("log_format"),
+        log_level=chosen("log_level"),
+        lock_timeout=getattr(arguments, "lock_timeout", None),
+    )
+
+
+def configuration(arguments: argparse.Namespace) -> Config:
+    """The configuration in force. Raises `ConfigError`."""
+    return load_config(overrides(arguments))
+
+
+def duration(text: str) -> float:
+    """An argument such as 250ms, 30s, 5m, or plain seconds."""
+    try:
+        return parse_duration(f"{text}s" if text.replace(".", "", 1).isdigit() else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def version(text: str) -> int:
+    """An argument that is a version, or 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a version, in digits, got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """An argument that is a number from 1 on."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
+
+
+def add_lock_timeout(parser: argparse.ArgumentParser) -> None:
+    """The option of the commands that change databases."""
+    parser.add_argument(
+        "--lock-timeout",
+        type=duration,
+        metavar="DURATION",
+        help="how long to wait for another runner (default: 10s)",
+    )

@@ -1,0 +1,107 @@
+"""migrated plan."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from migrated.cli import options
+from migrated.cli.render import print_json, print_problem
+from migrated.errors import MigrationError, combined_exit_code
+
+if TYPE_CHECKING:
+    from migrated.cli.reading import View
+    from migrated.config import Config
+    from migrated.model import MigrationPlan
+
+NAME = "plan"
+SUMMARY = "show what would be done, and do nothing"
+EXAMPLE = "migrated plan --to 20240101120000"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument(
+        "--to", type=options.version, metavar="V", help="up to, or down to, this version; 0: empty"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Show it; changes and creates nothing."""
+    return show_plans(options.configuration(arguments), arguments.to, as_json=arguments.json, never_down=False)
+
+
+def show_plans(config: "Config", target: int | None, *, as_json: bool, never_down: bool) -> int:
+    """Show the plan of every database. `never_down` is how `up` plans."""
+    from migrated.cli import reading
+
+    codes: list[int] = []
+    documents = []
+    for view in reading.look(config):
+        for problem in reading.problems_of_files(view):
+            print_problem(str(problem))
+            codes.append(problem.exit_code)
+        if reading.problems_of_files(view):
+            continue
+        for database in view.databases:
+            plan, refusal = _plan(database, target, never_down=never_down)
+            codes.append(refusal.exit_code if refusal else 0)
+            documents.append(_document(database, plan, refusal))
+            if not as_json:
+                _show(database, plan, refusal)
+    if as_json:
+        print_json({"databases": documents})
+    return combined_exit_code(codes)
+
+
+def _plan(
+    view: "View", target: int | None, *, never_down: bool
+) -> "tuple[MigrationPlan | None, MigrationError | None]":
+    from migrated import planning
+    from migrated.model import MigrationDirection
+
+    if view.error:
+        return None, view.error
+    try:
+        if never_down and target is not None:
+            planning.require_known(view.statuses, target)
+            plan = planning.plan_up(view.statuses, target)
+        else:
+            plan = planning.plan_to(view.statuses, target, view.handle.recorded)
+        if plan.direction is MigrationDirection.DOWN:
+            planning.refuse_changed(view.statuses)
+            return plan, None
+    except MigrationError as error:
+        return None, error
+    return plan, view.refusal
+
+
+def _show(view: "View", plan: "MigrationPlan | None", refusal: MigrationError | None) -> None:
+    name = view.database.name
+    if refusal is not None:
+        print_problem(f"{name}: {refusal}")
+    if plan is None or refusal is not None:
+        return
+    verb = "apply" if plan.direction.value == "up" else "roll back"
+    print(f"{name}: {f'{len(plan)} to {verb}' if plan else 'nothing to do'}")
+    for migration in plan.migrations:
+        print(f"  {verb} {migration.label}")
+
+
+def _document(view: "View", plan: "MigrationPlan | None", refusal: MigrationError | None) -> dict[str, Any]:
+    from migrated.cli.reading import problem
+
+    steps = plan.migrations if plan else ()
+    return {
+        "database": view.database.name,
+        "direction": plan.direction.value if plan else None,
+        "migrations": [
+            {
+                "version": step.version,
+                "name": step.name,
+                "checksum": step.checksum,
+                "file": step.origin.file if step.origin else None,
+            }
+            for step in steps
+        ],
+        "problem": problem(refusal),
+    }

@@ -1,0 +1,111 @@
+"""What the reading commands share: the state of every database, with nothing changed anywhere."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from migrated import planning
+from migrated.config import Config, Target
+from migrated.discovery import DatabasePath, discover
+from migrated.errors import DatabaseError, MigrationError
+from migrated.model import Migration
+from migrated.planning import State, Status
+from migrated.sources.directory import Listing, read_directory
+from migrated.sqlite.database import SqliteDatabase
+
+
+@dataclass(slots=True)
+class View:
+    """One database as it is, or why it cannot be read; and what a run would refuse."""
+
+    database: DatabasePath
+    target: Target
+    handle: SqliteDatabase
+    statuses: list[Status]
+    error: MigrationError | None = None
+    refusal: MigrationError | None = None
+
+    def count(self, *states: State) -> int:
+        """How many migrations are in one of these states."""
+        return sum(status.state in states for status in self.statuses)
+
+    @property
+    def pending(self) -> int:
+        """How many could be applied."""
+        return self.count(State.PENDING, State.LATE)
+
+    @property
+    def applied(self) -> int:
+        """How many the ledger has."""
+        return sum(status.applied is not None for status in self.statuses)
+
+    @property
+    def summary(self) -> str:
+        """One word."""
+        if self.error:
+            return "unavailable"
+        if self.refusal:
+            return "blocked"
+        return "pending" if self.pending else "current"
+
+
+@dataclass(slots=True)
+class TargetView:
+    """One target: what its directory holds, or why that cannot be told, and its databases."""
+
+    target: Target
+    listing: Listing | None
+    error: MigrationError | None
+    databases: list[View]
+
+
+def look(config: Config) -> Iterator[TargetView]:
+    """Look at every target."""
+    for target in config.targets:
+        listing: Listing | None = None
+        error: MigrationError | None = None
+        try:
+            listing = read_directory(target.migrations)
+        except MigrationError as failure:
+            error = failure
+        migrations = listing.migrations if listing else []
+        views = [_view(database, target, migrations) for database in discover(target)] if listing else []
+        yield TargetView(target, listing, error, views)
+
+
+def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -> View:
+    handle = SqliteDatabase(database.path, create=target.create, busy_timeout=target.busy_timeout)
+    view = View(database, target, handle, [])
+    try:
+        view.statuses = planning.examine(migrations, handle.applied())
+    except DatabaseError as error:
+        view.error = error
+        return view
+    try:
+        planning.refuse_by_policy(view.statuses, target.policy)
+    except MigrationError as refusal:
+        view.refusal = refusal
+    return view
+
+
+def problem(error: MigrationError | None) -> dict[str, Any] | None:
+    """An error as JSON: type, message, hint and place, those that it has."""
+    if error is None:
+        return None
+    known = {
+        "type": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "version": error.version,
+        "name": error.name,
+        "file": error.file,
+        "line": error.line,
+        "expected": getattr(error, "expected", None),
+        "found": getattr(error, "found", None),
+    }
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def problems_of_files(view: TargetView) -> list[MigrationError]:
+    """Everything that keeps a target's directory from being used."""
+    return [*([view.error] if view.error else []), *(view.listing.invalid if view.listing else [])]

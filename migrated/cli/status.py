@@ -1,0 +1,125 @@
+"""migrated status."""
+
+import argparse
+from typing import Any
+
+from migrated.cli import options
+from migrated.cli.render import print_json, print_problem, print_table
+from migrated.errors import combined_exit_code
+
+NAME = "status"
+SUMMARY = "show the state of every migration in every database"
+EXAMPLE = "migrated status --json -d 'tenants/*.db'"
+
+_PENDING_EXIT_CODE = 3
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="exit 3 when something is pending, 4 when a run would be refused",
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Show it; changes and creates nothing."""
+    from migrated.cli import reading
+
+    views = list(reading.look(options.configuration(arguments)))
+    if arguments.json:
+        print_json(_document(views))
+    else:
+        for view in views:
+            _show(view)
+    codes = [problem.exit_code for view in views for problem in reading.problems_of_files(view)]
+    databases = [database for view in views for database in view.databases]
+    codes += [database.error.exit_code for database in databases if database.error]
+    if arguments.exit_code:
+        codes += [database.refusal.exit_code for database in databases if database.refusal]
+        if not any(codes) and any(database.pending for database in databases):
+            return _PENDING_EXIT_CODE
+    return combined_exit_code(codes)
+
+
+def _show(view: Any) -> None:
+    from migrated.cli.reading import problems_of_files
+
+    for problem in problems_of_files(view):
+        print_problem(str(problem))
+    for remark in view.listing.ignored if view.listing else []:
+        print_problem(f"{remark.file}: not used: {remark.reason}")
+    for database in view.databases:
+        counts = f"{database.applied} applied, {database.pending} pending"
+        title = f"{database.database.name}: {database.summary}, {counts}"
+        rows = [_row(status) for status in database.statuses]
+        print_table(title, ("version", "name", "applied at (UTC)", "ms", "state"), rows)
+        trouble = database.error or database.refusal
+        if trouble:
+            print_problem(f"{database.database.name}: {trouble}")
+
+
+def _row(status: Any) -> tuple[Any, ...]:
+    applied = status.applied
+    when = applied.applied_at.strftime("%Y-%m-%d %H:%M:%S") if applied else "-"
+    known = status.migration or applied
+    return (
+        status.version,
+        known.name,
+        when,
+        applied.execution_time_ms if applied else "-",
+        status.state.value,
+    )
+
+
+def _document(views: list[Any]) -> dict[str, Any]:
+    from migrated.cli.reading import problem
+
+    return {
+        "databases": [_database(database) for view in views for database in view.databases],
+        "directories": [
+            {
+                "directory": view.target.migrations,
+                "problem": problem(view.error),
+                "invalid": [problem(error) for error in (view.listing.invalid if view.listing else [])],
+                "ignored": [
+                    {"file": remark.file, "reason": remark.reason}
+                    for remark in (view.listing.ignored if view.listing else [])
+                ],
+            }
+            for view in views
+        ],
+    }
+
+
+def _database(view: Any) -> dict[str, Any]:
+    from migrated.cli.reading import problem
+
+    versions = [status.version for status in view.statuses if status.applied]
+    return {
+        "database": view.database.name,
+        "state": view.summary,
+        "current_version": max(versions, default=None),
+        "applied": view.applied,
+        "pending": view.pending,
+        "problem": problem(view.error or view.refusal),
+        "migrations": [_migration(status) for status in view.statuses],
+    }
+
+
+def _migration(status: Any) -> dict[str, Any]:
+    migration, applied = status.migration, status.applied
+    entry = {
+        "version": status.version,
+        "name": (migration or applied).name,
+        "state": status.state.value,
+        "checksum": (applied or migration).checksum,
+        "file": migration.origin.file if migration and migration.origin else None,
+        "applied_at": applied.applied_at.isoformat() if applied else None,
+        "execution_time_ms": applied.execution_time_ms if applied else None,
+    }
+    if status.state.value == "changed":
+        entry |= {"expected": applied.checksum, "found": migration.checksum}
+    return entry

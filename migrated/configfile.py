@@ -1,0 +1,136 @@
+"""`migrated.toml`, or `[tool.migrated]` in `pyproject.toml` -> Config; all faults at once."""
+
+import tomllib
+from collections.abc import Mapping
+from enum import EnumType
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from migrated.config import (
+    DEFAULT_DATABASE,
+    DEFAULT_MIGRATIONS,
+    Config,
+    Faults,
+    LogFormat,
+    LogLevel,
+    Target,
+    WatchMode,
+    parse_duration,
+)
+from migrated.errors import ConfigError
+from migrated.planning import OnChanged, OnLate, OnMissing, Policy
+
+
+class Duration(float):
+    """Seconds, written as a text."""
+
+
+TOP_KEYS: dict[str, Any] = {
+    "log_format": LogFormat,
+    "log_level": LogLevel,
+    "settle": Duration,
+    "settle_max": Duration,
+    "resync_interval": Duration,
+    "watch": WatchMode,
+    "lock_timeout": Duration,
+}
+TARGET_KEYS: dict[str, Any] = {
+    "databases": list[str],
+    "migrations": str,
+    "create": bool,
+    "busy_timeout": Duration,
+}
+POLICY_KEYS: dict[str, Any] = {"on_changed": OnChanged, "on_missing": OnMissing, "on_late": OnLate}
+_NOT_NOUGHT = ("settle", "settle_max", "resync_interval")
+
+
+def has_table(path: Path) -> bool:
+    """Whether a `pyproject.toml` has the table `[tool.migrated]`. Raises `ConfigError` when it is not TOML."""
+    return _tool_table(_read(path)[0]) is not None
+
+
+def read_config_file(path: Path) -> tuple[Config, Faults]:
+    """Read a file. Its faults are for the caller to raise; a file that is not TOML raises `ConfigError`."""
+    table, text = _read(path)
+    if path.name == "pyproject.toml":
+        table = _tool_table(table) or {}
+    faults = Faults(str(path), text)
+    top = {key: value for key, value in table.items() if key != "target"}
+    values = _converted(top, TOP_KEYS, faults)
+    for key in _NOT_NOUGHT:
+        if values.get(key, 1) <= 0:
+            faults.add(key, "must be more than nothing")
+    targets = _tables(table.get("target", [{}]), faults)
+    base = path.absolute().parent
+    return Config(
+        str(path), tuple(_target(entry, n, base, faults) for n, entry in enumerate(targets)), **values
+    ), faults
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        text = path.read_text("utf-8")
+        return tomllib.loads(text), text
+    except OSError as error:
+        fault = f"{path}: cannot be read: {error.strerror or error}"
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        fault = f"{path}: not TOML: {error}"
+    raise ConfigError(fault, faults=[fault], hint="check the file given with -c, or the one in this directory")
+
+
+def _tool_table(table: Mapping[str, Any]) -> dict[str, Any] | None:
+    tool = table.get("tool")
+    found = tool.get("migrated") if isinstance(tool, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _tables(value: object, faults: Faults) -> list[dict[str, Any]]:
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        return value
+    faults.add("target", "expected one or more tables, written [[target]]")
+    return [{}]
+
+
+def _target(entry: Mapping[str, Any], number: int, base: Path, faults: Faults) -> Target:
+    values = _converted(entry, TARGET_KEYS | POLICY_KEYS, faults, number)
+    policy = Policy(**{key: values.pop(key) for key in POLICY_KEYS if key in values})
+    databases = values.pop("databases", [DEFAULT_DATABASE])
+    migrations = values.pop("migrations", DEFAULT_MIGRATIONS)
+    if not databases:
+        faults.add(f"target[{number}].databases", "expected at least one path or glob", table=number)
+    for database in databases:
+        faults.require_path(database, f"target[{number}].databases", table=number)
+    faults.require_path(migrations, f"target[{number}].migrations", table=number)
+    return Target(str(base), tuple(databases), str(base / migrations), policy=policy, **values)
+
+
+def _converted(
+    entry: Mapping[str, Any], keys: Mapping[str, Any], faults: Faults, number: int | None = None
+) -> dict[str, Any]:
+    """Convert each key by itself, so that one fault does not hide the next."""
+    prefix = "" if number is None else f"target[{number}]."
+    values = {}
+    for key, value in entry.items():
+        if key not in keys:
+            faults.add(prefix + key, f"unknown key; known are {', '.join(keys)}", table=number)
+            continue
+        try:
+            values[key] = msgspec.convert(value, keys[key], dec_hook=_duration)
+        except (msgspec.ValidationError, ValueError) as error:
+            faults.add(prefix + key, f"{_readable(error, keys[key])}, got {value!r}", table=number)
+    return values
+
+
+def _duration(kind: type[Any], value: object) -> Duration:
+    if kind is Duration and isinstance(value, str):
+        return Duration(parse_duration(value))
+    raise ValueError('expected a duration such as "250ms", "30s" or "5m"')
+
+
+def _readable(error: Exception, kind: Any) -> str:
+    choices = tuple(kind) if isinstance(kind, EnumType) else get_args(kind)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return f"expected one of {', '.join(choices)}"
+    return str(error).replace("Expected", "expected").partition(", got ")[0]

@@ -1,0 +1,169 @@
+"""The migrations directories: their watches, what was said of their files, and when to look again."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from migrated import events
+from migrated.config import Config
+from migrated.daemon.passes import Scanned
+from migrated.daemon.schedule import Complaint
+from migrated.daemon.watcher import DirectoryWatch, WatchNews
+from migrated.logs import Log, failure_keys
+from migrated.sources.directory import Listing
+
+LOOK_AGAIN_SECONDS = 0.1
+"""How soon a directory with a file that is being written is read again, at first."""
+
+PATIENCE_SECONDS = 5.0
+"""How long a file may be unfinished before it is spoken of."""
+
+_WATCH_EVENTS = {
+    "started": events.WATCH_STARTED,
+    "lost": events.WATCH_LOST,
+    "restored": events.WATCH_RESTORED,
+}
+
+
+@dataclass(slots=True)
+class _Directory:
+    watch: DirectoryWatch
+    listing: Listing | None = None
+    fault: Scanned | None = None
+    unfinished_since: float | None = None
+    told: set[tuple[str, str]] = field(default_factory=set)
+    complaint: Complaint = field(default_factory=Complaint)
+    loss: Complaint = field(default_factory=Complaint)
+
+
+class Directories:
+    """Owned by the daemon's loop. `changed` is called, from other threads, with a directory to be looked at."""
+
+    def __init__(self, log: Log, changed: Callable[[str], None]) -> None:
+        self._log = log
+        self._changed = changed
+        self._directories: dict[str, _Directory] = {}
+        self.look_at: float | None = None
+
+    def watch(self, config: Config) -> None:
+        """Watch what the configuration names, and nothing else any more."""
+        wanted = dict.fromkeys(target.migrations for target in config.targets)
+        self.stop()
+        self._directories = {
+            path: _Directory(DirectoryWatch(path, config.watch, partial(self._changed, path))) for path in wanted
+        }
+        self.check()
+
+    def check(self) -> None:
+        """See after every watch."""
+        now = time.monotonic()
+        for path, directory in self._directories.items():
+            news = directory.watch.check()
+            if news is not None:
+                self._tell(path, directory, news, now)
+
+    def stop(self) -> None:
+        """End every watch."""
+        for directory in self._directories.values():
+            directory.watch.stop()
+
+    def scanned(self, scan: Scanned, now: float) -> None:
+        """Take what reading a directory gave, and say what is new."""
+        directory = self._directories.get(scan.directory)
+        if directory is None:
+            return
+        directory.listing = scan.listing
+        directory.fault = scan if scan.error else None
+        if scan.listing is not None:
+            self._remark(directory, scan.listing)
+            self._wait_for_unfinished(directory, scan.listing, now)
+        self._complain(directory, now)
+
+    def take_look(self, now: float) -> bool:
+        """Whether it is time to look again at an unfinished file; if so, that is done with."""
+        due = self.look_at is not None and now >= self.look_at
+        if due:
+            self.look_at = None
+        return due
+
+    def repeat_complaints(self, now: float) -> None:
+        """Say again what has been standing for long."""
+        for path, directory in self._directories.items():
+            lost = directory.watch.lost_because
+            if lost is not None and directory.loss.is_due(lost, now):
+                self._log(events.WATCH_LOST, file=path, reason=lost, repeated=directory.loss.repeated)
+            self._complain(directory, now)
+
+    def summary(self) -> str:
+        """What is wrong with them, for people; nothing when all is well."""
+        parts = []
+        for path, directory in self._directories.items():
+            if directory.watch.lost_because is not None:
+                parts.append(f"{path}: {directory.watch.lost_because}")
+            elif directory.listing is not None and directory.listing.invalid:
+                parts.append(f"{path}: {len(directory.listing.invalid)} invalid")
+            elif directory.listing is not None and directory.listing.unfinished:
+                parts.append(f"{path}: waiting for {directory.listing.unfinished[0].file} to be finished")
+        return "; ".join(parts)
+
+    def _tell(self, path: str, directory: _Directory, news: WatchNews, now: float) -> None:
+        if news.kind == "lost":
+            directory.loss = Complaint()
+            directory.loss.is_due(news.reason, now)
+        self._log(_WATCH_EVENTS[news.kind], file=path, reason=news.reason)
+
+    def _remark(self, directory: _Directory, listing: Listing) -> None:
+        remarks = {(remark.file, remark.reason) for remark in listing.ignored}
+        drafts = {
+            (migration.origin.file, ""): migration
+            for migration in listing.migrations
+            if migration.is_draft and migration.origin
+        }
+        for file, reason in sorted(remarks - directory.told):
+            self._log(events.FILE_IGNORED, file=file, reason=reason)
+        for key in sorted(drafts.keys() - directory.told):
+            draft = drafts[key]
+            self._log(events.FILE_DRAFT, file=key[0], version=draft.version, name=draft.name)
+        # What is gone is forgotten, so that it is told again if it comes back.
+        directory.told = remarks | drafts.keys()
+
+    def _wait_for_unfinished(self, directory: _Directory, listing: Listing, now: float) -> None:
+        if not listing.unfinished:
+            directory.unfinished_since = None
+            return
+        if directory.unfinished_since is None:
+            directory.unfinished_since = now
+        waited = now - directory.unfinished_since
+        self.look_at = now + max(LOOK_AGAIN_SECONDS, min(waited / 10, 5.0))
+
+    def _complain(self, directory: _Directory, now: float) -> None:
+        if directory.watch.lost_because is not None:
+            return
+        if directory.fault is not None and directory.fault.error is not None:
+            error = directory.fault.error
+            if directory.complaint.is_due(str(error), now):
+                self._invalid(failure_keys(error), directory)
+            return
+        listing = directory.listing
+        if listing is None:
+            return
+        overdue = directory.unfinished_since is not None and now - directory.unfinished_since >= PATIENCE_SECONDS
+        unfinished = listing.unfinished if overdue else []
+        if not listing.invalid and not unfinished:
+            directory.complaint = Complaint()
+            return
+        cause = "\n".join(
+            [*map(str, listing.invalid), *(f"{remark.file}: {remark.reason}" for remark in unfinished)]
+        )
+        if directory.complaint.is_due(cause, now):
+            for error in listing.invalid:
+                self._invalid(failure_keys(error), directory)
+            for remark in unfinished:
+                hint = "nothing from this directory is applied until the file is whole"
+                self._invalid(
+                    {"file": remark.file, "reason": f"not finished: {remark.reason}", "hint": hint}, directory
+                )
+
+    def _invalid(self, keys: dict[str, object], directory: _Directory) -> None:
+        self._log(events.FILE_INVALID, **keys, repeated=directory.complaint.repeated or None)

@@ -1,0 +1,237 @@
+"""The daemon: wake, settle, reconcile, survive.
+
+One thread, the main one, owns all state and waits on one inbox. Everybody else only posts into it: the
+watchers' threads, the signal handlers, and the worker, in whose thread all SQL runs, so that a signal is
+heard at once. The order at the start is: locks, then watches, then a full pass. A watch that came after the
+pass would miss what happened in between.
+"""
+
+import random
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import FrameType
+
+from migrated import events
+from migrated.about import VERSION
+from migrated.config import Config
+from migrated.daemon import systemd
+from migrated.daemon.directories import Directories
+from migrated.daemon.holding import DaemonLocks
+from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Visited
+from migrated.daemon.settle import Settle
+from migrated.daemon.tracking import Tracker
+from migrated.daemon.watcher import WatchdogComplaints
+from migrated.discovery import discover
+from migrated.errors import ConfigError, DatabaseError, LockHeldError
+from migrated.logs import Log
+
+TICK_SECONDS = 1.0
+ALIVE_SECONDS = 300.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A directory, or any where it is not said, may have changed."""
+
+    directory: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal came."""
+
+    number: int
+
+
+class Daemon:
+    """Keeps every configured database current until it is told to stop.
+
+    `load` reads the configuration again, for SIGHUP; it raises `ConfigError`.
+    """
+
+    def __init__(self, config: Config, load: Callable[[], Config], log: Log) -> None:
+        self._config = config
+        self._load = load
+        self._log = log
+        self._inbox: SimpleQueue[Message | Changed | Signalled] = SimpleQueue()
+        self._locks = DaemonLocks()
+        self._tracker = Tracker(log, random.random)
+        self._directories = Directories(log, self._changed)
+        self._settle = Settle(config.settle, config.settle_max)
+        self._stop_reason: str | None = None
+        self._reload_wanted = False
+        self._ready = False
+        self._pass: Future[None] | None = None
+        now = time.monotonic()
+        self._resync_at = now
+        self._tick_at = now
+        self._alive_at = now + ALIVE_SECONDS
+
+    def run(self) -> int:
+        """Work until SIGTERM or SIGINT; return the exit code: 0, or 5 when another daemon is at it already."""
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        self._log(events.DAEMON_STARTING, program_version=VERSION)
+        self._log(events.CONFIG_LOADED, reason=self._config.source)
+        try:
+            self._take_locks(self._config)
+        except LockHeldError as error:
+            self._log.failure(events.LOCK_HELD, error)
+            return error.exit_code
+        with WatchdogComplaints(self._changed), ThreadPoolExecutor(1, "migrated-worker") as worker:
+            try:
+                self._directories.watch(self._config)
+                self._loop(worker)
+            finally:
+                self._directories.stop()
+        self._locks.release()
+        self._log(events.DAEMON_STOPPED)
+        return 0
+
+    def _loop(self, worker: ThreadPoolExecutor) -> None:
+        while self._stop_reason is None or self._pass is not None:
+            now = time.monotonic()
+            if now >= self._tick_at:
+                self._tick(now)
+            if self._pass is None:
+                self._start_work(worker, now)
+            try:
+                message = self._inbox.get(timeout=max(0.0, self._next_wake() - time.monotonic()))
+            except Empty:
+                continue
+            self._handle(message)
+
+    def _next_wake(self) -> float:
+        times = [self._tick_at]
+        if self._pass is None:
+            times += [self._resync_at]
+            times += [
+                at for at in (self._settle.due_at(), self._tracker.retry_at(), self._directories.look_at) if at
+            ]
+        return min(times)
+
+    def _tick(self, now: float) -> None:
+        self._tick_at = now + TICK_SECONDS
+        self._directories.check()
+        self._tracker.repeat_complaints(now)
+        self._directories.repeat_complaints(now)
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE_SECONDS
+            self._log(events.DAEMON_ALIVE, reason=self._summary())
+
+    def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
+        if self._stop_reason is not None:
+            return
+        if self._reload_wanted:
+            self._reload()
+        retrying = self._tracker.due(now)
+        if self._settle.take(now) or self._directories.take_look(now) or now >= self._resync_at:
+            self._resync_at = now + self._config.resync_interval
+            self._submit(worker, now, None)
+        elif retrying:
+            self._submit(worker, now, retrying)
+
+    def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:
+        run_id = uuid.uuid4().hex[:16]
+        work = Pass(
+            self._config,
+            run_id,
+            self._log.bind(run_id=run_id),
+            self._locks,
+            self._inbox.put,
+            lambda: self._stop_reason is not None,
+            now,
+            self._tracker.known(),
+            only,
+            self._tracker.resting(),
+        )
+        self._pass = worker.submit(work.run)
+
+    def _handle(self, message: Message | Changed | Signalled) -> None:
+        now = time.monotonic()
+        match message:
+            case Changed(directory):
+                self._settle.notice(now)
+                self._log(events.FILES_CHANGED, file=directory or "some directory")
+            case Signalled(number):
+                self._obey(signal.Signals(number))
+            case Scanned():
+                self._directories.scanned(message, now)
+            case Found(databases):
+                self._tracker.found(databases)
+            case Visited(outcome):
+                if self._stop_reason is None or outcome.error is None or not outcome.error.transient:
+                    self._tracker.visited(message, now)
+            case PassEnded():
+                self._pass_ended()
+
+    def _obey(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGHUP:
+                self._reload_wanted = True
+            case signal.SIGUSR1:
+                self._resync_at = time.monotonic()
+            case _:
+                if self._stop_reason is not None:
+                    return
+                self._stop_reason = number.name
+                # A second one kills: an unfinished migration is then undone by SQLite's journal.
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                systemd.notify("STOPPING=1", f"STATUS=stopping: {number.name}")
+                self._log(events.DAEMON_STOPPING, reason=number.name)
+
+    def _pass_ended(self) -> None:
+        if self._pass is not None:
+            # Raises what the pass did not expect: a fault of ours, on which the service manager restarts us.
+            self._pass.result()
+        self._pass = None
+        if self._stop_reason is not None:
+            return
+        summary = self._summary()
+        systemd.notify(f"STATUS={summary}", *([] if self._ready else ["READY=1"]))
+        if not self._ready:
+            self._ready = True
+            self._log(events.DAEMON_READY, reason=summary)
+
+    def _reload(self) -> None:
+        self._reload_wanted = False
+        systemd.reloading()
+        try:
+            config = self._load()
+            self._take_locks(config)
+        except (ConfigError, LockHeldError) as error:
+            self._log.failure(events.DAEMON_RELOAD_FAILED, error)
+        else:
+            self._config = config
+            self._settle = Settle(config.settle, config.settle_max)
+            self._resync_at = time.monotonic()
+            self._directories.watch(config)
+            self._log(events.CONFIG_LOADED, reason=config.source)
+            self._log(events.DAEMON_RELOADED)
+        systemd.notify("READY=1", f"STATUS={self._summary()}")
+
+    def _take_locks(self, config: Config) -> None:
+        for target in config.targets:
+            for database in discover(target):
+                try:
+                    self._locks.ensure(database.path)
+                except DatabaseError:
+                    # Its directory is not there; the pass will say so, and try again.
+                    continue
+
+    def _summary(self) -> str:
+        return "; ".join(part for part in (self._tracker.summary(), self._directories.summary()) if part)
+
+    def _changed(self, directory: str | None = None) -> None:
+        self._inbox.put(Changed(directory))
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # Nothing but this: a handler interrupts the main thread anywhere, even inside a lock that it holds.
+        self._inbox.put(Signalled(number))

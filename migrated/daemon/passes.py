@@ -1,0 +1,157 @@
+"""One pass: read the directories, find the databases, bring each up to date. Runs in the worker's thread.
+
+It is given what it needs and tells what it found by messages; it owns no state.
+"""
+
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from migrated import events
+from migrated.config import Config, Target
+from migrated.daemon.holding import DaemonLocks
+from migrated.daemon.schedule import Fingerprint, Rest
+from migrated.discovery import DatabasePath, discover
+from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
+from migrated.fleet import Outcome, Result, work_on
+from migrated.logs import Log
+from migrated.model import Migration
+from migrated.sources.directory import Listing, read_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A directory was read, or could not be."""
+
+    directory: str
+    listing: Listing | None
+    error: RefusedError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The databases of all targets, as they are now. Those that are not among them are gone."""
+
+    databases: tuple[DatabasePath, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """A database was worked on, with these migrations, when it looked like this before."""
+
+    outcome: Outcome
+    migrations: int
+    fingerprint: Fingerprint
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassEnded:
+    """The pass is over."""
+
+
+Message = Scanned | Found | Visited | PassEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass works by: a snapshot of what the owner knows. `only` limits it to some databases' paths."""
+
+    config: Config
+    run_id: str
+    log: Log
+    locks: DaemonLocks
+    post: Callable[[Message], None]
+    cancelled: Callable[[], bool]
+    now: float
+    known: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None
+    resting: Mapping[str, Rest] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Do it, and post `PassEnded` whatever happens."""
+        try:
+            found: list[DatabasePath] = []
+            for target in self.config.targets:
+                databases = discover(target)
+                found += databases
+                self._work_on_target(target, databases)
+            self.post(Found(tuple(found)))
+        finally:
+            self.post(PassEnded())
+
+    def _work_on_target(self, target: Target, databases: list[DatabasePath]) -> None:
+        for database in databases:
+            if database.path not in self.known:
+                self.log(events.DATABASE_DISCOVERED, database=database.name)
+        try:
+            listing = read_directory(target.migrations)
+        except RefusedError as error:
+            self.post(Scanned(target.migrations, None, error))
+            return
+        self.post(Scanned(target.migrations, listing))
+        if listing.invalid or listing.unfinished:
+            return
+        mark = _mark(listing.migrations)
+        for database in databases:
+            if self.cancelled():
+                return
+            self._visit(target, database, listing.migrations, mark)
+
+    def _visit(self, target: Target, database: DatabasePath, migrations: list[Migration], mark: int) -> None:
+        if self.only is not None and database.path not in self.only:
+            return
+        fingerprint = look_at(database.path)
+        rest = self.resting.get(database.path)
+        if rest is not None and not rest.is_over(mark, fingerprint, self.now):
+            return
+        outcome = self._work(target, database, migrations)
+        # What we wrote ourselves must not pass for somebody else's change.
+        after = look_at(database.path)
+        self.post(Visited(outcome, mark, after, self.run_id))
+
+    def _work(self, target: Target, database: DatabasePath, migrations: list[Migration]) -> Outcome:
+        try:
+            self.locks.ensure(database.path)
+            return work_on(
+                database,
+                target,
+                migrations,
+                lambda runner: runner.run(),
+                self.log,
+                lock_timeout=self.config.lock_timeout,
+                cancelled=self.cancelled,
+            )
+        except (LockHeldError, DatabaseError) as error:
+            return Outcome(database, Result.UNAVAILABLE, error=error)
+        except Exception as error:  # noqa: BLE001 - one database's surprise must not stop the others
+            return Outcome(database, Result.UNAVAILABLE, error=_surprise(error, database))
+
+
+def _surprise(error: Exception, database: DatabasePath) -> MigrationError:
+    return DatabaseError(
+        f"internal error: {error!r}",
+        database=database.name,
+        transient=True,
+        hint="this is a fault of migrated itself; please report it with this line",
+        statement="".join(traceback.format_exception(error))[-1500:],
+    )
+
+
+def _mark(migrations: list[Migration]) -> int:
+    return hash(tuple(migrations))
+
+
+def look_at(path: str) -> Fingerprint:
+    """A database's fingerprint: two calls of stat()."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - twice per database and pass
+    except OSError:
+        return Fingerprint(None, ())
+    try:
+        log = os.stat(f"{path}-wal")  # noqa: PTH116 - as above
+        written: tuple[int, ...] = (log.st_size, log.st_mtime_ns)
+    except OSError:
+        written = ()
+    return Fingerprint((status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns, *written))

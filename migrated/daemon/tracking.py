@@ -1,0 +1,125 @@
+"""What the daemon remembers of each database, and what it says of it."""
+
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from migrated import events
+from migrated.daemon.passes import Visited
+from migrated.daemon.schedule import Complaint, Rest, retry_delay
+from migrated.discovery import DatabasePath
+from migrated.fleet import Outcome, Result, report_end, report_error
+from migrated.logs import Log, failure_keys
+
+_STATUS_WIDTH = 100
+_TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
+_BLOCKING = {Result.FAILED, Result.REFUSED}
+
+
+@dataclass(slots=True)
+class _Tracked:
+    outcome: Outcome
+    failures: int = 0
+    blocked: bool = False
+    unavailable: bool = False
+    rest: Rest | None = None
+    complaint: Complaint = field(default_factory=Complaint)
+
+
+class Tracker:
+    """The state of every database, owned by the daemon's loop. Times are seconds of one clock."""
+
+    def __init__(self, log: Log, random: Callable[[], float]) -> None:
+        self._log = log
+        self._random = random
+        self._databases: dict[str, _Tracked | None] = {}
+
+    def found(self, databases: Iterable[DatabasePath]) -> None:
+        """Take the present set of databases: new ones are known from now on, those gone are forgotten."""
+        self._databases = {database.path: self._databases.get(database.path) for database in databases}
+
+    def known(self) -> frozenset[str]:
+        """The paths of all databases."""
+        return frozenset(self._databases)
+
+    def resting(self) -> dict[str, Rest]:
+        """Those in trouble, and when to try them again."""
+        return {path: tracked.rest for path, tracked in self._databases.items() if tracked and tracked.rest}
+
+    def retry_at(self) -> float | None:
+        """When the next one that may recover by itself should be tried."""
+        return min((rest.until for rest in self.resting().values() if not rest.permanent), default=None)
+
+    def due(self, now: float) -> frozenset[str]:
+        """Those that may recover by themselves and should be tried now."""
+        return frozenset(path for path, rest in self.resting().items() if not rest.permanent and rest.until <= now)
+
+    def visited(self, visit: Visited, now: float) -> None:
+        """Take what a visit came to, and say what is new."""
+        outcome = visit.outcome
+        log = self._log.bind(run_id=visit.run_id, database=outcome.database.name)
+        tracked = self._databases.get(outcome.database.path) or _Tracked(outcome)
+        self._databases[outcome.database.path] = tracked
+        tracked.outcome = outcome
+        if outcome.result in _TROUBLE:
+            self._troubled(tracked, visit, now)
+            if outcome.result is Result.FAILED:
+                report_error(outcome, log)
+            self._complain(tracked, log, now)
+            return
+        if tracked.blocked:
+            log(events.DATABASE_UNBLOCKED)
+        if tracked.unavailable:
+            log(events.DATABASE_RECOVERED)
+        self._databases[outcome.database.path] = _Tracked(outcome)
+        report_end(outcome, log)
+
+    def repeat_complaints(self, now: float) -> None:
+        """Say again what has been standing for long, so that no trouble is ever silent."""
+        for tracked in self._databases.values():
+            if tracked is not None and tracked.outcome.result in _TROUBLE:
+                self._complain(tracked, self._log.bind(database=tracked.outcome.database.name), now)
+
+    def _troubled(self, tracked: _Tracked, visit: Visited, now: float) -> None:
+        outcome = visit.outcome
+        tracked.failures += 1
+        tracked.blocked |= outcome.result in _BLOCKING
+        tracked.unavailable |= outcome.result is Result.UNAVAILABLE
+        tracked.rest = None
+        # A refusal is judged anew at every pass: that costs a look at the ledger and runs nothing.
+        if outcome.result is not Result.REFUSED:
+            permanent = outcome.error is not None and not outcome.error.transient
+            until = now + retry_delay(tracked.failures, self._random)
+            tracked.rest = Rest(visit.migrations, visit.fingerprint, until, permanent)
+
+    def _complain(self, tracked: _Tracked, log: Log, now: float) -> None:
+        outcome = tracked.outcome
+        error = outcome.error
+        if error is None or not tracked.complaint.is_due(f"{outcome.result}: {error.message}", now):
+            return
+        repeated = tracked.complaint.repeated or None
+        log = log.bind(repeated=repeated)
+        if outcome.result is not Result.FAILED:
+            report_error(outcome, log)
+        if outcome.result in _BLOCKING:
+            log(events.DATABASE_BLOCKED, **failure_keys(error))
+        if repeated is None:
+            report_end(outcome, log)
+
+    def summary(self) -> str:
+        """One line for `systemctl status` and the log."""
+        results = [tracked.outcome for tracked in self._databases.values() if tracked]
+        current = sum(outcome.result not in _TROUBLE for outcome in results)
+        text = f"{current} of {len(self._databases)} databases current"
+        for name, kinds in (("blocked", _BLOCKING), ("unavailable", {Result.UNAVAILABLE})):
+            those = [outcome for outcome in results if outcome.result in kinds]
+            if those:
+                text += f"; {len(those)} {name}: {_short(those[0])}"
+        return text
+
+
+def _short(outcome: Outcome) -> str:
+    error = outcome.error
+    if error is None:
+        return outcome.database.name
+    return textwrap.shorten(error.message, _STATUS_WIDTH, placeholder=" ...")

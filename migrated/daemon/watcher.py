@@ -1,0 +1,198 @@
+"""watchdog -> "something changed", and noticing when that has gone deaf.
+
+An event is only a hint that a directory should be looked at. Watches end silently when their directory is
+deleted, moved, mounted over or swapped behind a symlink, so once a second the path is compared with what is
+watched, and the whole observer is built anew when they differ.
+"""
+
+import errno
+import logging
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from watchdog.events import (
+    EVENT_TYPE_CLOSED_NO_WRITE,
+    EVENT_TYPE_OPENED,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
+
+from migrated.config import WatchMode
+
+POLLING_SECONDS = 1.0
+_JOIN_SECONDS = 5.0
+# Where changes made by other machines, or below the mount, give no events.
+_WITHOUT_EVENTS = re.compile(r"nfs\d*|cifs|smb\d*|smbfs|9p|virtiofs|fuse\b.*|afs|ceph|glusterfs|lustre|ncpfs")
+_NO_MORE_WATCHES = {errno.ENOSPC, errno.EMFILE, errno.ENFILE}
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What the path leads to at the moment."""
+
+    real: str
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchNews:
+    """A change of a watch's own state. `reason` is the backend in use, or why there is none."""
+
+    kind: Literal["started", "lost", "restored"]
+    reason: str
+
+
+class DirectoryWatch:
+    """Calls `changed` from a thread of its own whenever the directory may have changed, and when it came back.
+
+    Not recursive. `check` must be called every second or so by one thread; it never raises.
+    """
+
+    def __init__(self, directory: str, mode: WatchMode, changed: Callable[[], None]) -> None:
+        self.directory = directory
+        self._mode = mode
+        self._changed = changed
+        self._observer: BaseObserver | None = None
+        self._watched: _Identity | None = None
+        self._lost: str | None = None
+        self._was_started = False
+
+    @property
+    def lost_because(self) -> str | None:
+        """Why the directory is not watched; None while it is."""
+        return self._lost
+
+    def check(self) -> WatchNews | None:
+        """Compare the path with what is watched, mend the watch if need be, and say what is new."""
+        found = _identify(self.directory)
+        if isinstance(found, str):
+            return self._lose(found)
+        if found == self._watched and self._hears():
+            return None
+        try:
+            backend = self._start(found)
+        except OSError as error:
+            return self._lose(error.strerror or str(error))
+        kind: Literal["started", "restored"] = "restored" if self._was_started or self._lost else "started"
+        self._lost, self._was_started = None, True
+        self._changed()
+        return WatchNews(kind, backend)
+
+    def stop(self) -> None:
+        """End the observer and its threads."""
+        if self._observer is not None:
+            self._observer.stop()
+            if self._observer.is_alive():
+                self._observer.join(_JOIN_SECONDS)
+        self._observer, self._watched = None, None
+
+    def _lose(self, reason: str) -> WatchNews | None:
+        self.stop()
+        if reason == self._lost:
+            return None
+        self._lost = reason
+        return WatchNews("lost", reason)
+
+    def _hears(self) -> bool:
+        observer = self._observer
+        if observer is None or not observer.is_alive():
+            return False
+        return bool(observer.emitters) and all(emitter.is_alive() for emitter in observer.emitters)
+
+    def _start(self, found: _Identity) -> str:
+        self.stop()
+        if self._mode == "polling" or (self._mode == "auto" and _is_without_events(found.real)):
+            return self._start_observer(PollingObserver(timeout=POLLING_SECONDS), found, "polling")
+        try:
+            return self._start_observer(Observer(), found, "events")
+        except OSError as error:
+            if self._mode == "events" or error.errno not in _NO_MORE_WATCHES:
+                raise
+            return self._start_observer(PollingObserver(timeout=POLLING_SECONDS), found, "polling")
+
+    def _start_observer(self, observer: BaseObserver, found: _Identity, backend: str) -> str:
+        self._observer = observer
+        # Not the path as given: an observer on a symlink sees nothing at all.
+        observer.schedule(_Handler(self._changed), found.real, recursive=False)
+        observer.start()
+        self._watched = found
+        return backend
+
+
+class _Handler(FileSystemEventHandler):
+    """Must not raise: that would end watchdog's dispatching thread for good."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        # Our own reading of the files makes these two; taking them for changes would be an endless loop.
+        if event.event_type not in {EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE}:
+            self._changed()
+
+
+class WatchdogComplaints(logging.Handler):
+    """watchdog only logs a lost event (its queue ran over): take every warning for a change.
+
+    A context manager, during which the warnings reach `changed`.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._changed = changed
+        self._logger = logging.getLogger("watchdog")
+
+    def emit(self, _record: logging.LogRecord) -> None:
+        """Take one warning."""
+        self._changed()
+
+    def __enter__(self) -> None:
+        self._logger.addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+
+
+def _identify(directory: str) -> _Identity | str:
+    """What the path leads to, or why it cannot be watched."""
+    try:
+        real = os.path.realpath(directory, strict=True)
+        status = os.stat(real)  # noqa: PTH116 - once a second, for ever
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISDIR(status.st_mode):
+        return "not a directory"
+    # A watch on a directory that may not be read starts without complaint and never says anything.
+    if not os.access(real, os.R_OK | os.X_OK):
+        return "Permission denied"
+    return _Identity(real, status.st_dev, status.st_ino)
+
+
+def _is_without_events(path: str) -> bool:
+    return _WITHOUT_EVENTS.fullmatch(file_system(path)) is not None
+
+
+def file_system(path: str) -> str:
+    """The type of the file system that a real path lies on, in the kernel's words; "" where it cannot be told."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for mount in mounts:
+        fields, _, rest = mount.partition(" - ")
+        # Blanks and the like are written as \040 (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4])
+        # Of two mounts on one point the later one is seen.
+        if len(point) >= len(best) and (path + "/").startswith(point.rstrip("/") + "/"):
+            best, kind = point, rest.split(" ")[0]
+    return kind

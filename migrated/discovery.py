@@ -1,0 +1,44 @@
+"""Which databases there are."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrated.config import Target
+
+_SIBLINGS = ("-wal", "-shm", "-journal")
+_GLOB = re.compile(r"[*?\[]")
+FOLDER = ".migrated"
+"""Where the locks of the databases of a directory are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasePath:
+    """A database: `name` as configured or matched, `path` to open."""
+
+    name: str
+    path: str
+
+
+def discover(target: Target) -> list[DatabasePath]:
+    """A target's databases, in the order configured: plain paths as they are, globs as what they match now.
+
+    What SQLite keeps beside a database, and our own folder, is never taken for one.
+    """
+    found: dict[str, DatabasePath] = {}
+    for configured in target.databases:
+        names = _matches(configured, target.base) if _GLOB.search(configured) else [configured]
+        for name in names:
+            path = os.path.join(target.base, name)  # noqa: PTH118 - keeps the name as it is
+            found.setdefault(path, DatabasePath(name, path))
+    return list(found.values())
+
+
+def _matches(pattern: str, base: str) -> Iterable[str]:
+    for name in sorted(glob.glob(pattern, root_dir=base, recursive=True)):  # noqa: PTH207 - keeps relative names
+        inside_ours = FOLDER in Path(name).parts
+        if not name.endswith(_SIBLINGS) and not inside_ours and os.path.isfile(os.path.join(base, name)):  # noqa: PTH113, PTH118 - as above
+            yield name

@@ -1,0 +1,160 @@
+"""The closed vocabulary of failures. Attributes are the interface, the text is for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class MigrationError(Exception):
+    """Base of every failure of this package; never raised itself.
+
+    `message` says what was found and what was expected, `hint` what to do next; `str()` gives both,
+    with the place in front. Lines and columns count from 1 and refer to `file`. `completed` holds
+    the `AppliedMigration`s that were committed before the failure, oldest first.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        version: int | None = None,
+        name: str | None = None,
+        file: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        statement: str | None = None,
+        excerpt: str | None = None,
+        code: str | None = None,
+        completed: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.version = version
+        self.name = name
+        self.file = file
+        self.line = line
+        self.column = column
+        self.statement = statement
+        self.excerpt = excerpt
+        self.code = code
+        self.completed = tuple(completed)
+
+    @property
+    def place(self) -> str:
+        """`file:line:column` as far as known, else an empty string."""
+        return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+
+    @property
+    def transient(self) -> bool:
+        """Whether trying again later, with nothing changed by a person, may help."""
+        return False
+
+    def __str__(self) -> str:
+        first = f"{self.place}: {self.message}" if self.place else self.message
+        hint = f"hint: {self.hint}" if self.hint else None
+        return "\n".join(part for part in (first, self.excerpt, hint) if part)
+
+
+class ExecutionFailedError(MigrationError):
+    """A statement of a migration failed, or is not allowed there; all of that migration was undone."""
+
+
+class RollbackFailedError(MigrationError):
+    """A rollback cannot begin (a step has no down text) or failed and was undone."""
+
+
+class RefusedError(MigrationError):
+    """Base of what blocks a database until a person settles it: nothing was changed.
+
+    `offenders` names every migration concerned, lowest version first.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, offenders: Sequence[Any] = (), **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        self.offenders = tuple(offenders)
+
+
+class ChecksumMismatchError(RefusedError):
+    """Applied migrations whose text is no longer what was applied.
+
+    `expected` (as recorded when applied) and `found` (of the present text) are those of the first one.
+    """
+
+    def __init__(
+        self, message: str, *, expected: str | None = None, found: str | None = None, **attributes: Any
+    ) -> None:
+        super().__init__(message, **attributes)
+        self.expected = expected
+        self.found = found
+
+
+class MigrationNotFoundError(RefusedError):
+    """A version was asked for, or is recorded as applied, and no migration has it."""
+
+
+class LateMigrationError(RefusedError):
+    """Pending migrations lie below the highest applied one, and `on_late` is `refuse`."""
+
+
+class InvalidFormatError(RefusedError):
+    """A migration's name, text, header or directive is not what the file format asks for."""
+
+
+class MigrationFileError(RefusedError):
+    """The migrations directory or a file in it is missing, unreadable or still being written."""
+
+
+class DatabaseError(MigrationError):
+    """A database could not be opened, read or written. `code` is SQLite's name of the result."""
+
+    exit_code = 6
+
+    def __init__(
+        self, message: str, *, database: str | None = None, transient: bool = False, **attributes: Any
+    ) -> None:
+        super().__init__(message, **attributes)
+        self.database = database
+        self._transient = transient
+
+    @property
+    def transient(self) -> bool:
+        """True for what passes by itself: busy, I/O errors, a full disk, a file not there yet."""
+        return self._transient
+
+
+class LockHeldError(MigrationError):
+    """Another process holds the lock; `holder` is what it wrote there (pid, host, command, since)."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, holder: str | None = None, **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        self.holder = holder
+
+    @property
+    def transient(self) -> bool:
+        """Always true: the kernel frees the lock when its holder ends, however it ends."""
+        return True
+
+
+class ConfigError(MigrationError):
+    """The configuration has faults; `faults` lists every one, each with its key and line where known."""
+
+    exit_code = 78
+
+    def __init__(self, message: str, *, faults: Sequence[str] = (), **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        self.faults = tuple(faults)
+
+
+_SEVERITY = (ExecutionFailedError.exit_code, RefusedError.exit_code, DatabaseError.exit_code, 5)
+
+
+def combined_exit_code(codes: Sequence[int]) -> int:
+    """The one exit code for work on several databases: the first of 1, 4, 6, 5 that occurred, else 0."""
+    return next((code for code in _SEVERITY if code in codes), 0)

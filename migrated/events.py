@@ -1,0 +1,152 @@
+"""The log events: their names are an interface, written against by alerts. Additions only.
+
+`sentence` becomes the `message`; it is filled from the event's own keys and may change between versions.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of log line. `meaning` is what the README says of it."""
+
+    name: str
+    level: str
+    sentence: str
+    meaning: str
+
+
+def _every() -> dict[str, Event]:
+    return {event.name: event for event in globals().values() if isinstance(event, Event)}
+
+
+DAEMON_STARTING = Event(
+    "daemon.starting",
+    "info",
+    "migrated {program_version} is starting",
+    "the process began; nothing is read yet",
+)
+DAEMON_READY = Event(
+    "daemon.ready", "info", "ready: {reason}", "the first pass over every database is done; systemd is told"
+)
+DAEMON_RELOADED = Event("daemon.reloaded", "info", "the new configuration is in force", "after SIGHUP")
+DAEMON_RELOAD_FAILED = Event(
+    "daemon.reload_failed",
+    "error",
+    "the new configuration is not used: {reason}",
+    "after SIGHUP; the old configuration stays in force",
+)
+DAEMON_ALIVE = Event("daemon.alive", "info", "alive: {reason}", "every five minutes; its absence is an alarm")
+DAEMON_STOPPING = Event(
+    "daemon.stopping",
+    "info",
+    "stopping: {reason}",
+    "SIGTERM or SIGINT came; the current migration is finished first",
+)
+DAEMON_STOPPED = Event("daemon.stopped", "info", "stopped", "the last line of an orderly end")
+CONFIG_LOADED = Event("config.loaded", "info", "configuration: {reason}", "which configuration is in force")
+WATCH_STARTED = Event("watch.started", "info", "watching {file} by {reason}", "a migrations directory is watched")
+WATCH_LOST = Event(
+    "watch.lost",
+    "error",
+    "the migrations directory {file} cannot be watched: {reason}",
+    "missing, unreadable or not a directory; looked for again every second",
+)
+WATCH_RESTORED = Event(
+    "watch.restored", "info", "watching {file} again by {reason}", "the directory is back, or was replaced"
+)
+FILES_CHANGED = Event("files.changed", "debug", "{file} changed", "a pass was started by a change in a directory")
+FILE_IGNORED = Event(
+    "file.ignored", "warning", "{file} is not used: {reason}", "an SQL file that is no migration; once"
+)
+FILE_DRAFT = Event(
+    "file.draft",
+    "info",
+    "{file} is a draft: its UP section holds no statement",
+    "not applied until it does; once",
+)
+FILE_INVALID = Event(
+    "file.invalid",
+    "error",
+    "{file} is invalid: {reason}",
+    "nothing from its directory is applied until it is mended; repeated at growing intervals",
+)
+LOCK_WAITING = Event(
+    "lock.waiting", "info", "waiting for the lock of {database}, held by {holder}", "once per wait"
+)
+LOCK_HELD = Event("lock.held", "error", "{reason}", "another process holds a lock that is needed")
+DATABASE_DISCOVERED = Event(
+    "database.discovered", "info", "found {database}", "a path or a match seen for the first time"
+)
+DATABASE_CREATED = Event(
+    "database.created", "info", "created {database}", "a database that did not exist was made"
+)
+DATABASE_UNAVAILABLE = Event(
+    "database.unavailable",
+    "error",
+    "{database} is unavailable: {reason}",
+    "busy, unreadable, missing, disk full …; tried again with back-off",
+)
+DATABASE_RECOVERED = Event(
+    "database.recovered", "info", "{database} is available again", "after database.unavailable"
+)
+DATABASE_BLOCKED = Event(
+    "database.blocked",
+    "error",
+    "{database} is blocked: {reason}",
+    "refused or failed; stays so until a file or the database changes; repeated at growing intervals",
+)
+DATABASE_UNBLOCKED = Event(
+    "database.unblocked", "info", "{database} is no longer blocked", "after database.blocked"
+)
+MIGRATION_APPLYING = Event(
+    "migration.applying", "info", "applying {version}_{name} to {database}", "a migration begins"
+)
+MIGRATION_APPLIED = Event(
+    "migration.applied",
+    "info",
+    "applied {version}_{name} to {database} in {execution_time_ms} ms",
+    "it is committed together with its ledger row",
+)
+MIGRATION_ROLLING_BACK = Event(
+    "migration.rolling_back", "info", "rolling back {version}_{name} in {database}", "a rollback begins"
+)
+MIGRATION_ROLLED_BACK = Event(
+    "migration.rolled_back",
+    "info",
+    "rolled back {version}_{name} in {database} in {execution_time_ms} ms",
+    "it is committed together with the ledger's change",
+)
+MIGRATION_FAILED = Event(
+    "migration.failed",
+    "error",
+    "{version}_{name} failed in {database}: {reason}",
+    "all of that migration was undone",
+)
+CHECKSUM_MISMATCH = Event(
+    "checksum.mismatch",
+    "error",
+    "{version}_{name} was changed after it was applied to {database}",
+    "one line per changed migration; with `expected` and `found`",
+)
+MIGRATION_MISSING = Event(
+    "migration.missing",
+    "warning",
+    "{version}_{name} is applied to {database}, but no file has it",
+    "one line per missing migration",
+)
+MIGRATION_LATE = Event(
+    "migration.late",
+    "warning",
+    "{version}_{name} lies below the highest version applied to {database}",
+    "applied late, or refused, as `on_late` says",
+)
+RUN_FINISHED = Event(
+    "run.finished",
+    "info",
+    "{database}: {outcome}, {applied} applied, {pending} pending",
+    "one per database and pass that did or refused something",
+)
+
+EVENTS = _every()
+"""Every event by its name."""

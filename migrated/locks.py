@@ -1,0 +1,159 @@
+"""The two file locks beside the databases: `daemon.lock` for life, `lock` for as long as applying takes.
+
+Correctness never rests on them: each migration re-reads the ledger inside its own transaction. They keep two
+processes from doing the same work, and say who is at it.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from migrated.discovery import FOLDER
+from migrated.errors import DatabaseError, LockHeldError
+
+DAEMON = "daemon.lock"
+APPLYING = "lock"
+_LONGEST_NOTE = 4096
+_POLL_SECONDS = 0.02
+
+
+def lock_path(database: str, which: str) -> Path:
+    """Where a lock of the directory that a database lies in is kept."""
+    # Beside the file itself, where SQLite keeps its journal too: two links to one database share the lock.
+    return Path(os.path.realpath(database)).parent / FOLDER / which
+
+
+class ProcessLock:
+    """A lock that the kernel frees when the process ends, however it ends. Keep the object: it is the lock.
+
+    The file stays after release; removing it would let two processes hold "the" lock, each on its own inode.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._lock = FileLock(
+            path,
+            thread_local=False,
+            fallback_to_soft=False,
+            preserve_lock_file=True,
+            on_acquired=self._write_note,
+        )
+
+    def acquire(
+        self,
+        timeout: float = 0,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        waiting: Callable[[str], None] = lambda _holder: None,
+    ) -> None:
+        """Take the lock, waiting up to `timeout` seconds; `waiting` is told the holder before the wait begins.
+
+        Raises `LockHeldError` naming the holder, or `DatabaseError` when the lock cannot be made at all.
+        """
+        try:
+            self._make_folder()
+            if self._try() or (timeout > 0 and self._wait(timeout, cancelled, waiting)):
+                return
+        except (OSError, NotImplementedError) as error:
+            raise DatabaseError(
+                f"the lock {self.path} cannot be taken: {error}",
+                transient=True,
+                hint="check that the directory of the database exists and may be written by this user",
+            ) from error
+        holder = self.holder()
+        raise LockHeldError(
+            f"{self.path} is held by another process: {holder}",
+            holder=holder,
+            hint="wait until it has finished, or stop it; the lock is freed when it ends",
+        )
+
+    def release(self) -> None:
+        """Give it back. Nothing happens when it is not held."""
+        self._descriptor = None
+        self._lock.release(force=True)
+
+    def is_intact(self) -> bool:
+        """Whether the lock is held and its file is still the one at its path (nobody removed it)."""
+        if self._descriptor is None or not self._lock.is_locked:
+            return False
+        try:
+            ours, there = os.fstat(self._descriptor), self.path.stat()
+        except OSError:
+            return False
+        return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+
+    def holder(self) -> str:
+        """What the present holder wrote: pid, host, command, since when."""
+        try:
+            note = json.loads(self.path.read_bytes()[:_LONGEST_NOTE])
+            return "pid {pid} on {host} ({command}), since {since}".format_map(note)
+        except (OSError, ValueError, KeyError, TypeError):
+            # Taken a moment ago and not written yet, or by something else that uses the file.
+            return "unknown"
+
+    def _try(self) -> bool:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        return True
+
+    def _wait(self, timeout: float, cancelled: Callable[[], bool], waiting: Callable[[str], None]) -> bool:
+        # Our own loop: a blocking acquire() beside another lock object of this process is an error.
+        waiting(self.holder())
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and not cancelled():
+            time.sleep(_POLL_SECONDS)
+            if self._try():
+                return True
+        return False
+
+    def _make_folder(self) -> None:
+        folder = self.path.parent
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            (folder / ".gitignore").write_text("*\n")
+
+    def _write_note(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": _command(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps(note) + "\n").encode()[:_LONGEST_NOTE], 0)
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return " ".join([name, *sys.argv[1:]])
+
+
+@contextmanager
+def holding(
+    database: str,
+    which: str,
+    timeout: float,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+    waiting: Callable[[str], None] = lambda _holder: None,
+) -> Iterator[ProcessLock]:
+    """Hold one of a database's locks for the length of a `with`. Raises as `ProcessLock.acquire` does."""
+    lock = ProcessLock(lock_path(database, which))
+    lock.acquire(timeout, cancelled=cancelled, waiting=waiting)
+    try:
+        yield lock
+    finally:
+        lock.release()

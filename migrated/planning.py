@@ -1,0 +1,286 @@
+"""Available migrations + what the ledger says + policy -> a plan, or a refusal.
+
+Everything that decides is here, over plain values. Three rules hold throughout: what is pending is a set
+difference, never a high-water mark; only what the ledger has can be rolled back; a refusal names every
+offender and comes before the first step.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from migrated.errors import (
+    ChecksumMismatchError,
+    LateMigrationError,
+    MigrationNotFoundError,
+    RefusedError,
+    RollbackFailedError,
+)
+from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan
+
+
+class State(StrEnum):
+    """State of one migration in one database."""
+
+    DRAFT = "draft"
+    PENDING = "pending"
+    APPLIED = "applied"
+    CHANGED = "changed"
+    MISSING = "missing"
+    LATE = "late"
+
+
+class OnChanged(StrEnum):
+    """What to do when an applied migration's text has changed."""
+
+    REFUSE = "refuse"
+
+
+class OnMissing(StrEnum):
+    """What to do when an applied migration is no longer there."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+    ROLLBACK = "rollback"
+
+
+class OnLate(StrEnum):
+    """What to do when a pending migration lies below the highest applied one."""
+
+    APPLY = "apply"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a database that does not agree with the directory is dealt with."""
+
+    on_changed: OnChanged = OnChanged.REFUSE
+    on_missing: OnMissing = OnMissing.REFUSE
+    on_late: OnLate = OnLate.APPLY
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One version, as the directory and the ledger have it; at least one of the two does."""
+
+    version: int
+    state: State
+    migration: Migration | None
+    applied: AppliedMigration | None
+
+    @property
+    def label(self) -> str:
+        """`<version>_<name>`; the directory's name where there is one."""
+        known = self.migration or self.applied
+        return known.label if known else str(self.version)
+
+
+def examine(available: Iterable[Migration], applied: Iterable[AppliedMigration]) -> list[Status]:
+    """The state of every version that either side knows, ascending."""
+    migrations = {migration.version: migration for migration in available}
+    ledger = {entry.version: entry for entry in applied}
+    highest = max(ledger, default=0)
+    return [
+        Status(
+            version,
+            _state(migrations.get(version), ledger.get(version), highest),
+            migrations.get(version),
+            entry,
+        )
+        for version in sorted(migrations.keys() | ledger.keys())
+        for entry in [ledger.get(version)]
+    ]
+
+
+def _state(migration: Migration | None, applied: AppliedMigration | None, highest: int) -> State:
+    if migration is None:
+        return State.MISSING
+    if applied is not None:
+        return State.APPLIED if migration.checksum == applied.checksum else State.CHANGED
+    if migration.is_draft:
+        return State.DRAFT
+    return State.LATE if migration.version < highest else State.PENDING
+
+
+def pending(statuses: Iterable[Status]) -> list[Migration]:
+    """What is not applied and could be, ascending, late ones included."""
+    return [
+        status.migration for status in statuses if status.migration and status.state in {State.PENDING, State.LATE}
+    ]
+
+
+def plan_up(statuses: Sequence[Status], target: int | None = None) -> MigrationPlan:
+    """Everything pending, at or below `target` where one is given."""
+    steps = [step for step in pending(statuses) if target is None or step.version <= target]
+    return MigrationPlan(MigrationDirection.UP, tuple(steps))
+
+
+def plan_down(
+    statuses: Sequence[Status], recorded: Mapping[int, Migration], versions: Iterable[int]
+) -> MigrationPlan:
+    """Roll back those of `versions` that are applied, newest first.
+
+    The down text is the file's while the file still is what was applied, else the one that was `recorded`
+    when it was. Raises `RollbackFailedError` naming every step that has none: before the first step.
+    """
+    wanted = set(versions)
+    steps = [
+        _undo(status, recorded) for status in reversed(statuses) if status.applied and status.version in wanted
+    ]
+    stuck = [step for step in steps if not step.is_reversible]
+    if stuck:
+        raise RollbackFailedError(
+            f"cannot roll back {_names(stuck)}: no down text",
+            version=stuck[0].version,
+            name=stuck[0].name,
+            hint="add a DOWN section (`-- migrated: nothing-to-undo` in it if there is nothing to undo); "
+            "nothing was rolled back",
+        )
+    return MigrationPlan(MigrationDirection.DOWN, tuple(steps))
+
+
+def _undo(status: Status, recorded: Mapping[int, Migration]) -> Migration:
+    if status.migration is not None and status.state is State.APPLIED and status.migration.is_reversible:
+        return status.migration
+    fallback = status.migration if status.state is State.APPLIED else None
+    unknown = Migration(status.version, status.applied.name if status.applied else "unknown", "")
+    return recorded.get(status.version) or fallback or unknown
+
+
+def plan_to(
+    statuses: Sequence[Status], target: int | None, recorded: Callable[[list[int]], Mapping[int, Migration]]
+) -> MigrationPlan:
+    """The contract of `MigrationRunner.plan`. `recorded` is asked only for what a rollback needs."""
+    if target is not None:
+        require_known(statuses, target)
+    upward = plan_up(statuses, target)
+    above = applied_above(statuses, target)
+    if upward or not above:
+        return upward
+    return plan_down(statuses, recorded(above), above)
+
+
+def applied_above(statuses: Iterable[Status], target: int | None) -> list[int]:
+    """The applied versions above `target`; none where there is no target."""
+    return [s.version for s in statuses if target is not None and s.applied and s.version > target]
+
+
+def newest_applied(statuses: Sequence[Status], steps: int) -> list[int]:
+    """The `steps` highest applied versions."""
+    applied = [status.version for status in statuses if status.applied]
+    return applied[max(len(applied) - steps, 0) :]
+
+
+def require_known(statuses: Iterable[Status], target: int) -> None:
+    """Raise `MigrationNotFoundError` unless `target` is 0 (empty) or a version that either side knows."""
+    if target != 0 and not any(status.version == target for status in statuses):
+        raise MigrationNotFoundError(
+            f"version {target} is unknown: neither the migrations nor the ledger have it",
+            version=target,
+            hint="`migrated status` lists the versions; 0 stands for an empty database",
+        )
+
+
+def refuse_changed(statuses: Iterable[Status]) -> None:
+    """Raise `ChecksumMismatchError` naming every applied migration whose text is no longer what was applied."""
+    _raise_first([_changed(statuses)])
+
+
+def refuse_by_policy(statuses: Sequence[Status], policy: Policy) -> None:
+    """Raise the refusal that `policy` asks for, if any, naming every offender.
+
+    Its class is that of the gravest: changed before missing before late.
+    """
+    _raise_first(
+        [
+            _changed(statuses),
+            _missing(statuses) if policy.on_missing is OnMissing.REFUSE else None,
+            _late(statuses) if policy.on_late is OnLate.REFUSE else None,
+        ]
+    )
+
+
+def _raise_first(refusals: Sequence[RefusedError | None]) -> None:
+    found = [refusal for refusal in refusals if refusal]
+    if not found:
+        return
+    first = found[0]
+    first.message = "; ".join(refusal.message for refusal in found)
+    first.hint = "; ".join(refusal.hint for refusal in found if refusal.hint)
+    first.offenders = tuple(offender for refusal in found for offender in refusal.offenders)
+    raise first
+
+
+def _changed(statuses: Iterable[Status]) -> RefusedError | None:
+    changed = _in_state(statuses, State.CHANGED)
+    if not changed:
+        return None
+    message = "; ".join(
+        f"{status.label} was changed after it was applied: expected checksum {_expected(status)}, "
+        f"found {_found(status)}"
+        for status in changed
+    )
+    return ChecksumMismatchError(
+        message,
+        hint="restore the text that was applied (only the UP section counts) and make the change a new migration",
+        expected=_expected(changed[0]),
+        found=_found(changed[0]),
+        **_of_first(changed),
+    )
+
+
+def _missing(statuses: Iterable[Status]) -> RefusedError | None:
+    missing = _in_state(statuses, State.MISSING)
+    if not missing:
+        return None
+    return MigrationNotFoundError(
+        f"applied, but no migration has it any more: {_names(missing)}",
+        hint="bring the file back, roll it back with `migrated down` (its down text was recorded), "
+        'or set on_missing = "ignore"',
+        **_of_first(missing),
+    )
+
+
+def _late(statuses: Iterable[Status]) -> RefusedError | None:
+    late = _in_state(statuses, State.LATE)
+    if not late:
+        return None
+    return LateMigrationError(
+        f"pending below the highest applied version: {_names(late)}",
+        hint='give them a version above, or set on_late = "apply"',
+        **_of_first(late),
+    )
+
+
+def _in_state(statuses: Iterable[Status], state: State) -> list[Status]:
+    return [status for status in statuses if status.state is state]
+
+
+def _of_first(offenders: Sequence[Status]) -> dict[str, Any]:
+    first = offenders[0].migration or offenders[0].applied
+    origin = offenders[0].migration.origin if offenders[0].migration else None
+    return {
+        "version": offenders[0].version,
+        "name": first.name if first else None,
+        "file": origin.file if origin else None,
+        "offenders": offenders,
+    }
+
+
+def missing_versions(statuses: Iterable[Status]) -> list[int]:
+    """Versions that are applied and that no migration has."""
+    return [status.version for status in _in_state(statuses, State.MISSING)]
+
+
+def _expected(status: Status) -> str:
+    return status.applied.checksum if status.applied else ""
+
+
+def _found(status: Status) -> str:
+    return status.migration.checksum if status.migration else ""
+
+
+def _names(named: Iterable[Status | Migration]) -> str:
+    return ", ".join(each.label for each in named)

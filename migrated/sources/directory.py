@@ -1,0 +1,201 @@
+"""A directory -> migrations: whole files only, and nothing passed over in silence."""
+
+import fcntl
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
+from migrated.model import Migration
+from migrated.sources.naming import Misnamed, read_name
+from migrated.sources.parsing import parse_migration
+
+QUIET_SECONDS = 2.0
+"""How long a file must rest where the kernel cannot say whether somebody still has it open for writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A file that is not used, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Listing:
+    """What a migrations directory holds at one moment.
+
+    `migrations` is ascending and holds drafts too. While `invalid` or `unfinished` is not empty the
+    listing is not fit for applying anything.
+    """
+
+    directory: str
+    migrations: list[Migration] = field(default_factory=list)
+    ignored: list[Remark] = field(default_factory=list)
+    unfinished: list[Remark] = field(default_factory=list)
+    invalid: list[RefusedError] = field(default_factory=list)
+
+    def require_valid(self) -> None:
+        """Raise one error naming every fault, of the first one's class and place, if there is any."""
+        if not self.invalid:
+            return
+        first = self.invalid[0]
+        if len(self.invalid) > 1:
+            others = "\n".join(str(error) for error in self.invalid[1:])
+            first.excerpt = f"{len(self.invalid)} files are invalid; the others:\n{others}"
+        raise first
+
+
+class _UnfinishedError(Exception):
+    """The file is not to be trusted yet."""
+
+
+def read_migrations(directory: str | os.PathLike[str]) -> list[Migration]:
+    """Read a directory's migrations, ascending by version, drafts included.
+
+    Raises `MigrationFileError` when the directory or a file cannot be read or is still being written,
+    `InvalidFormatError` when a file is invalid or two have one version. The error tells of every fault.
+    """
+    listing = read_finished(directory)
+    listing.require_valid()
+    return listing.migrations
+
+
+def read_finished(directory: str | os.PathLike[str], *, timeout: float = 2 * QUIET_SECONDS) -> Listing:
+    """Read a directory as `read_directory` does, waiting up to `timeout` seconds for files being written.
+
+    Raises `MigrationFileError` when one is still being written then.
+    """
+    deadline = time.monotonic() + timeout
+    while (listing := read_directory(directory)).unfinished:
+        if time.monotonic() > deadline:
+            first = listing.unfinished[0]
+            raise MigrationFileError(
+                f"the file is not finished: {first.reason}",
+                file=first.file,
+                hint="try again once it is whole",
+            )
+        time.sleep(0.05)
+    return listing
+
+
+def read_directory(directory: str | os.PathLike[str]) -> Listing:
+    """Read every `*.sql` of a directory once. Raises `MigrationFileError` when that is not possible."""
+    path = Path(directory)
+    with as_file_error(path, "migrations directory"):
+        names = sorted(os.listdir(path))  # noqa: PTH208 - names are all that is needed, and bytes-safe
+    listing = Listing(str(path))
+    for name in names:
+        _read_entry(path, name, listing)
+    _refuse_duplicates(listing)
+    return listing
+
+
+def _read_entry(directory: Path, name: str, listing: Listing) -> None:
+    named = read_name(name)
+    if named is None:
+        return
+    file = str(directory / name)
+    if isinstance(named, Misnamed):
+        listing.ignored.append(Remark(file, named.reason))
+        return
+    try:
+        content = _read_whole(directory / name)
+        if content is None:
+            listing.ignored.append(Remark(file, "not a regular file"))
+        else:
+            listing.migrations.append(parse_migration(named, content, file=file))
+    except _UnfinishedError as reason:
+        listing.unfinished.append(Remark(file, str(reason)))
+    except RefusedError as error:
+        error.version, error.name = named.version, named.name
+        listing.invalid.append(error)
+
+
+def _read_whole(path: Path) -> bytes | None:
+    """The content of a finished file, None if it is not a regular file."""
+    try:
+        # Without O_NONBLOCK a named pipe would hang us here.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        # Removed since it was listed, or a link whose target has not come yet (Kubernetes makes them so).
+        raise _UnfinishedError("it is a link without a target, or was just removed") from None
+    except OSError as error:
+        raise _file_error(path, "migration", error) from error
+    with os.fdopen(descriptor, "rb") as file, as_file_error(path, "migration"):
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            return None
+        _require_finished(descriptor, before)
+        content = file.read()
+        after = os.fstat(descriptor)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _UnfinishedError("it changed while it was read")
+    return content
+
+
+def _require_finished(descriptor: int, status: os.stat_result) -> None:
+    being_written = _open_for_writing(descriptor)
+    if being_written:
+        raise _UnfinishedError("another process has it open for writing")
+    if being_written is None and abs(time.time() - status.st_mtime) < QUIET_SECONDS:
+        raise _UnfinishedError(f"it was written less than {QUIET_SECONDS:.0f} s ago")
+
+
+def _open_for_writing(descriptor: int) -> bool | None:
+    """Whether any process has the file open for writing; None where the kernel will not tell us.
+
+    A read lease is refused exactly then; it asks for ownership of the file or CAP_LEASE
+    (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return None
+    try:
+        # A writer that comes while we hold the lease makes the kernel signal us: by default with SIGIO,
+        # which kills; SIGURG is ignored unless somebody asked for it.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _refuse_duplicates(listing: Listing) -> None:
+    listing.migrations.sort(key=lambda migration: migration.version)
+    for version, group in groupby(listing.migrations, key=lambda migration: migration.version):
+        files = [migration.origin.file for migration in group if migration.origin]
+        if len(files) > 1:
+            listing.invalid.append(
+                InvalidFormatError(
+                    f"version {version} is claimed by more than one file: {', '.join(files)}",
+                    version=version,
+                    file=files[0],
+                    hint="give one of them another version, as `migrated new` would",
+                )
+            )
+
+
+@contextmanager
+def as_file_error(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _file_error(path, what, error) from error
+
+
+def _file_error(path: Path, what: str, error: OSError) -> MigrationError:
+    return MigrationFileError(
+        f"the {what} cannot be read: {error.strerror or error}",
+        file=str(path),
+        hint="check that it exists, is of the right kind and may be read by this user",
+    )

@@ -1,0 +1,173 @@
+"""The text of one migration file -> a Migration: markers, header, directives."""
+
+import re
+from dataclasses import dataclass
+
+from migrated.directives import Directive, directive_in, directives_at_top
+from migrated.errors import InvalidFormatError
+from migrated.model import Migration, MigrationDirection, Origin, Place
+from migrated.sources.naming import FileName
+from migrated.sqltext import LineComment, first_token, has_statement, line_comments
+
+_MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
+_HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    direction: MigrationDirection
+    marker: int
+    start: int
+    end: int
+
+
+def decode(content: bytes) -> str:
+    """The text of a file: UTF-8, without a byte-order mark, every line end a LF.
+
+    Raises `InvalidFormatError` with the line of a byte that is not UTF-8, or of a NUL.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidFormatError(
+            f"byte {content[error.start]:#04x} is not UTF-8",
+            line=content.count(b"\n", 0, error.start) + 1,
+            hint="save the file as UTF-8",
+        ) from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InvalidFormatError("a NUL character", line=line, hint="SQL text cannot hold one; remove it")
+    return text
+
+
+def parse_migration(named: FileName, content: bytes, *, file: str) -> Migration:
+    """Read a migration file's content. `file` is only written into errors and the result's origin.
+
+    Raises `InvalidFormatError`, with the file and where it can be said the line, for anything that the
+    format does not allow.
+    """
+    try:
+        text = decode(content)
+        return _parse(named, text, file)
+    except InvalidFormatError as error:
+        error.file, error.version, error.name = file, named.version, named.name
+        raise
+
+
+def _parse(named: FileName, text: str, file: str) -> Migration:
+    comments = list(line_comments(text))
+    sections = _sections(text, comments)
+    _check_directives(text, comments, sections)
+    top = sections[0].marker if sections else (first_token(text) or len(text))
+    _check_header(named, text[:top])
+    by_direction = {section.direction: section for section in sections}
+    up = by_direction.get(MigrationDirection.UP)
+    down = by_direction.get(MigrationDirection.DOWN)
+    if sections and up is None:
+        raise InvalidFormatError(
+            "a DOWN section without an UP section",
+            line=_line(text, sections[0].marker),
+            hint="put a line `-- UP` above the statements that make the change",
+        )
+    up_sql, up_place = _cut(text, up.start, up.end) if up else _cut(text, 0, len(text))
+    down_sql, down_place = _cut(text, down.start, down.end) if down else (None, Place())
+    header = directives_at_top(text[:top]) if sections else frozenset[Directive]()
+    return Migration(
+        named.version,
+        named.name,
+        up_sql,
+        _undoing(down_sql, header),
+        header=header,
+        origin=Origin(file, up_place, down_place),
+    )
+
+
+def _undoing(down_sql: str | None, header: frozenset[Directive]) -> str | None:
+    # A section that undoes nothing, without saying so, is the same as none: irreversible.
+    if down_sql is None or has_statement(down_sql):
+        return down_sql
+    return down_sql if Directive.NOTHING_TO_UNDO in header | directives_at_top(down_sql) else None
+
+
+def _sections(text: str, comments: list[LineComment]) -> list[_Section]:
+    markers = [(comment, match) for comment in comments if (match := _marker(text, comment))]
+    sections: list[_Section] = []
+    for index, (comment, match) in enumerate(markers):
+        direction = MigrationDirection(match["which"].lower())
+        if any(section.direction is direction for section in sections):
+            raise InvalidFormatError(
+                f"a second `-- {match['which'].upper()}` marker",
+                line=_line(text, comment.start),
+                hint="a file has one UP and one DOWN section; make it two files",
+            )
+        end = markers[index + 1][0].start if index + 1 < len(markers) else len(text)
+        sections.append(_Section(direction, comment.start, comment.start + len(comment.text), end))
+    if sections and (stray := first_token(text[: sections[0].marker])) is not None:
+        raise InvalidFormatError(
+            "a statement above the first marker",
+            line=_line(text, stray),
+            hint="move it below `-- UP`; only comments may stand above",
+        )
+    return sections
+
+
+def _marker(text: str, comment: LineComment) -> re.Match[str] | None:
+    if comment.inside_statement:
+        return None
+    line_start = text.rfind("\n", 0, comment.start) + 1
+    alone = not text[line_start : comment.start].strip(" \t")
+    return _MARKER.match(comment.text) if alone else None
+
+
+def _check_header(named: FileName, header: str) -> None:
+    for comment in line_comments(header):
+        found = _HEADER.match(comment.text)
+        if found is None:
+            continue
+        key, value = found["key"], found["value"]
+        if key == "Migration":
+            expected, agrees = named.name, value == named.name
+        else:
+            expected, agrees = str(named.version), value.isascii() and value.isdigit() and _same(value, named)
+        if not agrees:
+            raise InvalidFormatError(
+                f"the header says `{key}: {value}`, the file name says {expected}",
+                line=_line(header, comment.start),
+                hint="make them agree, or remove the header line",
+            )
+
+
+def _same(digits: str, named: FileName) -> bool:
+    return digits.lstrip("0") == str(named.version)
+
+
+def _check_directives(text: str, comments: list[LineComment], sections: list[_Section]) -> None:
+    """Every directive exists and stands where it counts: in the header or at the top of a section."""
+    starts = [0, *(section.start for section in sections)]
+    for comment in comments:
+        try:
+            directive = directive_in(comment.text)
+        except InvalidFormatError as error:
+            error.line = _line(text, comment.start)
+            raise
+        if directive is None:
+            continue
+        section_start = max(start for start in starts if start <= comment.start)
+        if comment.inside_statement or first_token(text[section_start : comment.start]) is not None:
+            raise InvalidFormatError(
+                f"the directive {directive.value!r} stands below a statement",
+                line=_line(text, comment.start),
+                hint="move it to the top of its section, or above the first marker",
+            )
+
+
+def _cut(text: str, start: int, end: int) -> tuple[str, Place]:
+    section = text[start:end]
+    begin = start + len(section) - len(section.lstrip())
+    column = begin - (text.rfind("\n", 0, begin) + 1) + 1
+    return section.strip(), Place(_line(text, begin), column)
+
+
+def _line(text: str, offset: int) -> int:
+    return text.count("\n", 0, offset) + 1

@@ -1,0 +1,133 @@
+"""Opening a SQLite file as a migration needs it, and translating what goes wrong there."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import apsw
+
+from migrated.errors import DatabaseError
+
+# Results that speak of the file, the disk or other users of the database, not of the SQL that ran.
+_ENVIRONMENT = {
+    apsw.SQLITE_BUSY: "another connection is using the database",
+    apsw.SQLITE_CANTOPEN: "check that the file's directory exists and may be written by this user",
+    apsw.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
+    apsw.SQLITE_FULL: "free some space on the disk",
+    apsw.SQLITE_INTERRUPT: "it was interrupted; run it again",
+    apsw.SQLITE_IOERR: "the disk reported an error; see the kernel's log",
+    apsw.SQLITE_NOMEM: "free some memory",
+    apsw.SQLITE_NOTADB: "this is not a SQLite database, or it is encrypted; check the path",
+    apsw.SQLITE_PERM: "check the owner and the mode of the file and of its directory",
+    apsw.SQLITE_PROTOCOL: "another connection is using the database",
+    apsw.SQLITE_READONLY: "check the owner and the mode of the file and of its directory",
+}
+_PERMANENT = {apsw.SQLITE_CORRUPT, apsw.SQLITE_NOTADB}
+
+
+class Patience:
+    """A busy handler that waits up to `timeout` seconds in all, and no longer once `cancelled` says so."""
+
+    def __init__(self, timeout: float, cancelled: Callable[[], bool]) -> None:
+        self.timeout = timeout
+        self._cancelled = cancelled
+        self._since = 0.0
+
+    def __call__(self, attempt: int) -> bool:
+        now = time.monotonic()
+        if attempt == 0:
+            self._since = now
+        if self._cancelled() or now - self._since >= self.timeout:
+            return False
+        time.sleep(min(0.001 * 2 ** min(attempt, 5), 0.025))
+        return True
+
+
+def open_for_reading(path: str, patience: Patience) -> apsw.Connection:
+    """Open an existing database so that nothing can be changed through it.
+
+    It is opened for writing all the same: a read-only connection to a database in WAL mode makes `-wal` and
+    `-shm` and cannot remove them again.
+    """
+    connection = _open(path, apsw.SQLITE_OPEN_READWRITE, patience)
+    with environment_errors(path):
+        connection.pragma("query_only", 1)
+    return connection
+
+
+def open_for_migrating(path: str, patience: Patience, *, create: bool) -> apsw.Connection:
+    """Open a database to be migrated; a missing or empty file only where it may be created."""
+    flags = apsw.SQLITE_OPEN_READWRITE
+    if create:
+        flags |= apsw.SQLITE_OPEN_CREATE
+    elif is_absent_or_empty(path):
+        raise DatabaseError(
+            "the database is missing or an empty file, and it may not be created",
+            database=path,
+            transient=True,
+            hint="check the path, or set create = true",
+        )
+    connection = _open(path, flags, patience)
+    with environment_errors(path):
+        prepare(connection)
+    return connection
+
+
+def prepare(connection: apsw.Connection) -> None:
+    """Set what protects a database from a migration's mistakes.
+
+    Defensive mode refuses raw writes to the schema (https://www.sqlite.org/c3ref/c_dbconfig_defensive.html);
+    without double-quoted strings a misspelt column name is an error instead of a text.
+    """
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+
+
+def is_absent_or_empty(path: str) -> bool:
+    """Whether there is no file, or one of no bytes, which SQLite opens as an empty database."""
+    try:
+        return os.stat(path).st_size == 0  # noqa: PTH116 - Path.stat() costs more, and this runs per database
+    except OSError:
+        return True
+
+
+def _open(path: str, flags: int, patience: Patience) -> apsw.Connection:
+    with environment_errors(path):
+        # An absolute path is never taken for ":memory:" or for a URI.
+        connection = apsw.Connection(os.path.abspath(path), flags=flags)  # noqa: PTH100 - keeps symlinks
+        connection.set_busy_handler(patience)
+    return connection
+
+
+@contextmanager
+def environment_errors(database: str) -> Iterator[None]:
+    """Turn every error of SQLite into a `DatabaseError`; for what is not a migration's own SQL."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise environment_error(error, database) or DatabaseError(str(error), database=database) from error
+
+
+def environment_error(error: apsw.Error, database: str) -> DatabaseError | None:
+    """The `DatabaseError` for an error that the SQL is not to blame for; None for one that it is."""
+    result = getattr(error, "result", None)
+    if result not in _ENVIRONMENT:
+        return None
+    return DatabaseError(
+        str(error),
+        database=database,
+        transient=result not in _PERMANENT,
+        code=result_name(error),
+        hint=_ENVIRONMENT[result],
+    )
+
+
+def result_name(error: apsw.Error) -> str | None:
+    """SQLite's name of the extended result code, such as SQLITE_CONSTRAINT_UNIQUE."""
+    extended = getattr(error, "extendedresult", 0)
+    if not extended:
+        return None
+    name = apsw.mapping_extended_result_codes.get(extended) or apsw.mapping_result_codes.get(extended & 255)
+    return str(name) if name else None

@@ -1,0 +1,101 @@
+"""Running a script statement by statement, under guard, knowing at each moment where it is."""
+
+from typing import Any
+
+import apsw
+
+from migrated.sqlite.guard import Guard, explain
+from migrated.sqltext import first_token, statement_end
+
+_EXCERPT_WIDTH = 120
+
+
+class StatementError(Exception):
+    """A statement failed. Offsets count characters of the script from 0."""
+
+    def __init__(self, message: str, hint: str | None, *, script: str, start: int, offset: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.script = script
+        self.start = start
+        self.offset = offset
+
+    @property
+    def statement(self) -> str:
+        """The failing statement, without the comments above it."""
+        return self.script[self.start : statement_end(self.script, self.start)]
+
+    @property
+    def line(self) -> int:
+        """Of the fault, counted from 1."""
+        return self.script.count("\n", 0, self.offset) + 1
+
+    @property
+    def column(self) -> int:
+        """Of the fault in its line, counted from 1."""
+        return self.offset - self.script.rfind("\n", 0, self.offset)
+
+
+def run_script(connection: apsw.Connection, script: str, guard: Guard) -> None:
+    """Run every statement to its end, in the transaction that is open.
+
+    Raises `StatementError`, whose cause is SQLite's error, at the first one that fails or is not allowed.
+    """
+    begun = prepared = 0
+
+    def trace(_cursor: apsw.Cursor, statement: str, _bindings: Any) -> bool:
+        # The texts that SQLite reports are, put together, the script so far to the letter.
+        nonlocal begun, prepared
+        begun, prepared = prepared, prepared + len(statement)
+        return True
+
+    cursor = connection.cursor()
+    cursor.exec_trace = trace
+    connection.authorizer = guard
+    try:
+        # execute() stops at the first row of a result; a script that is not drained is half run.
+        for _row in cursor.execute(script, can_cache=False):
+            pass
+    except apsw.Error as error:
+        connection.authorizer = None
+        # The last statement traced was running, or the one after it was being prepared.
+        in_preparation = guard.reason is not None or _fails_to_prepare(connection, script[prepared:], error)
+        raise _located(error, script, prepared if in_preparation else begun, guard) from error
+    finally:
+        connection.authorizer = None
+
+
+def _fails_to_prepare(connection: apsw.Connection, rest: str, error: apsw.Error) -> bool:
+    if getattr(error, "error_offset", -1) >= 0:
+        return True
+    if not connection.in_transaction:
+        return False
+    try:
+        # Prepared as EXPLAIN, so that nothing runs.
+        next(connection.cursor().execute(rest, can_cache=False, explain=1), None)
+    except apsw.Error as again:
+        return str(again) == str(error)
+    return False
+
+
+def _located(error: apsw.Error, script: str, base: int, guard: Guard) -> StatementError:
+    at = getattr(error, "error_offset", -1)
+    start = first_token(script, base)
+    start = base if start is None else start
+    # SQLite counts bytes of UTF-8, we count characters.
+    offset = base + len(script[base:].encode()[:at].decode(errors="ignore")) if at >= 0 else start
+    message, hint = (guard.reason, guard.hint) if guard.reason else explain(error)
+    return StatementError(message, hint, script=script, start=start, offset=max(offset, start))
+
+
+def excerpt(error: StatementError, first_line: int) -> str:
+    """The failing line with its number in the file, and a caret under the place."""
+    line_start = error.offset - error.column + 1
+    line = error.script[line_start:].partition("\n")[0]
+    column = error.column - 1
+    cut = max(0, column - _EXCERPT_WIDTH // 2)
+    shown = line[cut : cut + _EXCERPT_WIDTH]
+    under = "".join("\t" if character == "\t" else " " for character in shown[: column - cut])
+    number = str(first_line + error.line - 1)
+    return f"{number} | {shown}\n{' ' * len(number)} | {under}^"

@@ -1,0 +1,104 @@
+"""Where strings, comments, statements and trigger bodies begin and end in SQL text.
+
+SQLite itself splits and runs the statements of a migration; this module only answers what has to be
+known before: which comment lines stand between statements, and whether there is a statement at all.
+The rules are those of SQLite's tokenizer and of sqlite3_complete() (https://www.sqlite.org/c3ref/complete.html).
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_BLANK = r"(?:[ \t\n\f\r]|--[^\n]*(?:\n|\Z)|/\*(?s:.*?)(?:\*/|\Z))"
+# A quoted quote ('it''s') reads as two strings side by side, which ends at the same place.
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\n\f\r]+)
+    |(?P<line_comment>--[^\n]*)
+    |(?P<block_comment>/\*(?s:.*?)(?:\*/|\Z))
+    |(?P<quoted>'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z))
+    |(?P<semicolon>;)
+    |(?P<open>\()
+    |(?P<close>\))
+    |(?P<word>[\w$]+)
+    |(?P<other>[^\w$'"`\[;()\-/ \t\n\f\r]+|.)""",
+    re.VERBOSE,
+)
+_TRIGGER = re.compile(
+    rf"(?:EXPLAIN{_BLANK}+(?:QUERY{_BLANK}+PLAN{_BLANK}+)?)?CREATE{_BLANK}+(?:TEMP(?:ORARY)?{_BLANK}+)?TRIGGER\b",
+    re.IGNORECASE,
+)
+_NOT_A_STATEMENT = re.compile(rf"(?:{_BLANK}|;)*")
+
+
+class LineComment(NamedTuple):
+    """One `--` comment: its text from the dashes on, and whether a statement is open around it."""
+
+    start: int
+    text: str
+    inside_statement: bool
+    after_statement: bool
+
+
+def first_token(sql: str, start: int = 0) -> int | None:
+    """Offset of the first statement at or after `start`, past white space, comments and stray semicolons."""
+    found = _NOT_A_STATEMENT.match(sql, start)
+    end = found.end() if found else start
+    return end if end < len(sql) else None
+
+
+def has_statement(sql: str) -> bool:
+    return first_token(sql) is not None
+
+
+def statement_end(sql: str, start: int) -> int:
+    """Offset just past the statement that begins at `start`, its semicolon included."""
+    statement = _Statement(sql, start)
+    for token in _TOKEN.finditer(sql, start):
+        if statement.closed_by(token.lastgroup or "", token.group()):
+            return token.end()
+    return len(sql)
+
+
+def line_comments(sql: str) -> Iterator[LineComment]:
+    """Every `--` comment that is one: not inside a string, a quoted name or a block comment."""
+    statement: _Statement | None = None
+    seen_any = False
+    for token in _TOKEN.finditer(sql):
+        kind = token.lastgroup or ""
+        if kind == "line_comment":
+            inside = statement is not None and not statement.may_end_here
+            yield LineComment(token.start(), token.group(), inside, seen_any)
+        elif kind in {"space", "block_comment"} or (statement is None and kind == "semicolon"):
+            continue
+        elif statement is None:
+            statement, seen_any = _Statement(sql, token.start()), True
+            statement.closed_by(kind, token.group())
+        elif statement.closed_by(kind, token.group()):
+            statement = None
+
+
+class _Statement:
+    """One open statement, fed token by token. A trigger ends only at `; END ;`, as in sqlite3_complete()."""
+
+    def __init__(self, sql: str, start: int) -> None:
+        self._trigger = _TRIGGER.match(sql, start) is not None
+        self._depth = 0
+        self._after_semicolon = False
+        self._after_end = False
+
+    @property
+    def may_end_here(self) -> bool:
+        """Whether it would be whole if only its last semicolon were there."""
+        return self._after_end if self._trigger else self._depth <= 0
+
+    def closed_by(self, kind: str, text: str) -> bool:
+        if kind in {"space", "line_comment", "block_comment"}:
+            return False
+        if kind == "semicolon":
+            closed = self._after_end if self._trigger else True
+            self._after_semicolon, self._after_end = True, False
+            return closed
+        self._depth += (kind == "open") - (kind == "close")
+        self._after_end = self._after_semicolon and kind == "word" and text.upper() == "END"
+        self._after_semicolon = False
+        return False

@@ -1,0 +1,39 @@
+"""What every test may ask for, and what every test is checked for afterwards."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    """An empty migrations directory."""
+    directory = tmp_path / "migrations"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """The path of a database that does not exist yet."""
+    return tmp_path / "app.db"
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "NOTIFY_SOCKET", "JOURNAL_STREAM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """A thread that a test started must be gone when it ends; logging is reset."""
+    before = set(threading.enumerate())
+    yield
+    structlog.reset_defaults()
+    left = [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
+
+    assert left == []
