@@ -8,7 +8,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from migrated.config import (
+from migrated.errors import ConfigError
+from migrated.planning import OnChanged, OnLate, OnMissing, Policy
+from migrated.settings import (
     DEFAULT_DATABASE,
     DEFAULT_MIGRATIONS,
     Config,
@@ -19,8 +21,6 @@ from migrated.config import (
     WatchMode,
     parse_duration,
 )
-from migrated.errors import ConfigError
-from migrated.planning import OnChanged, OnLate, OnMissing, Policy
 
 
 class Duration(float):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrated.config import Target
+from migrated.settings import Target
 
 _SIBLINGS = ("-wal", "-shm", "-journal")
 _GLOB = re.compile(r"[*?\[]")

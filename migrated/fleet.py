@@ -3,17 +3,17 @@
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from migrated import events
-from migrated.config import Target
 from migrated.discovery import DatabasePath
 from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.logs import Log
 from migrated.model import AppliedMigration, Migration, MigrationDirection
 from migrated.planning import State, Status
 from migrated.runner import MigrationRunner, Observer
+from migrated.settings import Target
 from migrated.sqlite.database import Done
 
 _STATE_EVENTS = {
@@ -160,8 +160,11 @@ def report_end(outcome: Outcome, log: Log) -> None:
     """Log `run.finished` where something was done or refused."""
     if outcome.did_something:
         went_down = outcome.rolled_back and not outcome.applied
+        down = replace(
+            events.RUN_FINISHED, sentence=f"{{database}}: {outcome.rolled_back} rolled back, {{pending}} pending"
+        )
         log(
-            events.RUN_FINISHED,
+            down if went_down else events.RUN_FINISHED,
             applied=outcome.applied,
             pending=outcome.pending,
             execution_time_ms=outcome.execution_time_ms,
@@ -204,6 +207,6 @@ class _Reporter(Observer):
             name=done.entry.name,
             checksum=done.entry.checksum,
             direction=direction.value,
-            execution_time_ms=done.entry.execution_time_ms,
+            execution_time_ms=done.execution_time_ms,
             rows_changed=done.rows_changed,
         )

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from functools import partial
 
 from migrated import events, logs
-from migrated.config import Config, Target
 from migrated.discovery import DatabasePath, discover
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Outcome, Result, report, work_on
 from migrated.logs import Log
 from migrated.model import Migration
+from migrated.settings import Config, Target
 from migrated.sources.directory import read_finished
 
 Work = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]

@@ -3,7 +3,8 @@
 import argparse
 from typing import get_args
 
-from migrated.config import Config, LogFormat, LogLevel, Overrides, load_config, parse_duration
+from migrated.config import Overrides, load_config
+from migrated.settings import Config, LogFormat, LogLevel, parse_duration
 
 # What stands before the command is kept under names of its own: the command's parser would overwrite it.
 _BEFORE = "before_"

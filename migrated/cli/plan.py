@@ -9,8 +9,8 @@ from migrated.errors import MigrationError, combined_exit_code
 
 if TYPE_CHECKING:
     from migrated.cli.reading import View
-    from migrated.config import Config
     from migrated.model import MigrationPlan
+    from migrated.settings import Config
 
 NAME = "plan"
 SUMMARY = "show what would be done, and do nothing"

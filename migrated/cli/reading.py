@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from migrated import planning
-from migrated.config import Config, Target
 from migrated.discovery import DatabasePath, discover
 from migrated.errors import DatabaseError, MigrationError
 from migrated.model import Migration
 from migrated.planning import State, Status
+from migrated.settings import Config, Target
 from migrated.sources.directory import Listing, read_directory
 from migrated.sqlite.database import SqliteDatabase
 

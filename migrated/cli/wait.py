@@ -5,7 +5,7 @@ import time
 
 from migrated.cli import options
 from migrated.cli.render import print_problem
-from migrated.config import Config
+from migrated.settings import Config
 
 NAME = "wait"
 SUMMARY = "wait until every database has everything in the directory applied"

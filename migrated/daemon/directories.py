@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from migrated import events
-from migrated.config import Config
 from migrated.daemon.passes import Scanned
 from migrated.daemon.schedule import Complaint
 from migrated.daemon.watcher import DirectoryWatch, WatchNews
 from migrated.logs import Log, failure_keys
+from migrated.settings import Config
 from migrated.sources.directory import Listing
 
 LOOK_AGAIN_SECONDS = 0.1

@@ -18,7 +18,6 @@ from types import FrameType
 
 from migrated import events
 from migrated.about import VERSION
-from migrated.config import Config
 from migrated.daemon import systemd
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
@@ -29,6 +28,7 @@ from migrated.daemon.watcher import WatchdogComplaints
 from migrated.discovery import discover
 from migrated.errors import ConfigError, DatabaseError, LockHeldError
 from migrated.logs import Log
+from migrated.settings import Config
 
 TICK_SECONDS = 1.0
 ALIVE_SECONDS = 300.0
@@ -64,6 +64,7 @@ class Daemon:
         self._tracker = Tracker(log, random.random)
         self._directories = Directories(log, self._changed)
         self._settle = Settle(config.settle, config.settle_max)
+        self._touched: set[str] = set()
         self._stop_reason: str | None = None
         self._reload_wanted = False
         self._ready = False
@@ -131,7 +132,11 @@ class Daemon:
         if self._reload_wanted:
             self._reload()
         retrying = self._tracker.due(now)
-        if self._settle.take(now) or self._directories.take_look(now) or now >= self._resync_at:
+        if self._settle.take(now):
+            self._log(events.FILES_CHANGED, file=", ".join(sorted(self._touched)))
+            self._touched.clear()
+            self._resync_at = now
+        if self._directories.take_look(now) or now >= self._resync_at:
             self._resync_at = now + self._config.resync_interval
             self._submit(worker, now, None)
         elif retrying:
@@ -158,7 +163,7 @@ class Daemon:
         match message:
             case Changed(directory):
                 self._settle.notice(now)
-                self._log(events.FILES_CHANGED, file=directory or "some directory")
+                self._touched.add(directory or "any directory")
             case Signalled(number):
                 self._obey(signal.Signals(number))
             case Scanned():

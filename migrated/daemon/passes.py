@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from migrated import events
-from migrated.config import Config, Target
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.discovery import DatabasePath, discover
@@ -17,6 +16,7 @@ from migrated.errors import DatabaseError, LockHeldError, MigrationError, Refuse
 from migrated.fleet import Outcome, Result, work_on
 from migrated.logs import Log
 from migrated.model import Migration
+from migrated.settings import Config, Target
 from migrated.sources.directory import Listing, read_directory
 
 

@@ -25,7 +25,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-from migrated.config import WatchMode
+from migrated.settings import WatchMode
 
 POLLING_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
@@ -84,7 +84,9 @@ class DirectoryWatch:
             return self._lose(error.strerror or str(error))
         kind: Literal["started", "restored"] = "restored" if self._was_started or self._lost else "started"
         self._lost, self._was_started = None, True
-        self._changed()
+        if kind == "restored":
+            # What happened while nobody listened; after a start a pass follows anyway.
+            self._changed()
         return WatchNews(kind, backend)
 
     def stop(self) -> None:

@@ -34,10 +34,11 @@ class LedgerMovedError(Exception):
 
 
 class Done:
-    """What one step left behind: the ledger's entry and how many rows it changed."""
+    """What one step came to: the ledger's entry (struck out by a rollback), its time and the rows it changed."""
 
-    def __init__(self, entry: AppliedMigration, rows_changed: int) -> None:
+    def __init__(self, entry: AppliedMigration, execution_time_ms: int, rows_changed: int) -> None:
         self.entry = entry
+        self.execution_time_ms = execution_time_ms
         self.rows_changed = rows_changed
 
 
@@ -232,7 +233,7 @@ class Session:
         elapsed = round((time.monotonic() - started) * 1000)
         record = ledger.record_applied if up else ledger.record_rolled_back
         entry = record(connection, migration, execution_time_ms=elapsed, rows_changed=rows_changed)
-        return Done(entry, rows_changed)
+        return Done(entry, elapsed, rows_changed)
 
     def _translated(
         self, error: StatementError, migration: Migration, direction: MigrationDirection

@@ -1,0 +1,93 @@
+"""The settings as values, with their defaults, and the faults that reading them may find."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from migrated.errors import ConfigError
+from migrated.planning import Policy
+
+DEFAULT_MIGRATIONS = "migrations"
+DEFAULT_DATABASE = "app.db"
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+WatchMode = Literal["auto", "events", "polling"]
+
+_DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, from a text such as "250ms". Raises `ValueError` for anything but a number and ms, s, m or h."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f'expected a duration such as "250ms", "30s" or "5m", got {text!r}')
+    return float(found["number"]) * _SECONDS[found["unit"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Databases, as paths or globs relative to `base`, and the directory whose migrations they take."""
+
+    base: str
+    databases: tuple[str, ...]
+    migrations: str
+    create: bool = True
+    policy: Policy = field(default_factory=Policy)
+    busy_timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The configuration in force. Durations are seconds, the migrations' paths are absolute."""
+
+    source: str
+    targets: tuple[Target, ...]
+    log_format: str = "auto"
+    log_level: str = "info"
+    settle: float = 0.05
+    settle_max: float = 2.0
+    resync_interval: float = 30.0
+    watch: WatchMode = "auto"
+    lock_timeout: float = 10.0
+
+
+@dataclass(slots=True)
+class Faults:
+    """Everything that is wrong, each with its key, and its line where `text` shows it."""
+
+    source: str
+    text: str = ""
+    found: list[str] = field(default_factory=list)
+
+    def add(self, key: str, reason: str, *, table: int | None = None) -> None:
+        """Note one; `table` is the number of the `[[target]]` that the key stands in."""
+        line = _line_of(self.text, key.rpartition(".")[2], table)
+        self.found.append(f"{self.source}{f':{line}' if line else ''}: {key}: {reason}")
+
+    def require_path(self, path: str, key: str, *, table: int | None = None) -> None:
+        """Note one unless `path` can be that of a file."""
+        if not path or path == ":memory:":
+            self.add(key, f"{path!r} is not the path of a file", table=table)
+
+    def raise_if_any(self) -> None:
+        """Raise one `ConfigError` with all of them."""
+        if self.found:
+            several = len(self.found) > 1
+            text = "\n".join(self.found)
+            raise ConfigError(
+                f"the configuration has {len(self.found)} faults:\n{text}" if several else text,
+                faults=self.found,
+                hint="the README lists every key and its values",
+            )
+
+
+def _line_of(text: str, key: str, table: int | None) -> int | None:
+    """The line of a key, for a message alone: the first that looks like it, below the right `[[target]]`."""
+    start = 0
+    if table is not None:
+        headers = list(re.finditer(r"^[ \t]*\[\[[^\]]*target[ \t]*\]\]", text, re.MULTILINE))
+        start = headers[table].end() if table < len(headers) else len(text)
+    pattern = rf"^[ \t]*(?:\[\[?[^\]\n]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=\]]"
+    found = re.compile(pattern, re.MULTILINE).search(text, start)
+    return text.count("\n", 0, found.start()) + 1 if found else None

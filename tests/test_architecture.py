@@ -1,0 +1,145 @@
+"""The layout, held: imports go downward only, and what decides touches nothing outside."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+PACKAGE = ROOT / "migrated"
+
+# Top floor first. Rooms on one floor do not import each other; a folder's own modules have their own floors below.
+FLOORS = [
+    ["__main__"],
+    ["cli"],
+    ["daemon"],
+    ["fleet"],
+    ["runner"],
+    ["sources", "sqlite", "locks", "logs", "config"],
+    ["discovery", "configfile"],
+    ["settings", "events"],
+    ["planning"],
+    ["model"],
+    ["directives"],
+    ["sqltext", "errors"],
+    ["about"],
+]
+INNER_FLOORS = {
+    "cli": [
+        ["__init__"],
+        ["run_daemon", "up", "down", "status", "verify", "new", "wait"],
+        ["applying", "plan"],
+        ["reading", "render"],
+        ["options"],
+    ],
+    "daemon": [
+        ["loop"],
+        ["tracking", "directories"],
+        ["passes"],
+        ["holding", "watcher", "schedule", "settle", "systemd"],
+        ["__init__"],
+    ],
+    "sources": [["directory"], ["parsing"], ["naming"], ["__init__"]],
+    "sqlite": [["database"], ["script"], ["guard", "ledger", "foreign_keys", "connection"], ["__init__"]],
+}
+PURE = [
+    "errors",
+    "sqltext",
+    "directives",
+    "model",
+    "planning",
+    "events",
+    "daemon.settle",
+    "daemon.schedule",
+    "sources.naming",
+    "sources.parsing",
+]
+OUTSIDE = {
+    *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fcntl", "signal", "socket", "subprocess", "sys"),
+    *("time", "random", "threading", "queue", "logging", "concurrent"),
+    *("apsw", "structlog", "watchdog", "filelock", "msgspec", "tomllib", "rich"),
+}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, `migrated.x.y` for `from migrated.x import y` too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                below = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
+                is_module = below.with_suffix(".py").exists() or below.is_dir()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def _floor(floors: list[list[str]], room: str) -> int:
+    found = [number for number, floor in enumerate(floors) if room in floor]
+
+    assert found, f"{room} stands on no floor: add it to the list above"
+    return found[0]
+
+
+MODULES = [pytest.param(name, path, id=name) for name, path in _modules() if name != "__init__"]
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_imports_go_downward_only(name: str, path: Path) -> None:
+    room, _, inner = name.partition(".")
+    for imported in _imports(path):
+        if not imported.startswith("migrated."):
+            continue
+        other, _, other_inner = imported.removeprefix("migrated.").partition(".")
+        if other != room:
+            assert _floor(FLOORS, other) > _floor(FLOORS, room), f"{name} imports {imported}"
+        elif inner:
+            floors = INNER_FLOORS[room]
+            above = _floor(floors, inner)
+
+            assert _floor(floors, other_inner or "__init__") > above, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_what_decides_imports_nothing_of_the_world(name: str) -> None:
+    path = PACKAGE.joinpath(*name.split(".")).with_suffix(".py")
+    imported = {module.partition(".")[0] for module in _imports(path)}
+
+    assert imported & OUTSIDE == set()
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_no_module_imports_the_standard_sqlite(name: str, path: Path) -> None:
+    """Two SQLite libraries in one process drop each other's locks."""
+    assert "sqlite3" not in {module.partition(".")[0] for module in _imports(path)}
+
+
+def test_only_the_sqlite_room_and_the_runners_signature_know_apsw() -> None:
+    users = {name for name, path in _modules() if "apsw" in _imports(path)}
+
+    assert {name for name in users if not name.startswith("sqlite.")} == {"runner"}
+
+
+def test_the_top_level_is_as_given() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.partition("/")[0] for line in listed.splitlines()}
+    given = {"pyproject.toml", "README.md", "migrated", "tests", "systemd", "migrations", "LICENSE"}
+
+    assert {entry for entry in top if not entry.startswith(".")} <= given
+
+
+def test_public_names_are_listed_once_and_there() -> None:
+    import migrated
+
+    homes = [name for names in migrated._HOMES.values() for name in names]
+
+    assert sorted(homes) == sorted(migrated.__all__)
+    assert sorted(migrated.__all__) == migrated.__all__
+    for name in migrated.__all__:
+        assert getattr(migrated, name).__name__ == name

@@ -1,0 +1,169 @@
+"""What the README promises, read by a test."""
+
+import argparse
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from support import ROOT, query
+
+from migrated import errors
+from migrated.cli import COMMANDS, EXIT_CODES, build_parser
+from migrated.config import Overrides, load_config
+from migrated.configfile import POLICY_KEYS, TARGET_KEYS, TOP_KEYS
+from migrated.directives import Directive
+from migrated.events import EVENTS
+from migrated.planning import OnChanged, OnLate, OnMissing, State
+from migrated.settings import Config, Target
+
+README = (ROOT / "README.md").read_text()
+
+
+def _section(title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+
+    assert found is not None, title
+    return found[1]
+
+
+def _table(text: str) -> list[list[str]]:
+    rows = [line.strip().strip("|").split("|") for line in text.splitlines() if line.strip().startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("-| ")][1:]
+
+
+def _code(text: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+    assert found is not None
+    return found[1]
+
+
+def test_table_of_events_is_the_code_s() -> None:
+    expected = [[f"`{event.name}`", event.level, event.meaning] for event in EVENTS.values()]
+
+    assert _table(_section("Log events")) == expected
+
+
+def test_table_of_exit_codes_names_those_of_the_errors_and_of_the_help() -> None:
+    in_readme = {int(row[0]) for row in _table(_section("Exit codes"))}
+    in_help = {int(number) for number in re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE)}
+    of_errors = {
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and issubclass(error, errors.MigrationError)
+    }
+
+    assert in_readme == in_help == of_errors | {0, 2, 3}
+
+
+def test_table_of_commands_is_the_program_s() -> None:
+    in_readme = [row[0].strip("`").split()[1] for row in _table(_section("Commands"))]
+
+    assert sorted(in_readme) == sorted(command.NAME for command in COMMANDS)
+
+
+def test_every_option_stands_in_the_readme() -> None:
+    text = _section("Commands")
+    subparsers = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    options = {
+        option
+        for parser in subparsers[0].choices.values()
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--") and option != "--help"
+    }
+
+    assert {option for option in options if option not in text} == set()
+
+
+def test_configuration_shown_holds_every_key_with_its_default(tmp_path: Path) -> None:
+    shown = _code(_section("Configuration"), "toml")
+    table = tomllib.loads(shown)
+    (target,) = table.pop("target")
+    (tmp_path / "migrated.toml").write_text(shown)
+    config = load_config(Overrides(), tmp_path)
+
+    assert table.keys() == TOP_KEYS.keys()
+    assert target.keys() == TARGET_KEYS.keys() | POLICY_KEYS.keys()
+    default = Target(str(tmp_path), ("app.db",), str(tmp_path / "migrations"))
+    assert Config(str(tmp_path / "migrated.toml"), (default,)) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"), [("on_changed", OnChanged), ("on_missing", OnMissing), ("on_late", OnLate)]
+)
+def test_policies_and_their_values_are_told(key: str, choices: type[OnChanged | OnLate | OnMissing]) -> None:
+    (row,) = [row for row in _table(_section("When it refuses")) if row[1] == f"`{key}`"]
+
+    assert [value for value in re.findall(r"`([a-z]+)`", row[2]) if value in list(choices)] == list(choices)
+
+
+def test_states_and_directives_are_told() -> None:
+    assert [state for state in State if f"`{state}`" not in _section("When it refuses")] == []
+    assert [each for each in Directive if f"`-- migrated: {each}`" not in _section("Migration files")] == []
+
+
+def test_errors_are_told() -> None:
+    from migrated import __all__ as public
+
+    assert [name for name in public if name.endswith("Error") and f"`{name}`" not in _section("Library")] == []
+
+
+def test_keys_of_the_log_are_told() -> None:
+    from migrated.errors import MigrationError
+    from migrated.logs import failure_keys
+
+    keys = failure_keys(MigrationError("x")).keys() - {"excerpt"}
+
+    assert {key for key in keys if f"`{key}`" not in _section("Log events")} == set()
+
+
+def test_ledger_shown_is_the_one_made(database: Path) -> None:
+    from migrated import MigrationRunner
+
+    MigrationRunner(database).init()
+    ((made,),) = query(database, "SELECT sql FROM sqlite_schema WHERE name = '_migrations'")
+    shown = _code(_section("The ledger"), "sql").strip().replace("IF NOT EXISTS ", "")
+
+    assert shown == made
+
+
+def test_library_example_runs(tmp_path: Path) -> None:
+    (tmp_path / "migrations").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", _code(_section("Library"), "python")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 create_users 20")
+
+
+def test_migration_file_shown_is_applied_and_rolled_back(tmp_path: Path) -> None:
+    from migrated import MigrationRunner
+
+    (tmp_path / "migrations").mkdir()
+    shown = _code(_section("Migration files"), "sql")
+    (tmp_path / "migrations/20240101120000_create_users.sql").write_text(shown)
+    runner = MigrationRunner(tmp_path / "app.db")
+    runner.add_directory(tmp_path / "migrations")
+
+    assert [entry.name for entry in runner.run()] == ["create_users"]
+    assert [entry.name for entry in runner.run_to(0)] == ["create_users"]
+
+
+def test_two_commands_do_the_set_up() -> None:
+    """Continuous integration runs the second as it stands; here: both are there and make their own environment."""
+    commands = re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
+
+    assert [command.rpartition("&& ")[2] for command in commands] == [
+        ".venv/bin/migrated run",
+        ".venv/bin/python -m pytest",
+    ]
+    assert all(command.startswith("python3 -m venv --without-pip .venv && ") for command in commands)
