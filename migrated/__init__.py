@@ -1,8 +1,8 @@
 """migrated: a migration daemon for SQLite, and the library that it is made of."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's own costs 5 ms of every start
 if TYPE_CHECKING:
     from migrated.errors import (
         ChecksumMismatchError,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from migrated.errors import DatabaseError
 from migrated.settings import Target
 
 _SIBLINGS = ("-wal", "-shm", "-journal")
@@ -35,6 +36,16 @@ def discover(target: Target) -> list[DatabasePath]:
             path = os.path.join(target.base, name)  # noqa: PTH118 - keeps the name as it is
             found.setdefault(path, DatabasePath(name, path))
     return list(found.values())
+
+
+def discover_some(target: Target) -> list[DatabasePath]:
+    """As `discover`. Raises `DatabaseError` when there is none: a misspelt pattern is not an empty fleet."""
+    databases = discover(target)
+    if not databases:
+        raise DatabaseError(
+            f"no file matches {', '.join(target.databases)}", hint="check the pattern; a glob makes no database"
+        )
+    return databases
 
 
 def _matches(pattern: str, base: str) -> Iterable[str]:

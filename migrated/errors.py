@@ -9,10 +9,12 @@ class MigrationError(Exception):
 
     `message` says what was found and what was expected, `hint` what to do next; `str()` gives both,
     with the place in front. Lines and columns count from 1 and refer to `file`. `completed` holds
-    the `AppliedMigration`s that were committed before the failure, oldest first.
+    the `AppliedMigration`s that were committed before the failure, oldest first. `code` is stable: SQLite's
+    name of the result where SQLite reported the failure, else the class's own.
     """
 
     exit_code = 1
+    code = "MIGRATION"
 
     def __init__(
         self,
@@ -39,7 +41,7 @@ class MigrationError(Exception):
         self.column = column
         self.statement = statement
         self.excerpt = excerpt
-        self.code = code
+        self.code = code or type(self).code
         self.completed = tuple(completed)
 
     @property
@@ -61,9 +63,13 @@ class MigrationError(Exception):
 class ExecutionFailedError(MigrationError):
     """A statement of a migration failed, or is not allowed there; all of that migration was undone."""
 
+    code = "EXECUTION_FAILED"
+
 
 class RollbackFailedError(MigrationError):
     """A rollback cannot begin (a step has no down text) or failed and was undone."""
+
+    code = "ROLLBACK_FAILED"
 
 
 class RefusedError(MigrationError):
@@ -73,6 +79,7 @@ class RefusedError(MigrationError):
     """
 
     exit_code = 4
+    code = "REFUSED"
 
     def __init__(self, message: str, *, offenders: Sequence[Any] = (), **attributes: Any) -> None:
         super().__init__(message, **attributes)
@@ -85,6 +92,8 @@ class ChecksumMismatchError(RefusedError):
     `expected` (as recorded when applied) and `found` (of the present text) are those of the first one.
     """
 
+    code = "CHECKSUM_MISMATCH"
+
     def __init__(
         self, message: str, *, expected: str | None = None, found: str | None = None, **attributes: Any
     ) -> None:
@@ -96,23 +105,32 @@ class ChecksumMismatchError(RefusedError):
 class MigrationNotFoundError(RefusedError):
     """A version was asked for, or is recorded as applied, and no migration has it."""
 
+    code = "MIGRATION_NOT_FOUND"
+
 
 class LateMigrationError(RefusedError):
     """Pending migrations lie below the highest applied one, and `on_late` is `refuse`."""
+
+    code = "LATE_MIGRATION"
 
 
 class InvalidFormatError(RefusedError):
     """A migration's name, text, header or directive is not what the file format asks for."""
 
+    code = "INVALID_FORMAT"
+
 
 class MigrationFileError(RefusedError):
     """The migrations directory or a file in it is missing, unreadable or still being written."""
+
+    code = "MIGRATION_FILE"
 
 
 class DatabaseError(MigrationError):
     """A database could not be opened, read or written. `code` is SQLite's name of the result."""
 
     exit_code = 6
+    code = "DATABASE"
 
     def __init__(
         self, message: str, *, database: str | None = None, transient: bool = False, **attributes: Any
@@ -131,6 +149,7 @@ class LockHeldError(MigrationError):
     """Another process holds the lock; `holder` is what it wrote there (pid, host, command, since)."""
 
     exit_code = 5
+    code = "LOCK_HELD"
 
     def __init__(self, message: str, *, holder: str | None = None, **attributes: Any) -> None:
         super().__init__(message, **attributes)
@@ -146,6 +165,7 @@ class ConfigError(MigrationError):
     """The configuration has faults; `faults` lists every one, each with its key and line where known."""
 
     exit_code = 78
+    code = "CONFIG"
 
     def __init__(self, message: str, *, faults: Sequence[str] = (), **attributes: Any) -> None:
         super().__init__(message, **attributes)

@@ -119,6 +119,12 @@ class ProcessLock:
 
     def _make_folder(self) -> None:
         folder = self.path.parent
+        if not folder.parent.is_dir():
+            raise DatabaseError(
+                f"the directory {folder.parent} does not exist",
+                transient=True,
+                hint="make it, or check the path of the database",
+            )
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)
             (folder / ".gitignore").write_text("*\n")

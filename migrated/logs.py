@@ -64,7 +64,7 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
         "expected": getattr(error, "expected", None),
         "found": getattr(error, "found", None),
         "excerpt": error.excerpt,
-        "error": {"type": type(error).__name__, "message": error.message, "code": error.code or "none"},
+        "error": {"type": type(error).__name__, "message": error.message, "code": error.code},
     }
 
 

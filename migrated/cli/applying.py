@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from migrated import events, logs
-from migrated.discovery import DatabasePath, discover
+from migrated.discovery import DatabasePath, discover_some
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Outcome, Result, report, work_on
 from migrated.logs import Log
@@ -23,7 +23,7 @@ def on_every_database(config: Config, action: Action, around: Work = lambda _dat
     for target in config.targets:
         try:
             migrations = _read(target, log)
-            databases = _databases(target)
+            databases = discover_some(target)
         except MigrationError as error:
             is_of_files = not isinstance(error, DatabaseError)
             log.failure(events.FILE_INVALID if is_of_files else events.DATABASE_UNAVAILABLE, error)
@@ -53,13 +53,3 @@ def _read(target: Target, log: Log) -> list[Migration]:
     if listing.invalid:
         raise listing.invalid[0]
     return listing.migrations
-
-
-def _databases(target: Target) -> list[DatabasePath]:
-    databases = discover(target)
-    if not databases:
-        raise DatabaseError(
-            f"no file matches {', '.join(target.databases)}",
-            hint="check the pattern; a glob makes no database",
-        )
-    return databases

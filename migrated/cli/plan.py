@@ -36,11 +36,13 @@ def show_plans(config: "Config", target: int | None, *, as_json: bool, never_dow
 
     codes: list[int] = []
     documents = []
+    problems = []
     for view in reading.look(config):
-        for problem in reading.problems_of_files(view):
+        for problem in view.problems:
             print_problem(str(problem))
             codes.append(problem.exit_code)
-        if reading.problems_of_files(view):
+            problems.append(reading.problem(problem))
+        if view.problems:
             continue
         for database in view.databases:
             plan, refusal = _plan(database, target, never_down=never_down)
@@ -49,7 +51,7 @@ def show_plans(config: "Config", target: int | None, *, as_json: bool, never_dow
             if not as_json:
                 _show(database, plan, refusal)
     if as_json:
-        print_json({"databases": documents})
+        print_json({"databases": documents, "problems": problems})
     return combined_exit_code(codes)
 
 

@@ -1,17 +1,19 @@
 """What the reading commands share: the state of every database, with nothing changed anywhere."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from migrated import planning
-from migrated.discovery import DatabasePath, discover
+from migrated.discovery import DatabasePath, discover_some
 from migrated.errors import DatabaseError, MigrationError
 from migrated.model import Migration
 from migrated.planning import State, Status
 from migrated.settings import Config, Target
-from migrated.sources.directory import Listing, read_directory
+from migrated.sources.directory import Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase
+
+PATIENCE_SECONDS = 4.0
 
 
 @dataclass(slots=True)
@@ -54,23 +56,28 @@ class TargetView:
     """One target: what its directory holds, or why that cannot be told, and its databases."""
 
     target: Target
-    listing: Listing | None
-    error: MigrationError | None
-    databases: list[View]
+    listing: Listing | None = None
+    error: MigrationError | None = None
+    databases: list[View] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[MigrationError]:
+        """Everything that keeps the target from being worked on."""
+        return [*([self.error] if self.error else []), *(self.listing.invalid if self.listing else [])]
 
 
-def look(config: Config) -> Iterator[TargetView]:
-    """Look at every target."""
+def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[TargetView]:
+    """Look at every target, waiting up to `patience` seconds for a file that is being written."""
     for target in config.targets:
-        listing: Listing | None = None
-        error: MigrationError | None = None
+        view = TargetView(target)
         try:
-            listing = read_directory(target.migrations)
-        except MigrationError as failure:
-            error = failure
-        migrations = listing.migrations if listing else []
-        views = [_view(database, target, migrations) for database in discover(target)] if listing else []
-        yield TargetView(target, listing, error, views)
+            view.listing = read_finished(target.migrations, timeout=patience)
+            databases = discover_some(target)
+        except MigrationError as error:
+            view.error = error
+        else:
+            view.databases = [_view(database, target, view.listing.migrations) for database in databases]
+        yield view
 
 
 def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -> View:
@@ -104,8 +111,3 @@ def problem(error: MigrationError | None) -> dict[str, Any] | None:
         "found": getattr(error, "found", None),
     }
     return {key: value for key, value in known.items() if value is not None}
-
-
-def problems_of_files(view: TargetView) -> list[MigrationError]:
-    """Everything that keeps a target's directory from being used."""
-    return [*([view.error] if view.error else []), *(view.listing.invalid if view.listing else [])]

@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         for view in views:
             _show(view)
-    codes = [problem.exit_code for view in views for problem in reading.problems_of_files(view)]
+    codes = [problem.exit_code for view in views for problem in view.problems]
     databases = [database for view in views for database in view.databases]
     codes += [database.error.exit_code for database in databases if database.error]
     if arguments.exit_code:
@@ -45,9 +45,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _show(view: Any) -> None:
-    from migrated.cli.reading import problems_of_files
 
-    for problem in problems_of_files(view):
+    for problem in view.problems:
         print_problem(str(problem))
     for remark in view.listing.ignored if view.listing else []:
         print_problem(f"{remark.file}: not used: {remark.reason}")

@@ -22,10 +22,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
     codes: list[int] = []
     documents = []
+    problems = []
     for view in reading.look(options.configuration(arguments)):
-        for problem in reading.problems_of_files(view):
+        for problem in view.problems:
             print_problem(str(problem))
             codes.append(problem.exit_code)
+            problems.append(reading.problem(problem))
         for database in view.databases:
             fault = database.error or database.refusal
             codes.append(fault.exit_code if fault else 0)
@@ -44,5 +46,5 @@ def execute(arguments: argparse.Namespace) -> int:
             else:
                 print(f"{database.database.name}: {database.applied} applied, all as their files say")
     if arguments.json:
-        print_json({"databases": documents})
+        print_json({"databases": documents, "problems": problems})
     return combined_exit_code(codes)

@@ -39,12 +39,8 @@ def _missing(config: Config) -> list[str]:
     from migrated.cli import reading
 
     found = []
-    for view in reading.look(config):
-        found += [str(problem) for problem in reading.problems_of_files(view)]
-        unfinished = view.listing.unfinished if view.listing else []
-        found += [f"{remark.file}: not finished: {remark.reason}" for remark in unfinished]
-        if not view.databases:
-            found.append(f"no database matches {', '.join(view.target.databases)}")
+    for view in reading.look(config, patience=0):
+        found += [str(problem) for problem in view.problems]
         for database in view.databases:
             trouble = database.error or database.refusal
             if trouble or database.pending:

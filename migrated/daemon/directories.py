@@ -73,6 +73,9 @@ class Directories:
         directory = self._directories.get(scan.directory)
         if directory is None:
             return
+        if scan.error is not None:
+            # Most often the directory is gone; its watch knows how to say that, once.
+            self.check()
         directory.listing = scan.listing
         directory.fault = scan if scan.error else None
         if scan.listing is not None:

@@ -217,6 +217,7 @@ class Daemon:
             self._config = config
             self._settle = Settle(config.settle, config.settle_max)
             self._resync_at = time.monotonic()
+            self._tracker.try_all()
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)
             self._log(events.DAEMON_RELOADED)

@@ -38,6 +38,12 @@ class Tracker:
         """Take the present set of databases: new ones are known from now on, those gone are forgotten."""
         self._databases = {database.path: self._databases.get(database.path) for database in databases}
 
+    def try_all(self) -> None:
+        """Leave none alone any more: the configuration, say, is another."""
+        for tracked in self._databases.values():
+            if tracked is not None:
+                tracked.rest = None
+
     def known(self) -> frozenset[str]:
         """The paths of all databases."""
         return frozenset(self._databases)
