@@ -41,7 +41,7 @@ INNER_FLOORS = {
         ["holding", "watcher", "schedule", "settle", "systemd"],
         ["__init__"],
     ],
-    "sources": [["directory"], ["parsing"], ["naming"], ["__init__"]],
+    "sources": [["directory"], ["parsing"], ["naming", "mounts"], ["__init__"]],
     "sqlite": [["database"], ["script"], ["guard", "ledger", "foreign_keys", "connection"], ["__init__"]],
 }
 PURE = [

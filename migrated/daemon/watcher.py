@@ -8,11 +8,9 @@ watched, and the whole observer is built anew when they differ.
 import errno
 import logging
 import os
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from watchdog.events import (
@@ -26,11 +24,10 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 from migrated.settings import WatchMode
+from migrated.sources.mounts import is_shared
 
 POLLING_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
-# Where changes made by other machines, or below the mount, give no events.
-_WITHOUT_EVENTS = re.compile(r"nfs\d*|cifs|smb\d*|smbfs|9p|virtiofs|fuse\b.*|afs|ceph|glusterfs|lustre|ncpfs")
 _NO_MORE_WATCHES = {errno.ENOSPC, errno.EMFILE, errno.ENFILE}
 
 
@@ -112,7 +109,7 @@ class DirectoryWatch:
 
     def _start(self, found: _Identity) -> str:
         self.stop()
-        if self._mode == "polling" or (self._mode == "auto" and _is_without_events(found.real)):
+        if self._mode == "polling" or (self._mode == "auto" and is_shared(found.real)):
             return self._start_observer(PollingObserver(timeout=POLLING_SECONDS), found, "polling")
         try:
             return self._start_observer(Observer(), found, "events")
@@ -177,24 +174,3 @@ def _identify(directory: str) -> _Identity | str:
     if not os.access(real, os.R_OK | os.X_OK):
         return "Permission denied"
     return _Identity(real, status.st_dev, status.st_ino)
-
-
-def _is_without_events(path: str) -> bool:
-    return _WITHOUT_EVENTS.fullmatch(file_system(path)) is not None
-
-
-def file_system(path: str) -> str:
-    """The type of the file system that a real path lies on, in the kernel's words; "" where it cannot be told."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for mount in mounts:
-        fields, _, rest = mount.partition(" - ")
-        # Blanks and the like are written as \040 (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4])
-        # Of two mounts on one point the later one is seen.
-        if len(point) >= len(best) and (path + "/").startswith(point.rstrip("/") + "/"):
-            best, kind = point, rest.split(" ")[0]
-    return kind

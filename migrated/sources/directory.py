@@ -13,6 +13,7 @@ from pathlib import Path
 
 from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.model import Migration
+from migrated.sources.mounts import is_shared
 from migrated.sources.naming import Misnamed, read_name
 from migrated.sources.parsing import parse_migration
 
@@ -163,7 +164,8 @@ def _open_for_writing(descriptor: int) -> bool | None:
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except BlockingIOError:
-        return True
+        # Some network file systems say so whenever the server has not handed them the file.
+        return None if is_shared(os.path.realpath(f"/proc/self/fd/{descriptor}")) else True
     except OSError:
         return None
     fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
