@@ -33,7 +33,7 @@ def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -
     file = _find(overrides, here)
     if file is None:
         faults = Faults("options")
-        config = _without_file(here, faults)
+        config = _without_file(here, overrides, faults)
     else:
         from migrated.configfile import read_config_file
 
@@ -49,17 +49,24 @@ def _find(overrides: Overrides, here: Path) -> Path | None:
     own, shared = here / "migrated.toml", here / "pyproject.toml"
     if own.exists():
         return own
-    # Whether the table is really there only the TOML reader can tell; most files can be told apart without it.
-    if shared.exists() and b"migrated" in shared.read_bytes():
+    if shared.exists() and _may_speak_of_us(shared):
         from migrated.configfile import has_table
 
         return shared if has_table(shared) else None
     return None
 
 
-def _without_file(here: Path, faults: Faults) -> Config:
+def _may_speak_of_us(path: Path) -> bool:
+    # Most files can be told apart without reading TOML; one that cannot be read is the reader's to complain of.
+    try:
+        return b"migrated" in path.read_bytes()
+    except OSError:
+        return True
+
+
+def _without_file(here: Path, overrides: Overrides, faults: Faults) -> Config:
     database = DEFAULT_DATABASE
-    if "DATABASE_URL" in os.environ:
+    if "DATABASE_URL" in os.environ and not overrides.databases:
         database = _from_url(os.environ["DATABASE_URL"], faults)
     target = Target(str(here), (database,), str(here / DEFAULT_MIGRATIONS))
     return Config("defaults and options, no file", (target,))
@@ -68,7 +75,7 @@ def _without_file(here: Path, faults: Faults) -> Config:
 def _from_url(url: str, faults: Faults) -> str:
     for prefix in ("sqlite:///", "sqlite:"):
         path = url.removeprefix(prefix)
-        if path != url and path and "?" not in path and not path.startswith("//"):
+        if path != url and path not in {"", ":memory:"} and "?" not in path and not path.startswith("//"):
             return path
     faults.add("DATABASE_URL", f"expected sqlite:PATH or sqlite:///PATH, got {url!r}")
     return DEFAULT_DATABASE

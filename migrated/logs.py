@@ -1,12 +1,12 @@
 """Structured logs through structlog: JSON lines for programs, short lines for a person at a terminal.
 
-A log call never raises. What cannot be encoded is written as its repr(); a line that cannot be written is
+A log call never raises. Every value is made plain before it is encoded; a line that cannot be written is
 counted, and the next one that can be says how many were lost.
 """
 
-import json
+import math
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -16,6 +16,8 @@ from migrated.errors import MigrationError
 from migrated.events import Event
 
 LONGEST_LINE = 4096
+_ROOM_FOR_PREFIX = 8
+_LARGEST_NUMBER = 2**63 - 1
 LONGEST_STATEMENT = 2000
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -100,7 +102,9 @@ class _Finish:
     def __call__(self, _logger: object, _method: str, line: _Line) -> bytes:
         line.update(service="migrated", pid=self._pid, lost_lines=self._output.lost or None)
         sentence = line.pop("sentence", "{event}")
-        kept = {key: value for key, value in line.items() if value is not None}
+        kept = {_text(key): _plain(value) for key, value in line.items() if value is not None}
+        if isinstance(line.get("error"), dict):
+            kept["error"] = {_text(key): _plain(value) for key, value in line["error"].items()}
         kept["message"] = str(sentence).format_map(_Gaps(kept))
         return self._render({key: kept[key] for key in (*_FIRST_KEYS, *kept) if key in kept})
 
@@ -131,8 +135,8 @@ def _fitting(line: _Line) -> bytes:
     """One JSON object in less than 4 KiB: long texts are cut, the longest first, and `truncated` says so."""
     if isinstance(line.get("statement"), str) and len(line["statement"]) > LONGEST_STATEMENT:
         line["statement"], line["truncated"] = line["statement"][:LONGEST_STATEMENT], True
-    encoded = _encode(line)
-    while len(encoded) >= LONGEST_LINE:
+    encoded = msgspec.json.encode(line)
+    while len(encoded) >= LONGEST_LINE - _ROOM_FOR_PREFIX:
         texts: list[tuple[MutableMapping[str, Any], str]] = [
             (line, key) for key in line if isinstance(line[key], str)
         ]
@@ -142,29 +146,33 @@ def _fitting(line: _Line) -> bytes:
         if len(holder[key]) <= 1:
             break
         holder[key], line["truncated"] = holder[key][: len(holder[key]) // 2], True
-        encoded = _encode(line)
+        encoded = msgspec.json.encode(line)
     return encoded
 
 
-def _encode(line: Mapping[str, Any]) -> bytes:
-    try:
-        encoded = msgspec.json.encode(line, enc_hook=str)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        # A file name that is not UTF-8 comes as surrogates, which no JSON encoder takes.
-        return json.dumps(_printable(line), ensure_ascii=True, default=repr).encode()
-    return encoded
-
-
-def _printable(value: object) -> object:
+def _plain(value: object) -> object:
+    """What every encoder takes: a text, a number or a truth value."""
     match value:
-        case str():
-            return os.fsencode(value).decode("utf-8", "backslashreplace")
-        case Mapping():
-            return {str(_printable(str(key))): _printable(item) for key, item in value.items()}
-        case bool() | int() | float():
+        case bool():
+            return value
+        case int() if abs(value) <= _LARGEST_NUMBER:
+            return value
+        case float() if math.isfinite(value):
             return value
         case _:
-            return repr(value)
+            return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    except Exception as error:  # noqa: BLE001 - whatever a value's own code does, the line is written
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+    # A file name that is not UTF-8 comes as surrogates, which no encoder takes.
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
 
 
 class _Console:
@@ -176,7 +184,7 @@ class _Console:
     def __call__(self, line: _Line) -> bytes:
         level = line["level"]
         clock = str(line["timestamp"])[11:19]
-        text = f"{clock} {level:<8}{line['message']}"
+        text = f"{clock} {level + ' ':<8}{line['message']}"
         if line.get("file") and line.get("line"):
             text += f"\n         at {line['file']}:{line['line']}:{line.get('column', 1)}"
         if line.get("excerpt"):
@@ -207,7 +215,7 @@ class _Output:
         except OSError:
             # A full disk or a closed pipe: the daemon's work is worth more than its log.
             self.lost += 1
-            self._torn = len(left) < len(data)
+            self._torn = self._torn or len(left) < len(data)
         else:
             self.lost, self._torn = 0, False
         return len(data)

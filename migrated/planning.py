@@ -209,7 +209,8 @@ def _raise_first(refusals: Sequence[RefusedError | None]) -> None:
     first = found[0]
     first.message = "; ".join(refusal.message for refusal in found)
     first.hint = "; ".join(refusal.hint for refusal in found if refusal.hint)
-    first.offenders = tuple(offender for refusal in found for offender in refusal.offenders)
+    offenders = [offender for refusal in found for offender in refusal.offenders]
+    first.offenders = tuple(sorted(offenders, key=lambda status: status.version))
     raise first
 
 

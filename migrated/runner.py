@@ -247,19 +247,21 @@ class MigrationRunner:
             return self._execute(session, decide)
 
     def _execute(self, session: Session, decide: Decision) -> list[AppliedMigration]:
-        completed: list[AppliedMigration] = []
+        """Return what the last plan did: rolling back what is missing only clears the way for going up."""
+        completed: dict[MigrationDirection, list[AppliedMigration]] = {way: [] for way in MigrationDirection}
+        way = MigrationDirection.UP
         try:
             while True:
                 statuses = planning.examine(self._migrations.values(), session.applied())
-                plans = decide(statuses, session.recorded)
                 try:
-                    for plan in plans:
-                        self._take_steps(session, plan, statuses, completed)
+                    for plan in decide(statuses, session.recorded):
+                        way = plan.direction
+                        self._take_steps(session, plan, statuses, completed[way])
                 except LedgerMovedError:
                     continue
-                return completed
+                return completed[way]
         except MigrationError as error:
-            error.completed = tuple(completed)
+            error.completed = tuple(completed[way])
             raise
 
     def _take_steps(

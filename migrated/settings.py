@@ -54,15 +54,16 @@ class Config:
 
 @dataclass(slots=True)
 class Faults:
-    """Everything that is wrong, each with its key, and its line where `text` shows it."""
+    """Everything that is wrong, each with its key, and its line where `text` shows it below `table`, if any."""
 
     source: str
     text: str = ""
+    table: str = ""
     found: list[str] = field(default_factory=list)
 
     def add(self, key: str, reason: str, *, table: int | None = None) -> None:
         """Note one; `table` is the number of the `[[target]]` that the key stands in."""
-        line = _line_of(self.text, key.rpartition(".")[2], table)
+        line = self._line_of(key.rpartition(".")[2], table)
         self.found.append(f"{self.source}{f':{line}' if line else ''}: {key}: {reason}")
 
     def require_path(self, path: str, key: str, *, table: int | None = None) -> None:
@@ -81,13 +82,18 @@ class Faults:
                 hint="the README lists every key and its values",
             )
 
+    def _line_of(self, key: str, number: int | None) -> int | None:
+        """The line of a key, for a message alone: the first that looks like it below the right header."""
+        start = 0
+        if number is not None:
+            name = re.escape(f"{self.table}.target" if self.table else "target")
+            start = self._below(rf"\[\[[ \t]*{name}[ \t]*\]\]", number)
+        elif self.table:
+            start = self._below(rf"\[[ \t]*{re.escape(self.table)}[ \t]*\]", 0)
+        pattern = rf"^[ \t]*(?:\[\[?[^\]\n]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=\]]"
+        found = re.compile(pattern, re.MULTILINE).search(self.text, start)
+        return self.text.count("\n", 0, found.start()) + 1 if found else None
 
-def _line_of(text: str, key: str, table: int | None) -> int | None:
-    """The line of a key, for a message alone: the first that looks like it, below the right `[[target]]`."""
-    start = 0
-    if table is not None:
-        headers = list(re.finditer(r"^[ \t]*\[\[[^\]]*target[ \t]*\]\]", text, re.MULTILINE))
-        start = headers[table].end() if table < len(headers) else len(text)
-    pattern = rf"^[ \t]*(?:\[\[?[^\]\n]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=\]]"
-    found = re.compile(pattern, re.MULTILINE).search(text, start)
-    return text.count("\n", 0, found.start()) + 1 if found else None
+    def _below(self, header: str, number: int) -> int:
+        found = list(re.finditer(rf"^[ \t]*{header}", self.text, re.MULTILINE))
+        return found[number].end() if number < len(found) else 0

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_BLANK = r"(?:[ \t\n\f\r]|--[^\n]*(?:\n|\Z)|/\*(?s:.*?)(?:\*/|\Z))"
+# Atomic: a comment ends at its own end, whatever is looked for behind it.
+_BLANK = r"(?>[ \t\n\f\r]|--[^\n]*(?:\n|\Z)|/\*(?s:.*?)(?:\*/|\Z))"
 # A quoted quote ('it''s') reads as two strings side by side, which ends at the same place.
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\n\f\r]+)

@@ -42,7 +42,7 @@ INNER_FLOORS = {
         ["__init__"],
     ],
     "sources": [["directory"], ["parsing"], ["naming", "mounts"], ["__init__"]],
-    "sqlite": [["database"], ["script"], ["guard", "ledger", "foreign_keys", "connection"], ["__init__"]],
+    "sqlite": [["database"], ["script", "ledger"], ["guard", "foreign_keys", "connection"], ["__init__"]],
 }
 PURE = [
     "errors",

@@ -26,7 +26,10 @@ def on_every_database(config: Config, action: Action, around: Work = lambda _dat
             databases = discover_some(target)
         except MigrationError as error:
             is_of_files = not isinstance(error, DatabaseError)
-            log.failure(events.FILE_INVALID if is_of_files else events.DATABASE_UNAVAILABLE, error)
+            if is_of_files:
+                log.failure(events.FILE_INVALID, error)
+            else:
+                log.failure(events.DATABASE_UNAVAILABLE, error, database=", ".join(target.databases))
             codes.append(error.exit_code)
             continue
         for database in databases:

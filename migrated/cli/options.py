@@ -68,7 +68,8 @@ def configuration(arguments: argparse.Namespace) -> Config:
 def duration(text: str) -> float:
     """An argument such as 250ms, 30s, 5m, or plain seconds."""
     try:
-        return parse_duration(f"{text}s" if text.replace(".", "", 1).isdigit() else text)
+        seconds = text.isascii() and text.replace(".", "", 1).isdigit()
+        return parse_duration(f"{text}s" if seconds else text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -69,9 +69,11 @@ class Tracker:
         tracked.outcome = outcome
         if outcome.result in _TROUBLE:
             self._troubled(tracked, visit, now)
+            tried = outcome.result is Result.FAILED or outcome.applied or outcome.rolled_back
             if outcome.result is Result.FAILED:
                 report_error(outcome, log)
-            self._complain(tracked, log, now)
+            if self._complain(tracked, log, now) or tried:
+                report_end(outcome, log)
             return
         if tracked.blocked:
             log(events.DATABASE_UNBLOCKED)
@@ -98,19 +100,22 @@ class Tracker:
             until = now + retry_delay(tracked.failures, self._random)
             tracked.rest = Rest(visit.migrations, visit.fingerprint, until, permanent)
 
-    def _complain(self, tracked: _Tracked, log: Log, now: float) -> None:
+    def _complain(self, tracked: _Tracked, log: Log, now: float) -> bool:
+        """Tell the trouble if it is time to; whether that was the first time."""
         outcome = tracked.outcome
         error = outcome.error
         if error is None or not tracked.complaint.is_due(f"{outcome.result}: {error.message}", now):
-            return
+            return False
         repeated = tracked.complaint.repeated or None
         log = log.bind(repeated=repeated)
         if outcome.result is not Result.FAILED:
             report_error(outcome, log)
         if outcome.result in _BLOCKING:
-            log(events.DATABASE_BLOCKED, **failure_keys(error))
-        if repeated is None:
-            report_end(outcome, log)
+            keys = failure_keys(error)
+            if outcome.result is Result.FAILED:
+                keys |= {"reason": f"{error.version}_{error.name} failed: {error.message}", "excerpt": None}
+            log(events.DATABASE_BLOCKED, **keys)
+        return repeated is None
 
     def summary(self) -> str:
         """One line for `systemctl status` and the log."""

@@ -8,13 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.model import Migration
 from migrated.sources.mounts import is_shared
-from migrated.sources.naming import Misnamed, read_name
+from migrated.sources.naming import FileName, Misnamed, read_name
 from migrated.sources.parsing import parse_migration
 
 QUIET_SECONDS = 2.0
@@ -95,7 +94,7 @@ def read_directory(directory: str | os.PathLike[str]) -> Listing:
     listing = Listing(str(path))
     for name in names:
         _read_entry(path, name, listing)
-    _refuse_duplicates(listing)
+    _refuse_duplicates(listing, names)
     return listing
 
 
@@ -130,10 +129,11 @@ def _read_whole(path: Path) -> bytes | None:
         raise _UnfinishedError("it is a link without a target, or was just removed") from None
     except OSError as error:
         raise _file_error(path, "migration", error) from error
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as file, as_file_error(path, "migration"):
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            return None
         _require_finished(descriptor, before)
         content = file.read()
         after = os.fstat(descriptor)
@@ -172,10 +172,15 @@ def _open_for_writing(descriptor: int) -> bool | None:
     return False
 
 
-def _refuse_duplicates(listing: Listing) -> None:
+def _refuse_duplicates(listing: Listing, names: list[str]) -> None:
     listing.migrations.sort(key=lambda migration: migration.version)
-    for version, group in groupby(listing.migrations, key=lambda migration: migration.version):
-        files = [migration.origin.file for migration in group if migration.origin]
+    unused = {remark.file for remark in listing.ignored}
+    claims: dict[int, list[str]] = {}
+    for name in names:
+        named, file = read_name(name), str(Path(listing.directory) / name)
+        if isinstance(named, FileName) and file not in unused:
+            claims.setdefault(named.version, []).append(file)
+    for version, files in sorted(claims.items()):
         if len(files) > 1:
             listing.invalid.append(
                 InvalidFormatError(

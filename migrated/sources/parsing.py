@@ -26,15 +26,15 @@ def decode(content: bytes) -> str:
 
     Raises `InvalidFormatError` with the line of a byte that is not UTF-8, or of a NUL.
     """
+    content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise InvalidFormatError(
             f"byte {content[error.start]:#04x} is not UTF-8",
             line=content.count(b"\n", 0, error.start) + 1,
             hint="save the file as UTF-8",
         ) from None
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InvalidFormatError("a NUL character", line=line, hint="SQL text cannot hold one; remove it")
@@ -59,7 +59,7 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
     comments = list(line_comments(text))
     sections = _sections(text, comments)
     _check_directives(text, comments, sections)
-    top = sections[0].marker if sections else (first_token(text) or len(text))
+    top = sections[0].marker if sections else first_token(text)
     _check_header(named, text[:top])
     by_direction = {section.direction: section for section in sections}
     up = by_direction.get(MigrationDirection.UP)

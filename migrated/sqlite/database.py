@@ -22,7 +22,7 @@ from migrated.sqlite.connection import (
     prepare,
     result_name,
 )
-from migrated.sqlite.guard import Guard
+from migrated.sqlite.guard import LEDGER_PREFIX, Guard
 from migrated.sqlite.script import StatementError, excerpt, run_script
 
 IN_MEMORY = ":memory:"
@@ -212,7 +212,8 @@ class Session:
     ) -> Done:
         up = direction is MigrationDirection.UP
         ledger.create(connection)
-        before = foreign_keys.violations(connection)
+        names = ledger.names_taken(connection)
+        before = foreign_keys.look(connection)
         started, changes = time.monotonic(), connection.total_changes()
         sql = migration.up_sql if up else migration.down_sql or ""
         try:
@@ -221,11 +222,19 @@ class Session:
             raise self._translated(error, migration, direction) from error.__cause__
         if not connection.in_transaction:
             raise _failure(migration, direction, "the migration ended its own transaction")
-        if new := foreign_keys.violations(connection) - before:
+        if taken := ledger.names_taken(connection) - names:
+            # The authorizer is not told the new name of a table that is renamed.
             raise _failure(
                 migration,
                 direction,
-                foreign_keys.describe(new.elements()),
+                f"the name {min(taken)} is not allowed in a migration",
+                hint=f"names that begin with {LEDGER_PREFIX} are migrated's own",
+            )
+        if new := foreign_keys.new_violations(before, foreign_keys.look(connection)):
+            raise _failure(
+                migration,
+                direction,
+                foreign_keys.describe(new),
                 hint="the migration would leave rows without their parent; everything was undone",
                 code="SQLITE_CONSTRAINT_FOREIGNKEY",
             )

@@ -11,6 +11,7 @@ from migrated.about import VERSION
 from migrated.directives import Directive
 from migrated.errors import DatabaseError
 from migrated.model import AppliedMigration, Migration
+from migrated.sqlite.guard import LEDGER_PREFIX
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS main._migrations (
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
     program_version TEXT NOT NULL
 );
 """
+_OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
 _READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
 _RECORDED = """
@@ -55,6 +57,12 @@ def create(connection: apsw.Connection) -> None:
     """Make both tables where they are not there yet."""
     if not (_has(connection, "_migrations") and _has(connection, "_migrations_history")):
         connection.execute(_CREATE).fetchall()
+
+
+def names_taken(connection: apsw.Connection) -> set[str]:
+    """Every name in the database that begins as ours do."""
+    rows = connection.execute("SELECT name FROM main.sqlite_schema WHERE lower(substr(name, 1, ?)) = ?", _OURS)
+    return {str(name) for (name,) in rows}
 
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
