@@ -55,9 +55,12 @@ def read_config_file(path: Path) -> tuple[Config, Faults]:
     """Read a file. Its faults are for the caller to raise; a file that is not TOML raises `ConfigError`."""
     table, text = _read(path)
     shared = path.name == "pyproject.toml"
-    if shared:
-        table = _tool_table(table) or {}
     faults = Faults(str(path), text, "tool.migrated" if shared else "")
+    if shared:
+        ours = _tool_table(table)
+        table = ours or {}
+        if ours is None:
+            faults.add("tool.migrated", "there is no such table")
     top = {key: value for key, value in table.items() if key != "target"}
     values = _converted(top, TOP_KEYS, faults)
     for key in _NOT_NOUGHT:

@@ -31,9 +31,8 @@ def discover(target: Target) -> list[DatabasePath]:
     """
     found: dict[str, DatabasePath] = {}
     for configured in target.databases:
-        names = _matches(configured, target.base) if _GLOB.search(configured) else [configured]
-        for name in names:
-            path = os.path.join(target.base, name)  # noqa: PTH118 - keeps the name as it is
+        for name in _names(configured, target.base):
+            path = os.path.abspath(os.path.join(target.base, name))  # noqa: PTH100, PTH118 - keeps symlinks
             found.setdefault(path, DatabasePath(name, path))
     return list(found.values())
 
@@ -46,6 +45,13 @@ def discover_some(target: Target) -> list[DatabasePath]:
             f"no file matches {', '.join(target.databases)}", hint="check the pattern; a glob makes no database"
         )
     return databases
+
+
+def _names(configured: str, base: str) -> Iterable[str]:
+    # A file may have a name that looks like a pattern.
+    if _GLOB.search(configured) and not os.path.lexists(os.path.join(base, configured)):  # noqa: PTH118 - as above
+        return _matches(configured, base)
+    return [configured]
 
 
 def _matches(pattern: str, base: str) -> Iterable[str]:

@@ -9,8 +9,8 @@ class MigrationError(Exception):
 
     `message` says what was found and what was expected, `hint` what to do next; `str()` gives both,
     with the place in front. Lines and columns count from 1 and refer to `file`. `completed` holds
-    the `AppliedMigration`s that were committed before the failure, oldest first. `code` is stable: SQLite's
-    name of the result where SQLite reported the failure, else the class's own.
+    the `AppliedMigration`s that were committed before the failure, going the same way. `code` is stable:
+    SQLite's name of the result where SQLite reported the failure, else the class's own.
     """
 
     exit_code = 1

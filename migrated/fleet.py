@@ -122,7 +122,7 @@ def report(outcome: Outcome, log: Log) -> None:
     """Log what an outcome came to: its error, by kind, then `run.finished`."""
     log = log.bind(database=outcome.database.name)
     report_error(outcome, log)
-    if outcome.result is Result.REFUSED and outcome.error is not None:
+    if isinstance(outcome.error, RefusedError) and outcome.error.offenders:
         log.failure(events.DATABASE_BLOCKED, outcome.error)
     report_end(outcome, log)
 
@@ -132,6 +132,8 @@ def report_error(outcome: Outcome, log: Log) -> None:
     match outcome.error:
         case None:
             return
+        case RefusedError() as refusal if not refusal.offenders:
+            log.failure(replace(events.MIGRATION_MISSING, sentence="{reason}"), refusal)
         case RefusedError() as refusal:
             for offender in refusal.offenders:
                 _report_offender(offender, refusal, log)

@@ -4,8 +4,11 @@ A log call never raises. Every value is made plain before it is encoded; a line 
 counted, and the next one that can be says how many were lost.
 """
 
+import contextlib
 import math
 import os
+import queue
+import threading
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -16,6 +19,8 @@ from migrated.errors import MigrationError
 from migrated.events import Event
 
 LONGEST_LINE = 4096
+QUEUED_LINES = 2000
+_PATIENCE_SECONDS = 1.0
 _ROOM_FOR_PREFIX = 8
 _LARGEST_NUMBER = 2**63 - 1
 LONGEST_STATEMENT = 2000
@@ -35,12 +40,17 @@ _Line = MutableMapping[str, Any]
 class Log:
     """Where events go. `bind` gives one that adds its keys to every line."""
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, sink: "_Sink") -> None:
         self._logger = logger
+        self._sink = sink
 
     def bind(self, **keys: object) -> "Log":
         """Return a log whose every line carries `keys`."""
-        return Log(self._logger.bind(**keys))
+        return Log(self._logger.bind(**keys), self._sink)
+
+    def close(self) -> None:
+        """Write what is still queued, waiting no more than a second or two for a reader that is stuck."""
+        self._sink.close()
 
     def __call__(self, event: Event, **keys: object) -> None:
         """Write one line. Keys that are None are left out."""
@@ -70,43 +80,47 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
     }
 
 
-def configure(log_format: str, level: str, descriptor: int = 2) -> Log:
-    """Set structlog up for this process. `auto` is console on a terminal, JSON otherwise."""
-    output = _Output(descriptor)
+def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool = False) -> Log:
+    """Set structlog up for this process. `auto` is console on a terminal, JSON otherwise.
+
+    `queued` is for a process that must not wait for whoever reads its log: a thread of its own writes, and
+    `Log.close` ends it.
+    """
     on_terminal = os.isatty(descriptor)
     as_console = log_format == "console" or (log_format == "auto" and on_terminal)
     colours = on_terminal and not os.environ.get("NO_COLOR")
     render: Callable[[_Line], bytes] = _Console(colours=colours) if as_console else _json(descriptor)
+    sink = _Sink(render, descriptor)
+    if queued:
+        sink.start_thread()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             # Not "iso": that leaves the fraction out when it is nought, and the width must not vary.
             structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
-            _Finish(render, output),
+            _Finish(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.BytesLoggerFactory(file=output),  # type: ignore[arg-type]
+        logger_factory=lambda: sink,
         cache_logger_on_first_use=False,
     )
-    return Log(structlog.get_logger())
+    return Log(structlog.get_logger(), sink)
 
 
 class _Finish:
-    """The last processor: complete the line's keys, render it, and survive whatever is in it."""
+    """The last processor: complete the line's keys, and make every value one that can be written."""
 
-    def __init__(self, render: Callable[[_Line], bytes], output: "_Output") -> None:
-        self._render = render
-        self._output = output
+    def __init__(self) -> None:
         self._pid = os.getpid()
 
-    def __call__(self, _logger: object, _method: str, line: _Line) -> bytes:
-        line.update(service="migrated", pid=self._pid, lost_lines=self._output.lost or None)
+    def __call__(self, _logger: object, _method: str, line: _Line) -> tuple[tuple[_Line], dict[str, object]]:
+        line.update(service="migrated", pid=self._pid)
         sentence = line.pop("sentence", "{event}")
         kept = {_text(key): _plain(value) for key, value in line.items() if value is not None}
         if isinstance(line.get("error"), dict):
             kept["error"] = {_text(key): _plain(value) for key, value in line["error"].items()}
         kept["message"] = str(sentence).format_map(_Gaps(kept))
-        return self._render({key: kept[key] for key in (*_FIRST_KEYS, *kept) if key in kept})
+        return ({key: kept[key] for key in (*_FIRST_KEYS, *kept) if key in kept},), {}
 
 
 class _Gaps(dict[str, Any]):
@@ -198,27 +212,74 @@ class _Console:
         return text.encode(errors="backslashreplace")
 
 
-class _Output:
-    """A descriptor as a binary file whose failures end here, counted in `lost`."""
+class _Sink:
+    """structlog's logger: writes lines to a descriptor. Its failures end here; what is lost is counted.
 
-    def __init__(self, descriptor: int) -> None:
+    With a thread, a line waits in a queue for it. A reader that is stuck fills the queue; the one line that
+    finds it full waits a second, those after it are dropped until a line gets through.
+    """
+
+    def __init__(self, render: Callable[[_Line], bytes], descriptor: int) -> None:
+        self._render = render
         self._descriptor = descriptor
+        self._writing = threading.Lock()
+        self._counting = threading.Lock()
+        self._lost = 0
         self._torn = False
-        self.lost = 0
+        self._stuck = False
+        self._queue: queue.Queue[_Line | None] | None = None
+        self._thread: threading.Thread | None = None
 
-    def write(self, data: bytes) -> int:
-        """Write one line; what cannot be written is dropped and counted."""
-        left = b"\n" + data if self._torn else data
+    def start_thread(self) -> None:
+        """From now on, lines go through the queue."""
+        self._queue = queue.Queue(QUEUED_LINES)
+        self._thread = threading.Thread(target=self._drain, args=(self._queue,), name="migrated-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is queued, as far as that goes within a second."""
+        if self._queue is not None and self._thread is not None:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=_PATIENCE_SECONDS)
+            self._thread.join(_PATIENCE_SECONDS)
+
+    def emit(self, line: _Line) -> None:
+        """Write a line, or queue it."""
+        if self._queue is None:
+            self._write(line)
+            return
         try:
-            while left:
-                left = left[os.write(self._descriptor, left) :]
-        except OSError:
-            # A full disk or a closed pipe: the daemon's work is worth more than its log.
-            self.lost += 1
-            self._torn = self._torn or len(left) < len(data)
-        else:
-            self.lost, self._torn = 0, False
-        return len(data)
+            self._queue.put(line, timeout=0 if self._stuck else _PATIENCE_SECONDS)
+        except queue.Full:
+            self._stuck = True
+            self._count(1)
 
-    def flush(self) -> None:
-        """Nothing is buffered."""
+    debug = info = warning = error = critical = emit
+
+    def _drain(self, lines: "queue.Queue[_Line | None]") -> None:
+        while (line := lines.get()) is not None:
+            self._write(line)
+            self._stuck = False
+
+    def _write(self, line: _Line) -> None:
+        with self._writing:
+            lost = self._lost
+            if lost:
+                line["lost_lines"] = lost
+            data = self._render(line) + b"\n"
+            # What follows half a line begins on a line of its own.
+            left = b"\n" + data if self._torn else data
+            try:
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            except OSError:
+                # A full disk or a closed pipe: the daemon's work is worth more than its log.
+                self._torn = self._torn or len(left) < len(data)
+                self._count(1)
+            else:
+                self._torn = False
+                self._count(-lost)
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._lost += more

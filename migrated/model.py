@@ -1,6 +1,7 @@
 """The values that the rest of the package passes around."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,6 +11,7 @@ from migrated.directives import Directive, directives_at_top
 from migrated.errors import InvalidFormatError
 from migrated.sqltext import has_statement
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
 """The largest number that SQLite keeps in an INTEGER PRIMARY KEY."""
 
@@ -45,7 +47,7 @@ class Migration:
     `checksum` is the lower-case hex SHA-256 of `up_sql` in UTF-8: the text hashed is the text executed.
     It is computed unless given. `header` holds the directives that stand above both sections; those at the
     top of a section are read from its text. Raises `InvalidFormatError` for a version outside 1 … 2^63-1,
-    an empty name or an unknown directive.
+    an empty name, an unknown directive, or text that SQLite could not take.
     """
 
     version: int
@@ -69,6 +71,12 @@ class Migration:
             raise InvalidFormatError(f"migration {self.version} has no name", version=self.version)
         directives_at_top(self.up_sql)
         directives_at_top(self.down_sql or "")
+        for text in (self.name, self.up_sql, self.down_sql or ""):
+            if "\0" in text or _SURROGATE.search(text):
+                raise InvalidFormatError(
+                    f"migration {self.version} holds a NUL or half a character, which no SQL text can",
+                    version=self.version,
+                )
         if not self.checksum:
             object.__setattr__(self, "checksum", self.compute_checksum(self.up_sql))
 

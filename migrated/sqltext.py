@@ -28,16 +28,24 @@ _TRIGGER = re.compile(
     rf"(?:EXPLAIN{_BLANK}+(?:QUERY{_BLANK}+PLAN{_BLANK}+)?)?CREATE{_BLANK}+(?:TEMP(?:ORARY)?{_BLANK}+)?TRIGGER\b",
     re.IGNORECASE,
 )
+_BEGINNINGS = re.compile(
+    r"(?:ALTER|ANALYZE|ATTACH|BEGIN|COMMIT|CREATE|DELETE|DETACH|DROP|END|EXPLAIN|INSERT|PRAGMA|REINDEX|RELEASE"
+    r"|REPLACE|ROLLBACK|SAVEPOINT|SELECT|UPDATE|VACUUM|VALUES|WITH)\b",
+    re.IGNORECASE,
+)
 _NOT_A_STATEMENT = re.compile(rf"(?:{_BLANK}|;)*")
 
 
 class LineComment(NamedTuple):
-    """One `--` comment: its text from the dashes on, and whether a statement is open around it."""
+    """One `--` comment: its text from the dashes on, and how it lies to the statements around it.
+
+    It may stand inside one; or behind one that is whole but for its semicolon (`after_open_statement`).
+    """
 
     start: int
     text: str
     inside_statement: bool
-    after_statement: bool
+    after_open_statement: bool
 
 
 def first_token(sql: str, start: int = 0) -> int | None:
@@ -49,6 +57,12 @@ def first_token(sql: str, start: int = 0) -> int | None:
 
 def has_statement(sql: str) -> bool:
     return first_token(sql) is not None
+
+
+def may_begin_statement(sql: str, start: int) -> bool:
+    """Whether what comes next, past comments, can be the beginning of a statement, or is the end of the text."""
+    token = first_token(sql, start)
+    return token is None or _BEGINNINGS.match(sql, token) is not None
 
 
 def statement_end(sql: str, start: int) -> int:
@@ -63,16 +77,15 @@ def statement_end(sql: str, start: int) -> int:
 def line_comments(sql: str) -> Iterator[LineComment]:
     """Every `--` comment that is one: not inside a string, a quoted name or a block comment."""
     statement: _Statement | None = None
-    seen_any = False
     for token in _TOKEN.finditer(sql):
         kind = token.lastgroup or ""
         if kind == "line_comment":
-            inside = statement is not None and not statement.may_end_here
-            yield LineComment(token.start(), token.group(), inside, seen_any)
+            is_whole = statement is not None and statement.may_end_here
+            yield LineComment(token.start(), token.group(), statement is not None and not is_whole, is_whole)
         elif kind in {"space", "block_comment"} or (statement is None and kind == "semicolon"):
             continue
         elif statement is None:
-            statement, seen_any = _Statement(sql, token.start()), True
+            statement = _Statement(sql, token.start())
             statement.closed_by(kind, token.group())
         elif statement.closed_by(kind, token.group()):
             statement = None

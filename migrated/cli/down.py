@@ -1,6 +1,7 @@
 """migrated down."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from migrated.cli import options
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     how_far = parser.add_mutually_exclusive_group()
     how_far.add_argument("--to", type=options.version, metavar="V", help="everything above V; 0: everything")
-    how_far.add_argument("--steps", type=options.count, metavar="N", default=1, help="the N highest (default: 1)")
+    how_far.add_argument("--steps", type=options.count, metavar="N", help="the N highest (default: 1)")
     options.add_lock_timeout(parser)
 
 
@@ -31,7 +32,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     config = options.configuration(arguments)
     target: int | None = arguments.to
-    steps: int = arguments.steps
+    steps: int = arguments.steps or 1
     action: Action = (
         (lambda runner: runner.roll_back(steps))
         if target is None
@@ -46,6 +47,8 @@ def _without_a_daemon(database: "DatabasePath", work: "Callable[[], Outcome]") -
     from migrated.errors import LockHeldError, MigrationError
     from migrated.fleet import Outcome, Result
 
+    if not Path(database.path).exists():
+        return work()
     try:
         with locks.holding(database.path, locks.DAEMON, 0):
             return work()

@@ -20,5 +20,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from migrated.daemon.loop import Daemon
 
     config = options.configuration(arguments)
-    log = logs.configure(config.log_format, config.log_level)
-    return Daemon(config, lambda: options.configuration(arguments), log).run()
+    log = logs.configure(config.log_format, config.log_level, queued=True)
+    try:
+        return Daemon(config, lambda: options.configuration(arguments), log).run()
+    finally:
+        log.close()

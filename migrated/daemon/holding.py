@@ -1,5 +1,6 @@
 """The daemon's own lock in every directory that has a database of its."""
 
+from migrated.errors import DatabaseError, LockHeldError
 from migrated.locks import DAEMON, ProcessLock, lock_path
 
 
@@ -12,19 +13,26 @@ class DaemonLocks:
     def ensure(self, database: str) -> None:
         """Hold the lock for the directory of `database`.
 
-        A lock file that somebody removed or replaced is taken anew, for another daemon could hold the new one.
         Raises `LockHeldError` naming another daemon, `DatabaseError` when the directory is not there.
         """
         path = lock_path(database, DAEMON)
-        lock = self._held.get(str(path))
-        if lock is not None:
-            if lock.is_intact():
-                return
-            lock.release()
-            del self._held[str(path)]
-        lock = ProcessLock(path)
-        lock.acquire()
-        self._held[str(path)] = lock
+        if str(path) not in self._held:
+            lock = ProcessLock(path)
+            lock.acquire()
+            self._held[str(path)] = lock
+
+    def mend(self) -> None:
+        """Take anew every lock whose file was removed or replaced, also where there is nothing to work on.
+
+        One that another daemon took meanwhile is given up; `ensure` says so when its databases' turn comes.
+        """
+        for path, lock in list(self._held.items()):
+            if not lock.is_intact():
+                lock.release()
+                try:
+                    lock.acquire()
+                except (LockHeldError, DatabaseError):
+                    del self._held[path]
 
     def release(self) -> None:
         """Give all of them back."""

@@ -72,6 +72,7 @@ class Pass:
     def run(self) -> None:
         """Do it, and post `PassEnded` whatever happens."""
         try:
+            self.locks.mend()
             found: list[DatabasePath] = []
             for target in self.config.targets:
                 databases = discover(target)
@@ -125,8 +126,8 @@ class Pass:
             )
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, Result.UNAVAILABLE, error=error)
-        except Exception as error:  # noqa: BLE001 - one database's surprise must not stop the others
-            return Outcome(database, Result.UNAVAILABLE, error=_surprise(error, database))
+        except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
+            return Outcome(database, Result.UNAVAILABLE, error=_surprise(surprise, database))
 
 
 def _surprise(error: Exception, database: DatabasePath) -> MigrationError:

@@ -4,6 +4,8 @@ import os
 import socket
 import time
 
+_PATIENCE_SECONDS = 1.0
+
 
 def notify(*fields: str) -> None:
     """Send `NAME=value` fields to `$NOTIFY_SOCKET`; without one, or when nobody listens, nothing happens."""
@@ -15,6 +17,8 @@ def notify(*fields: str) -> None:
     message = "\n".join(field.replace("\n", " ") for field in fields).encode(errors="replace")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            # Its queue is short; one who does not read it must not hold us up.
+            channel.settimeout(_PATIENCE_SECONDS)
             channel.connect(target)
             channel.send(message)
     except OSError:

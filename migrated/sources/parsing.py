@@ -7,7 +7,7 @@ from migrated.directives import Directive, directive_in, directives_at_top
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, MigrationDirection, Origin, Place
 from migrated.sources.naming import FileName
-from migrated.sqltext import LineComment, first_token, has_statement, line_comments
+from migrated.sqltext import LineComment, first_token, has_statement, line_comments, may_begin_statement
 
 _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
@@ -115,6 +115,10 @@ def _sections(text: str, comments: list[LineComment]) -> list[_Section]:
 def _marker(text: str, comment: LineComment) -> re.Match[str] | None:
     if comment.inside_statement:
         return None
+    # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
+    # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
+    if comment.after_open_statement and not may_begin_statement(text, comment.start):
+        return None
     line_start = text.rfind("\n", 0, comment.start) + 1
     alone = not text[line_start : comment.start].strip(" \t")
     return _MARKER.match(comment.text) if alone else None
@@ -154,12 +158,26 @@ def _check_directives(text: str, comments: list[LineComment], sections: list[_Se
         if directive is None:
             continue
         section_start = max(start for start in starts if start <= comment.start)
+        misplaced = _of_the_other_section(directive, section_start, sections)
+        if misplaced:
+            raise InvalidFormatError(
+                f"the directive {directive.value!r} has no meaning in the {misplaced} section",
+                line=_line(text, comment.start),
+                hint="move it to the other section, or remove it",
+            )
         if comment.inside_statement or first_token(text[section_start : comment.start]) is not None:
             raise InvalidFormatError(
                 f"the directive {directive.value!r} stands below a statement",
                 line=_line(text, comment.start),
                 hint="move it to the top of its section, or above the first marker",
             )
+
+
+def _of_the_other_section(directive: Directive, start: int, sections: list[_Section]) -> str | None:
+    """The name of the section that a directive stands in and does not belong to, if so."""
+    wrong = {Directive.NOTHING_TO_DO: MigrationDirection.DOWN, Directive.NOTHING_TO_UNDO: MigrationDirection.UP}
+    here = next((section.direction for section in sections if section.start == start), None)
+    return here.name if here is not None and here is wrong.get(directive) else None
 
 
 def _cut(text: str, start: int, end: int) -> tuple[str, Place]:

@@ -23,6 +23,12 @@ _ENVIRONMENT = {
     apsw.SQLITE_PROTOCOL: "another connection is using the database",
     apsw.SQLITE_READONLY: "check the owner and the mode of the file and of its directory",
 }
+_PROTECTION = {
+    apsw.SQLITE_DBCONFIG_DEFENSIVE: 1,
+    apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA: 0,
+    apsw.SQLITE_DBCONFIG_DQS_DDL: 0,
+    apsw.SQLITE_DBCONFIG_DQS_DML: 0,
+}
 _PERMANENT = {apsw.SQLITE_CORRUPT, apsw.SQLITE_NOTADB}
 
 
@@ -70,19 +76,33 @@ def open_for_migrating(path: str, patience: Patience, *, create: bool) -> apsw.C
         )
     connection = _open(path, flags, patience)
     with environment_errors(path):
-        prepare(connection)
+        protect(connection)
     return connection
 
 
-def prepare(connection: apsw.Connection) -> None:
+def protect(connection: apsw.Connection) -> None:
     """Set what protects a database from a migration's mistakes.
 
     Defensive mode refuses raw writes to the schema (https://www.sqlite.org/c3ref/c_dbconfig_defensive.html);
     without double-quoted strings a misspelt column name is an error instead of a text.
     """
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+    for option, value in _PROTECTION.items():
+        connection.config(option, value)
+
+
+@contextmanager
+def borrowed(connection: apsw.Connection) -> Iterator[None]:
+    """Use a connection of the caller's, protected, with none of the caller's callbacks; then put all back."""
+    options = {option: connection.config(option, -1) for option in _PROTECTION}
+    callbacks = connection.authorizer, connection.exec_trace, connection.row_trace
+    connection.authorizer = connection.exec_trace = connection.row_trace = None
+    protect(connection)
+    try:
+        yield
+    finally:
+        for option, value in options.items():
+            connection.config(option, value)
+        connection.authorizer, connection.exec_trace, connection.row_trace = callbacks
 
 
 def is_absent_or_empty(path: str) -> bool:

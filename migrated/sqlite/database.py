@@ -1,10 +1,10 @@
 """A SQLite database as the runner sees it: read the ledger, apply one migration, roll one back."""
 
+import contextlib
 import os
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 import apsw
 
@@ -14,12 +14,12 @@ from migrated.model import AppliedMigration, Migration, MigrationDirection, Plac
 from migrated.sqlite import foreign_keys, ledger
 from migrated.sqlite.connection import (
     Patience,
+    borrowed,
     environment_error,
     environment_errors,
     is_absent_or_empty,
     open_for_migrating,
     open_for_reading,
-    prepare,
     result_name,
 )
 from migrated.sqlite.guard import LEDGER_PREFIX, Guard
@@ -67,7 +67,6 @@ class SqliteDatabase:
             self.path = location.filename or None
         elif os.fspath(location) == IN_MEMORY:
             self._shared = apsw.Connection(IN_MEMORY)
-            prepare(self._shared)
         else:
             self.path = os.fspath(location)
 
@@ -93,17 +92,18 @@ class SqliteDatabase:
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when they were last applied, as far as the history has them."""
         with self._reading() as connection:
-            return ledger.recorded(connection, versions) if connection else {}
+            return ledger.recorded(connection, versions, self.name) if connection else {}
 
-    @contextmanager
+    @contextlib.contextmanager
     def session(self) -> Iterator["Session"]:
         """Open the database for changing it; every error of SQLite becomes a `DatabaseError`."""
         session = Session(self.name, self._patience, self._connect_for_migrating, shared=self._shared is not None)
-        try:
-            with environment_errors(self.name):
-                yield session
-        finally:
-            session.close()
+        with contextlib.ExitStack() as stack:
+            if self._shared is not None:
+                stack.enter_context(borrowed(self._shared))
+            stack.callback(session.close)
+            stack.enter_context(environment_errors(self.name))
+            yield session
 
     def _connect_for_migrating(self) -> apsw.Connection:
         if self._shared is None:
@@ -114,10 +114,10 @@ class SqliteDatabase:
             )
         return self._shared
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection | None]:
         if self._shared is not None:
-            with environment_errors(self.name):
+            with borrowed(self._shared), environment_errors(self.name):
                 yield self._shared
             return
         if self.is_new() and self._create and os.path.isdir(os.path.dirname(os.path.abspath(self.name))):  # noqa: PTH100, PTH112, PTH120 - keeps symlinks
@@ -155,13 +155,13 @@ class Session:
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """As `SqliteDatabase.recorded`."""
-        return ledger.recorded(self._connection(), versions)
+        return ledger.recorded(self._connection(), versions, self._name)
 
     def create_ledger(self) -> None:
         """Make the two tables where they are missing."""
         connection = self._connection()
         with self._transaction(connection):
-            ledger.create(connection)
+            ledger.create(connection, self._name)
 
     def execute(self, migration: Migration, direction: MigrationDirection) -> Done:
         """Apply a migration or roll it back, and record it, in one transaction.
@@ -211,7 +211,7 @@ class Session:
         self, connection: apsw.Connection, migration: Migration, direction: MigrationDirection, guard: Guard
     ) -> Done:
         up = direction is MigrationDirection.UP
-        ledger.create(connection)
+        ledger.create(connection, self._name)
         names = ledger.names_taken(connection)
         before = foreign_keys.look(connection)
         started, changes = time.monotonic(), connection.total_changes()
@@ -274,7 +274,7 @@ class Session:
             self.close()
             self._data_version = None
 
-    @contextmanager
+    @contextlib.contextmanager
     def _foreign_keys(self, connection: apsw.Connection, *, enforced: bool) -> Iterator[None]:
         # Outside of the transaction: inside, the pragma does nothing, and DROP TABLE would delete every row of
         # a child table that says ON DELETE CASCADE.
@@ -285,7 +285,7 @@ class Session:
         finally:
             connection.pragma("foreign_keys", was)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self, connection: apsw.Connection) -> Iterator[None]:
         # IMMEDIATE: a deferred transaction that read first is refused, whatever the timeout, when it wants to
         # write after somebody else has (https://www.sqlite.org/rescode.html#busy_snapshot).

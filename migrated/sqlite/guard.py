@@ -9,6 +9,7 @@ _NO_DIRECTIVE_YET = (
     "it needs `-- migrated: no-transaction`, which this version does not offer yet; "
     "run it by hand, outside of the migrations"
 )
+_ALONE = "a migration changes one database, alone"
 _TABLE_FIRST = {
     apsw.SQLITE_INSERT: "a write to",
     apsw.SQLITE_UPDATE: "a write to",
@@ -55,9 +56,9 @@ class Guard:
         self.leaves_traces = False
 
     def __call__(
-        self, action: int, first: str | None, second: str | None, _database: str | None, trigger: str | None
+        self, action: int, first: str | None, second: str | None, database: str | None, trigger: str | None
     ) -> int:
-        refusal = self._refusal(action, first or "", second)
+        refusal = self._refusal(action, first or "", second) or _elsewhere(action, database)
         if refusal is None:
             self.leaves_traces |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
             return apsw.SQLITE_OK
@@ -76,12 +77,19 @@ class Guard:
                 return f"{word} {second} is not allowed in a migration", _OWN_TRANSACTION
             case apsw.SQLITE_ATTACH | apsw.SQLITE_DETACH:
                 word = "ATTACH" if action == apsw.SQLITE_ATTACH else "DETACH"
-                return f"{word} is not allowed in a migration", "a migration changes one database, alone"
+                return f"{word} is not allowed in a migration", _ALONE
             case apsw.SQLITE_FUNCTION if (second or "").lower() == "load_extension":
                 return "load_extension() is not allowed in a migration", "load it in the application"
             case apsw.SQLITE_PRAGMA if second is not None or first.lower() == "wal_checkpoint":
                 return _pragma_refusal(first.lower())
         return _ledger_refusal(action, first, second or "")
+
+
+def _elsewhere(action: int, database: str | None) -> tuple[str, str] | None:
+    # A connection that the caller opened may have other databases attached.
+    if action == apsw.SQLITE_READ or database in {None, "main", "temp"}:
+        return None
+    return f"a change of the attached database {database} is not allowed in a migration", _ALONE
 
 
 def _pragma_refusal(name: str) -> tuple[str, str] | None:

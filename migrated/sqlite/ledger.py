@@ -45,18 +45,27 @@ _RECORDED = """
 SELECT version, name, up_sql, down_sql, checksum, directives FROM main._migrations_history
 WHERE version = ? AND action = 'apply' ORDER BY id DESC LIMIT 1
 """
-_HISTORY = """
-INSERT INTO main._migrations_history
-    (action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed,
-     host, pid, program_version)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_COLUMNS = (
+    "action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed,"
+    " host, pid, program_version"
+)
+_HISTORY_COLUMNS = f"SELECT {_COLUMNS} FROM main._migrations_history LIMIT 0"
+_HISTORY = f"INSERT INTO main._migrations_history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-def create(connection: apsw.Connection) -> None:
-    """Make both tables where they are not there yet."""
-    if not (_has(connection, "_migrations") and _has(connection, "_migrations_history")):
-        connection.execute(_CREATE).fetchall()
+def create(connection: apsw.Connection, database: str) -> None:
+    """Make both tables where they are not there yet.
+
+    Raises `DatabaseError` when something else has one of their names.
+    """
+    try:
+        if not (_has(connection, "_migrations") and _has(connection, "_migrations_history")):
+            connection.execute(_CREATE).fetchall()
+        connection.execute(_HISTORY_COLUMNS)
+        # CREATE TABLE IF NOT EXISTS is content with a view; a view has no rows of its own to insert into.
+        connection.execute("EXPLAIN INSERT INTO main._migrations DEFAULT VALUES").fetchall()
+    except apsw.SQLError as error:
+        raise _not_ours("_migrations or _migrations_history", error, database) from error
 
 
 def names_taken(connection: apsw.Connection) -> set[str]:
@@ -76,21 +85,24 @@ def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
         rows = connection.execute(f"{_READ} ORDER BY version").fetchall()
         return [_entry(row) for row in rows]
     except (apsw.SQLError, ValueError, TypeError) as error:
-        raise DatabaseError(
-            f"the table _migrations is not as expected: {error}",
-            database=database,
-            hint="it may be another tool's; rename that one, or use another database",
-        ) from error
+        raise _not_ours("_migrations", error, database) from error
 
 
-def recorded(connection: apsw.Connection, versions: Iterable[int]) -> dict[int, Migration]:
+def recorded(connection: apsw.Connection, versions: Iterable[int], database: str) -> dict[int, Migration]:
     """The migrations as they were when they were last applied, by version; only those that were recorded."""
     if not _has(connection, "_migrations_history"):
         return {}
     found = {}
     for wanted in versions:
         for version, name, up_sql, down_sql, checksum, directives in connection.execute(_RECORDED, (wanted,)):
-            header = frozenset(Directive(value) for value in directives.split(",") if value)
+            try:
+                header = frozenset(Directive(value) for value in directives.split(",") if value)
+            except ValueError as error:
+                raise DatabaseError(
+                    f"the record of migration {version} cannot be used: {error}",
+                    database=database,
+                    hint="a newer version of migrated made it; use that one",
+                ) from error
             found[version] = Migration(version, name, up_sql or "", down_sql, checksum=checksum, header=header)
     return found
 
@@ -136,6 +148,14 @@ def _record(
             os.getpid(),
             VERSION,
         ),
+    )
+
+
+def _not_ours(table: str, error: Exception, database: str) -> DatabaseError:
+    return DatabaseError(
+        f"the table {table} is not as expected: {error}",
+        database=database,
+        hint="it may be another tool's; rename that one, or use another database",
     )
 
 

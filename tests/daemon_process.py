@@ -1,0 +1,299 @@
+"""The program as its users have it: real processes, their log as it comes, what they tell systemd."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Self
+
+import pytest
+from support import PROGRAM, ROOT
+
+from migrated import MigrationRunner
+
+DEADLINE = 15.0
+Line = dict[str, Any]
+# Root passes any check of permissions, unless it gave up the two capabilities for it.
+BOUND_BY_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
+_HOLD = """
+import apsw, sys
+connection = apsw.Connection(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+connection.execute("ROLLBACK")
+"""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The surroundings of a child: the code under test is the one beside these tests, wherever they lie."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+def migrated(
+    directory: Path, *arguments: str | Path, wrapper: Sequence[str] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the program in a directory to its end."""
+    return subprocess.run(
+        [*wrapper, *PROGRAM, *map(str, arguments)],
+        cwd=directory,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE,
+        check=False,
+    )
+
+
+def bring_up(directory: Path, target: int | None = None, *, database: str = "app.db") -> None:
+    """Apply what lies in `migrations`, through the library: for what a test begins with, where speed counts."""
+    runner = MigrationRunner(directory / database)
+    runner.add_directory(directory / "migrations")
+    if target is None:
+        runner.run()
+    else:
+        runner.run_to(target)
+
+
+@contextmanager
+def running(
+    *command: str | Path,
+    cwd: Path,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """Run any command beside the test; it is gone when the block ends."""
+    with subprocess.Popen(
+        [*map(str, command)],
+        cwd=cwd,
+        env=environment(),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def writer_holding(database: Path) -> Iterator[Callable[[], None]]:
+    """Another process with a write transaction open; the function given ends it."""
+    command = (sys.executable, "-c", _HOLD, database)
+    with running(*command, cwd=database.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+
+        def release() -> None:
+            process.communicate(timeout=DEADLINE)
+
+        yield release
+
+
+def poll(condition: Callable[[], object], what: str) -> None:
+    """Wait for what nothing announces."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.02)
+
+
+def require(wrapper: Sequence[str], command: Sequence[str] = ("true",)) -> None:
+    """Skip the test where this machine does not let us."""
+    if not shutil.which([*wrapper, *command][0]):
+        pytest.skip(f"no {wrapper[0]} here")
+    tried = subprocess.run([*wrapper, *command], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"{wrapper[0]} is not allowed here: {tried.stderr.strip()}")
+
+
+def log_lines(text: str) -> list[Line]:
+    """A log of JSON lines, each of which must be one."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _has(line: Line, keys: Line) -> bool:
+    return all(line.get(key) == value for key, value in keys.items())
+
+
+class DaemonProcess:
+    """`migrated run` in a directory. A context manager: at its end the process is gone, however the test went.
+
+    The log is read in order: waiting looks only at lines after the one that was given last. With `stderr` the
+    log goes to that descriptor and is not read.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str | Path,
+        wrapper: Sequence[str] = (),
+        stderr: int | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.lines: list[Line] = []
+        self.notices: list[dict[str, str]] = []
+        self._next_line = 0
+        self._next_notice = 0
+        self._incoming: SimpleQueue[Line | None] = SimpleQueue()
+        self._told: SimpleQueue[dict[str, str]] = SimpleQueue()
+        self._marks = 0
+        self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # An abstract address that the kernel chooses.
+        self._ear.bind("")
+        self._address: bytes = self._ear.getsockname()
+        notify = {"NOTIFY_SOCKET": "@" + self._address[1:].decode()}
+        self.process = subprocess.Popen(
+            [*wrapper, *PROGRAM, "run", *map(str, arguments)],
+            cwd=directory,
+            env=environment(**notify, **(variables or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if stderr is None else stderr,
+        )
+        self._threads = [Thread(target=self._listen)]
+        if stderr is None:
+            self._threads.append(Thread(target=self._read))
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_for(self, event: str, **keys: object) -> Line:
+        """The next line of this event with these keys."""
+        return self.wait_for_all({"event": event, **keys})
+
+    def wait_for_all(self, *wanted: Line) -> Line:
+        """The last of several coming lines, whatever their order."""
+        deadline = time.monotonic() + DEADLINE
+        missing = list(wanted)
+        while True:
+            while self._next_line < len(self.lines):
+                line = self.lines[self._next_line]
+                self._next_line += 1
+                missing = [keys for keys in missing if not _has(line, keys)]
+                if not missing:
+                    return line
+            if not self._receive(deadline):
+                raise AssertionError(f"no {missing} in the log:\n{self.text()}")
+
+    def wait_until_ready(self) -> Self:
+        self.wait_for("daemon.ready")
+        return self
+
+    def wait_for_notice(self, name: str) -> dict[str, str]:
+        """The next message to systemd that has this field."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            while self._next_notice < len(self.notices):
+                notice = self.notices[self._next_notice]
+                self._next_notice += 1
+                if name in notice:
+                    return notice
+            try:
+                self.notices.append(self._told.get(timeout=max(0.0, deadline - time.monotonic())))
+            except Empty:
+                raise AssertionError(f"no {name} in {self.notices}; the log:\n{self.text()}") from None
+
+    def pass_over_notices(self) -> None:
+        """Take in every message to systemd that was sent until now."""
+        self._marks += 1
+        self._say(f"MARK={self._marks}")
+        while self.wait_for_notice("MARK")["MARK"] != str(self._marks):
+            pass
+
+    def look(self) -> None:
+        """Return when a pass that began after this call is over."""
+        self.pass_over_notices()
+        # The first to end may have begun before.
+        for _ in range(2):
+            self.send(signal.SIGUSR1)
+            self.wait_for_notice("STATUS")
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it in order and return its exit code; `lines` is the whole log then."""
+        self.send(number)
+        return self.wait()
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; `lines` is the whole log then."""
+        try:
+            code = self.process.wait(2 * DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end; the log:\n{self.text()}") from None
+        while self.process.stderr is not None and self._receive(time.monotonic() + DEADLINE):
+            pass
+        return code
+
+    def logged(self, event: str, **keys: object) -> list[Line]:
+        """The lines of an event so far; all of them after `stop`, `kill` or `wait`."""
+        return [line for line in self.lines if _has(line, {"event": event, **keys})]
+
+    def text(self) -> str:
+        return "\n".join(map(json.dumps, self.lines))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._say("END=1")
+        for thread in self._threads:
+            thread.join()
+        self._ear.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+    def _receive(self, deadline: float) -> bool:
+        try:
+            line = self._incoming.get(timeout=max(0.0, deadline - time.monotonic()))
+        except Empty:
+            return False
+        if line is None:
+            # For whoever asks after the end.
+            self._incoming.put(None)
+            return False
+        self.lines.append(line)
+        return True
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                self._incoming.put(json.loads(line))
+            except ValueError:
+                self._incoming.put({"event": "not JSON", "text": line.decode(errors="replace")})
+        self._incoming.put(None)
+
+    def _listen(self) -> None:
+        while (message := self._ear.recv(8192)) != b"END=1":
+            fields = (field.partition("=") for field in message.decode().split("\n"))
+            self._told.put({name: value for name, _, value in fields})
+
+    def _say(self, message: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mouth:
+            mouth.sendto(message.encode(), self._address)

@@ -1,0 +1,316 @@
+"""Many runners at one database, and runners that are killed: each migration exactly once, wholly or not at all."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import apsw
+import pytest
+from integration.children import Children, line_from, tell
+from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
+
+from migrated import Migration, MigrationDirection, MigrationRunner, locks
+from migrated.runner import Observer
+from migrated.sqlite.database import SqliteDatabase
+
+
+def applications(database: Path) -> list[tuple[object, ...]]:
+    """How often each version was applied."""
+    return query(database, "SELECT version, count(*) FROM _migrations_history GROUP BY version ORDER BY version")
+
+
+def fill(migrations: Path, count: int) -> None:
+    write_migration(migrations, 1, up="CREATE TABLE total (n); INSERT INTO total VALUES (1);")
+    for version in range(2, count + 1):
+        write_migration(migrations, version, up=f"CREATE TABLE t{version} (x);\nUPDATE total SET n = n + 1;")
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_eight_processes_apply_each_migration_once(database: Path, migrations: Path, journal: str) -> None:
+    fill(migrations, 40)
+    if journal == "wal":
+        execute(database, "PRAGMA journal_mode = wal")
+    command = [*PROGRAM, "up", "-d", str(database), "-m", str(migrations), "--lock-timeout", "30s"]
+
+    started = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(8 if journal == "delete" else 4)
+    ]
+    ended = [(*process.communicate(timeout=50), process.returncode) for process in started]
+
+    assert [code for _, _, code in ended] == [0] * len(started), ended
+    assert applications(database) == [(version, 1) for version in range(1, 41)]
+    assert query(database, "SELECT n FROM total") == [(40,)]
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+
+
+UNLOCKED = """
+import sys
+from contextlib import nullcontext
+from migrated import MigrationRunner, locks
+locks.holding = lambda *_arguments, **_keywords: nullcontext()
+runner = MigrationRunner(sys.argv[1])
+runner.add_directory(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+print(len(runner.run()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_correctness_does_not_rest_on_the_lock_file(
+    database: Path, migrations: Path, children: Children, journal: str
+) -> None:
+    fill(migrations, 40)
+    if journal == "wal":
+        execute(database, "PRAGMA journal_mode = wal")
+    started = [children.start(UNLOCKED, database, migrations) for _ in range(4)]
+    assert [line_from(child) for child in started] == ["ready"] * 4
+
+    for child in started:
+        tell(child)
+    counts = [int(line_from(child)) for child in started]
+
+    assert [child.wait(30) for child in started] == [0] * 4
+    assert sum(counts) == 40
+    assert applications(database) == [(version, 1) for version in range(1, 41)]
+    assert query(database, "SELECT n FROM total") == [(40,)]
+    assert not (database.parent / ".migrated").exists()
+
+
+class _Intruder(Observer):
+    """Applies migrations past the lock, after the runner has looked and before it begins its step."""
+
+    def __init__(self, database: Path, before: int, theirs: list[Migration]) -> None:
+        self._database = database
+        self._before = before
+        self._theirs = theirs
+        self.begun: list[int] = []
+
+    def beginning(self, migration: Migration, direction: MigrationDirection, *, late: bool) -> None:
+        self.begun.append(migration.version)
+        if migration.version != self._before:
+            return
+        with SqliteDatabase(self._database).session() as session:
+            session.applied()
+            for theirs in self._theirs:
+                session.execute(theirs, direction)
+        self._theirs = []
+
+
+def _tables(*versions: int) -> list[Migration]:
+    return [
+        Migration(version, f"m{version}", f"CREATE TABLE t{version} (x)", f"DROP TABLE t{version}")
+        for version in versions
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        pytest.param([2], [1, 3, 4], id="the next one"),
+        pytest.param([2, 3], [1, 4], id="the next two"),
+        pytest.param([4], [1, 2, 3], id="a later one"),
+        pytest.param([2, 3, 4], [1], id="all that was left"),
+    ],
+)
+def test_runner_plans_again_when_the_ledger_moved_before_its_transaction(
+    database: Path, theirs: list[int], ours: list[int]
+) -> None:
+    intruder = _Intruder(database, 2, _tables(*theirs))
+    runner = MigrationRunner(database, observer=intruder)
+    runner.add_migrations(_tables(1, 2, 3, 4))
+
+    entries = runner.run()
+
+    assert [entry.version for entry in entries] == ours
+    assert applications(database) == [(version, 1) for version in (1, 2, 3, 4)]
+    assert [row[1] for row in schema(database)] == ["t1", "t2", "t3", "t4"]
+
+
+def test_rollback_plans_again_when_the_ledger_moved(database: Path) -> None:
+    MigrationRunner(database).init()
+    first = MigrationRunner(database)
+    first.add_migrations(_tables(1, 2, 3))
+    first.run()
+    intruder = _Intruder(database, 2, _tables(2))
+    runner = MigrationRunner(database, observer=intruder)
+    runner.add_migrations(_tables(1, 2, 3))
+
+    entries = runner.roll_back_to(0)
+
+    assert [entry.version for entry in entries] == [3, 1]
+    assert applied_versions(database) == []
+    assert query(database, "SELECT version FROM _migrations_history WHERE action = 'rollback' ORDER BY id") == [
+        (3,),
+        (2,),
+        (1,),
+    ]
+
+
+def test_commit_of_the_application_does_not_void_the_plan(database: Path) -> None:
+    class Application(Observer):
+        def beginning(self, migration: Migration, direction: MigrationDirection, *, late: bool) -> None:
+            begun.append(migration.version)
+            if migration.version == 2:
+                execute(database, "INSERT INTO t1 VALUES (7)")
+
+    begun: list[int] = []
+    runner = MigrationRunner(database, observer=Application())
+    runner.add_migrations(_tables(1, 2, 3))
+
+    assert [entry.version for entry in runner.run()] == [1, 2, 3]
+    assert begun == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("applied", "goal", "overtaken_by"),
+    [pytest.param(0, 2, 3, id="up, then it would be down"), pytest.param(3, 1, 0, id="down, then it would be up")],
+)
+def test_way_that_another_runner_went_first_is_not_turned_round(
+    database: Path, monkeypatch: pytest.MonkeyPatch, applied: int, goal: int, overtaken_by: int
+) -> None:
+    """`run_to` looks, and finds work; before it has the lock somebody goes further than it would."""
+
+    def overtaken(*_: object, **__: object) -> nullcontext[None]:
+        monkeypatch.undo()
+        _known(database).run_to(overtaken_by)
+        return nullcontext()
+
+    _known(database).run_to(applied)
+    monkeypatch.setattr(locks, "holding", overtaken)
+
+    assert _known(database).run_to(goal) == []
+    assert applied_versions(database) == list(range(1, overtaken_by + 1))
+
+
+def _known(database: Path) -> MigrationRunner:
+    runner = MigrationRunner(database)
+    runner.add_migrations(_tables(1, 2, 3))
+    return runner
+
+
+# Killed
+
+CRASHING = """
+import os, signal, sys
+import apsw
+from migrated import MigrationRunner
+
+def die(*_arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def prepare(connection):
+    connection.create_scalar_function("die", die)
+    connection.create_scalar_function("die_at_commit", lambda: connection.set_commit_hook(die))
+
+apsw.connection_hooks.append(prepare)
+runner = MigrationRunner(sys.argv[1])
+runner.add_directory(sys.argv[2])
+runner.run()
+"""
+
+
+def rows_into_big(first: int, last: int) -> str:
+    return (
+        f"WITH RECURSIVE c (n) AS (VALUES ({first}) UNION ALL SELECT n + 1 FROM c WHERE n < {last})\n"
+        "INSERT INTO big SELECT n, zeroblob(2000) FROM c;"
+    )
+
+
+DOOMED = [
+    rows_into_big(1000, 4000),
+    "CREATE TABLE doomed (x);",
+    "DELETE FROM big WHERE id < 500;",
+    "UPDATE big SET id = -id;",
+]
+DEADLY = [
+    *(pytest.param([*DOOMED[:n], "SELECT die();", *DOOMED[n:]], id=f"before statement {n}") for n in range(4)),
+    pytest.param([*DOOMED, "SELECT die();"], id="after the last"),
+    pytest.param([*DOOMED, "SELECT die_at_commit();"], id="at commit"),
+]
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("deadly", DEADLY)
+def test_killed_runner_leaves_all_or_nothing_and_the_next_one_finishes(
+    database: Path, migrations: Path, children: Children, journal: str, deadly: list[str]
+) -> None:
+    execute(database, f"PRAGMA journal_mode = {journal}")
+    big = "CREATE TABLE big (id INTEGER PRIMARY KEY, x);"
+    write_migration(migrations, 1, up=f"{big}\n{rows_into_big(1, 999)}")
+    _run(database, migrations)
+    before = everything(database)
+    write_migration(migrations, 2, up="\n".join(deadly))
+
+    child = children.start(CRASHING, database, migrations)
+    child.wait(30)
+
+    assert child.returncode == -signal.SIGKILL, child.communicate()
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+    assert everything(database) == before
+    write_migration(migrations, 2, up="\n".join(DOOMED))
+    _run(database, migrations)
+    assert applications(database) == [(1, 1), (2, 1)]
+    assert query(database, "SELECT count(*), min(id), max(id) FROM big") == [(3501, -4000, -500)]
+
+
+def _run(database: Path, migrations: Path) -> None:
+    runner = MigrationRunner(database)
+    runner.add_directory(migrations)
+    runner.run()
+
+
+def test_program_killed_in_the_middle_of_a_long_migration_leaves_nothing_of_it(
+    database: Path, migrations: Path
+) -> None:
+    """The migration writes without end, so that it is surely running, and on the disk, when the signal comes."""
+    write_migration(migrations, 1, up="CREATE TABLE big (x);")
+    _run(database, migrations)
+    before = everything(database)
+    endless = (
+        "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c) INSERT INTO big SELECT zeroblob(9999)"
+    )
+    write_migration(migrations, 2, up=f"{endless} FROM c;")
+    command = [*PROGRAM, "up", "-d", str(database), "-m", str(migrations)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    deadline = time.monotonic() + 30
+    while os.stat(database).st_size < 8_000_000 and child.poll() is None and time.monotonic() < deadline:  # noqa: PTH116 - the file must not be opened here
+        os.sched_yield()
+    child.kill()
+
+    assert child.wait() == -signal.SIGKILL
+    assert (database.parent / "app.db-journal").exists()
+    assert everything(database) == before
+    write_migration(migrations, 2, up="INSERT INTO big VALUES (1);")
+    _run(database, migrations)
+    assert query(database, "SELECT * FROM big") == [(1,)]
+
+
+def test_killed_runner_frees_the_database_for_the_next_one_at_once(
+    database: Path, migrations: Path, children: Children
+) -> None:
+    write_migration(migrations, 1, up="SELECT die();\nCREATE TABLE a (x);")
+    child = children.start(CRASHING, database, migrations)
+    child.wait(30)
+    assert child.returncode == -signal.SIGKILL, child.communicate()
+    runner = MigrationRunner(database, lock_timeout=0, busy_timeout=0)
+    runner.add_migration(Migration(1, "change", "CREATE TABLE a (x)"))
+
+    assert [entry.version for entry in runner.run()] == [1]
+
+
+def test_connections_are_closed_when_a_run_ends(database: Path) -> None:
+    before = set(apsw.connections())
+    runner = MigrationRunner(database)
+    runner.add_migrations(_tables(1, 2))
+
+    runner.run()
+    runner.roll_back()
+    runner.plan()
+
+    assert set(apsw.connections()) <= before

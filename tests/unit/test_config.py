@@ -1,0 +1,519 @@
+from pathlib import Path
+
+import pytest
+
+from migrated.config import Overrides, load_config
+from migrated.errors import ConfigError
+from migrated.planning import OnChanged, OnLate, OnMissing, Policy
+from migrated.settings import Config, Target, parse_duration
+
+HINT = "\nhint: the README lists every key and its values"
+DURATION = 'expected a duration such as "250ms", "30s" or "5m", got '
+
+
+def write(directory: Path, text: str, name: str = "migrated.toml") -> Path:
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    return path
+
+
+def load(directory: Path, text: str) -> Config:
+    write(directory, text)
+    return load_config(Overrides(), directory)
+
+
+def refusal(directory: Path, overrides: Overrides = Overrides()) -> ConfigError:  # noqa: B008 - frozen
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides, directory)
+    return caught.value
+
+
+def target(directory: Path, *databases: str, migrations: str = "migrations") -> Target:
+    return Target(str(directory), databases or ("app.db",), str(directory / migrations))
+
+
+# Durations
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("30s", 30.0), ("5m", 300.0), ("2h", 7200.0), ("0s", 0.0), ("1.5s", 1.5), ("0.5m", 30.0)],
+)
+def test_duration(text: str, seconds: float) -> None:
+    assert seconds == parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "s", "30", "30 s", " 30s", "30s ", "30s\n", "30S", "30sec", "1d", "1us", "-1s", "+1s", ".5s", "5.s"),
+        *("1,5s", "1m30s", "1e3s", "nan", "infs", "\u0663s"),
+    ],
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
+        parse_duration(text)
+
+    assert str(caught.value) == f"{DURATION}{text!r}"
+
+
+# Without a file
+
+
+def test_defaults(tmp_path: Path) -> None:
+    assert load_config(Overrides(), tmp_path) == Config(
+        "defaults and options, no file",
+        (Target(str(tmp_path), ("app.db",), str(tmp_path / "migrations")),),
+        log_format="auto",
+        log_level="info",
+        settle=0.05,
+        settle_max=2.0,
+        resync_interval=30.0,
+        watch="auto",
+        lock_timeout=10.0,
+    )
+
+
+def test_default_policy_is_that_of_the_contract() -> None:
+    assert Policy() == Policy(OnChanged("refuse"), OnMissing("refuse"), OnLate("apply"))
+
+
+@pytest.mark.parametrize(
+    ("url", "database"),
+    [
+        pytest.param("sqlite:data.db", "data.db", id="path"),
+        pytest.param("sqlite:./data/app.db", "./data/app.db", id="path with a dot"),
+        pytest.param("sqlite:/var/lib/app.db", "/var/lib/app.db", id="absolute path"),
+        pytest.param("sqlite:///data.db", "data.db", id="three slashes"),
+        pytest.param("sqlite:////var/lib/app.db", "/var/lib/app.db", id="four slashes"),
+        pytest.param("sqlite:a b%20#.db", "a b%20#.db", id="taken as it stands"),
+    ],
+)
+def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, database: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    assert load_config(Overrides(), tmp_path).targets == (target(tmp_path, database),)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("app.db", id="no scheme"),
+        pytest.param("sqlite", id="scheme without its colon"),
+        pytest.param("sqlite:", id="no path"),
+        pytest.param("sqlite:///", id="slashes alone"),
+        pytest.param("sqlite://app.db", id="two slashes: that would be a host"),
+        pytest.param("sqlite://host/app.db", id="a host"),
+        pytest.param("sqlite3:app.db", id="another scheme"),
+        pytest.param("SQLITE:app.db", id="upper case"),
+        pytest.param("file:app.db", id="a file URI"),
+        pytest.param("postgres://localhost/app", id="another database"),
+        pytest.param("sqlite:app.db?mode=ro", id="parameters"),
+        pytest.param("sqlite::memory:", id="in memory"),
+        pytest.param("sqlite:///:memory:", id="in memory, three slashes"),
+    ],
+)
+def test_bad_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    assert refusal(tmp_path).faults == (
+        f"options: DATABASE_URL: expected sqlite:PATH or sqlite:///PATH, got {url!r}",
+    )
+
+
+def test_url_does_not_count_beside_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://localhost/app")
+
+    assert load(tmp_path, "").targets == (target(tmp_path),)
+
+
+def test_url_does_not_count_beside_a_database_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://localhost/app")
+
+    assert load_config(Overrides(databases=["a.db"]), tmp_path).targets == (target(tmp_path, "a.db"),)
+
+
+# Which file
+
+
+def test_every_key(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        log_format = "json"
+        log_level = "debug"
+        settle = "75ms"
+        settle_max = "3s"
+        resync_interval = "1m"
+        watch = "polling"
+        lock_timeout = "0s"
+
+        [[target]]
+        databases = ["data/app.db", "tenants/*.db"]
+        migrations = "sql"
+        create = false
+        busy_timeout = "1h"
+        on_changed = "refuse"
+        on_missing = "rollback"
+        on_late = "refuse"
+
+        [[target]]
+        """,
+    )
+
+    first = Target(
+        str(tmp_path),
+        ("data/app.db", "tenants/*.db"),
+        str(tmp_path / "sql"),
+        create=False,
+        policy=Policy(OnChanged.REFUSE, OnMissing.ROLLBACK, OnLate.REFUSE),
+        busy_timeout=3600.0,
+    )
+    assert config == Config(
+        str(tmp_path / "migrated.toml"),
+        (first, target(tmp_path)),
+        log_format="json",
+        log_level="debug",
+        settle=0.075,
+        settle_max=3.0,
+        resync_interval=60.0,
+        watch="polling",
+        lock_timeout=0.0,
+    )
+
+
+def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == Config(str(tmp_path / "migrated.toml"), (target(tmp_path),))
+
+
+def test_table_in_pyproject(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '[project]\nname = "x"\n[tool.migrated]\nsettle = "1s"\n[[tool.migrated.target]]\ndatabases = ["a.db"]\n',
+        "pyproject.toml",
+    )
+
+    assert load_config(Overrides(), tmp_path) == Config(str(path), (target(tmp_path, "a.db"),), settle=1.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param('[project]\nname = "migrated"\n', id="the word elsewhere"),
+        pytest.param('[tool.other]\nmigrated = "yes"\n', id="a key of another tool"),
+        pytest.param('[tool]\nmigrated = "yes"\n', id="no table"),
+        pytest.param("[tool.migrated-x]\nsettle = 1\n", id="a longer name"),
+        pytest.param("[migrated]\nsettle = 1\n", id="not under tool"),
+        pytest.param("[[[ not TOML", id="not TOML, and not about us"),
+    ],
+)
+def test_pyproject_without_the_table_does_not_count(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text, "pyproject.toml")
+
+    assert load_config(Overrides(), tmp_path) == Config("defaults and options, no file", (target(tmp_path),))
+
+
+def test_own_file_comes_before_pyproject(tmp_path: Path) -> None:
+    write(tmp_path, "[tool.migrated]\nsettle = 1\n", "pyproject.toml")
+    path = write(tmp_path, 'settle = "1s"\n')
+
+    assert load_config(Overrides(), tmp_path) == Config(str(path), (target(tmp_path),), settle=1.0)
+
+
+def test_file_asked_for_comes_before_all(tmp_path: Path) -> None:
+    write(tmp_path, "settle = 1\n")
+    path = write(tmp_path, 'settle = "2s"\n', "other/name.toml")
+
+    config = load_config(Overrides(file="other/name.toml"), tmp_path)
+
+    assert config == Config(str(path), (target(tmp_path / "other"),), settle=2.0)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    write(tmp_path, '[[target]]\ndatabases = ["a.db", "/b.db"]\nmigrations = "../sql"\n', "deploy/x.toml")
+
+    config = load_config(Overrides(file="deploy/x.toml"), tmp_path)
+
+    here = tmp_path / "deploy"
+    assert config.targets == (Target(str(here), ("a.db", "/b.db"), str(here / "../sql")),)
+
+
+def test_absolute_migrations_stay_absolute(tmp_path: Path) -> None:
+    config = load(tmp_path, '[[target]]\nmigrations = "/srv/sql"\n')
+
+    assert config.targets == (target(tmp_path, migrations="/srv/sql"),)
+
+
+def test_relative_working_directory_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "")
+
+    assert load_config(Overrides()).targets == (target(tmp_path),)
+
+
+# Over the file
+
+
+def test_options_come_before_the_file(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        'log_format = "json"\nlog_level = "debug"\nlock_timeout = "1s"\n'
+        '[[target]]\ndatabases = ["a.db"]\nmigrations = "a"\ncreate = false\n',
+    )
+
+    config = load_config(
+        Overrides(
+            databases=["b.db", "c/*.db"], migrations="b", log_format="console", log_level="error", lock_timeout=0.0
+        ),
+        tmp_path,
+    )
+
+    expected = Target(str(tmp_path), ("b.db", "c/*.db"), str(tmp_path / "b"), create=False)
+    assert config == Config(
+        str(tmp_path / "migrated.toml"), (expected,), log_format="console", log_level="error", lock_timeout=0.0
+    )
+
+
+def test_options_are_relative_to_the_working_directory(tmp_path: Path) -> None:
+    write(tmp_path, '[[target]]\ndatabases = ["a.db"]\nmigrations = "a"\n', "deploy/x.toml")
+
+    config = load_config(Overrides(file="deploy/x.toml", databases=["b.db"], migrations="b"), tmp_path)
+
+    assert config.targets == (target(tmp_path, "b.db", migrations="b"),)
+
+
+def test_one_option_leaves_the_other_to_the_file(tmp_path: Path) -> None:
+    write(tmp_path, '[[target]]\ndatabases = ["a.db"]\nmigrations = "a"\n', "deploy/x.toml")
+
+    config = load_config(Overrides(file="deploy/x.toml", migrations="b"), tmp_path)
+
+    assert config.targets == (Target(str(tmp_path / "deploy"), ("a.db",), str(tmp_path / "b")),)
+
+
+@pytest.mark.parametrize("overrides", [Overrides(databases=["x.db"]), Overrides(migrations="x")], ids=["-d", "-m"])
+def test_options_cannot_stand_for_several_targets(tmp_path: Path, overrides: Overrides) -> None:
+    path = write(tmp_path, '[[target]]\ndatabases = ["a.db"]\n[[target]]\ndatabases = ["b.db"]\n')
+
+    assert str(refusal(tmp_path, overrides)) == (
+        f"{path}:1: target: -d and -m stand for one target; the configuration has several{HINT}"
+    )
+
+
+@pytest.mark.parametrize("database", ["", ":memory:"])
+def test_database_option_must_be_a_file(tmp_path: Path, database: str) -> None:
+    error = refusal(tmp_path, Overrides(databases=[database]))
+
+    assert str(error) == f"options: -d: {database!r} is not the path of a file{HINT}"
+
+
+# Faults
+
+
+def test_all_faults_are_told_at_once_with_key_and_line(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """log_format = "xml"
+log_level = 3
+settle = 50
+settle_max = 0.5
+resync_interval = "0s"
+watch = "no"
+lock_timeout = "soon"
+colour = true
+
+[[target]]
+databases = "a.db"
+migrations = 7
+create = "yes"
+on_missing = true
+on_late = "never"
+extra = 1
+
+[[target]]
+databases = []
+migrations = ""
+busy_timeout = "-1s"
+
+[[target]]
+databases = ["", ":memory:", "a.db"]
+""",
+    )
+    top_keys = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout"
+    target_keys = "databases, migrations, create, busy_timeout, on_changed, on_missing, on_late"
+    faults = [
+        "1: log_format: expected one of auto, json, console, got 'xml'",
+        "2: log_level: expected one of debug, info, warning, error, critical, got 3",
+        f"3: settle: {DURATION}50",
+        f"4: settle_max: {DURATION}0.5",
+        "6: watch: expected one of auto, events, polling, got 'no'",
+        f"7: lock_timeout: {DURATION}'soon'",
+        f"8: colour: unknown key; known are {top_keys}",
+        "5: resync_interval: must be more than nothing",
+        "11: target[0].databases: expected `array`, got 'a.db'",
+        "12: target[0].migrations: expected `str`, got 7",
+        "13: target[0].create: expected `bool`, got 'yes'",
+        "14: target[0].on_missing: expected one of refuse, ignore, rollback, got True",
+        "15: target[0].on_late: expected one of apply, refuse, got 'never'",
+        f"16: target[0].extra: unknown key; known are {target_keys}",
+        f"21: target[1].busy_timeout: {DURATION}'-1s'",
+        "19: target[1].databases: expected at least one path or glob",
+        "20: target[1].migrations: '' is not the path of a file",
+        "24: target[2].databases: '' is not the path of a file",
+        "24: target[2].databases: ':memory:' is not the path of a file",
+    ]
+    expected = tuple(f"{path}:{fault}" for fault in faults)
+
+    error = refusal(tmp_path)
+
+    assert expected == error.faults
+    assert str(error) == "the configuration has 19 faults:\n" + "\n".join(expected) + HINT
+    assert error.exit_code == 78
+
+
+def test_single_fault_is_told_without_counting(tmp_path: Path) -> None:
+    path = write(tmp_path, "# how long to wait\n\nsettle = 50\n")
+
+    assert str(refusal(tmp_path)) == f"{path}:3: settle: {DURATION}50{HINT}"
+
+
+@pytest.mark.parametrize("value", ['"redoo"', '"Refuse"', '""', "true", "1"])
+def test_policy_has_no_other_values(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, f"[[target]]\non_changed = {value}\n")
+    got = {"true": "True", "1": "1"}.get(value, value.replace('"', "'"))
+
+    assert refusal(tmp_path).faults == (
+        f"{path}:2: target[0].on_changed: expected one of {', '.join(OnChanged)}, got {got}",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("target = []", id="no table"),
+        pytest.param("target = [1]", id="no tables"),
+        pytest.param('target = "a.db"', id="a text"),
+        pytest.param("[target]\n", id="a single table"),
+    ],
+)
+def test_targets_are_tables_in_a_list(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+
+    assert refusal(tmp_path).faults == (f"{path}:1: target: expected one or more tables, written [[target]]",)
+
+
+def test_misspelt_target_is_an_unknown_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "\n[[targets]]\n")
+
+    known = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout"
+    assert refusal(tmp_path).faults == (f"{path}:2: targets: unknown key; known are {known}",)
+
+
+def test_line_is_that_of_the_right_target(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[target]]\ncreate = true\n[[target]]\n"create" = 1\n[[target]]\ncreate = 2\n')
+
+    assert refusal(tmp_path).faults == (
+        f"{path}:4: target[1].create: expected `bool`, got 1",
+        f"{path}:6: target[2].create: expected `bool`, got 2",
+    )
+
+
+def test_fault_in_an_inline_table_has_no_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "target = [{ create = 1 }]\n")
+
+    assert refusal(tmp_path).faults == (f"{path}: target[0].create: expected `bool`, got 1",)
+
+
+def test_faults_in_pyproject_have_their_lines(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "[project]\n[tool.migrated]\nsettle = 1\n\n[[tool.migrated.target]]\ncreate = 1\n",
+        "pyproject.toml",
+    )
+
+    assert refusal(tmp_path).faults == (
+        f"{path}:3: settle: {DURATION}1",
+        f"{path}:6: target[0].create: expected `bool`, got 1",
+    )
+
+
+def test_line_is_not_that_of_another_tools_key(tmp_path: Path) -> None:
+    """Pytest has a `log_level` too."""
+    path = write(
+        tmp_path,
+        '[tool.pytest.ini_options]\nlog_level = "DEBUG"\n\n[tool.migrated]\nlog_level = "loud"\n',
+        "pyproject.toml",
+    )
+
+    assert refusal(tmp_path).faults == (
+        f"{path}:5: log_level: expected one of debug, info, warning, error, critical, got 'loud'",
+    )
+
+
+def test_line_is_not_that_of_another_tools_target(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "[[tool.other.target]]\ncreate = 1\n\n[[tool.migrated.target]]\ncreate = 1\n",
+        "pyproject.toml",
+    )
+
+    assert refusal(tmp_path).faults == (f"{path}:5: target[0].create: expected `bool`, got 1",)
+
+
+def test_faults_of_file_and_options_come_together(tmp_path: Path) -> None:
+    path = write(tmp_path, "settle = 1\n")
+
+    assert refusal(tmp_path, Overrides(databases=[":memory:"])).faults == (
+        f"{path}:1: settle: {DURATION}1",
+        f"{path}: -d: ':memory:' is not the path of a file",
+    )
+
+
+def test_file_that_is_not_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, "settle = \n")
+
+    assert str(refusal(tmp_path)) == (
+        f"{path}: not TOML: Invalid value (at line 1, column 10)\n"
+        "hint: check the file given with -c, or the one in this directory"
+    )
+
+
+def test_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "migrated.toml"
+    path.write_bytes(b'log_format = "\xff"\n')
+
+    (fault,) = refusal(tmp_path).faults
+
+    assert fault.startswith(f"{path}: not TOML: 'utf-8' codec can't decode byte 0xff")
+
+
+def test_file_asked_for_must_be_there(tmp_path: Path) -> None:
+    assert str(refusal(tmp_path, Overrides(file="x.toml"))) == (
+        f"{tmp_path / 'x.toml'}: cannot be read: No such file or directory\n"
+        "hint: check the file given with -c, or the one in this directory"
+    )
+
+
+@pytest.mark.parametrize("name", ["migrated.toml", "pyproject.toml"])
+def test_file_that_cannot_be_read_is_a_fault(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+
+    assert refusal(tmp_path).faults == (f"{tmp_path / name}: cannot be read: Is a directory",)
+
+
+def test_pyproject_about_us_that_is_not_toml_is_a_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, "[tool.migrated]\nsettle =\n", "pyproject.toml")
+
+    assert refusal(tmp_path).faults == (f"{path}: not TOML: Invalid value (at line 2, column 9)",)
+
+
+def test_pyproject_asked_for_by_name_must_speak_of_us(tmp_path: Path) -> None:
+    path = write(tmp_path, "[project]\nname = 'x'\n", "pyproject.toml")
+
+    assert refusal(tmp_path, Overrides(file="pyproject.toml")).faults == (
+        f"{path}: tool.migrated: there is no such table",
+    )

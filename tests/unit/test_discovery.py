@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+
+from migrated.discovery import DatabasePath, discover
+from migrated.settings import Target
+
+
+def names(base: Path, *configured: str) -> list[str]:
+    return [database.name for database in discover(Target(str(base), configured, str(base / "migrations")))]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    for name in ("a.db", "b.db", "tenants/c.db", "tenants/deep/d.db"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("configured", "found"),
+    [
+        pytest.param(["a.db"], ["a.db"], id="path"),
+        pytest.param(["new.db"], ["new.db"], id="path of nothing yet"),
+        pytest.param(["b.db", "a.db"], ["b.db", "a.db"], id="paths in the order configured"),
+        pytest.param(["*.db"], ["a.db", "b.db"], id="glob, sorted"),
+        pytest.param(["?.db"], ["a.db", "b.db"], id="question mark"),
+        pytest.param(["[b-z].db"], ["b.db"], id="character class"),
+        pytest.param(["*/*.db"], ["tenants/c.db"], id="one folder down"),
+        pytest.param(["**/*.db"], ["a.db", "b.db", "tenants/c.db", "tenants/deep/d.db"], id="all folders down"),
+        pytest.param(["x*.db"], [], id="glob of nothing"),
+        pytest.param(["nowhere/*.db"], [], id="glob in no folder"),
+        pytest.param(["*"], ["a.db", "b.db"], id="folders are no databases"),
+        pytest.param(["b.db", "*.db"], ["b.db", "a.db"], id="each once, where it came first"),
+        pytest.param(["*.db", "b.db", "new.db"], ["a.db", "b.db", "new.db"], id="glob, then paths"),
+        pytest.param([], [], id="none"),
+    ],
+)
+def test_databases_of_a_target(base: Path, configured: list[str], found: list[str]) -> None:
+    assert found == names(base, *configured)
+
+
+def test_what_sqlite_keeps_beside_a_database_is_none(base: Path) -> None:
+    for suffix in ("-wal", "-shm", "-journal"):
+        (base / f"a.db{suffix}").touch()
+
+    assert names(base, "a*") == ["a.db"]
+
+
+@pytest.mark.parametrize("lookalike", ["wal", "my-wal.db", "a.db-walrus", "a.db.bak"])
+def test_lookalike_of_a_sibling_is_a_database(base: Path, lookalike: str) -> None:
+    (base / lookalike).touch()
+
+    assert lookalike in names(base, "*")
+
+
+@pytest.mark.parametrize("pattern", [".migrated/*", "*/*", "**/*", ".*/*", "tenants/.migrated/*"])
+def test_folder_of_the_locks_is_passed_over(base: Path, pattern: str) -> None:
+    for folder in (base / ".migrated", base / "tenants" / ".migrated"):
+        folder.mkdir()
+        (folder / "lock").touch()
+
+    assert [name for name in names(base, pattern) if "lock" in name] == []
+
+
+def test_new_match_is_found_at_the_next_look(base: Path) -> None:
+    before = names(base, "*.db")
+    (base / "c.db").touch()
+
+    assert [*before, "c.db"] == names(base, "*.db")
+
+
+def test_name_is_as_configured_and_path_is_below_the_base(base: Path) -> None:
+    found = discover(Target(str(base), ("a.db", "tenants/*.db"), "migrations"))
+
+    assert [
+        DatabasePath("a.db", str(base / "a.db")),
+        DatabasePath("tenants/c.db", str(base / "tenants/c.db")),
+    ] == found
+
+
+def test_absolute_path_and_glob_stay_absolute(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "e.db").touch()
+
+    found = discover(Target(str(base), (f"{elsewhere}/new.db", f"{elsewhere}/*.db"), "migrations"))
+
+    assert [str(elsewhere / "new.db"), str(elsewhere / "e.db")] == [database.path for database in found]
+
+
+def test_link_to_a_database_is_one_and_a_dangling_link_is_not(base: Path) -> None:
+    (base / "link.db").symlink_to("a.db")
+    (base / "lost.db").symlink_to("nowhere")
+
+    assert names(base, "l*.db") == ["link.db"]
+
+
+def test_file_with_a_name_that_looks_like_a_pattern_is_itself(base: Path) -> None:
+    (base / "[b].db").touch()
+
+    assert names(base, "[b].db") == ["[b].db"]
+    assert names(base, "[ab].db") == ["a.db", "b.db"]
+
+
+def test_one_file_written_in_two_ways_is_one_database(base: Path) -> None:
+    assert names(base, "a.db", "./a.db", "tenants/../a.db") == ["a.db"]

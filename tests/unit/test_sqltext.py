@@ -1,0 +1,244 @@
+import apsw
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from migrated.sqltext import LineComment, first_token, has_statement, line_comments, statement_end
+
+TRIGGER = "CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET a = 1; SELECT 2; END;"
+OPENINGS = [
+    "SELECT 1",
+    "CREATE TABLE t (a)",
+    "CREATE /* c */ TABLE t (a)",
+    "CREATE -- c\n TABLE t (a)",
+    "CREATE TRIGGER g",
+    "create temp trigger g",
+    "CREATE TEMPORARY TRIGGER g",
+    "CREATE /* ; */ TRIGGER g",
+    "CREATE -- ;\n TRIGGER g",
+    "EXPLAIN CREATE TRIGGER g",
+    "EXPLAIN QUERY PLAN CREATE TRIGGER g",
+]
+FRAGMENTS = [
+    *(";", ";", ";", "END", "end", "BEGIN", "CASE", "WHEN", "ENDS", "x", "1", "TRIGGER", "CREATE", "é", "€"),
+    *("'", '"', "`", "[", "]", "''", "'a;b'", '"c;d"', "`e;f`", "[g;h]", "'END'", "(", ")", ",", "-", "/", "*"),
+    *("--", "-- x ; y\n", "/*", "*/", "/* ; */", "/**/", " ", "\n", "\t", "->", "$", "_"),
+]
+
+
+def split(sql: str) -> list[str]:
+    """The statements of a text, as `statement_end` cuts them."""
+    pieces = []
+    start = first_token(sql)
+    while start is not None:
+        end = statement_end(sql, start)
+        pieces.append(sql[start:end])
+        start = first_token(sql, end)
+    return pieces
+
+
+def ends_according_to_sqlite(sql: str) -> int:
+    """Where the statement that begins the text ends: the first semicolon that makes it whole."""
+    ends = (at + 1 for at, character in enumerate(sql) if character == ";")
+    return next((end for end in ends if apsw.complete(sql[:end])), len(sql))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param(" \t\n\f\r", id="white space"),
+        pytest.param("-- SELECT 1;", id="line comment"),
+        pytest.param("--", id="dashes alone"),
+        pytest.param("-- one\n-- two\n", id="two line comments"),
+        pytest.param("/* SELECT 1; */", id="block comment"),
+        pytest.param("/* SELECT 1;", id="block comment left open"),
+        pytest.param("/* /* */", id="block comments do not nest"),
+        pytest.param("/*/ SELECT 1;", id="slash star slash does not close"),
+        pytest.param(" ; ;; /* a */ ; -- b", id="semicolons"),
+    ],
+)
+def test_text_without_a_statement(sql: str) -> None:
+    assert not has_statement(sql)
+    assert first_token(sql) is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "offset"),
+    [
+        pytest.param("SELECT 1", 0, id="at once"),
+        pytest.param("  SELECT 1", 2, id="after white space"),
+        pytest.param("-- a\nSELECT 1", 5, id="after a line comment"),
+        pytest.param("/* a */SELECT 1", 7, id="after a block comment"),
+        pytest.param("/**/SELECT 1", 4, id="after an empty block comment"),
+        pytest.param("/* a */ b */", 8, id="a block comment ends at the first closing"),
+        pytest.param(";;SELECT 1", 2, id="after stray semicolons"),
+        pytest.param("- 1", 0, id="one dash is no comment"),
+        pytest.param("/ 1", 0, id="one slash is no comment"),
+        pytest.param("'-- a'", 0, id="a string"),
+        pytest.param("\v", 0, id="a vertical tab is no white space to SQLite"),
+        pytest.param("\u00a0", 0, id="nor is a no-break space"),
+    ],
+)
+def test_first_token_is_past_white_space_comments_and_semicolons(sql: str, offset: int) -> None:
+    assert first_token(sql) == offset
+
+
+def test_first_token_counts_from_the_start_of_the_text() -> None:
+    assert first_token("SELECT 1;  SELECT 2", 9) == 11
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("SELECT 1;", id="plain"),
+        pytest.param("SELECT ';';", id="semicolon in a string"),
+        pytest.param("SELECT 'it''s;';", id="doubled quote"),
+        pytest.param('SELECT ";";', id="semicolon in a double-quoted name"),
+        pytest.param("SELECT `;`;", id="semicolon in a backquoted name"),
+        pytest.param("SELECT [;];", id="semicolon in a bracketed name"),
+        pytest.param("SELECT 1 -- ;\n;", id="semicolon in a line comment"),
+        pytest.param("SELECT 1 /* ; */;", id="semicolon in a block comment"),
+        pytest.param("SELECT '--';", id="dashes in a string"),
+        pytest.param("SELECT '/*';", id="comment's opening in a string"),
+        pytest.param("SELECT 1 - -1;", id="two minus signs apart"),
+        pytest.param("SELECT CASE 1 WHEN 1 THEN 2 END;", id="CASE outside a trigger"),
+        pytest.param("BEGIN;", id="BEGIN outside a trigger"),
+        pytest.param("END;", id="END outside a trigger"),
+        pytest.param(TRIGGER, id="trigger"),
+        pytest.param(TRIGGER.replace("CREATE", "create temp"), id="temp trigger, lower case"),
+        pytest.param(TRIGGER.replace("CREATE", "CREATE TEMPORARY"), id="temporary trigger"),
+        pytest.param(TRIGGER.replace("CREATE", "EXPLAIN CREATE"), id="explained trigger"),
+        pytest.param(TRIGGER.replace("CREATE", "EXPLAIN QUERY PLAN CREATE"), id="planned trigger"),
+        pytest.param(TRIGGER.replace("CREATE", "CREATE /* ; */ -- ;\n"), id="comments before TRIGGER"),
+        pytest.param(TRIGGER.replace("END;", "/* ; */ END -- ;\n ;"), id="comments around END"),
+        pytest.param(TRIGGER.replace("2;", "CASE a WHEN 1 THEN 2 END;"), id="CASE in a trigger"),
+        pytest.param(TRIGGER.replace("2;", "'; END;';"), id="the end in a string of a trigger"),
+        pytest.param(TRIGGER.replace("2;", '2 AS "; END;";'), id="the end in a name of a trigger"),
+        pytest.param(TRIGGER.replace("2;", "2; /* END; */ -- END;\n"), id="the end in comments of a trigger"),
+        pytest.param(TRIGGER.replace("2;", "2; ENDS;"), id="a word that begins with END"),
+        pytest.param(TRIGGER.replace("END;", "; END;"), id="empty statement in a trigger"),
+        pytest.param("CREATE TABLE trigger (a);", id="table called trigger"),
+        pytest.param("CREATE TRIGGERS g;", id="a word that begins with TRIGGER"),
+        pytest.param("CREATE TABLE t (/* which */ trigger TEXT);", id="column called trigger"),
+        pytest.param("CREATE /* a */ TABLE t (/* which */ trigger TEXT);", id="and comments on both sides"),
+        pytest.param("DROP TRIGGER g;", id="DROP TRIGGER"),
+    ],
+)
+def test_statement_ends_at_its_own_semicolon(statement: str) -> None:
+    assert apsw.complete(statement)
+    assert statement_end(f"{statement} SELECT 2; SELECT 3;", 0) == len(statement)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param("SELECT 1", id="no semicolon"),
+        pytest.param("SELECT ';", id="string left open"),
+        pytest.param('SELECT ";', id="name left open"),
+        pytest.param("SELECT [;", id="bracket left open"),
+        pytest.param("SELECT 1 /* ;", id="block comment left open"),
+        pytest.param("SELECT 1 -- ;", id="line comment to the end"),
+        pytest.param("CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END", id="trigger without the last one"),
+        pytest.param("CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; SELECT 2;", id="trigger without END"),
+    ],
+)
+def test_open_statement_ends_with_the_text(sql: str) -> None:
+    assert statement_end(sql, 0) == len(sql)
+
+
+def test_every_line_comment_is_found_with_its_surroundings() -> None:
+    sql = "-- a\nSELECT 1, -- b\n (2 -- c\n); -- d\nSELECT 3 -- e"
+
+    found = list(line_comments(sql))
+
+    assert [
+        LineComment(0, "-- a", inside_statement=False, after_open_statement=False),
+        LineComment(sql.index("-- b"), "-- b", inside_statement=False, after_open_statement=True),
+        LineComment(sql.index("-- c"), "-- c", inside_statement=True, after_open_statement=False),
+        LineComment(sql.index("-- d"), "-- d", inside_statement=False, after_open_statement=False),
+        LineComment(sql.index("-- e"), "-- e", inside_statement=False, after_open_statement=True),
+    ] == found
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param("SELECT '-- a';", id="in a string"),
+        pytest.param("SELECT '\n-- a\n';", id="on a line of its own in a string"),
+        pytest.param('SELECT "\n-- a\n";', id="in a double-quoted name"),
+        pytest.param("SELECT `\n-- a\n`;", id="in a backquoted name"),
+        pytest.param("SELECT [\n-- a\n];", id="in a bracketed name"),
+        pytest.param("/*\n-- a\n*/", id="in a block comment"),
+        pytest.param("SELECT 'it''s\n-- a\n';", id="after a doubled quote"),
+        pytest.param("SELECT '\n-- a\n", id="in a string left open"),
+        pytest.param("SELECT 1 - - 1", id="minus minus apart"),
+    ],
+)
+def test_dashes_that_are_no_comment(sql: str) -> None:
+    assert list(line_comments(sql)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "inside"),
+    [
+        pytest.param("", False, id="at the top"),
+        pytest.param("SELECT 1;", False, id="after a whole statement"),
+        pytest.param("SELECT 1", False, id="after a statement that lacks only its semicolon"),
+        pytest.param("SELECT (1)", False, id="after a closed parenthesis"),
+        pytest.param("SELECT (1", True, id="in parentheses"),
+        pytest.param("SELECT ((1)", True, id="in the outer of two parentheses"),
+        pytest.param("SELECT '('", False, id="after a parenthesis in a string"),
+        pytest.param("SELECT 1 /* ( */", False, id="after a parenthesis in a comment"),
+        pytest.param("SELECT (1;", False, id="a semicolon ends a statement in any case"),
+        pytest.param("CREATE TRIGGER g AFTER INSERT ON t", True, id="before the body of a trigger"),
+        pytest.param("CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1;", True, id="in the body of a trigger"),
+        pytest.param(TRIGGER.removesuffix(";"), False, id="after a trigger that lacks only its semicolon"),
+        pytest.param(TRIGGER, False, id="after a trigger"),
+        pytest.param(
+            "CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 END",
+            True,
+            id="after the END of a CASE in a trigger",
+        ),
+        pytest.param(
+            "CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 END;",
+            True,
+            id="after the END of a CASE and a semicolon in a trigger",
+        ),
+    ],
+)
+def test_comment_knows_whether_a_statement_is_open_around_it(*, before: str, inside: bool) -> None:
+    found = list(line_comments(f"{before}\n-- here\n"))
+
+    assert [inside] == [comment.inside_statement for comment in found]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(OPENINGS), st.lists(st.sampled_from(FRAGMENTS), max_size=25))
+def test_statement_ends_where_sqlite_says(opening: str, rest: list[str]) -> None:
+    sql = " ".join([opening, *rest])
+
+    assert ends_according_to_sqlite(sql) == statement_end(sql, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([*FRAGMENTS, *OPENINGS, TRIGGER])))
+def test_splitting_loses_nothing_but_what_is_no_statement(fragments: list[str]) -> None:
+    """What is left out between the pieces holds no statement, and the pieces come in order."""
+    sql = "\n".join(fragments)
+    at = 0
+    for piece in split(sql):
+        start = sql.index(piece, at)
+        assert not has_statement(sql[at:start])
+        at = start + len(piece)
+
+    assert not has_statement(sql[at:])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([*FRAGMENTS, "(", ")", "-- UP", "\n"])))
+def test_line_comment_is_the_rest_of_its_line(fragments: list[str]) -> None:
+    sql = "".join(fragments)
+
+    for comment in line_comments(sql):
+        assert sql[comment.start :].partition("\n")[0] == comment.text

@@ -1,0 +1,399 @@
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrated import logs
+from migrated.daemon.passes import Visited
+from migrated.daemon.schedule import Fingerprint, Rest
+from migrated.daemon.tracking import Tracker
+from migrated.discovery import DatabasePath
+from migrated.errors import (
+    ChecksumMismatchError,
+    DatabaseError,
+    ExecutionFailedError,
+    LockHeldError,
+    MigrationError,
+    RefusedError,
+)
+from migrated.fleet import Outcome, Result
+from migrated.model import AppliedMigration, Migration
+from migrated.planning import examine
+
+APP = DatabasePath("app.db", "/srv/app.db")
+OTHER = DatabasePath("other.db", "/srv/other.db")
+FILE = Fingerprint((1, 2), (100, 5))
+
+
+def broken() -> MigrationError:
+    return ExecutionFailedError("no such table: x", version=7, name="seven")
+
+
+def busy(*, transient: bool = True) -> MigrationError:
+    return DatabaseError("database is locked", transient=transient, code="SQLITE_BUSY")
+
+
+def refused(message: str = "7_seven was changed") -> RefusedError:
+    applied = AppliedMigration(7, "seven", "aa", datetime(2024, 1, 1, tzinfo=UTC), 0)
+    return ChecksumMismatchError(message, offenders=examine([Migration(7, "seven", "SELECT 1;")], [applied]))
+
+
+def visit(
+    result: Result, error: MigrationError | None = None, *, of: DatabasePath = APP, done: int = 0
+) -> Visited:
+    return Visited(Outcome(of, result, applied=done, error=error), 11, FILE, "r1")
+
+
+def current(of: DatabasePath = APP) -> Visited:
+    return visit(Result.CURRENT, of=of)
+
+
+def applied(of: DatabasePath = APP) -> Visited:
+    return visit(Result.APPLIED, of=of, done=2)
+
+
+def failed(*, of: DatabasePath = APP, done: int = 0) -> Visited:
+    return visit(Result.FAILED, broken(), of=of, done=done)
+
+
+def refusal(message: str = "7_seven was changed", *, of: DatabasePath = APP) -> Visited:
+    return visit(Result.REFUSED, refused(message), of=of)
+
+
+def unavailable(error: MigrationError | None = None, *, of: DatabasePath = APP) -> Visited:
+    return visit(Result.UNAVAILABLE, error or busy(), of=of)
+
+
+class Told:
+    """A tracker, and what it said since it was last asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.tracker = Tracker(logs.configure("json", "debug", self.descriptor), lambda: 1.0)
+
+    def lines(self) -> list[dict[str, Any]]:
+        new = self._path.read_text("utf-8").splitlines()[self._read :]
+        self._read += len(new)
+        return [json.loads(line) for line in new]
+
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.lines()]
+
+    def after(self, visited: Visited, now: float = 0.0) -> list[str]:
+        self.tracker.visited(visited, now)
+        return self.events()
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Told]:
+    subject = Told(tmp_path / "log")
+    yield subject
+    os.close(subject.descriptor)
+
+
+# What is said
+
+
+@pytest.mark.parametrize(
+    ("visited", "events"),
+    [
+        pytest.param(current(), [], id="current"),
+        pytest.param(applied(), ["run.finished"], id="applied"),
+        pytest.param(failed(), ["migration.failed", "database.blocked", "run.finished"], id="failed"),
+        pytest.param(refusal(), ["checksum.mismatch", "database.blocked", "run.finished"], id="refused"),
+        pytest.param(unavailable(), ["database.unavailable", "run.finished"], id="unavailable"),
+        pytest.param(unavailable(LockHeldError("held")), ["lock.held", "run.finished"], id="locked"),
+    ],
+)
+def test_first_visit_tells(told: Told, visited: Visited, events: list[str]) -> None:
+    assert events == told.after(visited)
+
+
+@pytest.mark.parametrize(
+    ("before", "visited", "events"),
+    [
+        pytest.param(failed(), current(), ["database.unblocked"], id="failed, then current"),
+        pytest.param(failed(), applied(), ["database.unblocked", "run.finished"], id="failed, then applied"),
+        pytest.param(refusal(), current(), ["database.unblocked"], id="refused, then current"),
+        pytest.param(unavailable(), current(), ["database.recovered"], id="unavailable, then current"),
+        pytest.param(
+            unavailable(), applied(), ["database.recovered", "run.finished"], id="unavailable, then applied"
+        ),
+        pytest.param(applied(), current(), [], id="applied, then current"),
+        pytest.param(refusal(), refusal(), [], id="refused for the same cause"),
+        pytest.param(unavailable(), unavailable(), [], id="unavailable for the same cause"),
+        pytest.param(
+            refusal(),
+            refusal("8_eight was changed"),
+            ["checksum.mismatch", "database.blocked", "run.finished"],
+            id="refused for another cause",
+        ),
+        pytest.param(
+            unavailable(),
+            unavailable(DatabaseError("disk I/O error")),
+            ["database.unavailable", "run.finished"],
+            id="unavailable for another cause",
+        ),
+    ],
+)
+def test_second_visit_tells_what_is_new(told: Told, before: Visited, visited: Visited, events: list[str]) -> None:
+    told.after(before)
+
+    assert events == told.after(visited, 1.0)
+
+
+def test_recovery_is_told_once(told: Told) -> None:
+    told.after(refusal())
+    told.after(current())
+
+    assert told.after(current()) == []
+
+
+def test_trouble_that_comes_back_is_told_at_once(told: Told) -> None:
+    told.after(refusal())
+    told.after(current())
+
+    assert told.after(refusal(), 1.0) == ["checksum.mismatch", "database.blocked", "run.finished"]
+
+
+def test_database_that_was_blocked_and_unavailable_recovers_from_both(told: Told) -> None:
+    told.after(failed())
+    told.after(unavailable())
+
+    assert told.after(current()) == ["database.unblocked", "database.recovered"]
+
+
+def test_every_try_that_failed_is_told(told: Told) -> None:
+    told.after(failed())
+
+    assert "migration.failed" in told.after(failed(), 1.0)
+
+
+def test_what_was_applied_before_the_same_failure_is_told(told: Told) -> None:
+    told.after(failed())
+    told.tracker.visited(failed(done=1), 1.0)
+
+    finished = [line for line in told.lines() if line["event"] == "run.finished"]
+
+    assert [(line["outcome"], line["applied"]) for line in finished] == [("failed", 1)]
+
+
+def test_lines_name_run_and_database(told: Told) -> None:
+    told.tracker.visited(refusal(), 0.0)
+
+    assert {(line["run_id"], line["database"]) for line in told.lines()} == {("r1", "app.db")}
+
+
+def test_refusal_tells_of_each_offender(told: Told) -> None:
+    told.tracker.visited(refusal(), 0.0)
+
+    first = told.lines()[0]
+
+    assert {key: first[key] for key in ("version", "name", "expected", "found")} == {
+        "version": 7,
+        "name": "seven",
+        "expected": "aa",
+        "found": Migration.compute_checksum("SELECT 1;"),
+    }
+
+
+def test_blocked_tells_the_reason(told: Told) -> None:
+    told.tracker.visited(refusal(), 0.0)
+
+    blocked = told.lines()[1]
+
+    assert blocked["reason"] == "7_seven was changed"
+    assert blocked["error"] == {
+        "type": "ChecksumMismatchError",
+        "message": "7_seven was changed",
+        "code": "CHECKSUM_MISMATCH",
+    }
+
+
+@pytest.mark.parametrize(
+    ("visited", "events"),
+    [
+        pytest.param(refusal(), ["checksum.mismatch", "database.blocked"], id="refused"),
+        pytest.param(failed(), ["database.blocked"], id="failed"),
+        pytest.param(unavailable(), ["database.unavailable"], id="unavailable"),
+    ],
+)
+def test_standing_trouble_is_repeated_ever_more_rarely(told: Told, visited: Visited, events: list[str]) -> None:
+    told.after(visited, 1000.0)
+    repeated: dict[float, list[tuple[str, int]]] = {}
+    for now in range(1000, 3000):
+        told.tracker.repeat_complaints(float(now))
+        lines = told.lines()
+        if lines:
+            repeated[now - 1000] = [(line["event"], line["repeated"]) for line in lines]
+
+    assert repeated == {
+        at: [(event, times) for event in events] for times, at in enumerate([60, 180, 420, 900, 1800], 1)
+    }
+
+
+@pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
+def test_what_is_well_is_not_repeated(told: Told, visited: Visited) -> None:
+    told.after(refusal())
+    told.after(visited)
+    told.tracker.repeat_complaints(100_000.0)
+
+    assert told.events() == []
+
+
+def test_trouble_of_a_database_that_is_gone_is_not_repeated(told: Told) -> None:
+    told.after(refusal())
+    told.tracker.found([OTHER])
+    told.tracker.repeat_complaints(100_000.0)
+
+    assert told.events() == []
+
+
+# Which are known
+
+
+def test_known_are_those_found_last(told: Told) -> None:
+    told.tracker.found([APP])
+    told.tracker.found([APP, OTHER])
+    told.tracker.found([OTHER])
+
+    assert told.tracker.known() == {"/srv/other.db"}
+
+
+def test_database_found_again_is_still_in_its_trouble(told: Told) -> None:
+    told.after(failed())
+    told.tracker.found([APP, OTHER])
+
+    assert told.tracker.resting().keys() == {"/srv/app.db"}
+
+
+def test_database_that_went_and_came_back_starts_over(told: Told) -> None:
+    told.after(failed())
+    told.tracker.found([])
+    told.tracker.found([APP])
+
+    assert told.tracker.resting() == {}
+
+
+# When to try again
+
+
+@pytest.mark.parametrize(
+    ("visited", "rest"),
+    [
+        pytest.param(current(), None, id="current"),
+        pytest.param(applied(), None, id="applied"),
+        pytest.param(refusal(), None, id="a refusal is judged anew at every pass"),
+        pytest.param(failed(), Rest(11, FILE, 101.0, permanent=True), id="failed"),
+        pytest.param(unavailable(), Rest(11, FILE, 101.0, permanent=False), id="busy"),
+        pytest.param(unavailable(LockHeldError("held")), Rest(11, FILE, 101.0, permanent=False), id="locked"),
+        pytest.param(
+            unavailable(busy(transient=False)), Rest(11, FILE, 101.0, permanent=True), id="unavailable for good"
+        ),
+    ],
+)
+def test_trouble_is_left_alone_for_a_while(told: Told, visited: Visited, rest: Rest | None) -> None:
+    told.after(visited, 100.0)
+
+    assert told.tracker.resting() == ({"/srv/app.db": rest} if rest else {})
+
+
+def test_while_doubles_with_each_failure_in_a_row(told: Told) -> None:
+    until = []
+    for _ in range(4):
+        told.after(unavailable(), 100.0)
+        until.append(told.tracker.resting()["/srv/app.db"].until)
+
+    assert until == [101.0, 102.0, 104.0, 108.0]
+
+
+def test_while_starts_over_after_a_success(told: Told) -> None:
+    for visited in (unavailable(), unavailable(), current(), unavailable()):
+        told.after(visited, 100.0)
+
+    assert told.tracker.resting()["/srv/app.db"].until == 101.0
+
+
+def test_next_try_is_the_earliest_of_those_that_time_may_heal(told: Told) -> None:
+    told.after(unavailable(), 100.0)
+    told.after(unavailable(of=OTHER), 50.0)
+    told.after(failed(of=DatabasePath("broken.db", "/srv/broken.db")), 10.0)
+
+    assert told.tracker.retry_at() == 51.0
+
+
+@pytest.mark.parametrize("visited", [None, current(), refusal(), failed()])
+def test_no_try_where_time_heals_nothing(told: Told, visited: Visited | None) -> None:
+    if visited is not None:
+        told.after(visited)
+
+    assert told.tracker.retry_at() is None
+    assert told.tracker.due(100_000.0) == set()
+
+
+@pytest.mark.parametrize(
+    ("now", "due"),
+    [(50.5, set()), (51.0, {"/srv/other.db"}), (101.0, {"/srv/other.db", "/srv/app.db"})],
+)
+def test_due_are_those_whose_time_has_come(told: Told, now: float, due: set[str]) -> None:
+    told.after(unavailable(), 100.0)
+    told.after(unavailable(of=OTHER), 50.0)
+
+    assert frozenset(due) == told.tracker.due(now)
+
+
+def test_other_configuration_lets_all_be_tried(told: Told) -> None:
+    told.tracker.found([APP, OTHER])
+    told.after(failed())
+    told.tracker.try_all()
+
+    assert told.tracker.resting() == {}
+
+
+# In one line
+
+
+@pytest.mark.parametrize(
+    ("visits", "summary"),
+    [
+        pytest.param([], "0 of 2 databases current", id="none visited yet"),
+        pytest.param([current()], "1 of 2 databases current", id="one visited"),
+        pytest.param([current(), applied(OTHER)], "2 of 2 databases current", id="both well"),
+        pytest.param(
+            [current(), refusal(of=OTHER)],
+            "1 of 2 databases current; 1 blocked: 7_seven was changed",
+            id="one refused",
+        ),
+        pytest.param(
+            [failed(), refusal(of=OTHER)],
+            "0 of 2 databases current; 2 blocked: no such table: x",
+            id="two blocked",
+        ),
+        pytest.param(
+            [failed(), unavailable(of=OTHER)],
+            "0 of 2 databases current; 1 blocked: no such table: x; 1 unavailable: database is locked",
+            id="one of each",
+        ),
+        pytest.param([refusal(), current()], "1 of 2 databases current", id="mended"),
+    ],
+)
+def test_summary(told: Told, visits: list[Visited], summary: str) -> None:
+    told.tracker.found([APP, OTHER])
+    for visited in visits:
+        told.after(visited)
+
+    assert summary == told.tracker.summary()
+
+
+def test_summary_is_short_and_of_one_line(told: Told) -> None:
+    told.after(refusal("word\n" * 1000))
+
+    summary = told.tracker.summary()
+
+    assert summary == "0 of 1 databases current; 1 blocked: " + "word " * 19 + "..."
