@@ -32,7 +32,7 @@ def discover(target: Target) -> list[DatabasePath]:
     found: dict[str, DatabasePath] = {}
     for configured in target.databases:
         for name in _names(configured, target.base):
-            path = os.path.abspath(os.path.join(target.base, name))  # noqa: PTH100, PTH118 - keeps symlinks
+            path = os.path.abspath(os.path.join(target.base, name))
             found.setdefault(path, DatabasePath(name, path))
     return list(found.values())
 
@@ -49,13 +49,13 @@ def discover_some(target: Target) -> list[DatabasePath]:
 
 def _names(configured: str, base: str) -> Iterable[str]:
     # A file may have a name that looks like a pattern.
-    if _GLOB.search(configured) and not os.path.lexists(os.path.join(base, configured)):  # noqa: PTH118 - as above
+    if _GLOB.search(configured) and not os.path.lexists(os.path.join(base, configured)):
         return _matches(configured, base)
     return [configured]
 
 
 def _matches(pattern: str, base: str) -> Iterable[str]:
-    for name in sorted(glob.glob(pattern, root_dir=base, recursive=True)):  # noqa: PTH207 - keeps relative names
+    for name in sorted(glob.glob(pattern, root_dir=base, recursive=True)):
         inside_ours = FOLDER in Path(name).parts
-        if not name.endswith(_SIBLINGS) and not inside_ours and os.path.isfile(os.path.join(base, name)):  # noqa: PTH113, PTH118 - as above
+        if not name.endswith(_SIBLINGS) and not inside_ours and os.path.isfile(os.path.join(base, name)):
             yield name

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from migrated import events
+from migrated.backend import Done
 from migrated.discovery import DatabasePath
 from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.logs import Log
@@ -14,7 +15,6 @@ from migrated.model import AppliedMigration, Migration, MigrationDirection
 from migrated.planning import State, Status
 from migrated.runner import MigrationRunner, Observer
 from migrated.settings import Target
-from migrated.sqlite.database import Done
 
 _STATE_EVENTS = {
     State.CHANGED: events.CHECKSUM_MISMATCH,
@@ -78,14 +78,14 @@ def work_on(
         observer=reporter,
         cancelled=cancelled,
     )
-    was_there = os.path.exists(database.path)  # noqa: PTH110 - as in discover
+    was_there = os.path.exists(database.path)
     error: MigrationError | None = None
     try:
         runner.add_migrations(migrations)
         action(runner)
     except MigrationError as failure:
         error = failure
-    if not was_there and os.path.exists(database.path):  # noqa: PTH110 - as in discover
+    if not was_there and os.path.exists(database.path):
         reporter.log(events.DATABASE_CREATED)
     return Outcome(
         database,

@@ -6,59 +6,22 @@ step one transaction, inside which the ledger is read once more. Refusals come b
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
 import apsw
 
 from migrated import planning
+from migrated.backend import Database, Done, LedgerMovedError, Session
 from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError
 from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan
 from migrated.planning import OnMissing, Policy, Status
 from migrated.sources.directory import read_migrations
-from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, Done, LedgerMovedError, SqliteDatabase
+from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 
 Recorded = Callable[[list[int]], Mapping[int, Migration]]
 Decision = Callable[[Sequence[Status], Recorded], Sequence[MigrationPlan]]
-
-
-class Session(Protocol):
-    """A database open for changing. A step is done wholly and recorded, or not at all."""
-
-    def applied(self) -> list[AppliedMigration]:
-        """Read the ledger; steps planned from it are valid until somebody else changes it."""
-
-    def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
-        """The migrations as they were when last applied."""
-
-    def create_ledger(self) -> None:
-        """Make the ledger where it is missing."""
-
-    def execute(self, migration: Migration, direction: MigrationDirection) -> Done:
-        """Apply or roll back one migration; `LedgerMovedError` when the plan is void."""
-
-
-class Database(Protocol):
-    """What the runner asks of any kind of database."""
-
-    @property
-    def name(self) -> str:
-        """As people know it."""
-
-    @property
-    def lockable(self) -> bool:
-        """Whether `name` is a path that other processes could migrate."""
-
-    def applied(self) -> list[AppliedMigration]:
-        """Read the ledger, changing nothing."""
-
-    def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
-        """The migrations as they were when last applied, changing nothing."""
-
-    def session(self) -> AbstractContextManager[Session]:
-        """Open it for changing."""
 
 
 class Observer:

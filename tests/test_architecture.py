@@ -18,7 +18,7 @@ FLOORS = [
     ["fleet"],
     ["runner"],
     ["sources", "sqlite", "locks", "logs", "config"],
-    ["discovery", "configfile"],
+    ["discovery", "configfile", "backend"],
     ["settings", "events"],
     ["planning"],
     ["model"],
@@ -42,7 +42,13 @@ INNER_FLOORS = {
         ["__init__"],
     ],
     "sources": [["directory"], ["parsing"], ["naming", "mounts"], ["__init__"]],
-    "sqlite": [["database"], ["script", "ledger"], ["guard", "foreign_keys", "connection"], ["__init__"]],
+    "sqlite": [
+        ["database"],
+        ["session"],
+        ["script", "ledger"],
+        ["guard", "foreign_keys", "connection"],
+        ["__init__"],
+    ],
 }
 PURE = [
     "errors",

@@ -147,11 +147,11 @@ def _mark(migrations: list[Migration]) -> int:
 def look_at(path: str) -> Fingerprint:
     """A database's fingerprint: two calls of stat()."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - twice per database and pass
+        status = os.stat(path)
     except OSError:
         return Fingerprint(None, ())
     try:
-        log = os.stat(f"{path}-wal")  # noqa: PTH116 - as above
+        log = os.stat(f"{path}-wal")
         written: tuple[int, ...] = (log.st_size, log.st_mtime_ns)
     except OSError:
         written = ()

@@ -165,7 +165,7 @@ def _identify(directory: str) -> _Identity | str:
     """What the path leads to, or why it cannot be watched."""
     try:
         real = os.path.realpath(directory, strict=True)
-        status = os.stat(real)  # noqa: PTH116 - once a second, for ever
+        status = os.stat(real)
     except OSError as error:
         return error.strerror or str(error)
     if not stat.S_ISDIR(status.st_mode):

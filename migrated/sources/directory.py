@@ -90,7 +90,7 @@ def read_directory(directory: str | os.PathLike[str]) -> Listing:
     """Read every `*.sql` of a directory once. Raises `MigrationFileError` when that is not possible."""
     path = Path(directory)
     with as_file_error(path, "migrations directory"):
-        names = sorted(os.listdir(path))  # noqa: PTH208 - names are all that is needed, and bytes-safe
+        names = sorted(os.listdir(path))
     listing = Listing(str(path))
     for name in names:
         _read_entry(path, name, listing)

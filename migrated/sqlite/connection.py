@@ -108,7 +108,7 @@ def borrowed(connection: apsw.Connection) -> Iterator[None]:
 def is_absent_or_empty(path: str) -> bool:
     """Whether there is no file, or one of no bytes, which SQLite opens as an empty database."""
     try:
-        return os.stat(path).st_size == 0  # noqa: PTH116 - Path.stat() costs more, and this runs per database
+        return os.stat(path).st_size == 0
     except OSError:
         return True
 
@@ -116,7 +116,7 @@ def is_absent_or_empty(path: str) -> bool:
 def _open(path: str, flags: int, patience: Patience) -> apsw.Connection:
     with environment_errors(path):
         # An absolute path is never taken for ":memory:" or for a URI.
-        connection = apsw.Connection(os.path.abspath(path), flags=flags)  # noqa: PTH100 - keeps symlinks
+        connection = apsw.Connection(os.path.abspath(path), flags=flags)
         connection.set_busy_handler(patience)
     return connection
 

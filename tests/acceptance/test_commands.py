@@ -473,7 +473,7 @@ class TestStatus:
     def test_on_a_terminal_it_is_a_table(self, tmp_path: Path, states: None) -> None:
         ours, theirs = pty.openpty()
         with (
-            open(ours, "rb", buffering=0) as screen,  # noqa: PTH123 - a descriptor
+            open(ours, "rb", buffering=0) as screen,
             subprocess.Popen(
                 [*PROGRAM, "status"],
                 cwd=tmp_path,

@@ -279,7 +279,7 @@ def test_program_killed_in_the_middle_of_a_long_migration_leaves_nothing_of_it(
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     deadline = time.monotonic() + 30
-    while os.stat(database).st_size < 8_000_000 and child.poll() is None and time.monotonic() < deadline:  # noqa: PTH116 - the file must not be opened here
+    while os.stat(database).st_size < 8_000_000 and child.poll() is None and time.monotonic() < deadline:
         os.sched_yield()
     child.kill()
 

@@ -436,12 +436,12 @@ def test_no_descriptor_is_left_open(migrations: Path) -> None:
     os.mkfifo(migrations / "3_c.sql")
     with (migrations / "4_d.sql").open("w"):
         read_directory(migrations)
-        before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names are all that is needed
+        before = os.listdir("/proc/self/fd")
 
         for _ in range(20):
             read_directory(migrations)
 
-        assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
+        assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_files_that_come_and_go_while_we_read_do_no_harm(migrations: Path) -> None:
