@@ -131,7 +131,6 @@ class Daemon:
             return
         if self._reload_wanted:
             self._reload()
-        retrying = self._tracker.due(now)
         if self._settle.take(now):
             self._log(events.FILES_CHANGED, file=", ".join(sorted(self._touched)))
             self._touched.clear()
@@ -139,7 +138,7 @@ class Daemon:
         if self._directories.take_look(now) or now >= self._resync_at:
             self._resync_at = now + self._config.resync_interval
             self._submit(worker, now, None)
-        elif retrying:
+        elif retrying := self._tracker.take_due(now):
             self._submit(worker, now, retrying)
 
     def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:

@@ -56,7 +56,10 @@ Message = Scanned | Found | Visited | PassEnded
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass works by: a snapshot of what the owner knows. `only` limits it to some databases' paths."""
+    """What one pass works by: a snapshot of what the owner knows.
+
+    `only` limits it to some databases' paths, which are then tried whatever they rest for.
+    """
 
     config: Config
     run_id: str
@@ -104,7 +107,7 @@ class Pass:
         if self.only is not None and database.path not in self.only:
             return
         fingerprint = look_at(database.path)
-        rest = self.resting.get(database.path)
+        rest = self.resting.get(database.path) if self.only is None else None
         if rest is not None and not rest.is_over(mark, fingerprint, self.now):
             return
         outcome = self._work(target, database, migrations)

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from migrated import events
 from migrated.daemon.passes import Visited
@@ -56,9 +56,18 @@ class Tracker:
         """When the next one that may recover by itself should be tried."""
         return min((rest.until for rest in self.resting().values() if not rest.permanent), default=None)
 
-    def due(self, now: float) -> frozenset[str]:
-        """Those that may recover by themselves and should be tried now."""
-        return frozenset(path for path, rest in self.resting().items() if not rest.permanent and rest.until <= now)
+    def take_due(self, now: float) -> frozenset[str]:
+        """Those that may recover by themselves and should be tried now.
+
+        Each is then due again later, whether or not the pass gets as far as trying it: its directory may be
+        invalid, and asking again at once would never end.
+        """
+        due = set()
+        for path, tracked in self._databases.items():
+            if tracked and tracked.rest and not tracked.rest.permanent and tracked.rest.until <= now:
+                tracked.rest = replace(tracked.rest, until=now + retry_delay(tracked.failures, self._random))
+                due.add(path)
+        return frozenset(due)
 
     def visited(self, visit: Visited, now: float) -> None:
         """Take what a visit came to, and say what is new."""

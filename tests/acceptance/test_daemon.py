@@ -715,6 +715,25 @@ class TestProcess:
 
             assert ticks(daemon.pid) - before <= 6
 
+    def test_it_costs_little_when_a_retry_is_due_that_cannot_be_made(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        """The retry of the busy database fell due, no pass ever reached it, and the next one was due at once."""
+        configure(tmp_path, 'databases = ["app.db"]\nbusy_timeout = "50ms"')
+        write_migration(migrations, 1)
+        execute(database, "CREATE TABLE t (x)")
+        with writer_holding(database), DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("database.unavailable")
+            put_file(migrations, "2_bad.sql", "-- migrated: nonsense\n")
+            daemon.wait_for("file.invalid")
+            with pytest.raises(subprocess.TimeoutExpired):
+                daemon.process.wait(1.5)
+            before = ticks(daemon.pid)
+            with pytest.raises(subprocess.TimeoutExpired):
+                daemon.process.wait(2)
+
+            assert ticks(daemon.pid) - before <= 20
+
     def test_a_second_one_ends_and_names_the_first(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         with DaemonProcess(tmp_path) as first:
             first.wait_until_ready()

@@ -334,7 +334,7 @@ def test_no_try_where_time_heals_nothing(told: Told, visited: Visited | None) ->
         told.after(visited)
 
     assert told.tracker.retry_at() is None
-    assert told.tracker.due(100_000.0) == set()
+    assert told.tracker.take_due(100_000.0) == set()
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,16 @@ def test_due_are_those_whose_time_has_come(told: Told, now: float, due: set[str]
     told.after(unavailable(), 100.0)
     told.after(unavailable(of=OTHER), 50.0)
 
-    assert frozenset(due) == told.tracker.due(now)
+    assert frozenset(due) == told.tracker.take_due(now)
+
+
+def test_retry_that_was_taken_is_due_again_later(told: Told) -> None:
+    """Also when the pass never got as far as trying it."""
+    told.after(unavailable(), 100.0)
+
+    assert told.tracker.take_due(101.0) == {"/srv/app.db"}
+    assert told.tracker.take_due(101.0) == set()
+    assert (told.tracker.retry_at() or 0) > 101.0
 
 
 def test_other_configuration_lets_all_be_tried(told: Told) -> None:
