@@ -1,8 +1,8 @@
 """Which rows point at a parent that is not there."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -17,6 +17,7 @@ class Violation(NamedTuple):
     table: str
     row: int | None
     parent: str
+    key: tuple[object, ...] = ()
     fault: str = ""
 
 
@@ -39,38 +40,83 @@ def look(connection: apsw.Connection) -> Look:
     except apsw.SQLError:
         found: Counter[Violation] = Counter()
         for (table,) in connection.execute(_CHILDREN).fetchall():
-            quoted = str(table).replace('"', '""')
             try:
-                found += _check(connection, f'PRAGMA main.foreign_key_check("{quoted}")')
+                found += _check(connection, f"PRAGMA main.foreign_key_check({_quoted(str(table))})")
             except apsw.SQLError as error:
-                found[Violation(str(table), None, "", str(error))] += 1
+                found[Violation(str(table), None, "", fault=str(error))] += 1
         return Look(found, tables)
 
 
 def _check(connection: apsw.Connection, pragma: str) -> Counter[Violation]:
-    rows = connection.execute(pragma)
-    return Counter(Violation(str(table), row, str(parent)) for table, row, parent, _key in rows)
+    found: list[Any] = connection.execute(pragma).fetchall()
+    queries: dict[tuple[str, int], str] = {}
+    return Counter(
+        Violation(table, row, parent, _key(connection, queries, table, row, number))
+        for table, row, parent, number in found
+    )
+
+
+def _key(
+    connection: apsw.Connection, queries: dict[tuple[str, int], str], table: str, row: int | None, number: int
+) -> tuple[object, ...]:
+    """What the row has in the columns that point at the parent."""
+    if row is None:
+        return ()
+    if (table, number) not in queries:
+        listed = 'SELECT "from" FROM pragma_foreign_key_list(?) WHERE id = ? ORDER BY seq'
+        columns = ", ".join(_quoted(str(name)) for (name,) in connection.execute(listed, (table, number)))
+        queries[table, number] = f"SELECT {columns} FROM main.{_quoted(table)} WHERE rowid = ?"
+    # Nothing is found where a column of the table's own is called rowid.
+    rows: list[Any] = connection.execute(queries[table, number], (row,)).fetchall()
+    return tuple(rows[0]) if rows else ()
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def new_violations(before: Look, after: Look) -> list[Violation]:
-    """Those that were not there before, a table being renamed not counting as a change."""
+    """Those that were not there before.
+
+    A table may have been renamed, and rebuilding one may give its rows other numbers. So what is not the same
+    row as before may still be the same reference to the same parent that is not there.
+    """
     gone, come = before.tables - after.tables, after.tables - before.tables
-    old = Counter({_anonymous(violation, gone): count for violation, count in before.violations.items()})
-    new = []
-    for violation in after.violations.elements():
-        known = _anonymous(violation, come)
-        if old[known]:
-            old[known] -= 1
+    old = [_anonymous(violation, gone) for violation in before.violations.elements()]
+    new = [(_anonymous(violation, come), violation) for violation in after.violations.elements()]
+    rest, unknown = _unmatched(old, new, lambda violation: violation)
+    return [
+        violation for _, violation in _unmatched(rest, unknown, lambda violation: violation._replace(row=None))[1]
+    ]
+
+
+def _unmatched(
+    old: list[Violation], new: list[tuple[Violation, Violation]], same: Callable[[Violation], Violation]
+) -> tuple[list[Violation], list[tuple[Violation, Violation]]]:
+    """Cross out, one for one, what is the same on both sides, and return what is left of each."""
+    there = Counter(same(violation) for violation in old)
+    unknown = []
+    for violation, shown in new:
+        if there[same(violation)] > 0:
+            there[same(violation)] -= 1
         else:
-            new.append(violation)
-    return new
+            unknown.append((violation, shown))
+    left = []
+    for violation in old:
+        if there[same(violation)] > 0:
+            there[same(violation)] -= 1
+            left.append(violation)
+    return left, unknown
 
 
 def _anonymous(violation: Violation, renamed: frozenset[str]) -> Violation:
     """The same with the names of tables that came or went left out: one that went may be one that came."""
-    table = "" if violation.table in renamed else violation.table
-    parent = "" if violation.parent in renamed else violation.parent
-    return Violation(table, violation.row, parent, "unchecked" if violation.fault else "")
+    return violation._replace(
+        table="" if violation.table in renamed else violation.table,
+        parent="" if violation.parent in renamed else violation.parent,
+        fault="unchecked" if violation.fault else "",
+    )
 
 
 def describe(violations: Sequence[Violation]) -> str:

@@ -665,6 +665,46 @@ def test_new_key_that_cannot_be_checked_is_described_as_what_it_is(database: Pat
     assert everything(database) == []
 
 
+REBUILD = """
+CREATE TABLE kid_new (p REFERENCES parent (id), more);
+INSERT INTO kid_new (p) SELECT p FROM kid;
+DROP TABLE kid;
+ALTER TABLE kid_new RENAME TO kid;
+"""
+
+
+@pytest.fixture
+def orphans(database: Path) -> Path:
+    """Rows 2 and 3 of kid point nowhere; a rebuild numbers them 1 and 2."""
+    execute(
+        database,
+        "CREATE TABLE parent (id INTEGER PRIMARY KEY); CREATE TABLE kid (p REFERENCES parent (id));"
+        "INSERT INTO parent VALUES (1); INSERT INTO kid VALUES (1), (8), (9); DELETE FROM kid WHERE p = 1;",
+    )
+    return database
+
+
+def test_old_violations_are_not_new_when_a_rebuild_numbers_the_rows_anew(orphans: Path) -> None:
+    assert [entry.version for entry in runner_for(orphans, REBUILD).run()] == [1]
+    assert query(orphans, "SELECT rowid, p FROM kid") == [(1, 8), (2, 9)]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("INSERT INTO kid VALUES (8)", id="another row with an old fault"),
+        pytest.param("DELETE FROM kid WHERE p = 8; INSERT INTO kid VALUES (7)", id="one mended, one made"),
+        pytest.param(REBUILD + "INSERT INTO kid (p) VALUES (9)", id="in a rebuilt table"),
+        pytest.param("ALTER TABLE kid RENAME TO child; INSERT INTO child VALUES (8)", id="in a renamed table"),
+    ],
+)
+def test_new_violation_beside_old_ones_is_refused(orphans: Path, script: str) -> None:
+    before = everything(orphans)
+
+    assert failure_of(runner_for(orphans, script)).message.startswith("1 new foreign-key violation: row ")
+    assert everything(orphans) == before
+
+
 def test_old_violation_in_a_renamed_table_is_not_new(database: Path) -> None:
     execute(database, f"{FAMILY} INSERT INTO child VALUES (30, 3)")
 
