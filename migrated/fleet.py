@@ -37,7 +37,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one piece of work on one database came to. `direction` is that of what was done."""
+    """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told."""
 
     database: DatabasePath
     result: Result
@@ -87,12 +87,15 @@ def work_on(
         error = failure
     if not was_there and os.path.exists(database.path):
         reporter.log(events.DATABASE_CREATED)
+    result = _result(error, reporter)
+    # Nothing is left where nothing had to be done; a database that is busy would be waited for once more.
+    readable = result is not Result.CURRENT and not isinstance(error, DatabaseError)
     return Outcome(
         database,
-        _result(error, reporter),
+        result,
         reporter.applied,
         reporter.rolled_back,
-        _pending(runner) if error or reporter.applied or reporter.rolled_back else 0,
+        _pending(runner) if readable else 0,
         round((time.monotonic() - started) * 1000),
         error,
     )

@@ -239,7 +239,12 @@ class MigrationRunner:
             if self._cancelled():
                 return
             self._observer.beginning(migration, plan.direction, late=migration.version in late)
-            done = session.execute(migration, plan.direction)
+            try:
+                done = session.execute(migration, plan.direction)
+            except MigrationError as error:
+                if error.version is None:
+                    error.version, error.name = migration.version, migration.name
+                raise
             completed.append(done.entry)
             self._observer.done(done, plan.direction)
 

@@ -12,7 +12,7 @@ from migrated.directives import Directive
 from migrated.errors import ExecutionFailedError, MigrationError, RollbackFailedError
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Place
 from migrated.sqlite import foreign_keys, ledger
-from migrated.sqlite.connection import Patience, environment_error, result_name
+from migrated.sqlite.connection import Patience, environment_error, environment_errors, result_name
 from migrated.sqlite.guard import LEDGER_PREFIX, Guard
 from migrated.sqlite.script import StatementError, excerpt, run_script
 
@@ -66,11 +66,14 @@ class SqliteSession:
                 hint="nothing was run; take the migration out, or run its statements by hand",
             )
         connection = self._connection()
-        with self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in directives):
-            guard = Guard()
-            with self._transaction(connection):
-                self._require_unmoved(connection)
-                done = self._run(connection, migration, direction, guard)
+        guard = Guard()
+        with (
+            environment_errors(self._name),
+            self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in directives),
+            self._transaction(connection),
+        ):
+            self._require_unmoved(connection)
+            done = self._run(connection, migration, direction, guard)
         self._ledger = [entry for entry in self._ledger if entry.version != migration.version]
         if direction is MigrationDirection.UP:
             insort(self._ledger, done.entry, key=lambda entry: entry.version)

@@ -1096,3 +1096,15 @@ def test_record_of_a_newer_version_is_not_rolled_back_blindly(database: Path) ->
         == "the record of migration 1 cannot be used: 'of-the-future' is not a valid Directive"
     )
     assert everything(database) == before
+
+
+def test_busy_database_is_told_with_the_migration_that_waited_for_it(database: Path) -> None:
+    execute(database, "CREATE TABLE t (x)")
+    writer = apsw.Connection(str(database))
+    writer.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(DatabaseError) as busy:
+        runner_for(database, "CREATE TABLE u (x)", busy_timeout=0.05).run()
+
+    assert (busy.value.code, busy.value.version, busy.value.name) == ("SQLITE_BUSY", 1, "m1")
+    writer.close()
