@@ -12,7 +12,7 @@ from migrated import events
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.discovery import DatabasePath, discover
-from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
+from migrated.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.fleet import Outcome, Result, work_on
 from migrated.logs import Log
 from migrated.model import Migration
@@ -80,7 +80,11 @@ class Pass:
             for target in self.config.targets:
                 databases = discover(target)
                 found += databases
-                self._work_on_target(target, databases)
+                try:
+                    self._work_on_target(target, databases)
+                except Exception as surprise:  # noqa: BLE001 - one directory's surprise must not stop the others
+                    fault = MigrationFileError(file=target.migrations, **_internal(surprise))
+                    self.post(Scanned(target.migrations, None, fault))
             self.post(Found(tuple(found)))
         finally:
             self.post(PassEnded())
@@ -130,17 +134,16 @@ class Pass:
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, Result.UNAVAILABLE, error=error)
         except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
-            return Outcome(database, Result.UNAVAILABLE, error=_surprise(surprise, database))
+            fault = DatabaseError(database=database.name, transient=True, **_internal(surprise))
+            return Outcome(database, Result.UNAVAILABLE, error=fault)
 
 
-def _surprise(error: Exception, database: DatabasePath) -> MigrationError:
-    return DatabaseError(
-        f"internal error: {error!r}",
-        database=database.name,
-        transient=True,
-        hint="this is a fault of migrated itself; please report it with this line",
-        statement="".join(traceback.format_exception(error))[-1500:],
-    )
+def _internal(error: Exception) -> dict[str, str]:
+    return {
+        "message": f"internal error: {error!r}",
+        "hint": "this is a fault of migrated itself; please report it with this line",
+        "statement": "".join(traceback.format_exception(error))[-1500:],
+    }
 
 
 def _mark(migrations: list[Migration]) -> int:

@@ -129,14 +129,21 @@ def _read_whole(path: Path) -> bytes | None:
         raise _UnfinishedError("it is a link without a target, or was just removed") from None
     except OSError as error:
         raise _file_error(path, "migration", error) from error
+    try:
+        with as_file_error(path, "migration"):
+            return _content(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _content(descriptor: int) -> bytes | None:
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
-        os.close(descriptor)
         return None
-    with os.fdopen(descriptor, "rb") as file, as_file_error(path, "migration"):
-        _require_finished(descriptor, before)
+    _require_finished(descriptor, before)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
         content = file.read()
-        after = os.fstat(descriptor)
+    after = os.fstat(descriptor)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _UnfinishedError("it changed while it was read")
     return content
