@@ -9,12 +9,16 @@ from migrated import events
 from migrated.daemon.passes import Scanned
 from migrated.daemon.schedule import Complaint
 from migrated.daemon.watcher import DirectoryWatch, WatchNews
+from migrated.errors import MigrationFileError
 from migrated.logs import Log, failure_keys
 from migrated.settings import Config
 from migrated.sources.directory import Listing
 
 LOOK_AGAIN_SECONDS = 0.1
-"""How soon a directory with a file that is being written is read again, at first."""
+"""How soon a directory is read again when a file of it is being written or could not be read, at first."""
+
+LONGEST_LOOK_SECONDS = 5.0
+"""And how soon at the latest, for as long as that lasts."""
 
 PATIENCE_SECONDS = 5.0
 """How long a file may be unfinished before it is spoken of."""
@@ -31,7 +35,7 @@ class _Directory:
     watch: DirectoryWatch
     listing: Listing | None = None
     fault: Scanned | None = None
-    unfinished_since: float | None = None
+    unsettled_since: float | None = None
     told: set[tuple[str, str]] = field(default_factory=set)
     complaint: Complaint = field(default_factory=Complaint)
     loss: Complaint = field(default_factory=Complaint)
@@ -80,7 +84,7 @@ class Directories:
         directory.fault = scan if scan.error else None
         if scan.listing is not None:
             self._remark(directory, scan.listing)
-            self._wait_for_unfinished(directory, scan.listing, now)
+        self._look_again(directory, now)
         self._complain(directory, now)
 
     def take_look(self, now: float) -> bool:
@@ -131,14 +135,20 @@ class Directories:
         # What is gone is forgotten, so that it is told again if it comes back.
         directory.told = remarks | drafts.keys()
 
-    def _wait_for_unfinished(self, directory: _Directory, listing: Listing, now: float) -> None:
-        if not listing.unfinished:
-            directory.unfinished_since = None
+    def _look_again(self, directory: _Directory, now: float) -> None:
+        """Come back soon for what passes without an event: a file being written, an error of the disk."""
+        listing = directory.listing
+        passing = directory.fault is not None or (
+            listing is not None
+            and (listing.unfinished or any(isinstance(error, MigrationFileError) for error in listing.invalid))
+        )
+        if not passing:
+            directory.unsettled_since = None
             return
-        if directory.unfinished_since is None:
-            directory.unfinished_since = now
-        waited = now - directory.unfinished_since
-        self.look_at = now + max(LOOK_AGAIN_SECONDS, min(waited / 10, 5.0))
+        if directory.unsettled_since is None:
+            directory.unsettled_since = now
+        waited = now - directory.unsettled_since
+        self.look_at = now + max(LOOK_AGAIN_SECONDS, min(waited / 10, LONGEST_LOOK_SECONDS))
 
     def _complain(self, directory: _Directory, now: float) -> None:
         if directory.watch.lost_because is not None:
@@ -151,7 +161,7 @@ class Directories:
         listing = directory.listing
         if listing is None:
             return
-        overdue = directory.unfinished_since is not None and now - directory.unfinished_since >= PATIENCE_SECONDS
+        overdue = directory.unsettled_since is not None and now - directory.unsettled_since >= PATIENCE_SECONDS
         unfinished = listing.unfinished if overdue else []
         if not listing.invalid and not unfinished:
             directory.complaint = Complaint()

@@ -77,8 +77,9 @@ class DirectoryWatch:
             return None
         try:
             backend = self._start(found)
-        except OSError as error:
-            return self._lose(error.strerror or str(error))
+        except (OSError, RuntimeError) as error:
+            # RuntimeError: no more threads.
+            return self._lose(getattr(error, "strerror", None) or str(error))
         kind: Literal["started", "restored"] = "restored" if self._was_started or self._lost else "started"
         self._lost, self._was_started = None, True
         if kind == "restored":

@@ -289,3 +289,29 @@ class TestPolling:
             daemon.wait_until_ready()
             write_migration(migrations, 1)
             daemon.wait_for("migration.applied", version=1)
+
+
+class TestReading:
+    def test_an_error_of_the_disk_is_tried_again_soon(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        """No event tells that it has passed, and the next look at everything is half a minute away."""
+        write_migration(migrations, 1)
+        require(("strace", "-V"))
+        failing = (
+            "strace",
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            str(tmp_path / "calls"),
+            "-P",
+            str(migrations / "1_change.sql"),
+        )
+        wrapper = (*failing, "-e", "inject=openat:error=EIO:when=1..3")
+        with DaemonProcess(tmp_path, wrapper=wrapper) as daemon:
+            invalid = daemon.wait_for("file.invalid")
+            assert invalid["reason"] == "the migration cannot be read: Input/output error"
+            daemon.wait_for("migration.applied", version=1)
+
+        assert "(INJECTED)" in (tmp_path / "calls").read_text()
