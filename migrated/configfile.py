@@ -79,7 +79,10 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         return tomllib.loads(text), text
     except OSError as error:
         fault = f"{path}: cannot be read: {error.strerror or error}"
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        fault = f"{path}: not TOML: nested too deeply"
+    except ValueError as error:
+        # Not TOML, not UTF-8, or a number of thousands of digits.
         fault = f"{path}: not TOML: {error}"
     raise ConfigError(fault, faults=[fault], hint="check the file given with -c, or the one in this directory")
 

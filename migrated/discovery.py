@@ -18,10 +18,11 @@ FOLDER = ".migrated"
 
 @dataclass(frozen=True, slots=True)
 class DatabasePath:
-    """A database: `name` as configured or matched, `path` to open."""
+    """A database: `name` as configured or matched, `path` to open; whether a pattern found it."""
 
     name: str
     path: str
+    matched: bool = False
 
 
 def discover(target: Target) -> list[DatabasePath]:
@@ -31,9 +32,10 @@ def discover(target: Target) -> list[DatabasePath]:
     """
     found: dict[str, DatabasePath] = {}
     for configured in target.databases:
-        for name in _names(configured, target.base):
+        is_pattern = _is_pattern(configured, target.base)
+        for name in _matches(configured, target.base) if is_pattern else [configured]:
             path = os.path.abspath(os.path.join(target.base, name))
-            found.setdefault(path, DatabasePath(name, path))
+            found.setdefault(path, DatabasePath(name, path, is_pattern))
     return list(found.values())
 
 
@@ -47,11 +49,9 @@ def discover_some(target: Target) -> list[DatabasePath]:
     return databases
 
 
-def _names(configured: str, base: str) -> Iterable[str]:
+def _is_pattern(configured: str, base: str) -> bool:
     # A file may have a name that looks like a pattern.
-    if _GLOB.search(configured) and not os.path.lexists(os.path.join(base, configured)):
-        return _matches(configured, base)
-    return [configured]
+    return _GLOB.search(configured) is not None and not os.path.lexists(os.path.join(base, configured))
 
 
 def _matches(pattern: str, base: str) -> Iterable[str]:

@@ -72,7 +72,8 @@ def work_on(
     runner = MigrationRunner(
         database.path,
         policy=target.policy,
-        create=target.create,
+        # A match that is gone again was removed on purpose; only a plain path may be made.
+        create=target.create and not database.matched,
         lock_timeout=lock_timeout,
         busy_timeout=target.busy_timeout,
         observer=reporter,

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,7 +79,9 @@ class ProcessLock:
     def release(self) -> None:
         """Give it back. Nothing happens when it is not held."""
         self._descriptor = None
-        self._lock.release(force=True)
+        # A failing unlock harms nobody: the kernel frees the lock with its descriptor, at the latest at our end.
+        with suppress(OSError):
+            self._lock.release(force=True)
 
     def is_intact(self) -> bool:
         """Whether the lock is held and its file is still the one at its path (nobody removed it)."""

@@ -4,8 +4,10 @@ import argparse
 from typing import get_args
 
 from migrated.config import Overrides, load_config
+from migrated.model import HIGHEST_VERSION
 from migrated.settings import Config, LogFormat, LogLevel, parse_duration
 
+_DIGITS = 100
 # What stands before the command is kept under names of its own: the command's parser would overwrite it.
 _BEFORE = "before_"
 
@@ -76,8 +78,8 @@ def duration(text: str) -> float:
 
 def version(text: str) -> int:
     """An argument that is a version, or 0."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected a version, in digits, got {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) < _DIGITS and int(text) <= HIGHEST_VERSION):
+        raise argparse.ArgumentTypeError(f"expected a version, 0 to {HIGHEST_VERSION}, got {text!r}")
     return int(text)
 
 

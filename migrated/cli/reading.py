@@ -81,7 +81,8 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
 
 
 def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -> View:
-    handle = SqliteDatabase(database.path, create=target.create, busy_timeout=target.busy_timeout)
+    create = target.create and not database.matched
+    handle = SqliteDatabase(database.path, create=create, busy_timeout=target.busy_timeout)
     view = View(database, target, handle, [])
     try:
         view.statuses = planning.examine(migrations, handle.applied())

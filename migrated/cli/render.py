@@ -1,5 +1,6 @@
 """Text for people and programs: JSON documents, tables on a terminal, tab-separated lines elsewhere."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +19,22 @@ def print_json(document: object) -> None:
     """One JSON document on standard output."""
     import msgspec
 
-    encoded = msgspec.json.format(msgspec.json.encode(document, enc_hook=str), indent=2)
+    encoded = msgspec.json.format(msgspec.json.encode(_writable(document), enc_hook=str), indent=2)
     print(encoded.decode())
+
+
+def _writable(document: Any) -> Any:
+    """The same without what no JSON holds: file names that are not UTF-8."""
+    if isinstance(document, dict):
+        return {key: _writable(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_writable(value) for value in document]
+    return writable(document) if isinstance(document, str) else document
+
+
+def writable(text: str) -> str:
+    """A text that any stream takes."""
+    return os.fsencode(text).decode(errors="backslashreplace") if not text.isascii() else text
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -27,9 +42,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]
     if sys.stdout.isatty():
         _draw(title, header, rows)
         return
-    print(f"# {title}")
+    print(writable(f"# {title}"))
     for row in [header, *rows]:
-        print("\t".join(str(cell) for cell in row))
+        print(writable("\t".join(str(cell) for cell in row)))
 
 
 def _draw(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -48,4 +63,4 @@ def _draw(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
 
 def print_problem(text: str) -> None:
     """A line about something wrong, on standard error."""
-    print(f"migrated: error: {text}", file=sys.stderr)
+    print(writable(f"migrated: error: {text}"), file=sys.stderr)

@@ -1,5 +1,7 @@
 """The daemon's own lock in every directory that has a database of its."""
 
+from collections.abc import Collection
+
 from migrated.errors import DatabaseError, LockHeldError
 from migrated.locks import DAEMON, ProcessLock, lock_path
 
@@ -34,8 +36,11 @@ class DaemonLocks:
                 except (LockHeldError, DatabaseError):
                     del self._held[path]
 
-    def release(self) -> None:
-        """Give all of them back."""
-        for lock in self._held.values():
-            lock.release()
-        self._held.clear()
+    def held(self) -> frozenset[str]:
+        """The paths of those that are held."""
+        return frozenset(self._held)
+
+    def release(self, keeping: Collection[str] = ()) -> None:
+        """Give back all but those at the paths `keeping`."""
+        for path in self.held() - set(keeping):
+            self._held.pop(path).release()

@@ -27,6 +27,7 @@ from migrated.daemon.tracking import Tracker
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.discovery import discover
 from migrated.errors import ConfigError, DatabaseError, LockHeldError
+from migrated.locks import DAEMON, lock_path
 from migrated.logs import Log
 from migrated.settings import Config
 
@@ -207,13 +208,16 @@ class Daemon:
     def _reload(self) -> None:
         self._reload_wanted = False
         systemd.reloading()
+        before = self._locks.held()
         try:
             config = self._load()
             self._take_locks(config)
         except (ConfigError, LockHeldError) as error:
+            self._locks.release(keeping=before)
             self._log.failure(events.DAEMON_RELOAD_FAILED, error)
         else:
             self._config = config
+            self._locks.release(keeping=self._lock_paths(config))
             self._settle = Settle(config.settle, config.settle_max)
             self._resync_at = time.monotonic()
             self._tracker.try_all()
@@ -230,6 +234,10 @@ class Daemon:
                 except DatabaseError:
                     # Its directory is not there; the pass will say so, and try again.
                     continue
+
+    def _lock_paths(self, config: Config) -> set[str]:
+        databases = [database for target in config.targets for database in discover(target)]
+        return {str(lock_path(database.path, DAEMON)) for database in databases}
 
     def _summary(self) -> str:
         return "; ".join(part for part in (self._tracker.summary(), self._directories.summary()) if part)

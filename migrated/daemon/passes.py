@@ -157,7 +157,8 @@ def look_at(path: str) -> Fingerprint:
     except OSError:
         return Fingerprint(None, ())
     try:
-        log = os.stat(f"{path}-wal")
+        # Beside the file itself, also where the path is a link to it.
+        log = os.stat(f"{os.path.realpath(path)}-wal")
         written: tuple[int, ...] = (log.st_size, log.st_mtime_ns)
     except OSError:
         written = ()

@@ -1,5 +1,6 @@
 """When to try again, and when to complain again."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,14 +60,22 @@ class Rest:
     database: Fingerprint
     until: float
     permanent: bool
+    at_latest: float = math.inf
+
+    @property
+    def due_at(self) -> float:
+        """When it should be tried though nothing changed; never, for a permanent failure."""
+        return self.at_latest if self.permanent else self.until
 
     def is_over(self, migrations: int, database: Fingerprint, now: float) -> bool:
         """Whether to try again: at once when the migrations or the file are others, else when it is time.
 
-        A permanent failure also waits until somebody wrote to the database.
+        A permanent failure also waits until somebody wrote to the database, or for `at_latest`.
         """
         if migrations != self.migrations or database.identity != self.database.identity:
             return True
         if now < self.until:
             return False
+        if now >= self.at_latest:
+            return True
         return not self.permanent or database != self.database

@@ -1,12 +1,13 @@
 """What the daemon remembers of each database, and what it says of it."""
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from migrated import events
 from migrated.daemon.passes import Visited
-from migrated.daemon.schedule import Complaint, Rest, retry_delay
+from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
 from migrated.discovery import DatabasePath
 from migrated.fleet import Outcome, Result, report_end, report_error
 from migrated.logs import Log, failure_keys
@@ -54,7 +55,8 @@ class Tracker:
 
     def retry_at(self) -> float | None:
         """When the next one that may recover by itself should be tried."""
-        return min((rest.until for rest in self.resting().values() if not rest.permanent), default=None)
+        at = min((rest.due_at for rest in self.resting().values()), default=math.inf)
+        return None if math.isinf(at) else at
 
     def take_due(self, now: float) -> frozenset[str]:
         """Those that may recover by themselves and should be tried now.
@@ -64,8 +66,9 @@ class Tracker:
         """
         due = set()
         for path, tracked in self._databases.items():
-            if tracked and tracked.rest and not tracked.rest.permanent and tracked.rest.until <= now:
-                tracked.rest = replace(tracked.rest, until=now + retry_delay(tracked.failures, self._random))
+            if tracked and tracked.rest and tracked.rest.due_at <= now:
+                later = now + retry_delay(tracked.failures, self._random)
+                tracked.rest = replace(tracked.rest, until=later, at_latest=now + LONGEST_RETRY)
                 due.add(path)
         return frozenset(due)
 
@@ -107,7 +110,9 @@ class Tracker:
         if outcome.result is not Result.REFUSED:
             permanent = outcome.error is not None and not outcome.error.transient
             until = now + retry_delay(tracked.failures, self._random)
-            tracked.rest = Rest(visit.migrations, visit.fingerprint, until, permanent)
+            # A damaged file, most likely; but a disk that failed to read it once looks the same.
+            at_latest = now + LONGEST_RETRY if outcome.result is Result.UNAVAILABLE else math.inf
+            tracked.rest = Rest(visit.migrations, visit.fingerprint, until, permanent, at_latest)
 
     def _complain(self, tracked: _Tracked, log: Log, now: float) -> bool:
         """Tell the trouble if it is time to; whether that was the first time."""

@@ -115,8 +115,13 @@ def is_absent_or_empty(path: str) -> bool:
 
 def _open(path: str, flags: int, patience: Patience) -> apsw.Connection:
     with environment_errors(path):
-        # An absolute path is never taken for ":memory:" or for a URI.
-        connection = apsw.Connection(os.path.abspath(path), flags=flags)
+        try:
+            # An absolute path is never taken for ":memory:" or for a URI.
+            connection = apsw.Connection(os.path.abspath(path), flags=flags)
+        except UnicodeEncodeError as error:
+            raise DatabaseError(
+                "the path is not UTF-8, which SQLite asks for", database=path, hint="rename the file"
+            ) from error
         connection.set_busy_handler(patience)
     return connection
 

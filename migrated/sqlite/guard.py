@@ -58,7 +58,9 @@ class Guard:
     def __call__(
         self, action: int, first: str | None, second: str | None, database: str | None, trigger: str | None
     ) -> int:
-        refusal = self._refusal(action, first or "", second) or _elsewhere(action, database)
+        # ALTER TABLE has the database where others have the object, and a column where they have the database.
+        where = first if action == apsw.SQLITE_ALTER_TABLE else database
+        refusal = self._refusal(action, first or "", second) or _elsewhere(action, where)
         if refusal is None:
             self.leaves_traces |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
             return apsw.SQLITE_OK

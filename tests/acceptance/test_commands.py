@@ -797,3 +797,21 @@ class TestLog:
         done = migrated(tmp_path, "up", "--log-level", "error")
 
         assert (done.returncode, done.stderr) == (0, "")
+
+
+class TestOddPaths:
+    def test_a_path_that_is_not_utf8_is_told_and_stops_no_other(self, tmp_path: Path, migrations: Path) -> None:
+        write_migration(migrations, 1)
+        (tmp_path / "t").mkdir()
+        execute(tmp_path / "t/b.db", "CREATE TABLE t (x)")
+        (tmp_path / os.fsdecode(b"t/a\xff.db")).write_bytes((tmp_path / "t/b.db").read_bytes())
+
+        done = migrated(tmp_path, "up", "-d", "t/*.db")
+
+        assert done.returncode == 6
+        assert applied_versions(tmp_path / "t/b.db") == [1]
+        for command in (["status"], ["status", "--json"], ["plan"], ["verify", "--json"]):
+            looked = migrated(tmp_path, *command, "-d", "t/*.db")
+            assert looked.returncode == 6
+            assert "xff.db" in looked.stdout + looked.stderr
+            assert "Traceback" not in looked.stderr

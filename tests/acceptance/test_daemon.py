@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 from daemon_process import DEADLINE, DaemonProcess, bring_up, environment, migrated, poll, running, writer_holding
+from filelock import FileLock
 from support import (
     PROGRAM,
     applied_versions,
@@ -810,3 +811,48 @@ class TestLog:
         finally:
             os.close(reader)
             os.close(writer)
+
+
+@contextmanager
+def daemon_lock_held(directory: Path) -> Iterator[None]:
+    """As another daemon would hold it."""
+    lock = FileLock(directory / ".migrated/daemon.lock")
+    with lock.acquire(timeout=0):
+        yield
+
+
+class TestReload:
+    def test_locks_are_those_of_the_configuration_in_force(self, tmp_path: Path, migrations: Path) -> None:
+        for name in ("one", "two", "three", "four"):
+            (tmp_path / name).mkdir()
+        configure(tmp_path, 'databases = ["one/a.db", "two/a.db"]')
+        write_migration(migrations, 1, down="DROP TABLE t1;")
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            configure(tmp_path, 'databases = ["one/a.db"]')
+            daemon.send(signal.SIGHUP)
+            daemon.wait_for("daemon.reloaded")
+            assert migrated(tmp_path, "down", "-d", "two/a.db").returncode == 0
+            assert migrated(tmp_path, "down", "-d", "one/a.db").returncode == 5
+            with daemon_lock_held(tmp_path / "four"):
+                configure(tmp_path, 'databases = ["one/a.db", "three/a.db", "four/a.db"]')
+                daemon.send(signal.SIGHUP)
+                daemon.wait_for("daemon.reload_failed")
+            execute(tmp_path / "three/a.db", "CREATE TABLE t (x)")
+            assert migrated(tmp_path, "down", "-d", "three/a.db").returncode == 0
+
+    def test_a_match_that_was_removed_is_not_made_anew(self, tmp_path: Path, migrations: Path) -> None:
+        """It was found when the pass began, and removed while the one before it was waited for."""
+        (tmp_path / "t").mkdir()
+        first, second = tmp_path / "t/a.db", tmp_path / "t/b.db"
+        for path in (first, second):
+            execute(path, "CREATE TABLE t (x)")
+        write_migration(migrations, 1)
+        with writer_holding(first) as release, DaemonProcess(tmp_path, "-d", "t/*.db") as daemon:
+            daemon.wait_for("migration.applying", database="t/a.db")
+            second.unlink()
+            release()
+            daemon.wait_for("migration.applied", database="t/a.db")
+            daemon.wait_until_ready()
+
+            assert not second.exists()

@@ -1108,3 +1108,34 @@ def test_busy_database_is_told_with_the_migration_that_waited_for_it(database: P
 
     assert (busy.value.code, busy.value.version, busy.value.name) == ("SQLITE_BUSY", 1, "m1")
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE t DROP COLUMN b",
+        "ALTER TABLE t ADD COLUMN c",
+        "ALTER TABLE t RENAME COLUMN b TO c",
+        "ALTER TABLE t RENAME TO u",
+        "ALTER TABLE main.t DROP COLUMN b",
+    ],
+)
+def test_every_alteration_of_a_table_is_allowed(database: Path, statement: str) -> None:
+    runner = runner_for(database, "CREATE TABLE t (a, b)", statement)
+
+    assert [entry.version for entry in runner.run()] == [1, 2]
+
+
+def test_alteration_of_an_attached_table_is_refused(database: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    execute(other, "CREATE TABLE precious (x, y)")
+    connection = apsw.Connection(str(database))
+    connection.execute("ATTACH ? AS other", (str(other),))
+    before = everything(other)
+    for statement in ("DROP COLUMN x", "ADD COLUMN z", "RENAME TO gone"):
+        runner = MigrationRunner(connection)
+        runner.add_migration(Migration(1, "a", f"ALTER TABLE precious {statement}"))
+
+        assert "the attached database other" in failure_of(runner).message
+    connection.close()
+    assert everything(other) == before

@@ -517,3 +517,12 @@ def test_pyproject_asked_for_by_name_must_speak_of_us(tmp_path: Path) -> None:
     assert refusal(tmp_path, Overrides(file="pyproject.toml")).faults == (
         f"{path}: tool.migrated: there is no such table",
     )
+
+
+@pytest.mark.parametrize("text", ["settle = " + "9" * 5000, "settle = " + "[" * 5000], ids=["digits", "depth"])
+def test_toml_that_the_reader_itself_cannot_take_is_a_fault(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+
+    (fault,) = refusal(tmp_path).faults
+
+    assert fault.startswith(f"{path}: not TOML: ")

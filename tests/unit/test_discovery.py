@@ -77,7 +77,7 @@ def test_name_is_as_configured_and_path_is_below_the_base(base: Path) -> None:
 
     assert [
         DatabasePath("a.db", str(base / "a.db")),
-        DatabasePath("tenants/c.db", str(base / "tenants/c.db")),
+        DatabasePath("tenants/c.db", str(base / "tenants/c.db"), matched=True),
     ] == found
 
 

@@ -98,12 +98,14 @@ def test_version_is_digits(text: str, number: int) -> None:
     assert number == options.version(text)
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", "1.0", "1_000", " 1", "x", "\u0661", "\u00b2", "7_add_users"])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", "1.0", "1_000", " 1", "x", "\u0661", "\u00b2", "7_add_users", str(2**63), "9" * 5000]
+)
 def test_what_is_no_version_is_told(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         options.version(text)
 
-    assert str(caught.value) == f"expected a version, in digits, got {text!r}"
+    assert str(caught.value) == f"expected a version, 0 to 9223372036854775807, got {text!r}"
 
 
 @pytest.mark.parametrize("text", ["", "0", "00", "-1", "1.5", "x", "\u0661", "\u00b2"])

@@ -227,10 +227,9 @@ def test_splitting_loses_nothing_but_what_is_no_statement(fragments: list[str]) 
     """What is left out between the pieces holds no statement, and the pieces come in order."""
     sql = "\n".join(fragments)
     at = 0
-    for piece in split(sql):
-        start = sql.index(piece, at)
+    while (start := first_token(sql, at)) is not None:
         assert not has_statement(sql[at:start])
-        at = start + len(piece)
+        at = statement_end(sql, start)
 
     assert not has_statement(sql[at:])
 

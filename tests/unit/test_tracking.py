@@ -291,10 +291,16 @@ def test_database_that_went_and_came_back_starts_over(told: Told) -> None:
         pytest.param(applied(), None, id="applied"),
         pytest.param(refusal(), None, id="a refusal is judged anew at every pass"),
         pytest.param(failed(), Rest(11, FILE, 101.0, permanent=True), id="failed"),
-        pytest.param(unavailable(), Rest(11, FILE, 101.0, permanent=False), id="busy"),
-        pytest.param(unavailable(LockHeldError("held")), Rest(11, FILE, 101.0, permanent=False), id="locked"),
+        pytest.param(unavailable(), Rest(11, FILE, 101.0, permanent=False, at_latest=400.0), id="busy"),
         pytest.param(
-            unavailable(busy(transient=False)), Rest(11, FILE, 101.0, permanent=True), id="unavailable for good"
+            unavailable(LockHeldError("held")),
+            Rest(11, FILE, 101.0, permanent=False, at_latest=400.0),
+            id="locked",
+        ),
+        pytest.param(
+            unavailable(busy(transient=False)),
+            Rest(11, FILE, 101.0, permanent=True, at_latest=400.0),
+            id="unavailable for good, it seems",
         ),
     ],
 )
@@ -406,3 +412,13 @@ def test_summary_is_short_and_of_one_line(told: Told) -> None:
     summary = told.tracker.summary()
 
     assert summary == "0 of 1 databases current; 1 blocked: " + "word " * 19 + "..."
+
+
+def test_what_seems_damaged_is_tried_again_in_the_end(told: Told) -> None:
+    """A disk that failed to read a page once looks like a file that is damaged."""
+    told.after(unavailable(busy(transient=False)), 100.0)
+
+    assert told.tracker.retry_at() == 400.0
+    assert told.tracker.take_due(399.0) == set()
+    assert told.tracker.take_due(400.0) == {"/srv/app.db"}
+    assert told.tracker.retry_at() == 700.0
