@@ -39,14 +39,23 @@ def discover(target: Target) -> list[DatabasePath]:
     return list(found.values())
 
 
-def discover_some(target: Target) -> list[DatabasePath]:
-    """As `discover`. Raises `DatabaseError` when there is none: a misspelt pattern is not an empty fleet."""
-    databases = discover(target)
+def assign(targets: Iterable[Target]) -> list[tuple[Target, list[DatabasePath]]]:
+    """Every target with its databases. What several name is the first's: one ledger can follow one directory."""
+    taken: set[str] = set()
+    assigned = []
+    for target in targets:
+        databases = [database for database in discover(target) if database.path not in taken]
+        taken |= {database.path for database in databases}
+        assigned.append((target, databases))
+    return assigned
+
+
+def require_some(target: Target, databases: list[DatabasePath]) -> None:
+    """Raise `DatabaseError` when a target has no database: a misspelt pattern is not an empty fleet."""
     if not databases:
         raise DatabaseError(
             f"no file matches {', '.join(target.databases)}", hint="check the pattern; a glob makes no database"
         )
-    return databases
 
 
 def _is_pattern(configured: str, base: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from migrated import events, logs
-from migrated.discovery import DatabasePath, discover_some
+from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Outcome, Result, report, work_on
 from migrated.logs import Log
@@ -20,10 +20,10 @@ def on_every_database(config: Config, action: Action, around: Work = lambda _dat
     """Do `action` on each database and return the exit code. Every database is tried, whatever befell others."""
     log = logs.configure(config.log_format, config.log_level)
     codes: list[int] = []
-    for target in config.targets:
+    for target, databases in assign(config.targets):
         try:
             migrations = _read(target, log)
-            databases = discover_some(target)
+            require_some(target, databases)
         except MigrationError as error:
             is_of_files = not isinstance(error, DatabaseError)
             if is_of_files:

@@ -53,8 +53,12 @@ def _without_a_daemon(database: "DatabasePath", work: "Callable[[], Outcome]") -
         with locks.holding(database.path, locks.DAEMON, 0):
             return work()
     except LockHeldError as held:
-        held.message = f"a daemon looks after {database.name} and would apply it again: {held.holder}"
-        held.hint = "take the file out of the migrations directory first, or stop the daemon"
+        if "migrated down" in (held.holder or ""):
+            held.message = f"another `down` is at work beside {database.name}: {held.holder}"
+            held.hint = "wait until it has finished"
+        else:
+            held.message = f"a daemon looks after {database.name} and would apply it again: {held.holder}"
+            held.hint = "take the file out of the migrations directory first, or stop the daemon"
         return Outcome(database, Result.UNAVAILABLE, error=held)
     except MigrationError as error:
         return Outcome(database, Result.UNAVAILABLE, error=error)

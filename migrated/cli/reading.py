@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from migrated import planning
-from migrated.discovery import DatabasePath, discover_some
+from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError
 from migrated.model import Migration
 from migrated.planning import State, Status
@@ -68,11 +68,11 @@ class TargetView:
 
 def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[TargetView]:
     """Look at every target, waiting up to `patience` seconds for a file that is being written."""
-    for target in config.targets:
+    for target, databases in assign(config.targets):
         view = TargetView(target)
         try:
             view.listing = read_finished(target.migrations, timeout=patience)
-            databases = discover_some(target)
+            require_some(target, databases)
         except MigrationError as error:
             view.error = error
         else:

@@ -25,7 +25,7 @@ from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Vis
 from migrated.daemon.settle import Settle
 from migrated.daemon.tracking import Tracker
 from migrated.daemon.watcher import WatchdogComplaints
-from migrated.discovery import discover
+from migrated.discovery import assign
 from migrated.errors import ConfigError, DatabaseError, LockHeldError
 from migrated.locks import DAEMON, lock_path
 from migrated.logs import Log
@@ -227,8 +227,8 @@ class Daemon:
         systemd.notify("READY=1", f"STATUS={self._summary()}")
 
     def _take_locks(self, config: Config) -> None:
-        for target in config.targets:
-            for database in discover(target):
+        for _, databases in assign(config.targets):
+            for database in databases:
                 try:
                     self._locks.ensure(database.path)
                 except DatabaseError:
@@ -236,8 +236,8 @@ class Daemon:
                     continue
 
     def _lock_paths(self, config: Config) -> set[str]:
-        databases = [database for target in config.targets for database in discover(target)]
-        return {str(lock_path(database.path, DAEMON)) for database in databases}
+        assigned = assign(config.targets)
+        return {str(lock_path(database.path, DAEMON)) for _, databases in assigned for database in databases}
 
     def _summary(self) -> str:
         return "; ".join(part for part in (self._tracker.summary(), self._directories.summary()) if part)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from migrated import events
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.schedule import Fingerprint, Rest
-from migrated.discovery import DatabasePath, discover
+from migrated.discovery import DatabasePath, assign
 from migrated.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.fleet import Outcome, Result, work_on
 from migrated.logs import Log
@@ -76,16 +76,14 @@ class Pass:
         """Do it, and post `PassEnded` whatever happens."""
         try:
             self.locks.mend()
-            found: list[DatabasePath] = []
-            for target in self.config.targets:
-                databases = discover(target)
-                found += databases
+            assigned = assign(self.config.targets)
+            for target, databases in assigned:
                 try:
                     self._work_on_target(target, databases)
                 except Exception as surprise:  # noqa: BLE001 - one directory's surprise must not stop the others
                     fault = MigrationFileError(file=target.migrations, **_internal(surprise))
                     self.post(Scanned(target.migrations, None, fault))
-            self.post(Found(tuple(found)))
+            self.post(Found(tuple(database for _, databases in assigned for database in databases)))
         finally:
             self.post(PassEnded())
 

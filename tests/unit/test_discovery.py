@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from migrated.discovery import DatabasePath, discover
+from migrated.discovery import DatabasePath, assign, discover
 from migrated.settings import Target
 
 
@@ -106,3 +106,15 @@ def test_file_with_a_name_that_looks_like_a_pattern_is_itself(base: Path) -> Non
 
 def test_one_file_written_in_two_ways_is_one_database(base: Path) -> None:
     assert names(base, "a.db", "./a.db", "tenants/../a.db") == ["a.db"]
+
+
+def test_database_of_several_targets_is_the_first_s(base: Path) -> None:
+    first, second, third = (
+        Target(str(base), configured, "m") for configured in (("b.db",), ("*.db", "new.db"), ("a.db", "./b.db"))
+    )
+
+    assert [
+        (first, ["b.db"]),
+        (second, ["a.db", "new.db"]),
+        (third, []),
+    ] == [(target, [database.name for database in found]) for target, found in assign([first, second, third])]
