@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from migrated import about
+
 TYPE_CHECKING = False  # typing's own costs 5 ms of every start
 if TYPE_CHECKING:
     from migrated.errors import (
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from migrated.planning import OnChanged, OnLate, OnMissing, Policy
     from migrated.runner import MigrationRunner
     from migrated.sources.directory import read_migrations
+
+__version__ = about.VERSION
 
 _HOMES = {
     "migrated.errors": (

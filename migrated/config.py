@@ -66,8 +66,9 @@ def _may_speak_of_us(path: Path) -> bool:
 
 def _without_file(here: Path, overrides: Overrides, faults: Faults) -> Config:
     database = DEFAULT_DATABASE
-    if "DATABASE_URL" in os.environ and not overrides.databases:
-        database = _from_url(os.environ["DATABASE_URL"], faults)
+    url = os.environ.get("DATABASE_URL")
+    if url and not overrides.databases:
+        database = _from_url(url, faults)
     target = Target(str(here), (database,), str(here / DEFAULT_MIGRATIONS))
     return Config("defaults and options, no file", (target,))
 

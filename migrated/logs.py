@@ -9,6 +9,7 @@ import math
 import os
 import queue
 import threading
+import uuid
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -59,6 +60,11 @@ class Log:
     def failure(self, event: Event, error: MigrationError, **keys: object) -> None:
         """Write one line about an error, with its place, hint and `error` object."""
         self(event, **failure_keys(error), **keys)
+
+
+def new_run_id() -> str:
+    """What the lines of one run have in common."""
+    return uuid.uuid4().hex[:16]
 
 
 def failure_keys(error: MigrationError) -> dict[str, object]:
@@ -141,7 +147,10 @@ def _json(descriptor: int) -> Callable[[_Line], bytes]:
 
 def _is_journal(descriptor: int) -> bool:
     # https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html#%24JOURNAL_STREAM
-    status = os.fstat(descriptor)
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -143,6 +143,13 @@ class MigrationPlan:
 
     direction: MigrationDirection
     migrations: Sequence[Migration] = ()
+
+    def __post_init__(self) -> None:
+        # Two plans of the same steps are equal, whatever the steps came in.
+        object.__setattr__(self, "migrations", list(self.migrations))
+
+    def __iter__(self) -> Iterator[Migration]:
+        return iter(self.migrations)
 
     def __len__(self) -> int:
         return len(self.migrations)

@@ -13,6 +13,7 @@ from migrated.errors import MigrationError
 COMMANDS: tuple[ModuleType, ...] = (run_daemon, up, down, status, plan, verify, new, wait)
 """Each has NAME, SUMMARY, EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 
+_HIGHEST_STREAM = 2
 EXIT_CODES = """\
 exit codes:
   0   done, or nothing to do
@@ -28,7 +29,17 @@ exit codes:
 
 def run() -> None:
     """Run the program: the console script, and `python -m migrated`."""
+    _open_standard_streams()
     sys.exit(main())
+
+
+def _open_standard_streams() -> None:
+    # A file that is opened would take the number of a stream that is closed, and get what is written to that.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _HIGHEST_STREAM:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the program's life
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 from migrated import events, logs
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
-from migrated.fleet import Action, Outcome, Result, report, work_on
+from migrated.fleet import Action, Outcome, Result, report, report_end, work_on
 from migrated.logs import Log
 from migrated.model import Migration
 from migrated.settings import Config, Target
@@ -18,7 +18,7 @@ Work = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 
 def on_every_database(config: Config, action: Action, around: Work = lambda _database, work: work()) -> int:
     """Do `action` on each database and return the exit code. Every database is tried, whatever befell others."""
-    log = logs.configure(config.log_format, config.log_level)
+    log = logs.configure(config.log_format, config.log_level).bind(run_id=logs.new_run_id())
     codes: list[int] = []
     for target, databases in assign(config.targets):
         try:
@@ -30,6 +30,8 @@ def on_every_database(config: Config, action: Action, around: Work = lambda _dat
                 log.failure(events.FILE_INVALID, error)
             else:
                 log.failure(events.DATABASE_UNAVAILABLE, error, database=", ".join(target.databases))
+            for database in databases:
+                report_end(Outcome(database, Result.REFUSED, error=error), log.bind(database=database.name))
             codes.append(error.exit_code)
             continue
         for database in databases:

@@ -77,6 +77,9 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
             view.error = error
         else:
             view.databases = [_view(database, target, view.listing.migrations) for database in databases]
+            for database in view.databases if view.listing.invalid else []:
+                # Nothing from a directory with an invalid file is applied to anything.
+                database.refusal = database.refusal or view.listing.invalid[0]
         yield view
 
 

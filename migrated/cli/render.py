@@ -61,6 +61,6 @@ def _draw(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
     Console().print(table)
 
 
-def print_problem(text: str) -> None:
+def print_problem(text: str, kind: str = "error") -> None:
     """A line about something wrong, on standard error."""
-    print(writable(f"migrated: error: {text}"), file=sys.stderr)
+    print(writable(f"migrated: {kind}: {text}"), file=sys.stderr)

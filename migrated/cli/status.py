@@ -49,7 +49,7 @@ def _show(view: Any) -> None:
     for problem in view.problems:
         print_problem(str(problem))
     for remark in view.listing.ignored if view.listing else []:
-        print_problem(f"{remark.file}: not used: {remark.reason}")
+        print_problem(f"{remark.file}: not used: {remark.reason}", "warning")
     for database in view.databases:
         counts = f"{database.applied} applied, {database.pending} pending"
         title = f"{database.database.name}: {database.summary}, {counts}"

@@ -9,7 +9,6 @@ pass would miss what happened in between.
 import random
 import signal
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from migrated.daemon.watcher import WatchdogComplaints
 from migrated.discovery import assign
 from migrated.errors import ConfigError, DatabaseError, LockHeldError
 from migrated.locks import DAEMON, lock_path
-from migrated.logs import Log
+from migrated.logs import Log, new_run_id
 from migrated.settings import Config
 
 TICK_SECONDS = 1.0
@@ -143,7 +142,7 @@ class Daemon:
             self._submit(worker, now, retrying)
 
     def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:
-        run_id = uuid.uuid4().hex[:16]
+        run_id = new_run_id()
         work = Pass(
             self._config,
             run_id,

@@ -1,6 +1,7 @@
 """`_migrations`, what is applied, and `_migrations_history`, everything that ever happened."""
 
 import os
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -39,6 +40,7 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
 );
 """
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
+_OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
 _READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
 _RECORDED = """
@@ -72,6 +74,12 @@ def names_taken(connection: apsw.Connection) -> set[str]:
     """Every name in the database that begins as ours do."""
     rows = connection.execute("SELECT name FROM main.sqlite_schema WHERE lower(substr(name, 1, ?)) = ?", _OURS)
     return {str(name) for (name,) in rows}
+
+
+def meddlers(connection: apsw.Connection) -> set[str]:
+    """The triggers that speak of our tables: the authorizer sees what they do only once they fire."""
+    rows = connection.execute("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'")
+    return {str(name) for name, sql in rows if _OUR_NAME.search(str(sql))}
 
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:

@@ -101,7 +101,7 @@ class SqliteSession:
     ) -> Done:
         up = direction is MigrationDirection.UP
         ledger.create(connection, self._name)
-        names = ledger.names_taken(connection)
+        names, meddlers = ledger.names_taken(connection), ledger.meddlers(connection)
         before = foreign_keys.look(connection)
         started, changes = time.monotonic(), connection.total_changes()
         sql = migration.up_sql if up else migration.down_sql or ""
@@ -118,6 +118,13 @@ class SqliteSession:
                 direction,
                 f"the name {min(taken)} is not allowed in a migration",
                 hint=f"names that begin with {LEDGER_PREFIX} are migrated's own",
+            )
+        if come := ledger.meddlers(connection) - meddlers:
+            raise _failure(
+                migration,
+                direction,
+                f"the trigger {min(come)} would write to migrated's own record, which is not allowed",
+                hint=f"tables whose names begin with {LEDGER_PREFIX} are migrated's own",
             )
         if new := foreign_keys.new_violations(before, foreign_keys.look(connection)):
             raise _failure(

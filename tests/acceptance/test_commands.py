@@ -815,3 +815,48 @@ class TestOddPaths:
             assert looked.returncode == 6
             assert "xff.db" in looked.stdout + looked.stderr
             assert "Traceback" not in looked.stderr
+
+
+class TestStreams:
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+    def test_a_closed_stream_harms_nothing(
+        self, tmp_path: Path, migrations: Path, database: Path, closed: str
+    ) -> None:
+        """What is written to it must not end up in the file that got its number."""
+        write_migration(migrations, 1)
+        for command in ("up", "status", "up"):
+            line = f'exec "$@" {command} {closed}'
+            done = subprocess.run(["sh", "-c", line, "sh", *PROGRAM], cwd=tmp_path, env=environment(), check=False)
+
+            assert done.returncode == 0
+        assert query(database, "PRAGMA integrity_check") == [("ok",)]
+        assert applied_versions(database) == [1]
+        assert json.loads((tmp_path / ".migrated/lock").read_text())["command"].endswith("up")
+
+
+class TestOneRun:
+    def test_its_lines_have_one_id_that_is_the_run_s_own(self, tmp_path: Path, migrations: Path) -> None:
+        write_migration(migrations, 1, down="DROP TABLE t1;")
+        ids = [
+            {line["run_id"] for line in log_lines(migrated(tmp_path, command).stderr)}
+            for command in ("up", "down")
+        ]
+
+        assert [len(each) for each in ids] == [1, 1]
+        assert ids[0] != ids[1]
+
+    def test_an_invalid_file_is_a_refusal_for_every_database(self, tmp_path: Path, migrations: Path) -> None:
+        put_file(migrations, "1_a.sql", "-- migrated: nonsense\n")
+        databases = ["-d", "a.db", "-d", "b.db"]
+        done = migrated(tmp_path, "up", *databases)
+        finished = [line for line in log_lines(done.stderr) if line["event"] == "run.finished"]
+        shown = json.loads(migrated(tmp_path, "status", "--json", *databases).stdout)["databases"]
+
+        assert done.returncode == 4
+        assert [(line["database"], line["outcome"]) for line in finished] == [
+            ("a.db", "refused"),
+            ("b.db", "refused"),
+        ]
+        assert [(each["state"], each["problem"]["type"]) for each in shown] == [
+            ("blocked", "InvalidFormatError")
+        ] * 2

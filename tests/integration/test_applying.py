@@ -1139,3 +1139,24 @@ def test_alteration_of_an_attached_table_is_refused(database: Path, tmp_path: Pa
         assert "the attached database other" in failure_of(runner).message
     connection.close()
     assert everything(other) == before
+
+
+@pytest.mark.parametrize("body", ["DELETE FROM _migrations", 'UPDATE "_MIGRATIONS" SET version = 1'])
+def test_trigger_that_would_write_to_the_ledger_later_is_refused(database: Path, body: str) -> None:
+    """It fires in the application, where nobody stands guard."""
+    runner_for(database, GROUND).run()
+    before = everything(database)
+    meddling = f"CREATE TRIGGER late AFTER INSERT ON t BEGIN {body}; END"
+
+    assert failure_of(runner_for(database, GROUND, meddling)).message == (
+        "the trigger late would write to migrated's own record, which is not allowed"
+    )
+    assert everything(database) == before
+
+
+def test_trigger_on_a_table_with_a_name_like_ours_is_allowed(database: Path) -> None:
+    script = (
+        "CREATE TABLE user_migrations (x); CREATE TRIGGER g AFTER INSERT ON user_migrations BEGIN SELECT 1; END"
+    )
+
+    assert [entry.version for entry in runner_for(database, script).run()] == [1]

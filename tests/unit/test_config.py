@@ -99,7 +99,6 @@ def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str,
 @pytest.mark.parametrize(
     "url",
     [
-        pytest.param("", id="empty"),
         pytest.param("app.db", id="no scheme"),
         pytest.param("sqlite", id="scheme without its colon"),
         pytest.param("sqlite:", id="no path"),
@@ -203,7 +202,6 @@ def test_table_in_pyproject(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param("", id="empty"),
         pytest.param('[project]\nname = "migrated"\n', id="the word elsewhere"),
         pytest.param('[tool.other]\nmigrated = "yes"\n', id="a key of another tool"),
         pytest.param('[tool]\nmigrated = "yes"\n', id="no table"),
@@ -526,3 +524,9 @@ def test_toml_that_the_reader_itself_cannot_take_is_a_fault(tmp_path: Path, text
     (fault,) = refusal(tmp_path).faults
 
     assert fault.startswith(f"{path}: not TOML: ")
+
+
+def test_empty_database_url_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "")
+
+    assert load_config(Overrides(), tmp_path).targets == (target(tmp_path),)

@@ -185,3 +185,12 @@ def test_text_that_sqlite_could_not_take_is_refused(text: str) -> None:
             Migration(1, *parts)
 
         assert caught.value.message == "migration 1 holds a NUL or half a character, which no SQL text can"
+
+
+def test_plans_of_the_same_steps_are_equal_and_can_be_gone_through() -> None:
+    steps = [Migration(1, "a", "SELECT 1"), Migration(2, "b", "SELECT 2")]
+    plan = MigrationPlan(MigrationDirection.UP, tuple(steps))
+
+    assert plan == MigrationPlan(MigrationDirection.UP, steps)
+    assert plan.migrations == steps
+    assert list(plan) == steps

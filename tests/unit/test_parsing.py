@@ -489,6 +489,12 @@ def test_directive_of_the_other_section_is_an_error(text: str, directive: str, s
             None,
             id="the same statement goes on",
         ),
+        pytest.param(
+            "-- UP\nSELECT CASE WHEN 1 THEN 2\n-- DOWN\nEND;",
+            "SELECT CASE WHEN 1 THEN 2\n-- DOWN\nEND;",
+            None,
+            id="CASE",
+        ),
         pytest.param("-- UP\nSELECT a\n-- DOWN\n, b;", "SELECT a\n-- DOWN\n, b;", None, id="a comma"),
         pytest.param("-- UP\nSELECT a;\n-- DOWN\nWHERE 1;", "SELECT a;", "WHERE 1;", id="after a semicolon"),
         pytest.param("-- UP\nSELECT a\n-- DOWN\nselected;", "SELECT a\n-- DOWN\nselected;", None, id="lookalike"),
