@@ -24,6 +24,10 @@ class DatabasePath:
     path: str
     matched: bool = False
 
+    def may_be_made(self, target: Target) -> bool:
+        """Whether it may be created: a match that is gone again was removed on purpose."""
+        return target.create and not self.matched
+
 
 def discover(target: Target) -> list[DatabasePath]:
     """A target's databases, in the order configured: plain paths as they are, globs as what they match now.

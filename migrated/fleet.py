@@ -72,8 +72,7 @@ def work_on(
     runner = MigrationRunner(
         database.path,
         policy=target.policy,
-        # A match that is gone again was removed on purpose; only a plain path may be made.
-        create=target.create and not database.matched,
+        create=database.may_be_made(target),
         lock_timeout=lock_timeout,
         busy_timeout=target.busy_timeout,
         observer=reporter,

@@ -10,10 +10,8 @@ from migrated.errors import DatabaseError, MigrationError
 from migrated.model import Migration
 from migrated.planning import State, Status
 from migrated.settings import Config, Target
-from migrated.sources.directory import Listing, read_finished
+from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase
-
-PATIENCE_SECONDS = 4.0
 
 
 @dataclass(slots=True)
@@ -84,8 +82,7 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
 
 
 def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -> View:
-    create = target.create and not database.matched
-    handle = SqliteDatabase(database.path, create=create, busy_timeout=target.busy_timeout)
+    handle = SqliteDatabase(database.path, create=database.may_be_made(target), busy_timeout=target.busy_timeout)
     view = View(database, target, handle, [])
     try:
         view.statuses = planning.examine(migrations, handle.applied())

@@ -19,6 +19,9 @@ from migrated.sources.parsing import parse_migration
 QUIET_SECONDS = 2.0
 """How long a file must rest where the kernel cannot say whether somebody still has it open for writing."""
 
+PATIENCE_SECONDS = 2 * QUIET_SECONDS
+"""How long a command that runs once waits for a file that is being written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Remark:
@@ -68,7 +71,7 @@ def read_migrations(directory: str | os.PathLike[str]) -> list[Migration]:
     return listing.migrations
 
 
-def read_finished(directory: str | os.PathLike[str], *, timeout: float = 2 * QUIET_SECONDS) -> Listing:
+def read_finished(directory: str | os.PathLike[str], *, timeout: float = PATIENCE_SECONDS) -> Listing:
     """Read a directory as `read_directory` does, waiting up to `timeout` seconds for files being written.
 
     Raises `MigrationFileError` when one is still being written then.
