@@ -19,11 +19,21 @@ if TYPE_CHECKING:
         MigrationNotFoundError,
         RefusedError,
         RollbackFailedError,
+        UnfinishedError,
     )
-    from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan
+    from migrated.model import (
+        AppliedMigration,
+        Migration,
+        MigrationDirection,
+        MigrationPlan,
+        Repair,
+        Unfinished,
+    )
     from migrated.planning import OnChanged, OnLate, OnMissing, Policy
     from migrated.runner import MigrationRunner
+    from migrated.settings import SnapshotPolicy, SnapshotWhen, TransactionMode
     from migrated.sources.directory import read_migrations
+    from migrated.supervision import Supervision
 
 __version__ = about.VERSION
 
@@ -41,11 +51,21 @@ _HOMES = {
         "MigrationNotFoundError",
         "RefusedError",
         "RollbackFailedError",
+        "UnfinishedError",
     ),
-    "migrated.model": ("AppliedMigration", "Migration", "MigrationDirection", "MigrationPlan"),
+    "migrated.model": (
+        "AppliedMigration",
+        "Migration",
+        "MigrationDirection",
+        "MigrationPlan",
+        "Repair",
+        "Unfinished",
+    ),
     "migrated.planning": ("OnChanged", "OnLate", "OnMissing", "Policy"),
     "migrated.runner": ("MigrationRunner",),
+    "migrated.settings": ("SnapshotPolicy", "SnapshotWhen", "TransactionMode"),
     "migrated.sources.directory": ("read_migrations",),
+    "migrated.supervision": ("Supervision",),
 }
 
 __all__ = [
@@ -69,7 +89,14 @@ __all__ = [
     "OnMissing",
     "Policy",
     "RefusedError",
+    "Repair",
     "RollbackFailedError",
+    "SnapshotPolicy",
+    "SnapshotWhen",
+    "Supervision",
+    "TransactionMode",
+    "Unfinished",
+    "UnfinishedError",
     "read_migrations",
 ]
 

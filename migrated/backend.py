@@ -1,23 +1,69 @@
 """What the runner asks of any kind of database. It knows nothing of files, pragmas or cursors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
-from migrated.model import AppliedMigration, Migration, MigrationDirection
+from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Snapshot, Step, Unfinished
 
 
 class LedgerMovedError(Exception):
     """Somebody else changed the database since the ledger was read; what was planned from it is void."""
 
 
-class Done:
-    """What one step came to: the ledger's entry (struck out by a rollback), its time and the rows it changed."""
+class BatchLostError(Exception):
+    """A failing step took with it what was done before it in the same batch, which could have been kept."""
 
-    def __init__(self, entry: AppliedMigration, execution_time_ms: int, rows_changed: int) -> None:
-        self.entry = entry
-        self.execution_time_ms = execution_time_ms
-        self.rows_changed = rows_changed
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one step came to: the ledger's entry (struck out by a rollback), its time and the rows it changed.
+
+    `dropped` names what went with a rebuilt table and is not there any more: "index i", "trigger t".
+    """
+
+    entry: AppliedMigration
+    execution_time_ms: int
+    rows_changed: int
+    dropped: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a step is: in its `statement`, of `statements`, on `line` of its file; rows of those before it."""
+
+    step: Step
+    statement: int
+    statements: int
+    line: int
+    elapsed_ms: int
+    rows_changed: int
+
+
+class Observer:
+    """Is told what happens during a run, in the thread that runs. This one does nothing with it."""
+
+    def lock_waiting(self, holder: str) -> None:
+        """Another process holds the lock and is waited for."""
+
+    def planned(self, steps: int) -> None:
+        """So many steps are about to be taken."""
+
+    def beginning(self, step: Step, *, late: bool) -> None:
+        """A step begins; `late` when it lies below the highest applied version."""
+
+    def progress(self, progress: Progress) -> None:
+        """A step takes long; told every few seconds."""
+
+    def done(self, done: Done, direction: MigrationDirection) -> None:
+        """A step is committed."""
+
+    def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
+        """The content was kept before it is changed; `size` in bytes."""
+
+    def snapshot_skipped(self, reason: str) -> None:
+        """The content was not kept, though it is asked for."""
 
 
 class Session(Protocol):
@@ -26,14 +72,42 @@ class Session(Protocol):
     def applied(self) -> list[AppliedMigration]:
         """Read the ledger; steps planned from it are valid until somebody else changes it."""
 
+    def unfinished(self) -> Unfinished | None:
+        """What the last `applied()` found to have stopped half way."""
+
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied."""
 
     def create_ledger(self) -> None:
         """Make the ledger where it is missing."""
 
-    def execute(self, migration: Migration, direction: MigrationDirection) -> Done:
+    def is_new(self) -> bool:
+        """Whether there is nothing at all in the database yet."""
+
+    def execute(self, step: Step) -> Done:
         """Apply or roll back one migration; `LedgerMovedError` when the plan is void."""
+
+    def together(self, *, keep_good: bool, foreign_keys: bool) -> AbstractContextManager["Batch"]:
+        """Do every `execute` within the `with` in one transaction, in which `foreign_keys` are enforced or not.
+
+        When one fails, those before it are kept (`keep_good`) or undone too. Raises `BatchLostError` when they
+        should have been kept and are lost.
+        """
+
+    def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
+        """Do and record what a person decided about `unfinished`; `migration` is its text as it is now."""
+
+
+class Batch(Protocol):
+    """Several steps in one transaction."""
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether what was done in it is there for good."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next step needs a transaction of its own."""
 
 
 class Database(Protocol):
@@ -47,11 +121,17 @@ class Database(Protocol):
     def lockable(self) -> bool:
         """Whether `name` is a path that other processes could migrate."""
 
-    def applied(self) -> list[AppliedMigration]:
-        """Read the ledger, changing nothing."""
+    def require_usable(self) -> None:
+        """Raise `DatabaseError` for what can be seen to be in the way of changing it, before anything is."""
+
+    def look(self) -> tuple[list[AppliedMigration], Unfinished | None]:
+        """Read the ledger, and what stopped half way if anything did, changing nothing."""
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied, changing nothing."""
 
-    def session(self) -> AbstractContextManager[Session]:
-        """Open it for changing."""
+    def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
+        """Put a snapshot back, keeping what is there as a snapshot too, and record that."""
+
+    def session(self, observer: Observer) -> AbstractContextManager[Session]:
+        """Open it for changing; `observer` is told of long work and of snapshots."""

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from enum import EnumType
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 
@@ -17,14 +17,30 @@ from migrated.settings import (
     Faults,
     LogFormat,
     LogLevel,
+    SnapshotPolicy,
+    SnapshotWhen,
     Target,
+    TransactionMode,
     WatchMode,
     parse_duration,
+    parse_size,
 )
 
 
 class Duration(float):
     """Seconds, written as a text."""
+
+
+class Size(int):
+    """Bytes, written as a text."""
+
+
+class SnapshotTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The table `snapshots`; what is left out has the default."""
+
+    when: SnapshotWhen = SnapshotPolicy().when
+    keep: Annotated[int, msgspec.Meta(ge=1)] = SnapshotPolicy().keep
+    max_size: Size = Size(SnapshotPolicy().max_size)
 
 
 TOP_KEYS: dict[str, Any] = {
@@ -35,12 +51,17 @@ TOP_KEYS: dict[str, Any] = {
     "resync_interval": Duration,
     "watch": WatchMode,
     "lock_timeout": Duration,
+    "stop_grace": Duration,
 }
 TARGET_KEYS: dict[str, Any] = {
     "databases": list[str],
     "migrations": str,
     "create": bool,
     "busy_timeout": Duration,
+    "statement_timeout": Duration,
+    "transaction": TransactionMode,
+    "snapshots": SnapshotTable,
+    "application_id": Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**32)],
 }
 POLICY_KEYS: dict[str, Any] = {"on_changed": OnChanged, "on_missing": OnMissing, "on_late": OnLate}
 _NOT_NOUGHT = ("settle", "settle_max", "resync_interval")
@@ -102,6 +123,8 @@ def _tables(value: object, faults: Faults) -> list[dict[str, Any]]:
 
 def _target(entry: Mapping[str, Any], number: int, base: Path, faults: Faults) -> Target:
     values = _converted(entry, TARGET_KEYS | POLICY_KEYS, faults, number)
+    if isinstance(kept := values.get("snapshots"), SnapshotTable):
+        values["snapshots"] = SnapshotPolicy(kept.when, kept.keep, kept.max_size)
     policy = Policy(**{key: values.pop(key) for key in POLICY_KEYS if key in values})
     databases = values.pop("databases", [DEFAULT_DATABASE])
     migrations = values.pop("migrations", DEFAULT_MIGRATIONS)
@@ -124,20 +147,29 @@ def _converted(
             faults.add(prefix + key, f"unknown key; known are {', '.join(keys)}", table=number)
             continue
         try:
-            values[key] = msgspec.convert(value, keys[key], dec_hook=_duration)
+            values[key] = msgspec.convert(value, keys[key], dec_hook=_measure)
         except (msgspec.ValidationError, ValueError) as error:
-            faults.add(prefix + key, f"{_readable(error, keys[key])}, got {value!r}", table=number)
+            reason, within = _readable(error, keys[key])
+            faults.add(prefix + key + within, f"{reason}, got {value!r}", table=number)
     return values
 
 
-def _duration(kind: type[Any], value: object) -> Duration:
+def _measure(kind: type[Any], value: object) -> Duration | Size:
+    if kind is Size:
+        if isinstance(value, str):
+            return Size(parse_size(value))
+        raise ValueError('expected a size such as "256MB" or "1GiB"')
     if kind is Duration and isinstance(value, str):
         return Duration(parse_duration(value))
     raise ValueError('expected a duration such as "250ms", "30s" or "5m"')
 
 
-def _readable(error: Exception, kind: Any) -> str:
+def _readable(error: Exception, kind: Any) -> tuple[str, str]:
+    """What is wrong, for people, and with which key of an inner table."""
     choices = tuple(kind) if isinstance(kind, EnumType) else get_args(kind)
     if choices and all(isinstance(choice, str) for choice in choices):
-        return f"expected one of {', '.join(choices)}"
-    return str(error).replace("Expected", "expected").partition(", got ")[0]
+        return f"expected one of {', '.join(choices)}", ""
+    text, _, path = str(error).partition(" - at `$")
+    if text.startswith("Invalid enum value"):
+        text = f"expected one of {', '.join(SnapshotWhen)}"
+    return text.replace("Expected", "expected").partition(", got ")[0], path.rstrip("`")

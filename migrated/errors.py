@@ -10,7 +10,8 @@ class MigrationError(Exception):
     `message` says what was found and what was expected, `hint` what to do next; `str()` gives both,
     with the place in front. Lines and columns count from 1 and refer to `file`. `completed` holds
     the `AppliedMigration`s that were committed before the failure, going the same way. `code` is stable:
-    SQLite's name of the result where SQLite reported the failure, else the class's own.
+    SQLite's name of the result where SQLite reported the failure, else the class's own or a narrower one.
+    `transient` says that trying again later, with nothing changed by a person, may help.
     """
 
     exit_code = 1
@@ -29,6 +30,7 @@ class MigrationError(Exception):
         statement: str | None = None,
         excerpt: str | None = None,
         code: str | None = None,
+        transient: bool = False,
         completed: Sequence[Any] = (),
     ) -> None:
         super().__init__(message)
@@ -42,6 +44,7 @@ class MigrationError(Exception):
         self.statement = statement
         self.excerpt = excerpt
         self.code = code or type(self).code
+        self.transient = transient
         self.completed = tuple(completed)
 
     @property
@@ -49,19 +52,21 @@ class MigrationError(Exception):
         """`file:line:column` as far as known, else an empty string."""
         return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
 
-    @property
-    def transient(self) -> bool:
-        """Whether trying again later, with nothing changed by a person, may help."""
-        return False
-
     def __str__(self) -> str:
         first = f"{self.place}: {self.message}" if self.place else self.message
         hint = f"hint: {self.hint}" if self.hint else None
         return "\n".join(part for part in (first, self.excerpt, hint) if part)
 
 
+INTERRUPTED = "INTERRUPTED"
+"""The code of a failure that was asked for: the program was told to stop."""
+
+
 class ExecutionFailedError(MigrationError):
-    """A statement of a migration failed, or is not allowed there; all of that migration was undone."""
+    """A statement of a migration failed, is not allowed there, or was interrupted.
+
+    All of that migration was undone; of one without a transaction, only the failing statement was.
+    """
 
     code = "EXECUTION_FAILED"
 
@@ -114,6 +119,12 @@ class LateMigrationError(RefusedError):
     code = "LATE_MIGRATION"
 
 
+class UnfinishedError(RefusedError):
+    """A migration without a transaction stopped half way; a person has to say how it goes on."""
+
+    code = "UNFINISHED"
+
+
 class InvalidFormatError(RefusedError):
     """A migration's name, text, header or directive is not what the file format asks for."""
 
@@ -127,38 +138,35 @@ class MigrationFileError(RefusedError):
 
 
 class DatabaseError(MigrationError):
-    """A database could not be opened, read or written. `code` is SQLite's name of the result."""
+    """A database could not be opened, read or written. `code` is SQLite's name of the result, or ours.
+
+    `transient` for what passes by itself: busy, I/O errors, a full disk, a file not there yet. `holder` names
+    the process that keeps it busy, where that can be told.
+    """
 
     exit_code = 6
     code = "DATABASE"
 
     def __init__(
-        self, message: str, *, database: str | None = None, transient: bool = False, **attributes: Any
+        self, message: str, *, database: str | None = None, holder: str | None = None, **attributes: Any
     ) -> None:
         super().__init__(message, **attributes)
         self.database = database
-        self._transient = transient
-
-    @property
-    def transient(self) -> bool:
-        """True for what passes by itself: busy, I/O errors, a full disk, a file not there yet."""
-        return self._transient
+        self.holder = holder
 
 
 class LockHeldError(MigrationError):
-    """Another process holds the lock; `holder` is what it wrote there (pid, host, command, since)."""
+    """Another process holds the lock; `holder` is what it wrote there (pid, host, command, since).
+
+    Always `transient`: the kernel frees the lock when its holder ends, however it ends.
+    """
 
     exit_code = 5
     code = "LOCK_HELD"
 
     def __init__(self, message: str, *, holder: str | None = None, **attributes: Any) -> None:
-        super().__init__(message, **attributes)
+        super().__init__(message, transient=True, **attributes)
         self.holder = holder
-
-    @property
-    def transient(self) -> bool:
-        """Always true: the kernel frees the lock when its holder ends, however it ends."""
-        return True
 
 
 class ConfigError(MigrationError):

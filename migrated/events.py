@@ -117,11 +117,18 @@ MIGRATION_ROLLED_BACK = Event(
     "rolled back {version}_{name} in {database} in {execution_time_ms} ms",
     "it is committed together with the ledger's change",
 )
+MIGRATION_PROGRESS = Event(
+    "migration.progress",
+    "info",
+    "{version}_{name} in {database}: statement {statement_number} of {statement_count}, line {line}, after "
+    "{execution_time_ms} ms",
+    "every three seconds while a statement is running; rows_changed counts those before it",
+)
 MIGRATION_FAILED = Event(
     "migration.failed",
     "error",
     "{version}_{name} failed in {database}: {reason}",
-    "all of that migration was undone",
+    "all of that migration was undone; without a transaction, the failing statement was",
 )
 CHECKSUM_MISMATCH = Event(
     "checksum.mismatch",
@@ -140,6 +147,24 @@ MIGRATION_LATE = Event(
     "warning",
     "{version}_{name} lies below the highest version applied to {database}",
     "applied late, or refused, as `on_late` says",
+)
+SNAPSHOT_TAKEN = Event(
+    "snapshot.taken",
+    "info",
+    "kept {database} as snapshot {snapshot}, {size} bytes, in {execution_time_ms} ms",
+    "before the database is changed or restored",
+)
+SNAPSHOT_SKIPPED = Event(
+    "snapshot.skipped", "info", "no snapshot of {database}: {reason}", "one is configured, and is not taken"
+)
+SNAPSHOT_RESTORED = Event(
+    "snapshot.restored", "warning", "put snapshot {snapshot} back into {database}", "after `migrated restore`"
+)
+SCHEMA_OBJECTS_DROPPED = Event(
+    "schema.objects_dropped",
+    "warning",
+    "{version}_{name} rebuilt a table of {database} without what belonged to it: {reason}",
+    "indexes or triggers went with a table that is there again",
 )
 RUN_FINISHED = Event(
     "run.finished",

@@ -2,19 +2,22 @@
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from migrated import events
-from migrated.backend import Done
+from migrated.backend import Observer
 from migrated.discovery import DatabasePath
 from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.logs import Log
 from migrated.model import AppliedMigration, Migration, MigrationDirection
 from migrated.planning import State, Status
-from migrated.runner import MigrationRunner, Observer
+from migrated.reporter import Reporter
+from migrated.runner import MigrationRunner
 from migrated.settings import Target
+from migrated.supervision import Supervision
 
 _STATE_EVENTS = {
     State.CHANGED: events.CHECKSUM_MISMATCH,
@@ -61,13 +64,14 @@ def work_on(
     log: Log,
     *,
     lock_timeout: float,
-    cancelled: Callable[[], bool] = lambda: False,
+    supervision: Supervision | None = None,
+    also: Observer | None = None,
 ) -> Outcome:
     """Do `action` with a runner for the database. Never raises a `MigrationError`: it is in the outcome.
 
-    Each step is logged as it happens; the outcome itself is for `report`.
+    Each step is logged as it happens, and told to `also`; the outcome itself is for `report`.
     """
-    reporter = _Reporter(log.bind(database=database.name))
+    reporter = Reporter(log.bind(database=database.name), also)
     started = time.monotonic()
     runner = MigrationRunner(
         database.path,
@@ -75,8 +79,12 @@ def work_on(
         create=database.may_be_made(target),
         lock_timeout=lock_timeout,
         busy_timeout=target.busy_timeout,
+        statement_timeout=target.statement_timeout,
+        transaction=target.transaction,
+        snapshots=target.snapshots,
+        application_id=target.application_id,
         observer=reporter,
-        cancelled=cancelled,
+        supervision=supervision,
     )
     was_there = os.path.exists(database.path)
     error: MigrationError | None = None
@@ -85,6 +93,8 @@ def work_on(
         action(runner)
     except MigrationError as failure:
         error = failure
+    except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
+        error = DatabaseError(database=database.name, transient=True, **internal(surprise))
     if not was_there and os.path.exists(database.path):
         reporter.log(events.DATABASE_CREATED)
     result = _result(error, reporter)
@@ -101,7 +111,16 @@ def work_on(
     )
 
 
-def _result(error: MigrationError | None, reporter: "_Reporter") -> Result:
+def internal(error: Exception) -> dict[str, str]:
+    """What there is to say of a fault of our own."""
+    return {
+        "message": f"internal error: {error!r}",
+        "hint": "this is a fault of migrated itself; please report it with this line",
+        "statement": "".join(traceback.format_exception(error))[-1500:],
+    }
+
+
+def _result(error: MigrationError | None, reporter: Reporter) -> Result:
     match error:
         case None:
             return Result.APPLIED if reporter.applied or reporter.rolled_back else Result.CURRENT
@@ -149,11 +168,12 @@ def report_error(outcome: Outcome, log: Log) -> None:
 
 
 def _report_offender(status: Status, refusal: RefusedError, log: Log) -> None:
-    known = status.migration or status.applied
+    if status.state not in _STATE_EVENTS:
+        return
     log(
         _STATE_EVENTS[status.state],
         version=status.version,
-        name=known.name if known else None,
+        name=status.name,
         file=status.migration.origin.file if status.migration and status.migration.origin else None,
         expected=status.applied.checksum if status.applied else None,
         found=status.migration.checksum if status.migration and status.applied else None,
@@ -175,43 +195,4 @@ def report_end(outcome: Outcome, log: Log) -> None:
             execution_time_ms=outcome.execution_time_ms,
             outcome=outcome.result.value,
             direction=MigrationDirection.DOWN.value if went_down else None,
-        )
-
-
-class _Reporter(Observer):
-    """Logs the steps of a run as they happen, and counts them."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.applied = 0
-        self.rolled_back = 0
-
-    def lock_waiting(self, holder: str) -> None:
-        self.log(events.LOCK_WAITING, holder=holder)
-
-    def beginning(self, migration: Migration, direction: MigrationDirection, *, late: bool) -> None:
-        keys = {
-            "version": migration.version,
-            "name": migration.name,
-            "checksum": migration.checksum,
-            "file": migration.origin.file if migration.origin else None,
-            "direction": direction.value,
-        }
-        if late:
-            self.log(events.MIGRATION_LATE, **keys)
-        up = direction is MigrationDirection.UP
-        self.log(events.MIGRATION_APPLYING if up else events.MIGRATION_ROLLING_BACK, **keys)
-
-    def done(self, done: Done, direction: MigrationDirection) -> None:
-        up = direction is MigrationDirection.UP
-        self.applied += up
-        self.rolled_back += not up
-        self.log(
-            events.MIGRATION_APPLIED if up else events.MIGRATION_ROLLED_BACK,
-            version=done.entry.version,
-            name=done.entry.name,
-            checksum=done.entry.checksum,
-            direction=direction.value,
-            execution_time_ms=done.execution_time_ms,
-            rows_changed=done.rows_changed,
         )

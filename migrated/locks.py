@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from migrated.discovery import FOLDER
 from migrated.errors import DatabaseError, LockHeldError
+from migrated.owners import give_to_owner_of
 
 DAEMON = "daemon.lock"
 APPLYING = "lock"
@@ -129,10 +130,17 @@ class ProcessLock:
             )
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)
-            (folder / ".gitignore").write_text("*\n")
+            give_to_owner_of(folder.parent, folder)
+        ignore = folder / ".gitignore"
+        # One who was killed in between may have left the folder without it, or with nothing in it.
+        if not ignore.exists() or not ignore.stat().st_size:
+            ignore.write_text("*\n")
+            give_to_owner_of(folder.parent, ignore)
 
     def _write_note(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        # Else a lock that root made once would keep the application's own user from taking it.
+        give_to_owner_of(self.path.parent.parent, descriptor)
         note = {
             "pid": os.getpid(),
             "host": socket.gethostname(),

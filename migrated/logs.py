@@ -49,6 +49,13 @@ class Log:
         """Return a log whose every line carries `keys`."""
         return Log(self._logger.bind(**keys), self._sink)
 
+    def write_through(self, write: Callable[[str], object] | None) -> None:
+        """Hand every line to `write` from now on: who draws on the terminal must put it above the drawing.
+
+        None ends that.
+        """
+        self._sink.through = write
+
     def close(self) -> None:
         """Write what is still queued, waiting no more than a second or two for a reader that is stuck."""
         self._sink.close()
@@ -231,6 +238,7 @@ class _Sink:
     def __init__(self, render: Callable[[_Line], bytes], descriptor: int) -> None:
         self._render = render
         self._descriptor = descriptor
+        self.through: Callable[[str], object] | None = None
         self._writing = threading.Lock()
         self._counting = threading.Lock()
         self._lost = 0
@@ -279,6 +287,9 @@ class _Sink:
             # What follows half a line begins on a line of its own.
             left = b"\n" + data if self._torn else data
             try:
+                if self.through is not None:
+                    self.through(left.decode(errors="backslashreplace"))
+                    left = b""
                 while left:
                     left = left[os.write(self._descriptor, left) :]
             except OSError:

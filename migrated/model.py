@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 
 from migrated.directives import Directive, directives_at_top
 from migrated.errors import InvalidFormatError
-from migrated.sqltext import has_statement
+from migrated.sqltext import has_statement, statements
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
@@ -135,6 +135,100 @@ class AppliedMigration:
     def label(self) -> str:
         """`<version>_<name>`, as people name it."""
         return f"{self.version}_{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A migration without a transaction that stopped: `statement` of its `statements` are done, for good.
+
+    `recorded` is the migration as it was when it began; `happened_at` is when the last statement was done.
+    """
+
+    recorded: Migration
+    direction: MigrationDirection
+    statement: int
+    statements: int
+    happened_at: datetime
+    host: str
+    pid: int
+
+    @property
+    def version(self) -> int:
+        """That of the migration."""
+        return self.recorded.version
+
+    @property
+    def text(self) -> str:
+        """What was being run."""
+        down = self.recorded.down_sql or ""
+        return self.recorded.up_sql if self.direction is MigrationDirection.UP else down
+
+    @property
+    def next_statement(self) -> str:
+        """The first that is not done, as it was when the migration began."""
+        spans = statements(self.text)
+        start, end = spans[self.statement] if self.statement < len(spans) else (0, 0)
+        return self.text[start:end]
+
+    def __str__(self) -> str:
+        going = "" if self.direction is MigrationDirection.UP else "the rollback of "
+        return f"{going}{self.recorded.label} stopped after statement {self.statement} of {self.statements}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of a database as it was at `taken_at` (aware, UTC); `version` was the highest applied, if any was.
+
+    `size` is in bytes; `reason` is "before-run", "before-each", "before-restore" or "before-redo".
+    """
+
+    id: str
+    database: str
+    path: str
+    taken_at: datetime
+    version: int | None
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A migration on its way up or down."""
+
+    migration: Migration
+    direction: MigrationDirection
+
+    @property
+    def directives(self) -> frozenset[Directive]:
+        """Those in force for the section that runs."""
+        up = self.direction is MigrationDirection.UP
+        return self.migration.up_directives if up else self.migration.down_directives
+
+    @property
+    def sql(self) -> str:
+        """The text that runs."""
+        return self.migration.up_sql if self.direction is MigrationDirection.UP else self.migration.down_sql or ""
+
+    @property
+    def needs_own_transaction(self) -> bool:
+        """Whether it cannot share one with any other step: it has none, or foreign keys are enforced in it."""
+        return bool(self.directives & {Directive.NO_TRANSACTION, Directive.FOREIGN_KEYS_ON})
+
+    @property
+    def place(self) -> Place:
+        """Where the text that runs begins in its file."""
+        origin = self.migration.origin
+        if origin is None:
+            return Place()
+        return origin.up if self.direction is MigrationDirection.UP else origin.down
+
+
+class Repair(StrEnum):
+    """How a person settles an unfinished migration."""
+
+    RESUME = "resume"
+    MARK_APPLIED = "mark-applied"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,9 @@ offender and comes before the first step.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from migrated.errors import (
-    ChecksumMismatchError,
-    LateMigrationError,
-    MigrationNotFoundError,
-    RefusedError,
-    RollbackFailedError,
-)
-from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan
+from migrated.errors import MigrationNotFoundError, RollbackFailedError
+from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan, Step, Unfinished
 
 
 class State(StrEnum):
@@ -29,6 +22,7 @@ class State(StrEnum):
     CHANGED = "changed"
     MISSING = "missing"
     LATE = "late"
+    STOPPED = "stopped"
 
 
 class OnChanged(StrEnum):
@@ -63,34 +57,49 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One version, as the directory and the ledger have it; at least one of the two does."""
+    """One version, as the directory and the record of the database have it; at least one of them does.
+
+    The record says what is applied, and which migration, if any, is `unfinished`.
+    """
 
     version: int
     state: State
     migration: Migration | None
     applied: AppliedMigration | None
+    unfinished: Unfinished | None = None
+
+    @property
+    def _known(self) -> Migration | AppliedMigration | None:
+        return self.migration or self.applied or (self.unfinished.recorded if self.unfinished else None)
+
+    @property
+    def name(self) -> str:
+        """The directory's where there is one."""
+        return self._known.name if self._known else ""
 
     @property
     def label(self) -> str:
-        """`<version>_<name>`; the directory's name where there is one."""
-        known = self.migration or self.applied
-        return known.label if known else str(self.version)
+        """`<version>_<name>`."""
+        return self._known.label if self._known else str(self.version)
 
 
-def examine(available: Iterable[Migration], applied: Iterable[AppliedMigration]) -> list[Status]:
+def examine(
+    available: Iterable[Migration], applied: Iterable[AppliedMigration], unfinished: Unfinished | None = None
+) -> list[Status]:
     """The state of every version that either side knows, ascending."""
     migrations = {migration.version: migration for migration in available}
     ledger = {entry.version: entry for entry in applied}
+    stopped = {unfinished.version: unfinished} if unfinished else {}
     highest = max(ledger, default=0)
     return [
         Status(
             version,
-            _state(migrations.get(version), ledger.get(version), highest),
+            State.STOPPED if version in stopped else _state(migrations.get(version), ledger.get(version), highest),
             migrations.get(version),
-            entry,
+            ledger.get(version),
+            stopped.get(version),
         )
-        for version in sorted(migrations.keys() | ledger.keys())
-        for entry in [ledger.get(version)]
+        for version in sorted(migrations.keys() | ledger.keys() | stopped.keys())
     ]
 
 
@@ -132,7 +141,7 @@ def plan_down(
     stuck = [step for step in steps if not step.is_reversible]
     if stuck:
         raise RollbackFailedError(
-            f"cannot roll back {_names(stuck)}: no down text",
+            f"cannot roll back {names(stuck)}: no down text",
             version=stuck[0].version,
             name=stuck[0].name,
             hint="add a DOWN section (`-- migrated: nothing-to-undo` in it if there is nothing to undo); "
@@ -147,6 +156,12 @@ def _undo(status: Status, recorded: Mapping[int, Migration]) -> Migration:
     fallback = status.migration if status.state is State.APPLIED else None
     unknown = Migration(status.version, status.applied.name if status.applied else "unknown", "")
     return recorded.get(status.version) or fallback or unknown
+
+
+def leading_group(steps: Sequence[Step]) -> Sequence[Step]:
+    """The first steps that may share one transaction; at least one."""
+    alone = (number for number, step in enumerate(steps) if step.needs_own_transaction)
+    return steps[: max(next(alone, len(steps)), 1)]
 
 
 def plan_to(
@@ -183,105 +198,11 @@ def require_known(statuses: Iterable[Status], target: int) -> None:
         )
 
 
-def refuse_changed(statuses: Iterable[Status]) -> None:
-    """Raise `ChecksumMismatchError` naming every applied migration whose text is no longer what was applied."""
-    _raise_first([_changed(statuses)])
-
-
-def refuse_by_policy(statuses: Sequence[Status], policy: Policy) -> None:
-    """Raise the refusal that `policy` asks for, if any, naming every offender.
-
-    Its class is that of the gravest: changed before missing before late.
-    """
-    _raise_first(
-        [
-            _changed(statuses),
-            _missing(statuses) if policy.on_missing is OnMissing.REFUSE else None,
-            _late(statuses) if policy.on_late is OnLate.REFUSE else None,
-        ]
-    )
-
-
-def _raise_first(refusals: Sequence[RefusedError | None]) -> None:
-    found = [refusal for refusal in refusals if refusal]
-    if not found:
-        return
-    first = found[0]
-    first.message = "; ".join(refusal.message for refusal in found)
-    first.hint = "; ".join(refusal.hint for refusal in found if refusal.hint)
-    offenders = [offender for refusal in found for offender in refusal.offenders]
-    first.offenders = tuple(sorted(offenders, key=lambda status: status.version))
-    raise first
-
-
-def _changed(statuses: Iterable[Status]) -> RefusedError | None:
-    changed = _in_state(statuses, State.CHANGED)
-    if not changed:
-        return None
-    message = "; ".join(
-        f"{status.label} was changed after it was applied: expected checksum {_expected(status)}, "
-        f"found {_found(status)}"
-        for status in changed
-    )
-    return ChecksumMismatchError(
-        message,
-        hint="restore the text that was applied (only the UP section counts) and make the change a new migration",
-        expected=_expected(changed[0]),
-        found=_found(changed[0]),
-        **_of_first(changed),
-    )
-
-
-def _missing(statuses: Iterable[Status]) -> RefusedError | None:
-    missing = _in_state(statuses, State.MISSING)
-    if not missing:
-        return None
-    return MigrationNotFoundError(
-        f"applied, but no migration has it any more: {_names(missing)}",
-        hint="bring the file back, roll it back with `migrated down` (its down text was recorded), "
-        'or set on_missing = "ignore"',
-        **_of_first(missing),
-    )
-
-
-def _late(statuses: Iterable[Status]) -> RefusedError | None:
-    late = _in_state(statuses, State.LATE)
-    if not late:
-        return None
-    return LateMigrationError(
-        f"pending below the highest applied version: {_names(late)}",
-        hint='give them a version above, or set on_late = "apply"',
-        **_of_first(late),
-    )
-
-
-def _in_state(statuses: Iterable[Status], state: State) -> list[Status]:
-    return [status for status in statuses if status.state is state]
-
-
-def _of_first(offenders: Sequence[Status]) -> dict[str, Any]:
-    first = offenders[0].migration or offenders[0].applied
-    origin = offenders[0].migration.origin if offenders[0].migration else None
-    return {
-        "version": offenders[0].version,
-        "name": first.name if first else None,
-        "file": origin.file if origin else None,
-        "offenders": offenders,
-    }
-
-
 def missing_versions(statuses: Iterable[Status]) -> list[int]:
     """Versions that are applied and that no migration has."""
-    return [status.version for status in _in_state(statuses, State.MISSING)]
+    return [status.version for status in statuses if status.state is State.MISSING]
 
 
-def _expected(status: Status) -> str:
-    return status.applied.checksum if status.applied else ""
-
-
-def _found(status: Status) -> str:
-    return status.migration.checksum if status.migration else ""
-
-
-def _names(named: Iterable[Status | Migration]) -> str:
+def names(named: Iterable[Status | Migration]) -> str:
+    """Their labels, for people."""
     return ", ".join(each.label for each in named)

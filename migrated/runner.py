@@ -10,13 +10,24 @@ from contextlib import contextmanager
 
 import apsw
 
-from migrated import planning
-from migrated.backend import Database, Done, LedgerMovedError, Session
-from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan
+from migrated import planning, refusals
+from migrated.backend import Database, LedgerMovedError, Observer, Session
+from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, MigrationNotFoundError
+from migrated.model import (
+    AppliedMigration,
+    Migration,
+    MigrationDirection,
+    MigrationPlan,
+    Repair,
+    Snapshot,
+    Unfinished,
+)
 from migrated.planning import OnMissing, Policy, Status
+from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
+from migrated.supervision import Supervision
+from migrated.work import Work
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 
@@ -24,24 +35,13 @@ Recorded = Callable[[list[int]], Mapping[int, Migration]]
 Decision = Callable[[Sequence[Status], Recorded], Sequence[MigrationPlan]]
 
 
-class Observer:
-    """Is told what happens during a run, in the thread that runs. This one does nothing with it."""
-
-    def lock_waiting(self, holder: str) -> None:
-        """Another process holds the lock and is waited for."""
-
-    def beginning(self, migration: Migration, direction: MigrationDirection, *, late: bool) -> None:
-        """A step begins; `late` when it lies below the highest applied version."""
-
-    def done(self, done: Done, direction: MigrationDirection) -> None:
-        """A step is committed."""
-
-
 class MigrationRunner:
     """Applies migrations to one database: a path, `":memory:"`, or an open `apsw.Connection`.
 
-    `lock_timeout` and `busy_timeout` are seconds. A run stops before its next step once `cancelled()` is true.
-    A runner on `":memory:"` keeps its database for its own life.
+    `lock_timeout`, `busy_timeout` and `statement_timeout` (0: none) are seconds. With `transaction = RUN` all
+    that is pending goes in one transaction. `snapshots` says when the content is kept before it is changed; with
+    an `application_id`, only a database that has it, or is new, is touched. A run stops before its next step, or
+    is interrupted, as the `supervision` says. A runner on `":memory:"` keeps its database for its own life.
     """
 
     def __init__(
@@ -52,16 +52,27 @@ class MigrationRunner:
         create: bool = True,
         lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
+        statement_timeout: float = 0,
+        transaction: TransactionMode = TransactionMode.EACH,
+        snapshots: SnapshotPolicy = NO_SNAPSHOTS,
+        application_id: int = 0,
         observer: Observer | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
+        supervision: Supervision | None = None,
     ) -> None:
+        self._supervision = supervision or Supervision()
         self._database: Database = SqliteDatabase(
-            database, create=create, busy_timeout=busy_timeout, cancelled=cancelled
+            database,
+            create=create,
+            busy_timeout=busy_timeout,
+            statement_timeout=statement_timeout,
+            snapshots=snapshots,
+            application_id=application_id,
+            supervision=self._supervision,
         )
+        self._transaction = transaction
         self._policy = policy
         self._lock_timeout = lock_timeout
         self._observer = observer or Observer()
-        self._cancelled = cancelled
         self._migrations: dict[int, Migration] = {}
 
     def add_migration(self, migration: Migration) -> None:
@@ -100,12 +111,12 @@ class MigrationRunner:
 
     def init(self) -> None:
         """Create the ledger and the history where they are missing. `run` does so by itself."""
-        with self._database.session() as session:
+        with self._database.session(self._observer) as session:
             session.create_ledger()
 
     def get_applied(self) -> list[AppliedMigration]:
         """What the ledger has, ascending by version. Changes nothing."""
-        return self._database.applied()
+        return self._database.look()[0]
 
     def current_version(self) -> int | None:
         """The highest applied version, None when nothing is applied. Changes nothing."""
@@ -113,7 +124,7 @@ class MigrationRunner:
 
     def statuses(self) -> list[Status]:
         """The state of every version that the migrations or the ledger have. Changes nothing."""
-        return planning.examine(self._migrations.values(), self._database.applied())
+        return planning.examine(self._migrations.values(), *self._database.look())
 
     def pending(self) -> list[Migration]:
         """What `run` would apply, ascending; drafts are not among them. Changes nothing."""
@@ -133,7 +144,7 @@ class MigrationRunner:
         `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so.
         Changes nothing.
         """  # noqa: D205 - one sentence
-        planning.refuse_by_policy(self.statuses(), self._policy)
+        refusals.refuse_by_policy(self.statuses(), self._policy)
 
     def run(self) -> list[AppliedMigration]:
         """Apply everything pending, ascending, and return the new ledger entries.
@@ -162,7 +173,7 @@ class MigrationRunner:
 
         def decide(statuses: Sequence[Status], recorded: Recorded) -> Sequence[MigrationPlan]:
             nonlocal way
-            planning.refuse_changed(statuses)
+            refusals.refuse_changed(statuses)
             plan = planning.plan_to(statuses, version, recorded)
             if way is None and plan:
                 way = plan.direction
@@ -190,7 +201,7 @@ class MigrationRunner:
     def _upward(
         self, statuses: Sequence[Status], recorded: Recorded, target: int | None
     ) -> Sequence[MigrationPlan]:
-        planning.refuse_by_policy(statuses, self._policy)
+        refusals.refuse_by_policy(statuses, self._policy)
         up = planning.plan_up(statuses, target)
         gone = planning.missing_versions(statuses)
         if gone and self._policy.on_missing is OnMissing.ROLLBACK:
@@ -200,59 +211,75 @@ class MigrationRunner:
     def _downward(
         self, statuses: Sequence[Status], recorded: Recorded, versions: list[int]
     ) -> Sequence[MigrationPlan]:
-        planning.refuse_changed(statuses)
+        refusals.refuse_changed(statuses)
         return [planning.plan_down(statuses, recorded(versions), versions)]
 
+    def unfinished(self) -> Unfinished | None:
+        """The migration without a transaction that stopped half way, if one did. Changes nothing."""
+        return self._database.look()[1]
+
+    def repair(self, version: int, how: Repair, *, reason: str | None = None) -> None:
+        """Settle the unfinished migration `version` as a person decided, and keep `reason` in the history.
+
+        Resuming goes on with the statement after the last that is recorded as done, with the migration's present
+        text, or the recorded one where no migration has the version any more; raises as `run`, and
+        `ChecksumMismatchError` when a statement that is done is another one now. Raises
+        `MigrationNotFoundError` when this migration is not unfinished.
+        """
+        with self._lock(), self._database.session(self._observer) as session:
+            session.applied()
+            unfinished = session.unfinished()
+            if unfinished is None or unfinished.version != version:
+                raise MigrationNotFoundError(
+                    f"migration {version} is not unfinished"
+                    + (f": {unfinished}" if unfinished else ", nor is any other"),
+                    version=version,
+                    hint="`migrated repair` shows what is open",
+                )
+            present = self._migrations.get(version, unfinished.recorded)
+            if how is Repair.RESUME:
+                refusals.refuse_other_beginning(unfinished, present)
+            session.settle(unfinished, present, how, reason)
+
+    def restore(self, snapshot: Snapshot, *, reason: str | None = None) -> None:
+        """Put the content of a snapshot back into the database's file, and record it in the history.
+
+        What is there now is kept as a snapshot too, without a gap. Raises `DatabaseError` with nothing changed,
+        or `LockHeldError`.
+        """
+        with self._lock():
+            self._database.restore(snapshot, self._observer, reason)
+
     def _carry_out(self, decide: Decision) -> list[AppliedMigration]:
-        if not any(decide(self.statuses(), self._database.recorded)):
+        statuses = self.statuses()
+        refusals.refuse_unfinished(statuses)
+        if not any(decide(statuses, self._database.recorded)):
             return []
-        with self._lock(), self._database.session() as session:
+        with self._lock(), self._database.session(self._observer) as session:
             return self._execute(session, decide)
 
     def _execute(self, session: Session, decide: Decision) -> list[AppliedMigration]:
         """Return what the last plan did: rolling back what is missing only clears the way for going up."""
-        completed: dict[MigrationDirection, list[AppliedMigration]] = {way: [] for way in MigrationDirection}
-        way = MigrationDirection.UP
+        work = Work(session, self._observer, self._supervision)
         try:
             while True:
-                statuses = planning.examine(self._migrations.values(), session.applied())
+                statuses = planning.examine(self._migrations.values(), session.applied(), session.unfinished())
+                refusals.refuse_unfinished(statuses)
                 try:
-                    for plan in decide(statuses, session.recorded):
-                        way = plan.direction
-                        self._take_steps(session, plan, statuses, completed[way])
+                    work.carry_out(decide(statuses, session.recorded), statuses, self._transaction)
                 except LedgerMovedError:
                     continue
-                return completed[way]
+                return work.completed
         except MigrationError as error:
-            error.completed = tuple(completed[way])
+            error.completed = tuple(work.completed)
             raise
-
-    def _take_steps(
-        self,
-        session: Session,
-        plan: MigrationPlan,
-        statuses: Sequence[Status],
-        completed: list[AppliedMigration],
-    ) -> None:
-        late = {status.version for status in statuses if status.state is planning.State.LATE}
-        for migration in plan.migrations:
-            if self._cancelled():
-                return
-            self._observer.beginning(migration, plan.direction, late=migration.version in late)
-            try:
-                done = session.execute(migration, plan.direction)
-            except MigrationError as error:
-                if error.version is None:
-                    error.version, error.name = migration.version, migration.name
-                raise
-            completed.append(done.entry)
-            self._observer.done(done, plan.direction)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
         if not self._database.lockable:
             yield
             return
+        self._database.require_usable()
         # Imported here: the commands that only read start in half the time without filelock.
         from migrated import locks
 
@@ -260,7 +287,7 @@ class MigrationRunner:
             self._database.name,
             locks.APPLYING,
             self._lock_timeout,
-            cancelled=self._cancelled,
+            cancelled=self._supervision.stop_requested,
             waiting=self._observer.lock_waiting,
         ):
             yield

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 from migrated.errors import ConfigError
@@ -13,8 +14,51 @@ LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 WatchMode = Literal["auto", "events", "polling"]
 
+
+class TransactionMode(StrEnum):
+    """Whether each migration is a transaction, or all that is pending for a database is one."""
+
+    EACH = "each"
+    RUN = "run"
+
+
+class SnapshotWhen(StrEnum):
+    """When the content of a database is kept before it is changed."""
+
+    NEVER = "never"
+    BEFORE_RUN = "before-run"
+    BEFORE_EACH = "before-each"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPolicy:
+    """Of a database of at most `max_size` bytes, the `keep` newest snapshots are there."""
+
+    when: SnapshotWhen = SnapshotWhen.BEFORE_RUN
+    keep: int = 5
+    max_size: int = 256_000_000
+
+
+NO_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.NEVER)
+
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+_SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)[ ]?(?P<unit>B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_BYTES = {"B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for suffix, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT", 1)
+}
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from a text such as "256MB" (1000s) or "1GiB" (1024s). Raises `ValueError` for anything else."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f'expected a size such as "256MB" or "1GiB", got {text!r}')
+    return int(float(found["number"]) * _BYTES[found["unit"].replace("k", "K")])
 
 
 def parse_duration(text: str) -> float:
@@ -35,6 +79,10 @@ class Target:
     create: bool = True
     policy: Policy = field(default_factory=Policy)
     busy_timeout: float = 30.0
+    statement_timeout: float = 0.0
+    transaction: TransactionMode = TransactionMode.EACH
+    snapshots: SnapshotPolicy = SnapshotPolicy()
+    application_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +98,7 @@ class Config:
     resync_interval: float = 30.0
     watch: WatchMode = "auto"
     lock_timeout: float = 10.0
+    stop_grace: float = 30.0
 
 
 @dataclass(slots=True)
@@ -63,7 +112,8 @@ class Faults:
 
     def add(self, key: str, reason: str, *, table: int | None = None) -> None:
         """Note one; `table` is the number of the `[[target]]` that the key stands in."""
-        line = self._line_of(key.rpartition(".")[2], table)
+        parts = [part for part in key.split(".") if not part.startswith("target[")]
+        line = next((line for part in reversed(parts) if (line := self._line_of(part, table))), None)
         self.found.append(f"{self.source}{f':{line}' if line else ''}: {key}: {reason}")
 
     def require_path(self, path: str, key: str, *, table: int | None = None) -> None:

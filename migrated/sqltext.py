@@ -6,7 +6,7 @@ The rules are those of SQLite's tokenizer and of sqlite3_complete() (https://www
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 # Atomic: a comment ends at its own end, whatever is looked for behind it.
@@ -74,14 +74,42 @@ def statement_end(sql: str, start: int) -> int:
     return len(sql)
 
 
-def line_comments(sql: str) -> Iterator[LineComment]:
-    """Every `--` comment that is one: not inside a string, a quoted name or a block comment."""
+def statements(sql: str) -> list[tuple[int, int]]:
+    """Where each statement begins, at its first token, and ends, just past its semicolon or the text."""
+    found = []
+    start = first_token(sql)
+    while start is not None:
+        end = statement_end(sql, start)
+        found.append((start, end))
+        start = first_token(sql, end)
+    return found
+
+
+def words(sql: str) -> Iterator[str]:
+    """The names and keywords of a text one after another, quoted ones without their quotes; no texts in ''."""
+    for token in _TOKEN.finditer(sql):
+        if token.lastgroup == "word":
+            yield token.group()
+        elif token.lastgroup == "quoted" and not token.group().startswith("'"):
+            yield token.group()[1:-1]
+
+
+def line_comments(
+    sql: str, ends_statement: Callable[[LineComment], bool] = lambda _comment: False
+) -> Iterator[LineComment]:
+    """Every `--` comment that is one: not inside a string, a quoted name or a block comment.
+
+    A statement is over at a comment that `ends_statement`, also without its semicolon.
+    """
     statement: _Statement | None = None
     for token in _TOKEN.finditer(sql):
         kind = token.lastgroup or ""
         if kind == "line_comment":
             is_whole = statement is not None and statement.may_end_here
-            yield LineComment(token.start(), token.group(), statement is not None and not is_whole, is_whole)
+            comment = LineComment(token.start(), token.group(), statement is not None and not is_whole, is_whole)
+            yield comment
+            if ends_statement(comment):
+                statement = None
         elif kind in {"space", "block_comment"} or (statement is None and kind == "semicolon"):
             continue
         elif statement is None:

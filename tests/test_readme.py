@@ -1,6 +1,7 @@
 """What the README promises, read by a test."""
 
 import argparse
+import ast
 import re
 import subprocess
 import sys
@@ -167,3 +168,19 @@ def test_two_commands_do_the_set_up() -> None:
         ".venv/bin/python -m pytest",
     ]
     assert all(command.startswith("python3 -m venv --without-pip .venv && ") for command in commands)
+
+
+def _names_of_tests() -> set[str]:
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("test_*.py")]
+    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)} | {
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    }
+
+
+def test_every_guarantee_names_a_test_that_is_there() -> None:
+    guarantees = re.split(r"^- ", _section("Guarantees"), flags=re.MULTILINE)[1:]
+    named = [re.findall(r"`(test_\w+|Test\w+)`", guarantee) for guarantee in guarantees]
+
+    assert len(guarantees) > 10
+    assert [text for text, tests in zip(guarantees, named, strict=True) if not tests] == []
+    assert {test for tests in named for test in tests} - _names_of_tests() == set()

@@ -7,10 +7,35 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from migrated.about import VERSION
-from migrated.cli import down, new, options, plan, run_daemon, status, up, verify, wait
+from migrated.cli import (
+    down,
+    new,
+    options,
+    plan,
+    repair,
+    restore,
+    run_daemon,
+    snapshots,
+    status,
+    up,
+    verify,
+    wait,
+)
 from migrated.errors import MigrationError
 
-COMMANDS: tuple[ModuleType, ...] = (run_daemon, up, down, status, plan, verify, new, wait)
+COMMANDS: tuple[ModuleType, ...] = (
+    run_daemon,
+    up,
+    down,
+    status,
+    plan,
+    verify,
+    new,
+    repair,
+    snapshots,
+    restore,
+    wait,
+)
 """Each has NAME, SUMMARY, EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 
 _HIGHEST_STREAM = 2

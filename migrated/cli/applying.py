@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 
 from migrated import events, logs
+from migrated.cli.progress import ProgressBar
+from migrated.cli.worker import in_worker
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Outcome, Result, report, report_end, work_on
@@ -12,12 +14,20 @@ from migrated.logs import Log
 from migrated.model import Migration
 from migrated.settings import Config, Target
 from migrated.sources.directory import read_finished
+from migrated.supervision import Supervision
 
 Work = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 
 
 def on_every_database(config: Config, action: Action, around: Work = lambda _database, work: work()) -> int:
-    """Do `action` on each database and return the exit code. Every database is tried, whatever befell others."""
+    """Do `action` on each database and return the exit code. Every database is tried, whatever befell others.
+
+    The work is done in a thread of its own; a signal stops it between two migrations, a second one at once.
+    """
+    return in_worker(partial(_work_on_every, config, action, around), config.stop_grace)
+
+
+def _work_on_every(config: Config, action: Action, around: Work, supervision: Supervision) -> int:
     log = logs.configure(config.log_format, config.log_level).bind(run_id=logs.new_run_id())
     codes: list[int] = []
     for target, databases in assign(config.targets):
@@ -35,10 +45,20 @@ def on_every_database(config: Config, action: Action, around: Work = lambda _dat
             codes.append(error.exit_code)
             continue
         for database in databases:
-            outcome = around(
+            if supervision.stop_requested():
+                break
+            work = partial(
+                work_on,
                 database,
-                partial(work_on, database, target, migrations, action, log, lock_timeout=config.lock_timeout),
+                target,
+                migrations,
+                action,
+                log,
+                lock_timeout=config.lock_timeout,
+                supervision=supervision,
             )
+            with ProgressBar(log) as bar:
+                outcome = around(database, partial(work, also=bar))
             report(outcome, log)
             codes.append(outcome.error.exit_code if outcome.error else 0)
             if outcome.result is Result.CURRENT and sys.stdout.isatty():

@@ -58,7 +58,7 @@ def show_plans(config: "Config", target: int | None, *, as_json: bool, never_dow
 def _plan(
     view: "View", target: int | None, *, never_down: bool
 ) -> "tuple[MigrationPlan | None, MigrationError | None]":
-    from migrated import planning
+    from migrated import planning, refusals
     from migrated.model import MigrationDirection
 
     if view.error:
@@ -70,7 +70,7 @@ def _plan(
         else:
             plan = planning.plan_to(view.statuses, target, view.handle.recorded)
         if plan.direction is MigrationDirection.DOWN:
-            planning.refuse_changed(view.statuses)
+            refusals.refuse_changed(view.statuses)
             return plan, None
     except MigrationError as error:
         return None, error

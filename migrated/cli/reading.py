@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from migrated import planning
+from migrated import planning, refusals
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError
-from migrated.model import Migration
+from migrated.model import Migration, Unfinished
 from migrated.planning import State, Status
 from migrated.settings import Config, Target
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
@@ -38,6 +38,11 @@ class View:
     def applied(self) -> int:
         """How many the ledger has."""
         return sum(status.applied is not None for status in self.statuses)
+
+    @property
+    def unfinished(self) -> Unfinished | None:
+        """What stopped half way there."""
+        return next((status.unfinished for status in self.statuses if status.unfinished), None)
 
     @property
     def summary(self) -> str:
@@ -82,15 +87,20 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
 
 
 def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -> View:
-    handle = SqliteDatabase(database.path, create=database.may_be_made(target), busy_timeout=target.busy_timeout)
+    handle = SqliteDatabase(
+        database.path,
+        create=database.may_be_made(target),
+        busy_timeout=target.busy_timeout,
+        application_id=target.application_id,
+    )
     view = View(database, target, handle, [])
     try:
-        view.statuses = planning.examine(migrations, handle.applied())
+        view.statuses = planning.examine(migrations, *handle.look())
     except DatabaseError as error:
         view.error = error
         return view
     try:
-        planning.refuse_by_policy(view.statuses, target.policy)
+        refusals.refuse_by_policy(view.statuses, target.policy)
     except MigrationError as refusal:
         view.refusal = refusal
     return view

@@ -12,6 +12,7 @@ _STYLES = {
     "draft": "dim",
     "changed": "bold red",
     "missing": "bold red",
+    "stopped": "bold red",
 }
 
 

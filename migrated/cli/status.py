@@ -63,10 +63,9 @@ def _show(view: Any) -> None:
 def _row(status: Any) -> tuple[Any, ...]:
     applied = status.applied
     when = applied.applied_at.strftime("%Y-%m-%d %H:%M:%S") if applied else "-"
-    known = status.migration or applied
     return (
         status.version,
-        known.name,
+        status.name,
         when,
         applied.execution_time_ms if applied else "-",
         status.state.value,
@@ -110,15 +109,18 @@ def _database(view: Any) -> dict[str, Any]:
 
 def _migration(status: Any) -> dict[str, Any]:
     migration, applied = status.migration, status.applied
+    known = applied or migration or status.unfinished.recorded
     entry = {
         "version": status.version,
-        "name": (migration or applied).name,
+        "name": status.name,
         "state": status.state.value,
-        "checksum": (applied or migration).checksum,
+        "checksum": known.checksum,
         "file": migration.origin.file if migration and migration.origin else None,
         "applied_at": applied.applied_at.isoformat() if applied else None,
         "execution_time_ms": applied.execution_time_ms if applied else None,
     }
     if status.state.value == "changed":
         entry |= {"expected": applied.checksum, "found": migration.checksum}
+    if status.unfinished:
+        entry |= {"statement": status.unfinished.statement, "statements": status.unfinished.statements}
     return entry

@@ -25,13 +25,16 @@ from migrated.daemon.settle import Settle
 from migrated.daemon.tracking import Tracker
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.discovery import assign
-from migrated.errors import ConfigError, DatabaseError, LockHeldError
+from migrated.errors import INTERRUPTED, ConfigError, DatabaseError, LockHeldError, MigrationError
 from migrated.locks import DAEMON, lock_path
 from migrated.logs import Log, new_run_id
 from migrated.settings import Config
+from migrated.supervision import Supervision
 
 TICK_SECONDS = 1.0
 ALIVE_SECONDS = 300.0
+EXTENSION_USEC = 15_000_000
+"""How much more time systemd is asked for, each second that work advances during a start or a stop."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -47,6 +50,11 @@ class Signalled:
     """A signal came."""
 
     number: int
+
+
+def _is_of_stopping(error: MigrationError | None) -> bool:
+    """Whether an error only comes from our stopping: a wait that was given up, say. An interruption is told."""
+    return error is not None and error.transient and error.code != INTERRUPTED
 
 
 class Daemon:
@@ -65,7 +73,8 @@ class Daemon:
         self._directories = Directories(log, self._changed)
         self._settle = Settle(config.settle, config.settle_max)
         self._touched: set[str] = set()
-        self._stop_reason: str | None = None
+        self._supervision = Supervision()
+        self._beats = 0
         self._reload_wanted = False
         self._ready = False
         self._pass: Future[None] | None = None
@@ -96,7 +105,7 @@ class Daemon:
         return 0
 
     def _loop(self, worker: ThreadPoolExecutor) -> None:
-        while self._stop_reason is None or self._pass is not None:
+        while not self._supervision.stop_requested() or self._pass is not None:
             now = time.monotonic()
             if now >= self._tick_at:
                 self._tick(now)
@@ -119,6 +128,7 @@ class Daemon:
 
     def _tick(self, now: float) -> None:
         self._tick_at = now + TICK_SECONDS
+        self._ask_for_time()
         self._directories.check()
         self._tracker.repeat_complaints(now)
         self._directories.repeat_complaints(now)
@@ -127,7 +137,7 @@ class Daemon:
             self._log(events.DAEMON_ALIVE, reason=self._summary())
 
     def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
-        if self._stop_reason is not None:
+        if self._supervision.stop_requested():
             return
         if self._reload_wanted:
             self._reload()
@@ -149,7 +159,7 @@ class Daemon:
             self._log.bind(run_id=run_id),
             self._locks,
             self._inbox.put,
-            lambda: self._stop_reason is not None,
+            self._supervision,
             now,
             self._tracker.known(),
             only,
@@ -170,7 +180,7 @@ class Daemon:
             case Found(databases):
                 self._tracker.found(databases)
             case Visited(outcome):
-                if self._stop_reason is None or outcome.error is None or not outcome.error.transient:
+                if not self._supervision.stop_requested() or not _is_of_stopping(outcome.error):
                     self._tracker.visited(message, now)
             case PassEnded():
                 self._pass_ended()
@@ -182,21 +192,32 @@ class Daemon:
             case signal.SIGUSR1:
                 self._resync_at = time.monotonic()
             case _:
-                if self._stop_reason is not None:
-                    return
-                self._stop_reason = number.name
-                # A second one kills: an unfinished migration is then undone by SQLite's journal.
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-                systemd.notify("STOPPING=1", f"STATUS=stopping: {number.name}")
-                self._log(events.DAEMON_STOPPING, reason=number.name)
+                self._stop(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._supervision.stop_requested():
+            self._supervision.interrupt()
+            # A third one kills: an unfinished migration is then undone by SQLite's journal.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            return
+        self._supervision.stop(number.name, time.monotonic() + self._config.stop_grace)
+        systemd.notify("STOPPING=1", f"STATUS=stopping: {number.name}")
+        self._log(events.DAEMON_STOPPING, reason=number.name)
+
+    def _ask_for_time(self) -> None:
+        """Tell systemd, while it waits for us to start or to stop, that the work advances."""
+        waited_for = not self._ready or self._supervision.stop_requested()
+        if self._pass is not None and waited_for and self._supervision.beats != self._beats:
+            systemd.notify(f"EXTEND_TIMEOUT_USEC={EXTENSION_USEC}")
+        self._beats = self._supervision.beats
 
     def _pass_ended(self) -> None:
         if self._pass is not None:
             # Raises what the pass did not expect: a fault of ours, on which the service manager restarts us.
             self._pass.result()
         self._pass = None
-        if self._stop_reason is not None:
+        if self._supervision.stop_requested():
             return
         summary = self._summary()
         systemd.notify(f"STATUS={summary}", *([] if self._ready else ["READY=1"]))

@@ -4,7 +4,6 @@ It is given what it needs and tells what it found by messages; it owns no state.
 """
 
 import os
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -13,11 +12,12 @@ from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.discovery import DatabasePath, assign
 from migrated.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
-from migrated.fleet import Outcome, Result, work_on
+from migrated.fleet import Outcome, Result, internal, work_on
 from migrated.logs import Log
 from migrated.model import Migration
 from migrated.settings import Config, Target
 from migrated.sources.directory import Listing, read_directory
+from migrated.supervision import Supervision
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Pass:
     log: Log
     locks: DaemonLocks
     post: Callable[[Message], None]
-    cancelled: Callable[[], bool]
+    supervision: Supervision
     now: float
     known: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
@@ -81,7 +81,7 @@ class Pass:
                 try:
                     self._work_on_target(target, databases)
                 except Exception as surprise:  # noqa: BLE001 - one directory's surprise must not stop the others
-                    fault = MigrationFileError(file=target.migrations, **_internal(surprise))
+                    fault = MigrationFileError(file=target.migrations, **internal(surprise))
                     self.post(Scanned(target.migrations, None, fault))
             self.post(Found(tuple(database for _, databases in assigned for database in databases)))
         finally:
@@ -101,7 +101,7 @@ class Pass:
             return
         mark = _mark(listing.migrations)
         for database in databases:
-            if self.cancelled():
+            if self.supervision.stop_requested():
                 return
             self._visit(target, database, listing.migrations, mark)
 
@@ -127,21 +127,10 @@ class Pass:
                 lambda runner: runner.run(),
                 self.log,
                 lock_timeout=self.config.lock_timeout,
-                cancelled=self.cancelled,
+                supervision=self.supervision,
             )
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, Result.UNAVAILABLE, error=error)
-        except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
-            fault = DatabaseError(database=database.name, transient=True, **_internal(surprise))
-            return Outcome(database, Result.UNAVAILABLE, error=fault)
-
-
-def _internal(error: Exception) -> dict[str, str]:
-    return {
-        "message": f"internal error: {error!r}",
-        "hint": "this is a fault of migrated itself; please report it with this line",
-        "statement": "".join(traceback.format_exception(error))[-1500:],
-    }
 
 
 def _mark(migrations: list[Migration]) -> int:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import apsw
 
 from migrated.errors import DatabaseError
+from migrated.sqlite.holders import holder_of
+from migrated.supervision import Supervision
 
 # Results that speak of the file, the disk or other users of the database, not of the SQL that ran.
 _ENVIRONMENT = {
@@ -30,24 +32,43 @@ _PROTECTION = {
     apsw.SQLITE_DBCONFIG_DQS_DML: 0,
 }
 _PERMANENT = {apsw.SQLITE_CORRUPT, apsw.SQLITE_NOTADB}
+_HELD = {apsw.SQLITE_BUSY, apsw.SQLITE_PROTOCOL}
 
 
 class Patience:
-    """A busy handler that waits up to `timeout` seconds in all, and no longer once `cancelled` says so."""
+    """A busy handler that waits up to `timeout` seconds in all, and no longer once it is told to stop.
 
-    def __init__(self, timeout: float, cancelled: Callable[[], bool]) -> None:
+    `must_finish` is set while something is half done, which may take until it has to end.
+    """
+
+    def __init__(self, timeout: float, supervision: Supervision) -> None:
         self.timeout = timeout
-        self._cancelled = cancelled
+        self.supervision = supervision
+        self.must_finish = False
         self._since = 0.0
 
     def __call__(self, attempt: int) -> bool:
         now = time.monotonic()
         if attempt == 0:
             self._since = now
-        if self._cancelled() or now - self._since >= self.timeout:
+        stop = self.supervision.must_end(now) if self.must_finish else self.supervision.stop_requested()
+        if stop or now - self._since >= self.timeout:
             return False
+        self.supervision.beat()
         time.sleep(min(0.001 * 2 ** min(attempt, 5), 0.025))
         return True
+
+    def retry(self, action: Callable[[], object]) -> None:
+        """Do it, again and again while somebody else keeps the database busy, for as long as patience lasts."""
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                action()
+            except apsw.BusyError:
+                if time.monotonic() >= deadline or not self(0):
+                    raise
+            else:
+                return
 
 
 def open_for_reading(path: str, patience: Patience) -> apsw.Connection:
@@ -81,11 +102,14 @@ def open_for_migrating(path: str, patience: Patience, *, create: bool) -> apsw.C
 
 
 def protect(connection: apsw.Connection) -> None:
-    """Set what protects a database from a migration's mistakes.
+    """Set what protects a database from a migration's mistakes, and from losing what was committed.
 
-    Defensive mode refuses raw writes to the schema (https://www.sqlite.org/c3ref/c_dbconfig_defensive.html);
-    without double-quoted strings a misspelt column name is an error instead of a text.
+    With less than EXTRA a power cut may bring back a rollback journal that was deleted, and so undo the last
+    commit (https://www.sqlite.org/pragma.html#pragma_synchronous). Defensive mode refuses raw writes to the
+    schema (https://www.sqlite.org/c3ref/c_dbconfig_defensive.html); without double-quoted strings a misspelt
+    column name is an error instead of a text.
     """
+    _set_synchronous(connection, "EXTRA")
     for option, value in _PROTECTION.items():
         connection.config(option, value)
 
@@ -93,16 +117,24 @@ def protect(connection: apsw.Connection) -> None:
 @contextmanager
 def borrowed(connection: apsw.Connection) -> Iterator[None]:
     """Use a connection of the caller's, protected, with none of the caller's callbacks; then put all back."""
-    options = {option: connection.config(option, -1) for option in _PROTECTION}
     callbacks = connection.authorizer, connection.exec_trace, connection.row_trace
     connection.authorizer = connection.exec_trace = connection.row_trace = None
+    options = {option: connection.config(option, -1) for option in _PROTECTION}
+    synchronous = connection.pragma("synchronous")
     protect(connection)
     try:
         yield
     finally:
         for option, value in options.items():
             connection.config(option, value)
+        _set_synchronous(connection, synchronous)
         connection.authorizer, connection.exec_trace, connection.row_trace = callbacks
+
+
+def _set_synchronous(connection: apsw.Connection, value: int | str) -> None:
+    # Inside a transaction, which is the caller's then, it may not be changed.
+    if not connection.in_transaction:
+        connection.pragma("synchronous", value)
 
 
 def is_absent_or_empty(path: str) -> bool:
@@ -133,6 +165,13 @@ def environment_errors(database: str) -> Iterator[None]:
         yield
     except apsw.Error as error:
         raise environment_error(error, database) or DatabaseError(str(error), database=database) from error
+    except UnicodeDecodeError as error:
+        raise DatabaseError(
+            f"a name in the schema, or our own record, is not UTF-8: {error.object[:40]!r}",
+            database=database,
+            code="NOT_UTF8",
+            hint="rename it with the application that made it",
+        ) from error
 
 
 def environment_error(error: apsw.Error, database: str) -> DatabaseError | None:
@@ -140,12 +179,16 @@ def environment_error(error: apsw.Error, database: str) -> DatabaseError | None:
     result = getattr(error, "result", None)
     if result not in _ENVIRONMENT:
         return None
+    holder = holder_of(database) if result in _HELD else None
+    # In the hint: a message that differs from try to try would be told anew each time.
+    hint = _ENVIRONMENT[result]
     return DatabaseError(
         str(error),
         database=database,
         transient=result not in _PERMANENT,
         code=result_name(error),
-        hint=_ENVIRONMENT[result],
+        hint=f"{hint}; it is held by {holder}" if holder else hint,
+        holder=holder,
     )
 
 

@@ -2,13 +2,15 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import apsw
 
+from migrated.backend import Observer
 from migrated.errors import DatabaseError
-from migrated.model import AppliedMigration, Migration
-from migrated.sqlite import ledger
+from migrated.model import AppliedMigration, Migration, Snapshot, Unfinished
+from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
+from migrated.sqlite import history, ledger, preflight, restoring
 from migrated.sqlite.connection import (
     Patience,
     borrowed,
@@ -17,7 +19,9 @@ from migrated.sqlite.connection import (
     open_for_migrating,
     open_for_reading,
 )
+from migrated.sqlite.preparing import BEFORE_RESTORE, Keeper, Preparation
 from migrated.sqlite.session import SqliteSession
+from migrated.supervision import Supervision
 
 IN_MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = 30.0
@@ -28,7 +32,9 @@ class SqliteDatabase:
 
     `create` says whether a missing or empty file may become a database. `busy_timeout` is how many seconds
     another connection's lock is waited for, in all, at each of BEGIN, a statement and COMMIT; the wait ends
-    early once `cancelled()` is true.
+    early when the `supervision` says so. `statement_timeout` is how many seconds a statement may take; 0: any.
+    `snapshots` says when the content is kept. With an `application_id`, only a database that has it, or one that
+    is new, is touched.
     """
 
     def __init__(
@@ -37,9 +43,15 @@ class SqliteDatabase:
         *,
         create: bool = True,
         busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
-        cancelled: Callable[[], bool] = lambda: False,
+        statement_timeout: float = 0,
+        snapshots: SnapshotPolicy = NO_SNAPSHOTS,
+        application_id: int = 0,
+        supervision: Supervision | None = None,
     ) -> None:
-        self._patience = Patience(busy_timeout, cancelled)
+        self._patience = Patience(busy_timeout, supervision or Supervision())
+        self._statement_timeout = statement_timeout
+        self._snapshots = snapshots
+        self._application_id = application_id
         self._create = create
         self._shared: apsw.Connection | None = None
         self.path: str | None = None
@@ -65,21 +77,63 @@ class SqliteDatabase:
         """Whether there is no database in the file yet."""
         return self._shared is None and is_absent_or_empty(self.name)
 
-    def applied(self) -> list[AppliedMigration]:
-        """What the ledger says. Changes nothing, creates nothing; a database to be created has none."""
+    def look(self) -> tuple[list[AppliedMigration], Unfinished | None]:
+        """What the ledger says, and what stopped half way, if anything did.
+
+        Changes nothing, creates nothing; a database to be created has neither.
+        """
         with self._reading() as connection:
-            return ledger.read(connection, self.name) if connection else []
+            if connection is None:
+                return [], None
+            return ledger.read(connection, self.name), history.unfinished(connection, self.name)
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when they were last applied, as far as the history has them."""
         with self._reading() as connection:
-            return ledger.recorded(connection, versions, self.name) if connection else {}
+            return history.recorded(connection, versions, self.name) if connection else {}
+
+    def require_usable(self) -> None:
+        """Raise `DatabaseError` for what can be seen to be in the way without opening the database."""
+        if self.path is not None and self._shared is None:
+            preflight.require_usable(self.path, create=self._create)
+
+    def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
+        """Put a snapshot back into the live file, keeping what is there as a snapshot too, and record that.
+
+        Raises `DatabaseError`; the file is as before then.
+        """
+        keeper = self._keeper(observer)
+        restoring.restore(
+            snapshot,
+            self.name,
+            keep=lambda: self._keep_before_restore(keeper, snapshot),
+            record=lambda copy: self._record_restore(copy, snapshot, reason),
+            patience=self._patience,
+            step=keeper.go_on,
+        )
+
+    def _keep_before_restore(self, keeper: Keeper, snapshot: Snapshot) -> None:
+        versions = [entry.version for entry in self.look()[0]]
+        keeper.keep(BEFORE_RESTORE, version=max(versions, default=None), spare=[snapshot.id])
+
+    def _keeper(self, observer: Observer) -> Keeper:
+        return Keeper(self.name, self._snapshots, observer, self._patience.supervision)
+
+    def _record_restore(self, copy: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
+        ledger.create(copy, self.name)
+        history.record_restore(copy, snapshot, reason)
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[SqliteSession]:
+    def session(self, observer: Observer) -> Iterator[SqliteSession]:
         """Open the database for changing it; every error of SQLite becomes a `DatabaseError`."""
         session = SqliteSession(
-            self.name, self._patience, self._connect_for_migrating, shared=self._shared is not None
+            self.name,
+            self._patience,
+            self._connect_for_migrating,
+            observer,
+            Preparation(self.name, self._keeper(observer), self._application_id),
+            statement_timeout=self._statement_timeout,
+            shared=self._shared is not None,
         )
         with contextlib.ExitStack() as stack:
             if self._shared is not None:
@@ -90,12 +144,24 @@ class SqliteDatabase:
 
     def _connect_for_migrating(self) -> apsw.Connection:
         if self._shared is None:
-            return open_for_migrating(self.name, self._patience, create=self._create)
+            return self._open_for_migrating()
         if self._shared.in_transaction:
             raise DatabaseError(
                 "the connection has a transaction open", database=self.name, hint="commit or roll back first"
             )
         return self._shared
+
+    def _open_for_migrating(self) -> apsw.Connection:
+        if self._create:
+            preflight.create_for_owner(self.name)
+        connection = open_for_migrating(self.name, self._patience, create=self._create)
+        try:
+            with environment_errors(self.name):
+                preflight.require_application_id(connection, self._application_id, self.name)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection | None]:
@@ -106,9 +172,13 @@ class SqliteDatabase:
         if self.is_new() and self._create and os.path.isdir(os.path.dirname(os.path.abspath(self.name))):
             yield None
             return
+        preflight.require_regular_file(self.name)
+        # Closing it drops the locks of whoever else in this process has it open, also after a mere look.
+        preflight.require_alone_in_process(self.name)
         connection = open_for_reading(self.name, self._patience)
         try:
             with environment_errors(self.name):
+                preflight.require_application_id(connection, self._application_id, self.name)
                 yield connection
         finally:
             connection.close()

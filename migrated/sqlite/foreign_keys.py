@@ -1,14 +1,19 @@
 """Which rows point at a parent that is not there."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import apsw
 
 _SHOWN = 20
 _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
-_CHILDREN = f"SELECT DISTINCT child.name FROM ({_TABLES}) AS child, pragma_foreign_key_list(child.name)"
+# Reading the keys of every table is dear where there are thousands; few of them have any.
+_KEYS = """
+SELECT child.name, key."table" FROM main.sqlite_schema AS child, pragma_foreign_key_list(child.name, 'main') AS key
+WHERE child.type = 'table' AND child.sql LIKE '%references%'
+"""
 
 
 class Violation(NamedTuple):
@@ -21,30 +26,70 @@ class Violation(NamedTuple):
     fault: str = ""
 
 
-class Look(NamedTuple):
-    """The violations at one moment, each with how many of the row's keys it is, and the tables there were."""
+class ForeignKeys:
+    """Finds the violations that a migration makes, looking only where it can have made any.
 
-    violations: Counter[Violation]
-    tables: frozenset[str]
+    Those are the tables that it wrote to or dropped, and the children of these. Each is checked once before the
+    first statement that touches it, so that old violations are known, and once at the end. `touch` must be
+    called before the statement runs.
+    """
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._at_first = self._tables()
+        self._children: dict[str, set[str]] | None = None
+        self._touched: set[str] = set()
+        self._checked: set[str] = set()
+        self._before: Counter[Violation] = Counter()
+
+    def touch(self, tables: Iterable[str]) -> None:
+        """Take into account that rows of these tables are about to come, go or change."""
+        new = {table.lower() for table in tables} - self._touched
+        if not new:
+            return
+        if self._children is None:
+            self._children = self._find_children()
+        self._touched |= new
+        concerned = new.union(*(self._children.get(table, set()) for table in new))
+        # A table that was not there at first has no old violations, though it may hold the rows of one that has.
+        for table in (concerned & self._at_first.keys()) - self._checked:
+            self._checked.add(table)
+            self._before += _violations(self._connection, self._at_first[table])
+
+    def new_violations(self) -> list[Violation]:
+        """Those that were not there before."""
+        tables = self._tables()
+        come, gone = tables.keys() - self._at_first.keys(), self._at_first.keys() - tables.keys()
+        concerned = self._touched | come
+        if self._touched:
+            children = self._find_children()
+            concerned = concerned.union(*(children.get(table, set()) for table in concerned | gone))
+        after: Counter[Violation] = Counter()
+        # What was not checked before can have no new violations: none of its rows, nor of its parents', changed.
+        for table in concerned & tables.keys() & (self._checked | come):
+            after += _violations(self._connection, tables[table])
+        return _difference(self._before, after, gone=gone, come=come)
+
+    def _tables(self) -> dict[str, str]:
+        return {str(name).lower(): str(name) for (name,) in self._connection.execute(_TABLES)}
+
+    def _find_children(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for child, parent in self._connection.execute(_KEYS):
+            found.setdefault(str(parent).lower(), set()).add(str(child).lower())
+        return found
 
 
-def look(connection: apsw.Connection) -> Look:
-    """Check every foreign key.
+def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:
+    """Each with how many of the row's keys it is.
 
     A key that cannot be checked (its parent's column is not unique) counts as one violation, so that an old
     fault of that kind does not stop a migration that has nothing to do with it.
     """
-    tables = frozenset(str(name) for (name,) in connection.execute(_TABLES))
     try:
-        return Look(_check(connection, "PRAGMA main.foreign_key_check"), tables)
-    except apsw.SQLError:
-        found: Counter[Violation] = Counter()
-        for (table,) in connection.execute(_CHILDREN).fetchall():
-            try:
-                found += _check(connection, f"PRAGMA main.foreign_key_check({_quoted(str(table))})")
-            except apsw.SQLError as error:
-                found[Violation(str(table), None, "", fault=str(error))] += 1
-        return Look(found, tables)
+        return _check(connection, f"PRAGMA main.foreign_key_check({_quoted(table)})")
+    except apsw.SQLError as error:
+        return Counter([Violation(table, None, "", fault=str(error))])
 
 
 def _check(connection: apsw.Connection, pragma: str) -> Counter[Violation]:
@@ -64,7 +109,9 @@ def _key(
         return ()
     if (table, number) not in queries:
         listed = 'SELECT "from" FROM pragma_foreign_key_list(?) WHERE id = ? ORDER BY seq'
-        columns = ", ".join(_quoted(str(name)) for (name,) in connection.execute(listed, (table, number)))
+        names = [_quoted(str(name)) for (name,) in connection.execute(listed, (table, number))]
+        # Not the value itself: a text in another encoding than UTF-8 cannot be fetched.
+        columns = ", ".join(f"typeof({name}) || ' ' || hex({name})" for name in names)
         queries[table, number] = f"SELECT {columns} FROM main.{_quoted(table)} WHERE rowid = ?"
     # Nothing is found where a column of the table's own is called rowid.
     rows: list[Any] = connection.execute(queries[table, number], (row,)).fetchall()
@@ -76,15 +123,16 @@ def _quoted(name: str) -> str:
     return f'"{doubled}"'
 
 
-def new_violations(before: Look, after: Look) -> list[Violation]:
-    """Those that were not there before.
+def _difference(
+    before: Counter[Violation], after: Counter[Violation], *, gone: AbstractSet[str], come: AbstractSet[str]
+) -> list[Violation]:
+    """What is new in `after`.
 
     A table may have been renamed, and rebuilding one may give its rows other numbers. So what is not the same
     row as before may still be the same reference to the same parent that is not there.
     """
-    gone, come = before.tables - after.tables, after.tables - before.tables
-    old = [_anonymous(violation, gone) for violation in before.violations.elements()]
-    new = [(_anonymous(violation, come), violation) for violation in after.violations.elements()]
+    old = [_anonymous(violation, gone) for violation in before.elements()]
+    new = [(_anonymous(violation, come), violation) for violation in after.elements()]
     rest, unknown = _unmatched(old, new, lambda violation: violation)
     return [
         violation for _, violation in _unmatched(rest, unknown, lambda violation: violation._replace(row=None))[1]
@@ -110,11 +158,11 @@ def _unmatched(
     return left, unknown
 
 
-def _anonymous(violation: Violation, renamed: frozenset[str]) -> Violation:
+def _anonymous(violation: Violation, renamed: AbstractSet[str]) -> Violation:
     """The same with the names of tables that came or went left out: one that went may be one that came."""
     return violation._replace(
-        table="" if violation.table in renamed else violation.table,
-        parent="" if violation.parent in renamed else violation.parent,
+        table="" if violation.table.lower() in renamed else violation.table,
+        parent="" if violation.parent.lower() in renamed else violation.parent,
         fault="unchecked" if violation.fault else "",
     )
 

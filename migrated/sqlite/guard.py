@@ -1,14 +1,18 @@
 """What a migration may not do, told apart by SQLite's authorizer while each statement is prepared."""
 
+from itertools import islice
+
 import apsw
+
+from migrated.sqltext import first_token, words
 
 LEDGER_PREFIX = "_migrations"
 
 _OWN_TRANSACTION = "remove it: each migration runs in a transaction of its own"
-_NO_DIRECTIVE_YET = (
-    "it needs `-- migrated: no-transaction`, which this version does not offer yet; "
-    "run it by hand, outside of the migrations"
+NEEDS_DIRECTIVE = (
+    "put it into a migration of its own with the line `-- migrated: no-transaction` at the top of the section"
 )
+_WHOLE_PROCESS = "it would hold for every database of this process"
 _ALONE = "a migration changes one database, alone"
 _TABLE_FIRST = {
     apsw.SQLITE_INSERT: "a write to",
@@ -36,33 +40,88 @@ _TEMPORARY = {
     apsw.SQLITE_CREATE_TEMP_INDEX,
 }
 _NOT_IN_TRANSACTION = {"journal_mode", "locking_mode", "synchronous", "wal_checkpoint"}
+_TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
 _FORBIDDEN_PRAGMAS = {
     "writable_schema": "change the schema with ALTER TABLE, or rebuild the table",
     "schema_version": "SQLite keeps it by itself",
     "query_only": "it would keep the migration from being recorded",
+    **dict.fromkeys(("hard_heap_limit", "soft_heap_limit"), _WHOLE_PROCESS),
+    **dict.fromkeys(("temp_store_directory", "data_store_directory"), _WHOLE_PROCESS),
 }
 
 
-class Guard:
-    """An authorizer callback that remembers why it said no.
+class Touch:
+    """What one statement does to tables, by their names: writes rows, drops them, alters their definition.
 
-    `reason` and `hint` are set by the first refusal. `leaves_traces` tells that the connection should not be
-    used for another migration: temporary objects were made, or a pragma was set.
+    `removed` are the indexes and triggers that it drops by name.
+    """
+
+    def __init__(self) -> None:
+        self.written: set[str] = set()
+        self.dropped: set[str] = set()
+        self.altered: set[str] = set()
+        self.removed: set[str] = set()
+        self.adds_trigger = False
+
+    def note(self, action: int, first: str, second: str | None) -> None:
+        """Take into account what the authorizer is told."""
+        match action:
+            case apsw.SQLITE_INSERT | apsw.SQLITE_UPDATE | apsw.SQLITE_DELETE if not first.startswith("sqlite_"):
+                self.written.add(first)
+            case apsw.SQLITE_DROP_TABLE:
+                self.dropped.add(first)
+            case apsw.SQLITE_ALTER_TABLE:
+                self.altered.add(second or "")
+            case apsw.SQLITE_DROP_INDEX:
+                # Without an index its table may be no parent any more.
+                self.written.add(second or "")
+                self.removed.add(first)
+            case apsw.SQLITE_DROP_TRIGGER:
+                self.removed.add(first)
+            case apsw.SQLITE_CREATE_TRIGGER:
+                self.adds_trigger = True
+            case _:
+                pass
+
+
+class Guard:
+    """An authorizer callback that remembers why it said no, and what each statement does.
+
+    `reason` and `hint` are set by the first refusal. `pragma` is the last one met, with its value.
+    `leaves_traces` tells that the connection should not be used for another migration: temporary objects were
+    made, or a pragma was set. `is_alone` is set for a statement outside of any transaction, `is_vacuuming` for
+    a VACUUM there, `is_resting` while our own statements run.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.hint: str | None = None
         self.leaves_traces = False
+        self.pragma: tuple[str, str | None] | None = None
+        self.is_resting = False
+        self.is_vacuuming = False
+        self.is_alone = False
+        self._touch = Touch()
+
+    def take_touch(self) -> Touch:
+        """What the statement that was prepared last does."""
+        touch, self._touch = self._touch, Touch()
+        return touch
 
     def __call__(
         self, action: int, first: str | None, second: str | None, database: str | None, trigger: str | None
     ) -> int:
+        if self.is_resting or (self.is_vacuuming and not (action == apsw.SQLITE_ATTACH and first)):
+            # Our own look at the database, or VACUUM at work: it attaches a temporary file and begins by itself.
+            return apsw.SQLITE_OK
         # ALTER TABLE has the database where others have the object, and a column where they have the database.
         where = first if action == apsw.SQLITE_ALTER_TABLE else database
         refusal = self._refusal(action, first or "", second) or _elsewhere(action, where)
         if refusal is None:
             self.leaves_traces |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
+            if action == apsw.SQLITE_PRAGMA:
+                self.pragma = (first or "").lower(), second
+            self._touch.note(action, first or "", second)
             return apsw.SQLITE_OK
         if self.reason is None:
             reason, self.hint = refusal
@@ -83,7 +142,7 @@ class Guard:
             case apsw.SQLITE_FUNCTION if (second or "").lower() == "load_extension":
                 return "load_extension() is not allowed in a migration", "load it in the application"
             case apsw.SQLITE_PRAGMA if second is not None or first.lower() == "wal_checkpoint":
-                return _pragma_refusal(first.lower())
+                return _pragma_refusal(first.lower(), alone=self.is_alone)
         return _ledger_refusal(action, first, second or "")
 
 
@@ -94,9 +153,9 @@ def _elsewhere(action: int, database: str | None) -> tuple[str, str] | None:
     return f"a change of the attached database {database} is not allowed in a migration", _ALONE
 
 
-def _pragma_refusal(name: str) -> tuple[str, str] | None:
-    if name in _NOT_IN_TRANSACTION:
-        return f"PRAGMA {name} has no effect inside a transaction", _NO_DIRECTIVE_YET
+def _pragma_refusal(name: str, *, alone: bool) -> tuple[str, str] | None:
+    if name in _NOT_IN_TRANSACTION and not alone:
+        return f"PRAGMA {name} has no effect inside a transaction", NEEDS_DIRECTIVE
     if name in _FORBIDDEN_PRAGMAS:
         return f"PRAGMA {name} is not allowed in a migration", _FORBIDDEN_PRAGMAS[name]
     return None
@@ -115,5 +174,18 @@ def explain(error: apsw.Error) -> tuple[str, str | None]:
     if isinstance(error, apsw.BindingsError):
         return "the statement has a parameter", "write the value itself: nothing is bound in a migration"
     if "within a transaction" in str(error):
-        return str(error), _NO_DIRECTIVE_YET
+        return str(error), NEEDS_DIRECTIVE
     return str(error), None
+
+
+def refusal_at_sight(statement: str) -> tuple[str, str] | None:
+    """Message and hint for what can be told not to be allowed before anything runs."""
+    start = first_token(statement)
+    first, *rest = [word.upper() for word in islice(words(statement[start or 0 :]), 3)] or [""]
+    if first in _TRANSACTION_WORDS:
+        return f"{first} is not allowed in a migration", _OWN_TRANSACTION
+    if first in {"ATTACH", "DETACH"}:
+        return f"{first} is not allowed in a migration", _ALONE
+    if first == "VACUUM" and "INTO" in rest:
+        return "VACUUM INTO is not allowed in a migration", _ALONE
+    return None

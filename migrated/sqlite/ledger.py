@@ -1,15 +1,11 @@
-"""`_migrations`, what is applied, and `_migrations_history`, everything that ever happened."""
+"""`_migrations`, what is applied; and the making of both tables."""
 
-import os
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import apsw
 
-from migrated.about import VERSION
-from migrated.directives import Directive
 from migrated.errors import DatabaseError
 from migrated.model import AppliedMigration, Migration
 from migrated.sqlite.guard import LEDGER_PREFIX
@@ -34,25 +30,24 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
     down_sql TEXT,
     execution_time_ms INTEGER NOT NULL,
     rows_changed INTEGER NOT NULL,
+    statement INTEGER,
+    statements INTEGER,
+    reason TEXT,
     host TEXT NOT NULL,
     pid INTEGER NOT NULL,
     program_version TEXT NOT NULL
 );
 """
+# Of the history, and not there in databases that the first builds of 0.1.0 made.
+_LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TEXT"}
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
-_READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
-_RECORDED = """
-SELECT version, name, up_sql, down_sql, checksum, directives FROM main._migrations_history
-WHERE version = ? AND action = 'apply' ORDER BY id DESC LIMIT 1
+_HISTORY_COLUMNS = """
+SELECT action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed, statement,
+  statements, reason, host, pid, program_version FROM main._migrations_history LIMIT 0
 """
-_COLUMNS = (
-    "action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed,"
-    " host, pid, program_version"
-)
-_HISTORY_COLUMNS = f"SELECT {_COLUMNS} FROM main._migrations_history LIMIT 0"
-_HISTORY = f"INSERT INTO main._migrations_history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
 
 
 def create(connection: apsw.Connection, database: str) -> None:
@@ -61,13 +56,20 @@ def create(connection: apsw.Connection, database: str) -> None:
     Raises `DatabaseError` when something else has one of their names.
     """
     try:
-        if not (_has(connection, "_migrations") and _has(connection, "_migrations_history")):
+        if not (has(connection, "_migrations") and has(connection, "_migrations_history")):
             connection.execute(_CREATE).fetchall()
+        _complete(connection)
         connection.execute(_HISTORY_COLUMNS)
         # CREATE TABLE IF NOT EXISTS is content with a view; a view has no rows of its own to insert into.
         connection.execute("EXPLAIN INSERT INTO main._migrations DEFAULT VALUES").fetchall()
     except apsw.SQLError as error:
-        raise _not_ours("_migrations or _migrations_history", error, database) from error
+        raise not_ours("_migrations or _migrations_history", error, database) from error
+
+
+def _complete(connection: apsw.Connection) -> None:
+    columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('_migrations_history')")}
+    for name in _LATER_COLUMNS.keys() - columns if "program_version" in columns else ():
+        connection.execute(f"ALTER TABLE main._migrations_history ADD COLUMN {name} {_LATER_COLUMNS[name]}")
 
 
 def names_taken(connection: apsw.Connection) -> set[str]:
@@ -78,8 +80,8 @@ def names_taken(connection: apsw.Connection) -> set[str]:
 
 def meddlers(connection: apsw.Connection) -> set[str]:
     """The triggers that speak of our tables: the authorizer sees what they do only once they fire."""
-    rows = connection.execute("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'")
-    return {str(name) for name, sql in rows if _OUR_NAME.search(str(sql))}
+    rows = connection.execute("SELECT name, CAST(sql AS BLOB) FROM main.sqlite_schema WHERE type = 'trigger'")
+    return {str(name) for name, sql in rows if _OUR_NAME.search(bytes(sql or b"").decode(errors="replace"))}
 
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
@@ -87,79 +89,38 @@ def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
 
     Raises `DatabaseError` when the table is there but is another tool's, or holds what we never write.
     """
-    if not _has(connection, "_migrations"):
+    if not has(connection, "_migrations"):
         return []
     try:
         rows = connection.execute(f"{_READ} ORDER BY version").fetchall()
         return [_entry(row) for row in rows]
     except (apsw.SQLError, ValueError, TypeError) as error:
-        raise _not_ours("_migrations", error, database) from error
+        raise not_ours("_migrations", error, database) from error
 
 
-def recorded(connection: apsw.Connection, versions: Iterable[int], database: str) -> dict[int, Migration]:
-    """The migrations as they were when they were last applied, by version; only those that were recorded."""
-    if not _has(connection, "_migrations_history"):
-        return {}
-    found = {}
-    for wanted in versions:
-        for version, name, up_sql, down_sql, checksum, directives in connection.execute(_RECORDED, (wanted,)):
-            try:
-                header = frozenset(Directive(value) for value in directives.split(",") if value)
-            except ValueError as error:
-                raise DatabaseError(
-                    f"the record of migration {version} cannot be used: {error}",
-                    database=database,
-                    hint="a newer version of migrated made it; use that one",
-                ) from error
-            found[version] = Migration(version, name, up_sql or "", down_sql, checksum=checksum, header=header)
-    return found
-
-
-def record_applied(
-    connection: apsw.Connection, migration: Migration, *, execution_time_ms: int, rows_changed: int
-) -> AppliedMigration:
-    """Enter a migration, in the transaction that it ran in, and return the entry as the table has it."""
+def enter(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
+    """Make the ledger say that a migration is applied."""
     connection.execute(
         "INSERT INTO main._migrations (version, name, checksum, execution_time_ms) VALUES (?, ?, ?, ?)",
         (migration.version, migration.name, migration.checksum, execution_time_ms),
     )
-    _record(connection, "apply", migration, execution_time_ms, rows_changed)
-    return _entry(connection.execute(f"{_READ} WHERE version = ?", (migration.version,)).fetchall()[0])
+    return entry_of(connection, migration.version)
 
 
-def record_rolled_back(
-    connection: apsw.Connection, migration: Migration, *, execution_time_ms: int, rows_changed: int
-) -> AppliedMigration:
-    """Strike out a migration, in the transaction that undid it, and return the entry as it was."""
-    was = _entry(connection.execute(f"{_READ} WHERE version = ?", (migration.version,)).fetchall()[0])
+def strike_out(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
+    """Make the ledger say that a migration is not applied; return the entry as it was."""
+    was = entry_of(connection, migration.version)
     connection.execute("DELETE FROM main._migrations WHERE version = ?", (migration.version,))
-    _record(connection, "rollback", migration, execution_time_ms, rows_changed)
     return was
 
 
-def _record(
-    connection: apsw.Connection, action: str, migration: Migration, execution_time_ms: int, rows_changed: int
-) -> None:
-    connection.execute(
-        _HISTORY,
-        (
-            action,
-            migration.version,
-            migration.name,
-            migration.checksum,
-            ",".join(sorted(migration.header)),
-            migration.up_sql,
-            migration.down_sql,
-            execution_time_ms,
-            rows_changed,
-            os.uname().nodename,
-            os.getpid(),
-            VERSION,
-        ),
-    )
+def entry_of(connection: apsw.Connection, version: int) -> AppliedMigration:
+    """The entry of an applied migration."""
+    return _entry(connection.execute(f"{_READ} WHERE version = ?", (version,)).fetchall()[0])
 
 
-def _not_ours(table: str, error: Exception, database: str) -> DatabaseError:
+def not_ours(table: str, error: Exception, database: str) -> DatabaseError:
+    """The error for a table of our name that is not as we make it."""
     return DatabaseError(
         f"the table {table} is not as expected: {error}",
         database=database,
@@ -167,7 +128,8 @@ def _not_ours(table: str, error: Exception, database: str) -> DatabaseError:
     )
 
 
-def _has(connection: apsw.Connection, table: str) -> bool:
+def has(connection: apsw.Connection, table: str) -> bool:
+    """Whether there is a table of this name."""
     return bool(connection.execute(_EXISTS, (table,)).fetchall())
 
 

@@ -1,10 +1,11 @@
 """Running a script statement by statement, under guard, knowing at each moment where it is."""
 
+from collections.abc import Callable
 from typing import Any
 
 import apsw
 
-from migrated.sqlite.guard import Guard, explain
+from migrated.sqlite.guard import Guard, explain, refusal_at_sight
 from migrated.sqltext import first_token, statement_end
 
 _EXCERPT_WIDTH = 120
@@ -37,39 +38,63 @@ class StatementError(Exception):
         return self.offset - self.script.rfind("\n", 0, self.offset)
 
 
-def run_script(connection: apsw.Connection, script: str, guard: Guard) -> None:
-    """Run every statement to its end, in the transaction that is open.
+def run_script(
+    connection: apsw.Connection,
+    script: str,
+    guard: Guard,
+    before: Callable[[int, str], None] = lambda _offset, _text: None,
+    span: tuple[int, int] | None = None,
+) -> tuple[Any, ...]:
+    """Run every statement of a script, or of the `span` of it, to its end, and return the last row there was.
 
-    Raises `StatementError`, whose cause is SQLite's error, at the first one that fails or is not allowed.
+    `before` is called with the offset and the text of each statement once it is prepared, and may raise. Raises
+    `StatementError`, whose cause is SQLite's error, at the first one that fails or is not allowed.
     """
-    begun = prepared = 0
+    start, end = span or (0, len(script))
+    begun = prepared = start
 
     def trace(_cursor: apsw.Cursor, statement: str, _bindings: Any) -> bool:
         # The texts that SQLite reports are, put together, the script so far to the letter.
         nonlocal begun, prepared
         begun, prepared = prepared, prepared + len(statement)
+        before(begun, statement)
         return True
 
     cursor = connection.cursor()
     cursor.exec_trace = trace
     connection.authorizer = guard
+    last: tuple[Any, ...] = ()
     try:
-        # execute() stops at the first row of a result; a script that is not drained is half run.
-        for _row in cursor.execute(script, can_cache=False):
-            pass
+        last = _drained(cursor.execute(script[start:end], can_cache=False))
     except apsw.Error as error:
         connection.authorizer = None
         # The last statement traced was running, or the one after it was being prepared.
-        in_preparation = guard.reason is not None or _fails_to_prepare(connection, script[prepared:], error)
+        in_preparation = guard.reason is not None or _fails_to_prepare(connection, script[prepared:end], error)
         raise _located(error, script, prepared if in_preparation else begun, guard) from error
     finally:
         connection.authorizer = None
+    return last
+
+
+def _drained(rows: apsw.Cursor) -> tuple[Any, ...]:
+    """Run on to the end, and return the last row: a script whose rows are not all fetched is half run."""
+    last: tuple[Any, ...] = ()
+    while True:
+        try:
+            for row in rows:
+                last = row
+        except UnicodeDecodeError:
+            # Old databases hold texts in other encodings. Nobody looks at the row, and it is not fetched again.
+            continue
+        return last
 
 
 def _fails_to_prepare(connection: apsw.Connection, rest: str, error: apsw.Error) -> bool:
     if getattr(error, "error_offset", -1) >= 0:
         return True
-    if not connection.in_transaction:
+    if isinstance(error, apsw.InterruptError):
+        return False
+    if not connection.in_transaction or not rest:
         return False
     try:
         # Prepared as EXPLAIN, so that nothing runs.
@@ -85,7 +110,8 @@ def _located(error: apsw.Error, script: str, base: int, guard: Guard) -> Stateme
     start = base if start is None else start
     # SQLite counts bytes of UTF-8, we count characters.
     offset = base + len(script[base:].encode()[:at].decode(errors="ignore")) if at >= 0 else start
-    message, hint = (guard.reason, guard.hint) if guard.reason else explain(error)
+    at_sight = refusal_at_sight(script[start : statement_end(script, start)])
+    message, hint = (guard.reason, guard.hint) if guard.reason else at_sight or explain(error)
     return StatementError(message, hint, script=script, start=start, offset=max(offset, start))
 
 

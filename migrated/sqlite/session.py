@@ -1,85 +1,176 @@
-"""Apply one migration, or roll one back, in one transaction with its entry in the ledger."""
+"""Apply migrations, or roll them back, each in one transaction with its entry in the ledger."""
 
 import contextlib
-import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 
 import apsw
 
-from migrated.backend import Done, LedgerMovedError
+from migrated.backend import BatchLostError, Done, LedgerMovedError, Observer
 from migrated.directives import Directive
-from migrated.errors import ExecutionFailedError, MigrationError, RollbackFailedError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Place
-from migrated.sqlite import foreign_keys, ledger
-from migrated.sqlite.connection import Patience, environment_error, environment_errors, result_name
-from migrated.sqlite.guard import LEDGER_PREFIX, Guard
-from migrated.sqlite.script import StatementError, excerpt, run_script
+from migrated.errors import MigrationError
+from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Step, Unfinished
+from migrated.sqlite import history, ledger
+from migrated.sqlite.connection import Patience, environment_errors
+from migrated.sqlite.guard import Guard
+from migrated.sqlite.history import Course
+from migrated.sqlite.oversight import Oversight
+from migrated.sqlite.piecewise import Piecewise
+from migrated.sqlite.preparing import Preparation
+from migrated.sqlite.step import run_step
+from migrated.sqltext import has_statement
+
+
+class Batch:
+    """Several steps in one transaction."""
+
+    def __init__(self) -> None:
+        self.is_committed = False
+        self.is_full = False
+        self.steps = 0
 
 
 class SqliteSession:
-    """The database open for changing. Each step is one transaction: wholly done and recorded, or not at all."""
+    """The database open for changing. Each step is one transaction: wholly done and recorded, or not at all.
+
+    `preparation` is called for each, before its first statement.
+    """
 
     def __init__(
-        self, name: str, patience: Patience, connect: Callable[[], apsw.Connection], *, shared: bool
+        self,
+        name: str,
+        patience: Patience,
+        connect: Callable[[], apsw.Connection],
+        observer: Observer,
+        preparation: Preparation,
+        *,
+        statement_timeout: float,
+        shared: bool,
     ) -> None:
-        self._name = name
+        self.name = name
+        self.oversight = Oversight(patience.supervision, statement_timeout, observer.progress)
         self._patience = patience
         self._connect = connect
+        self._preparation = preparation
         self._is_shared = shared
         self._open: apsw.Connection | None = None
         self._data_version: int | None = None
         self._ledger: list[AppliedMigration] = []
+        self._unfinished: Unfinished | None = None
+        self._has_ledger = False
+        self._batch: Batch | None = None
 
     def applied(self) -> list[AppliedMigration]:
         """Read the ledger. The next steps hold only while nobody else changes it."""
         connection = self._connection()
         # First the counter, then the ledger: a change in between is then noticed, at the cost of one more look.
         self._data_version = connection.pragma("data_version")
-        self._ledger = ledger.read(connection, self._name)
+        self._ledger = ledger.read(connection, self.name)
+        self._unfinished = history.unfinished(connection, self.name)
         return list(self._ledger)
+
+    def unfinished(self) -> Unfinished | None:
+        """What `applied()` found to have stopped half way."""
+        return self._unfinished
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """As `SqliteDatabase.recorded`."""
-        return ledger.recorded(self._connection(), versions, self._name)
+        return history.recorded(self._connection(), versions, self.name)
+
+    def is_new(self) -> bool:
+        """Whether there is nothing at all in the database yet."""
+        return not self._connection().execute("SELECT 1 FROM main.sqlite_schema LIMIT 1").fetchall()
 
     def create_ledger(self) -> None:
         """Make the two tables where they are missing."""
         connection = self._connection()
-        with self._transaction(connection):
-            ledger.create(connection, self._name)
+        with self.transaction(connection):
+            ledger.create(connection, self.name)
 
-    def execute(self, migration: Migration, direction: MigrationDirection) -> Done:
-        """Apply a migration or roll it back, and record it, in one transaction.
+    def execute(self, step: Step) -> Done:
+        """Apply a migration or roll it back, and record it, in one transaction, or in that of the batch.
 
         Raises `LedgerMovedError` when somebody else changed the ledger since `applied()`, `ExecutionFailedError`
-        or `RollbackFailedError` when the SQL is at fault, `DatabaseError` when the file, the disk or another
-        connection is. In each case nothing of it remains.
+        or `RollbackFailedError` when the SQL is at fault or was interrupted, `DatabaseError` when the file, the
+        disk or another connection is. In each case nothing of it remains; of a migration without a transaction,
+        the statements that it was recorded for do.
         """
-        up = direction is MigrationDirection.UP
-        directives = migration.up_directives if up else migration.down_directives
-        if Directive.NO_TRANSACTION in directives:
-            raise _failure(
-                migration,
-                direction,
-                "the directive no-transaction is not supported by this version",
-                hint="nothing was run; take the migration out, or run its statements by hand",
-            )
+        directives = step.directives
         connection = self._connection()
         guard = Guard()
         with (
-            environment_errors(self._name),
+            environment_errors(self.name),
+            self._finishing(),
             self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in directives),
-            self._transaction(connection),
         ):
-            self._require_unmoved(connection)
-            done = self._run(connection, migration, direction, guard)
-        self._ledger = [entry for entry in self._ledger if entry.version != migration.version]
-        if direction is MigrationDirection.UP:
-            insort(self._ledger, done.entry, key=lambda entry: entry.version)
-        if guard.leaves_traces:
-            self._forget_connection()
+            if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
+                work = Piecewise(self, connection, step)
+                guard, done = work.guard, work.run()
+            else:
+                with self.transaction(connection):
+                    self.require_unmoved(connection)
+                    self.prepare(connection, step)
+                    done = run_step(connection, step, guard, self.oversight, self.name)
+        self._remember(done, step, guard)
         return done
+
+    @contextlib.contextmanager
+    def together(self, *, keep_good: bool, foreign_keys: bool) -> Iterator[Batch]:
+        """Do every `execute` within the `with` in one transaction.
+
+        When one fails, those before it are committed (`keep_good`) or undone too. `foreign_keys` says whether
+        they are enforced: that cannot change inside.
+        """
+        connection = self._connection()
+        batch = Batch()
+        before = list(self._ledger)
+        with (
+            contextlib.ExitStack() as afterwards,
+            environment_errors(self.name),
+            self._foreign_keys(connection, enforced=foreign_keys),
+        ):
+            connection.execute("BEGIN IMMEDIATE")
+            self._batch = batch
+            try:
+                yield batch
+                self._commit(connection)
+                batch.is_committed = True
+            except MigrationError as error:
+                if keep_good and batch.steps and not connection.in_transaction:
+                    raise BatchLostError from error
+                if keep_good and batch.steps:
+                    self._commit(connection)
+                    batch.is_committed = True
+                raise
+            finally:
+                self._batch = None
+                self._roll_back(connection)
+                if not batch.is_committed:
+                    self._ledger, self._has_ledger = before, False
+                if batch.is_full:
+                    afterwards.callback(self._forget_connection)
+
+    def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
+        """Do and record what a person decided about `unfinished`; `migration` is its text as it is now.
+
+        Raises as `execute`.
+        """
+        connection = self._connection()
+        with environment_errors(self.name), self._finishing():
+            if how is Repair.RESUME:
+                step = Step(migration, unfinished.direction)
+                with self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in step.directives):
+                    Piecewise(self, connection, step, finished=unfinished.statement, reason=reason).run()
+                return
+            with self.transaction(connection):
+                self.require_unmoved(connection)
+                is_applied = any(entry.version == unfinished.version for entry in self._ledger)
+                if how is Repair.MARK_APPLIED and not is_applied:
+                    ledger.enter(connection, migration, 0)
+                if how is Repair.FORGET and is_applied:
+                    ledger.strike_out(connection, migration)
+                course = Course(0, 0, unfinished.statement, unfinished.statements, reason)
+                history.record(connection, how.value, migration, course)
 
     def close(self) -> None:
         """Close the connection, unless it is the caller's."""
@@ -87,76 +178,66 @@ class SqliteSession:
             self._open.close()
         self._open = None
 
-    def _require_unmoved(self, connection: apsw.Connection) -> None:
-        # The write lock is ours by now. The counter moves with every commit of anybody, the application's too;
-        # only a ledger that differs makes the plan void.
+    def require_unmoved(self, connection: apsw.Connection) -> None:
+        """Raise `LedgerMovedError` when somebody else changed the record since `applied()`.
+
+        The write lock is ours by now. The counter moves with every commit of anybody, the application's too;
+        only a record that differs makes the plan void.
+        """
         data_version = connection.pragma("data_version")
         if data_version != self._data_version:
-            if ledger.read(connection, self._name) != self._ledger:
+            self._has_ledger = False
+            there = ledger.read(connection, self.name), history.unfinished(connection, self.name)
+            if there != (self._ledger, self._unfinished):
                 raise LedgerMovedError
             self._data_version = data_version
 
-    def _run(
-        self, connection: apsw.Connection, migration: Migration, direction: MigrationDirection, guard: Guard
-    ) -> Done:
-        up = direction is MigrationDirection.UP
-        ledger.create(connection, self._name)
-        names, meddlers = ledger.names_taken(connection), ledger.meddlers(connection)
-        before = foreign_keys.look(connection)
-        started, changes = time.monotonic(), connection.total_changes()
-        sql = migration.up_sql if up else migration.down_sql or ""
-        try:
-            run_script(connection, sql, guard)
-        except StatementError as error:
-            raise self._translated(error, migration, direction) from error.__cause__
-        if not connection.in_transaction:
-            raise _failure(migration, direction, "the migration ended its own transaction")
-        if taken := ledger.names_taken(connection) - names:
-            # The authorizer is not told the new name of a table that is renamed.
-            raise _failure(
-                migration,
-                direction,
-                f"the name {min(taken)} is not allowed in a migration",
-                hint=f"names that begin with {LEDGER_PREFIX} are migrated's own",
-            )
-        if come := ledger.meddlers(connection) - meddlers:
-            raise _failure(
-                migration,
-                direction,
-                f"the trigger {min(come)} would write to migrated's own record, which is not allowed",
-                hint=f"tables whose names begin with {LEDGER_PREFIX} are migrated's own",
-            )
-        if new := foreign_keys.new_violations(before, foreign_keys.look(connection)):
-            raise _failure(
-                migration,
-                direction,
-                foreign_keys.describe(new),
-                hint="the migration would leave rows without their parent; everything was undone",
-                code="SQLITE_CONSTRAINT_FOREIGNKEY",
-            )
-        rows_changed = connection.total_changes() - changes
-        elapsed = round((time.monotonic() - started) * 1000)
-        record = ledger.record_applied if up else ledger.record_rolled_back
-        entry = record(connection, migration, execution_time_ms=elapsed, rows_changed=rows_changed)
-        return Done(entry, elapsed, rows_changed)
+    def prepare(self, connection: apsw.Connection, step: Step) -> None:
+        """Keep the content as it is, as far as that is asked for, and see to the ledger."""
+        self._preparation(connection, step, goes_on=self._batch is not None and self._batch.steps > 0)
+        if not self._has_ledger:
+            ledger.create(connection, self.name)
+            self._has_ledger = True
 
-    def _translated(
-        self, error: StatementError, migration: Migration, direction: MigrationDirection
-    ) -> MigrationError:
-        place = _place(migration, direction)
-        cause = error.__cause__
-        known = cause if isinstance(cause, apsw.Error) else None
-        translated: MigrationError | None = environment_error(known, self._name) if known else None
-        if translated is None:
-            code = result_name(known) if known else None
-            translated = _failure(migration, direction, error.message, hint=error.hint, code=code)
-        translated.version, translated.name = migration.version, migration.name
-        translated.file = migration.origin.file if migration.origin else None
-        translated.line = place.line + error.line - 1
-        translated.column = error.column + (place.column - 1 if error.line == 1 else 0)
-        translated.statement = error.statement
-        translated.excerpt = excerpt(error, place.line)
-        return translated
+    def patiently(self, action: Callable[[], object]) -> None:
+        """As `Patience.retry`."""
+        self._patience.retry(action)
+
+    @contextlib.contextmanager
+    def transaction(self, connection: apsw.Connection) -> Iterator[None]:
+        """Begin, and commit; or roll back what is left of it. In a batch: a part of the batch's."""
+        had_ledger = self._has_ledger
+        if self._batch is not None:
+            connection.execute("SAVEPOINT step")
+        else:
+            # IMMEDIATE: a deferred transaction that read first is refused, whatever the timeout, when it wants
+            # to write after somebody else has (https://www.sqlite.org/rescode.html#busy_snapshot).
+            connection.execute("BEGIN IMMEDIATE")
+        self._patience.must_finish = True
+        try:
+            yield
+            if self._batch is not None:
+                connection.execute("RELEASE step")
+                self._batch.steps += 1
+            else:
+                self._commit(connection)
+        except BaseException:
+            self._has_ledger = had_ledger
+            # RAISE(ROLLBACK), ON CONFLICT ROLLBACK and a full disk have ended the transaction already.
+            if self._batch is None:
+                self._roll_back(connection)
+            elif connection.in_transaction:
+                connection.execute("ROLLBACK TO step; RELEASE step").fetchall()
+            raise
+
+    def _remember(self, done: Done, step: Step, guard: Guard) -> None:
+        self._ledger = [entry for entry in self._ledger if entry.version != step.migration.version]
+        if step.direction is MigrationDirection.UP:
+            insort(self._ledger, done.entry, key=lambda entry: entry.version)
+        if guard.leaves_traces and self._batch is not None:
+            self._batch.is_full = True
+        elif guard.leaves_traces:
+            self._forget_connection()
 
     def _connection(self) -> apsw.Connection:
         if self._open is None:
@@ -182,51 +263,17 @@ class SqliteSession:
             connection.pragma("foreign_keys", was)
 
     @contextlib.contextmanager
-    def _transaction(self, connection: apsw.Connection) -> Iterator[None]:
-        # IMMEDIATE: a deferred transaction that read first is refused, whatever the timeout, when it wants to
-        # write after somebody else has (https://www.sqlite.org/rescode.html#busy_snapshot).
-        connection.execute("BEGIN IMMEDIATE")
+    def _finishing(self) -> Iterator[None]:
+        """What began is waited for longer than what has not, when we are told to stop."""
         try:
             yield
-            self._commit(connection)
         finally:
-            # RAISE(ROLLBACK), ON CONFLICT ROLLBACK and a full disk have ended the transaction already.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._patience.must_finish = self._batch is not None
 
     def _commit(self, connection: apsw.Connection) -> None:
-        deadline = time.monotonic() + self._patience.timeout
-        while True:
-            try:
-                connection.execute("COMMIT")
-            except apsw.BusyError:
-                # A reader holds on in rollback-journal mode; the transaction stands and may be committed yet.
-                if time.monotonic() >= deadline or not self._patience(0):
-                    raise
-            else:
-                return
+        # A reader holds on in rollback-journal mode; the transaction stands and may be committed yet.
+        self._patience.retry(lambda: connection.execute("COMMIT").fetchall())
 
-
-def _place(migration: Migration, direction: MigrationDirection) -> Place:
-    if migration.origin is None:
-        return Place()
-    return migration.origin.up if direction is MigrationDirection.UP else migration.origin.down
-
-
-def _failure(
-    migration: Migration,
-    direction: MigrationDirection,
-    message: str,
-    *,
-    hint: str | None = None,
-    code: str | None = None,
-) -> MigrationError:
-    kind = ExecutionFailedError if direction is MigrationDirection.UP else RollbackFailedError
-    return kind(
-        message,
-        hint=hint,
-        code=code,
-        version=migration.version,
-        name=migration.name,
-        file=migration.origin.file if migration.origin else None,
-    )
+    def _roll_back(self, connection: apsw.Connection) -> None:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

@@ -764,7 +764,7 @@ class TestLog:
             *("migration.applying", "migration.applied", "database.created", "run.finished")
         ]
         assert self.lines(migrated(tmp_path, "down")) == [
-            *("migration.rolling_back", "migration.rolled_back", "run.finished")
+            *("migration.rolling_back", "snapshot.taken", "migration.rolled_back", "run.finished")
         ]
 
     def test_of_failure(self, tmp_path: Path, migrations: Path) -> None:

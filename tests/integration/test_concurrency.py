@@ -12,8 +12,9 @@ import pytest
 from integration.children import Children, line_from, tell
 from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
 
-from migrated import Migration, MigrationDirection, MigrationRunner, locks
-from migrated.runner import Observer
+from migrated import Migration, MigrationRunner, locks
+from migrated.backend import Observer
+from migrated.model import Step
 from migrated.sqlite.database import SqliteDatabase
 
 
@@ -90,14 +91,14 @@ class _Intruder(Observer):
         self._theirs = theirs
         self.begun: list[int] = []
 
-    def beginning(self, migration: Migration, direction: MigrationDirection, *, late: bool) -> None:
-        self.begun.append(migration.version)
-        if migration.version != self._before:
+    def beginning(self, step: Step, *, late: bool) -> None:
+        self.begun.append(step.migration.version)
+        if step.migration.version != self._before:
             return
-        with SqliteDatabase(self._database).session() as session:
+        with SqliteDatabase(self._database).session(Observer()) as session:
             session.applied()
             for theirs in self._theirs:
-                session.execute(theirs, direction)
+                session.execute(Step(theirs, step.direction))
         self._theirs = []
 
 
@@ -120,6 +121,7 @@ def _tables(*versions: int) -> list[Migration]:
 def test_runner_plans_again_when_the_ledger_moved_before_its_transaction(
     database: Path, theirs: list[int], ours: list[int]
 ) -> None:
+    MigrationRunner(database).init()
     intruder = _Intruder(database, 2, _tables(*theirs))
     runner = MigrationRunner(database, observer=intruder)
     runner.add_migrations(_tables(1, 2, 3, 4))
@@ -153,12 +155,13 @@ def test_rollback_plans_again_when_the_ledger_moved(database: Path) -> None:
 
 def test_commit_of_the_application_does_not_void_the_plan(database: Path) -> None:
     class Application(Observer):
-        def beginning(self, migration: Migration, direction: MigrationDirection, *, late: bool) -> None:
-            begun.append(migration.version)
-            if migration.version == 2:
+        def beginning(self, step: Step, *, late: bool) -> None:
+            begun.append(step.migration.version)
+            if step.migration.version == 2:
                 execute(database, "INSERT INTO t1 VALUES (7)")
 
     begun: list[int] = []
+    MigrationRunner(database).init()
     runner = MigrationRunner(database, observer=Application())
     runner.add_migrations(_tables(1, 2, 3))
 

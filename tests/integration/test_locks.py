@@ -13,8 +13,8 @@ from integration.children import Children, line_from, run_script, tell
 from support import PROGRAM, applied_versions, everything
 
 from migrated import DatabaseError, LockHeldError, Migration, MigrationRunner
+from migrated.backend import Observer
 from migrated.locks import APPLYING, DAEMON, ProcessLock, holding, lock_path
-from migrated.runner import Observer
 
 HOLDER = """
 import sys
@@ -254,10 +254,10 @@ def test_lock_in_a_read_only_directory_is_a_clear_error(database: Path) -> None:
     MigrationRunner(database).init()
     script = (
         "import sys\n"
-        "from migrated import DatabaseError, Migration, MigrationRunner\n"
-        "runner = MigrationRunner(sys.argv[1])\n"
-        "runner.add_migration(Migration(1, 'a', 'CREATE TABLE a (x)'))\n"
-        "try:\n    runner.run()\nexcept DatabaseError as error:\n    print(error.message, error.exit_code)\n"
+        "from migrated import DatabaseError\n"
+        "from migrated.locks import APPLYING, holding\n"
+        "try:\n    holding(sys.argv[1], APPLYING, 0).__enter__()\n"
+        "except DatabaseError as error:\n    print(error.message, error.exit_code)\n"
     )
     database.parent.chmod(0o555)
 

@@ -13,7 +13,7 @@ from migrated import LockHeldError, MigrationRunner, OnLate, OnMissing, Policy, 
 from migrated.discovery import DatabasePath
 from migrated.fleet import Action, Outcome, Result, report, work_on
 from migrated.logs import configure
-from migrated.settings import Target
+from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
 
 Line = dict[str, Any]
 
@@ -25,12 +25,19 @@ class Work:
         self.home = home
         self.policy = Policy()
         self.create = True
+        self.snapshots = NO_SNAPSHOTS
 
     def do(self, action: Action = lambda runner: runner.run()) -> tuple[Outcome, list[Line]]:
         """Work on the database and return the outcome and the lines of the log."""
         log_file = self.home / "log"
         target = Target(
-            str(self.home), ("app.db",), str(self.home / "migrations"), self.create, self.policy, busy_timeout=0.05
+            str(self.home),
+            ("app.db",),
+            str(self.home / "migrations"),
+            self.create,
+            self.policy,
+            busy_timeout=0.05,
+            snapshots=self.snapshots,
         )
         descriptor = os.open(log_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         try:
@@ -108,8 +115,41 @@ def test_applied(work: Work, migrations: Path) -> None:
 
     outcome, lines = work.do()
 
-    assert lines == [*steps(migrations, 1), *steps(migrations, 2), CREATED, finished("applied", 2, 0)]
+    # They share the transaction of a new database, and are told of once that is committed.
+    both = list(zip(steps(migrations, 1), steps(migrations, 2), strict=True))
+    assert lines == [*both[0], *both[1], CREATED, finished("applied", 2, 0)]
     assert (outcome.result, outcome.applied, outcome.pending, outcome.error) == (Result.APPLIED, 2, 0, None)
+
+
+def test_snapshots_are_told(work: Work, migrations: Path) -> None:
+    write_migration(migrations, 1)
+    work.do()
+    write_migration(migrations, 2)
+    work.snapshots = SnapshotPolicy()
+
+    _, (_, taken, *_) = work.do()
+
+    (kept,) = (work.home / ".migrated/snapshots").iterdir()
+    identifier, size = taken.pop("snapshot"), taken.pop("size")
+    assert kept.name == f"{identifier}.1.before-run.snapshot"
+    assert size == kept.stat().st_size
+    message = taken.pop("message")
+    assert message.startswith(f"kept app.db as snapshot {identifier}, {size} bytes, in ")
+    assert taken == {"event": "snapshot.taken", "level": "info"}
+
+
+def test_snapshot_that_is_too_large_is_told_as_skipped(work: Work, migrations: Path) -> None:
+    write_migration(migrations, 1)
+    work.do()
+    write_migration(migrations, 2)
+    work.snapshots = SnapshotPolicy(max_size=1000)
+
+    _, (_, skipped, *_) = work.do()
+
+    reason = "it has 16.4 kB, and max_size is 1.0 kB"
+    message = f"no snapshot of app.db: {reason}"
+    assert skipped == {"event": "snapshot.skipped", "level": "info", "message": message, "reason": reason}
+    assert not (work.home / ".migrated/snapshots").exists()
 
 
 def test_up_to_a_version(work: Work, migrations: Path) -> None:
@@ -190,9 +230,11 @@ def test_failed(work: Work, migrations: Path) -> None:
     begun = steps(migrations, 2)[0] | {
         "checksum": checksum("CREATE TABLE b (x);\nINSERT INTO nowhere VALUES ('secret');")
     }
+    applying, applied = steps(migrations, 1)
     assert lines == [
-        *steps(migrations, 1),
+        applying,
         begun,
+        applied,
         CREATED,
         {
             "event": "migration.failed",

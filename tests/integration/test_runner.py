@@ -1,5 +1,6 @@
 """The library, on a path, in memory and on a connection of the caller's."""
 
+import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,9 @@ from migrated import (
     Policy,
     RollbackFailedError,
 )
+from migrated.backend import Observer
+from migrated.model import Step
+from migrated.supervision import Supervision
 
 Rows = list[tuple[object, ...]]
 
@@ -627,20 +631,6 @@ def test_failure_carries_what_was_completed(bench: Bench) -> None:
     assert isinstance(failed.value, MigrationError)
 
 
-def test_no_transaction_is_refused_clearly(bench: Bench) -> None:
-    runner = bench.runner(Migration(1, "compact", "-- migrated: no-transaction\nVACUUM"))
-
-    with pytest.raises(ExecutionFailedError) as refused:
-        runner.run()
-
-    assert str(refused.value) == (
-        "the directive no-transaction is not supported by this version\n"
-        "hint: nothing was run; take the migration out, or run its statements by hand"
-    )
-    assert refused.value.version == 1
-    assert bench.rows("SELECT name FROM sqlite_schema") == []
-
-
 PARENT = Migration(
     1,
     "parent",
@@ -774,8 +764,12 @@ def test_directory_fills_a_runner(bench: Bench, migrations: Path) -> None:
 
 
 def test_cancelled_run_stops_before_its_next_step(bench: Bench) -> None:
-    answers = iter([False, True])
-    runner = MigrationRunner(bench.connection or bench.path, cancelled=lambda: next(answers))
+    class Stopping(Observer):
+        def beginning(self, step: Step, *, late: bool) -> None:
+            supervision.stop("test", math.inf)
+
+    supervision = Supervision()
+    runner = MigrationRunner(bench.connection or bench.path, observer=Stopping(), supervision=supervision)
     runner.add_migrations([table(1), table(2)])
 
     assert [entry.version for entry in runner.run()] == [1]

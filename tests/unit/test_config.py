@@ -5,7 +5,7 @@ import pytest
 from migrated.config import Overrides, load_config
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnLate, OnMissing, Policy
-from migrated.settings import Config, Target, parse_duration
+from migrated.settings import Config, Target, parse_duration, parse_size
 
 HINT = "\nhint: the README lists every key and its values"
 DURATION = 'expected a duration such as "250ms", "30s" or "5m", got '
@@ -56,6 +56,35 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
     assert str(caught.value) == f"{DURATION}{text!r}"
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *(
+            ("0B", 0),
+            ("512B", 512),
+            ("1kB", 1000),
+            ("1KB", 1000),
+            ("256MB", 256_000_000),
+            ("1.5 GB", 1_500_000_000),
+        ),
+        *(("2TB", 2 * 10**12), ("1KiB", 1024), ("3MiB", 3 * 2**20), ("1GiB", 2**30), ("1TiB", 2**40)),
+    ],
+)
+def test_size(text: str, size: int) -> None:
+    assert size == parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["", "MB", "256", "256 mb", "-1MB", "1e3MB", "1M", "1Mb", "1MB ", "nanMB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
+        parse_size(text)
+
+    assert str(caught.value) == f'expected a size such as "256MB" or "1GiB", got {text!r}'
 
 
 # Without a file
@@ -330,6 +359,7 @@ migrations = 7
 create = "yes"
 on_missing = true
 on_late = "never"
+snapshots = { when = "always", keep = 0 }
 extra = 1
 
 [[target]]
@@ -341,8 +371,12 @@ busy_timeout = "-1s"
 databases = ["", ":memory:", "a.db"]
 """,
     )
-    top_keys = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout"
-    target_keys = "databases, migrations, create, busy_timeout, on_changed, on_missing, on_late"
+    top_keys = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace"
+    when = "expected one of never, before-run, before-each"
+    target_keys = (
+        "databases, migrations, create, busy_timeout, statement_timeout, transaction, snapshots, application_id, "
+        "on_changed, on_missing, on_late"
+    )
     faults = [
         "1: log_format: expected one of auto, json, console, got 'xml'",
         "2: log_level: expected one of debug, info, warning, error, critical, got 3",
@@ -357,19 +391,20 @@ databases = ["", ":memory:", "a.db"]
         "13: target[0].create: expected `bool`, got 'yes'",
         "14: target[0].on_missing: expected one of refuse, ignore, rollback, got True",
         "15: target[0].on_late: expected one of apply, refuse, got 'never'",
-        f"16: target[0].extra: unknown key; known are {target_keys}",
-        f"21: target[1].busy_timeout: {DURATION}'-1s'",
-        "19: target[1].databases: expected at least one path or glob",
-        "20: target[1].migrations: '' is not the path of a file",
-        "24: target[2].databases: '' is not the path of a file",
-        "24: target[2].databases: ':memory:' is not the path of a file",
+        f"16: target[0].snapshots.when: {when}, got {{'when': 'always', 'keep': 0}}",
+        f"17: target[0].extra: unknown key; known are {target_keys}",
+        f"22: target[1].busy_timeout: {DURATION}'-1s'",
+        "20: target[1].databases: expected at least one path or glob",
+        "21: target[1].migrations: '' is not the path of a file",
+        "25: target[2].databases: '' is not the path of a file",
+        "25: target[2].databases: ':memory:' is not the path of a file",
     ]
     expected = tuple(f"{path}:{fault}" for fault in faults)
 
     error = refusal(tmp_path)
 
     assert expected == error.faults
-    assert str(error) == "the configuration has 19 faults:\n" + "\n".join(expected) + HINT
+    assert str(error) == "the configuration has 20 faults:\n" + "\n".join(expected) + HINT
     assert error.exit_code == 78
 
 
@@ -407,7 +442,7 @@ def test_targets_are_tables_in_a_list(tmp_path: Path, text: str) -> None:
 def test_misspelt_target_is_an_unknown_key(tmp_path: Path) -> None:
     path = write(tmp_path, "\n[[targets]]\n")
 
-    known = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout"
+    known = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace"
     assert refusal(tmp_path).faults == (f"{path}:2: targets: unknown key; known are {known}",)
 
 

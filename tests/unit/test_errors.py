@@ -95,6 +95,7 @@ def test_attributes_are_kept() -> None:
         "statement": "SELEC",
         "excerpt": "SELEC\n^",
         "code": "SQLITE_ERROR",
+        "transient": False,
         "completed": ("first", "second"),
     }
 

@@ -747,7 +747,7 @@ PROMISED = {
         "migration": "applying applied rolling_back rolled_back progress failed missing late",
         "checksum": "mismatch",
         "snapshot": "taken skipped restored",
-        "schema": "dumped drifted",
+        "schema": "dumped drifted objects_dropped",
         "hook": "finished failed",
         "run": "finished",
         "fleet": "halted resumed finished",
@@ -757,7 +757,7 @@ PROMISED = {
 KEYS = {
     *("database", "version", "name", "file", "checksum", "expected", "found", "direction", "execution_time_ms"),
     *("rows_changed", "statement", "line", "column", "pending", "applied", "outcome", "reason", "hint", "holder"),
-    "program_version",
+    *("program_version", "statement_number", "statement_count", "snapshot", "size"),
 }
 
 

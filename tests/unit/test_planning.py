@@ -26,9 +26,8 @@ from migrated.planning import (
     plan_down,
     plan_to,
     plan_up,
-    refuse_by_policy,
-    refuse_changed,
 )
+from migrated.refusals import refuse_by_policy, refuse_changed
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 UP, DOWN = MigrationDirection.UP, MigrationDirection.DOWN

@@ -1,0 +1,33 @@
+"""Working on a database while no daemon looks after it: what a daemon would undo by applying again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from migrated import locks
+from migrated.discovery import DatabasePath
+from migrated.errors import LockHeldError, MigrationError
+from migrated.fleet import Outcome, Result
+
+_OURS = ("migrated down", "migrated restore")
+
+
+def without_a_daemon(database: DatabasePath, work: Callable[[], Outcome]) -> Outcome:
+    """Hold the daemon's lock meanwhile; refuse, naming the holder, where another has it."""
+    if not Path(database.path).exists():
+        return work()
+    try:
+        with locks.holding(database.path, locks.DAEMON, 0):
+            return work()
+    except LockHeldError as held:
+        ours = next((command for command in _OURS if command in (held.holder or "")), None)
+        if ours is not None:
+            held.message = (
+                f"another `{ours.removeprefix('migrated ')}` is at work beside {database.name}: {held.holder}"
+            )
+            held.hint = "wait until it has finished"
+        else:
+            held.message = f"a daemon looks after {database.name} and would apply it again: {held.holder}"
+            held.hint = "take the file out of the migrations directory first, or stop the daemon"
+        return Outcome(database, Result.UNAVAILABLE, error=held)
+    except MigrationError as error:
+        return Outcome(database, Result.UNAVAILABLE, error=error)

@@ -1,0 +1,145 @@
+"""migrated repair."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from migrated.cli import options
+from migrated.cli.render import print_json, print_problem
+from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
+from migrated.model import Repair
+
+if TYPE_CHECKING:
+    from migrated.cli.reading import View
+    from migrated.settings import Config
+    from migrated.supervision import Supervision
+
+NAME = "repair"
+SUMMARY = "show, or settle, a migration without a transaction that stopped half way"
+EXAMPLE = "migrated repair 20240101120000 --resume --reason 'the disk was full'"
+
+_WRONG_USAGE = 2
+_HOW = {
+    Repair.RESUME: "go on with the next statement",
+    Repair.MARK_APPLIED: "you did the rest by hand: record it as applied",
+    Repair.FORGET: "you undid by hand what was done: record it as not applied",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("version", nargs="?", type=options.version, metavar="VERSION", help="default: only show")
+    how = parser.add_mutually_exclusive_group()
+    for repair, meaning in _HOW.items():
+        how.add_argument(f"--{repair}", dest="how", action="store_const", const=repair, help=meaning)
+    parser.add_argument("--reason", metavar="TEXT", help="kept in the history")
+    parser.add_argument("--json", action="store_true", help="what is open, as one JSON document")
+    options.add_lock_timeout(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Without VERSION show what is open and change nothing; with it settle that one, wherever it is open."""
+    if (arguments.version is None) != (arguments.how is None):
+        print_problem("give VERSION together with --resume, --mark-applied or --forget, or neither")
+        return _WRONG_USAGE
+    config = options.configuration(arguments)
+    if arguments.how is None:
+        return _show(config, as_json=arguments.json)
+    from migrated.cli.worker import in_worker
+
+    return in_worker(
+        lambda supervision: _settle(config, arguments.version, arguments.how, arguments.reason, supervision),
+        config.stop_grace,
+    )
+
+
+def _show(config: "Config", *, as_json: bool) -> int:
+    from migrated.cli import reading
+
+    codes: list[int] = []
+    documents = []
+    for target in reading.look(config):
+        for problem in target.problems:
+            print_problem(str(problem))
+            codes.append(problem.exit_code)
+        for view in target.databases:
+            if view.error:
+                print_problem(f"{view.database.name}: {view.error}")
+                codes.append(view.error.exit_code)
+            unfinished = view.unfinished
+            if unfinished:
+                documents.append(_document(view))
+            if not as_json:
+                print(f"{view.database.name}: {_sentence(view) if unfinished else 'nothing is open'}")
+    if as_json:
+        print_json({"unfinished": documents})
+    return combined_exit_code(codes)
+
+
+def _sentence(view: "View") -> str:
+    unfinished = view.unfinished
+    if unfinished is None:
+        return ""
+    when = unfinished.happened_at.strftime("%Y-%m-%d %H:%M:%S")
+    return (
+        f"{unfinished}\n  the last was done at {when} UTC by pid {unfinished.pid} on {unfinished.host}\n"
+        f"  next: {unfinished.next_statement}\n  settle it with: migrated repair {unfinished.version} "
+        "--resume | --mark-applied | --forget"
+    )
+
+
+def _document(view: "View") -> dict[str, Any]:
+    unfinished = view.unfinished
+    if unfinished is None:
+        return {}
+    return {
+        "database": view.database.name,
+        "version": unfinished.version,
+        "name": unfinished.recorded.name,
+        "direction": unfinished.direction.value,
+        "statement": unfinished.statement,
+        "statements": unfinished.statements,
+        "next": unfinished.next_statement,
+        "happened_at": unfinished.happened_at.isoformat(),
+        "host": unfinished.host,
+        "pid": unfinished.pid,
+    }
+
+
+def _settle(config: "Config", version: int, how: Repair, reason: str | None, supervision: "Supervision") -> int:
+    from migrated.cli import reading
+    from migrated.runner import MigrationRunner
+
+    codes: list[int] = []
+    settled = 0
+    for target in reading.look(config):
+        for view in target.databases:
+            if view.unfinished is None or view.unfinished.version != version:
+                continue
+            runner = MigrationRunner(
+                view.database.path,
+                create=False,
+                lock_timeout=config.lock_timeout,
+                busy_timeout=view.target.busy_timeout,
+                statement_timeout=view.target.statement_timeout,
+                supervision=supervision,
+            )
+            settled += 1
+            try:
+                runner.add_migrations(target.listing.migrations if target.listing else [])
+                runner.repair(version, how, reason=reason)
+            except MigrationError as error:
+                print_problem(f"{view.database.name}: {error}")
+                codes.append(error.exit_code)
+            else:
+                print(f"{view.database.name}: {version} {_DONE[how]}")
+    if not settled:
+        print_problem(f"migration {version} is not unfinished in any of the databases")
+        codes.append(MigrationNotFoundError.exit_code)
+    return combined_exit_code(codes)
+
+
+_DONE = {
+    Repair.RESUME: "was resumed and is finished",
+    Repair.MARK_APPLIED: "is recorded as applied",
+    Repair.FORGET: "is recorded as not applied",
+}

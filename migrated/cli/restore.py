@@ -1,0 +1,112 @@
+"""migrated restore."""
+
+import argparse
+from typing import TYPE_CHECKING, NamedTuple
+
+from migrated.cli import options
+from migrated.errors import DatabaseError, MigrationError, MigrationNotFoundError
+from migrated.model import Snapshot
+
+if TYPE_CHECKING:
+    from migrated.discovery import DatabasePath
+    from migrated.settings import Config, Target
+    from migrated.supervision import Supervision
+
+NAME = "restore"
+SUMMARY = "put a snapshot back into its database"
+EXAMPLE = "migrated restore app.db.20240101T120000000000Z --dry-run"
+
+
+class _Found(NamedTuple):
+    target: "Target"
+    database: "DatabasePath"
+    snapshot: Snapshot
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("id", metavar="ID", help="as `migrated snapshots` lists it")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be lost, change nothing")
+    parser.add_argument("--reason", metavar="TEXT", help="kept in the history")
+    options.add_lock_timeout(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Restore; the log goes to standard error. What was there is kept as a snapshot too."""
+    config = options.configuration(arguments)
+    found = _find(config, arguments.id)
+    if arguments.dry_run:
+        _show_losses(found.database, found.snapshot)
+        return 0
+    from migrated.cli.worker import in_worker
+
+    return in_worker(lambda supervision: _restore(config, found, arguments.reason, supervision), config.stop_grace)
+
+
+def _find(config: "Config", identifier: str) -> "_Found":
+    from migrated.discovery import assign
+    from migrated.sqlite import snapshots
+
+    found = [
+        _Found(target, database, snapshot)
+        for target, databases in assign(config.targets)
+        for database in databases
+        if (snapshot := snapshots.find(database.path, identifier))
+    ]
+    if len(found) > 1:
+        raise DatabaseError(
+            f"{identifier} is a snapshot of several databases: {', '.join(each.database.name for each in found)}",
+            hint="name the one with -d",
+        )
+    if not found:
+        raise MigrationNotFoundError(
+            f"no database has a snapshot {identifier}", hint="`migrated snapshots` lists them"
+        )
+    return found[0]
+
+
+def _show_losses(database: "DatabasePath", snapshot: Snapshot) -> None:
+    from migrated.sqlite import restoring
+
+    losses = restoring.lost_by_restoring(snapshot, database.path)
+    when = snapshot.taken_at.strftime("%Y-%m-%d %H:%M:%S")
+    print(f"{database.name}: everything written since {when} UTC would be lost (and kept as a snapshot)")
+    for migration in losses.migrations:
+        print(f"  no longer applied: {migration.label}")
+    for name in losses.tables:
+        print(f"  no longer there: {name}")
+    for table, now, then in losses.rows:
+        print(f"  rows of {table}: {now} now, {then} in the snapshot")
+
+
+def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "Supervision") -> int:
+    from migrated import events, logs
+    from migrated.cli.alone import without_a_daemon
+    from migrated.fleet import Outcome, Result, report_error
+    from migrated.reporter import Reporter
+    from migrated.runner import MigrationRunner
+
+    target, database, snapshot = found
+    log = logs.configure(config.log_format, config.log_level).bind(
+        database=database.name, run_id=logs.new_run_id()
+    )
+    runner = MigrationRunner(
+        database.path,
+        lock_timeout=config.lock_timeout,
+        busy_timeout=target.busy_timeout,
+        snapshots=target.snapshots,
+        observer=Reporter(log),
+        supervision=supervision,
+    )
+
+    def work() -> Outcome:
+        try:
+            runner.restore(snapshot, reason=reason)
+        except MigrationError as error:
+            return Outcome(database, Result.UNAVAILABLE, error=error)
+        log(events.SNAPSHOT_RESTORED, snapshot=snapshot.id, reason=reason, version=snapshot.version)
+        return Outcome(database, Result.APPLIED)
+
+    outcome = without_a_daemon(database, work)
+    report_error(outcome, log)
+    return outcome.error.exit_code if outcome.error else 0

@@ -1,0 +1,84 @@
+"""What is looked at around the statements of one step, before it may be committed."""
+
+import re
+from collections.abc import Callable
+
+import apsw
+
+from migrated.sqlite import ledger
+from migrated.sqlite.belongings import Belongings
+from migrated.sqlite.foreign_keys import ForeignKeys, describe
+from migrated.sqlite.guard import LEDGER_PREFIX, Guard
+
+# What makes ALTER TABLE more than a change of columns that no key speaks of.
+_CONCERNS_KEYS = re.compile(r"\b(?:REFERENCES|RENAME|DROP)\b", re.IGNORECASE)
+_RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
+
+
+class UnacceptableError(Exception):
+    """The statements ran, and what they came to is not allowed."""
+
+    def __init__(self, message: str, hint: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+
+class Checks:
+    """Made before the first statement, told of each before it runs, and asked at the end.
+
+    What costs a look at the whole schema is only done once a statement gives reason for it.
+    """
+
+    def __init__(self, connection: apsw.Connection, guard: Guard) -> None:
+        self._connection = connection
+        self._guard = guard
+        self._keys = ForeignKeys(connection)
+        self._belongings = Belongings(connection)
+        self._names: set[str] | None = None
+        self._meddlers: set[str] | None = None
+
+    def before(self, text: str) -> None:
+        """Look at what the statement that is about to run is going to touch."""
+        touch = self._guard.take_touch()
+        # Our own statements are none of the migration's.
+        self._guard.is_resting = True
+        try:
+            altered = touch.altered if _CONCERNS_KEYS.search(text) else set()
+            self._keys.touch(touch.written | touch.dropped | altered)
+            self._belongings.remember(touch.dropped | (altered if _RENAMES.search(text) else set()))
+            self._belongings.removed(touch.removed)
+            if touch.altered and self._names is None:
+                self._names = ledger.names_taken(self._connection)
+            if touch.adds_trigger and self._meddlers is None:
+                self._meddlers = ledger.meddlers(self._connection)
+        finally:
+            self._guard.is_resting = False
+
+    def require_acceptable(self) -> None:
+        """Raise `UnacceptableError` for what the migration must not have done."""
+        if taken := self._come(self._names, ledger.names_taken):
+            # The authorizer is not told the new name of a table that is renamed.
+            raise UnacceptableError(
+                f"the name {min(taken)} is not allowed in a migration",
+                f"names that begin with {LEDGER_PREFIX} are migrated's own",
+            )
+        if come := self._come(self._meddlers, ledger.meddlers):
+            raise UnacceptableError(
+                f"the trigger {min(come)} would write to migrated's own record, which is not allowed",
+                f"tables whose names begin with {LEDGER_PREFIX} are migrated's own",
+            )
+        if new := self._keys.new_violations():
+            raise UnacceptableError(
+                describe(new),
+                "the migration would leave rows without their parent; everything was undone",
+                "SQLITE_CONSTRAINT_FOREIGNKEY",
+            )
+
+    def dropped(self) -> list[str]:
+        """The indexes and triggers that went with a table which is there again."""
+        return self._belongings.dropped()
+
+    def _come(self, before: set[str] | None, now: Callable[[apsw.Connection], set[str]]) -> set[str]:
+        return set() if before is None else now(self._connection) - before

@@ -1,0 +1,213 @@
+"""Who else uses a database: other processes by their locks, and other code of this process by its descriptors.
+
+Nothing here opens the database: closing a file that this process has open through SQLite as well would drop
+SQLite's locks on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+"""
+
+import fcntl
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+_PENDING = 0x40000000
+_SHARED = range(_PENDING + 2, _PENDING + 512)
+_WRITER = range(_PENDING, _SHARED.stop)
+_WAL_WRITER = range(120, 121)
+_MOST_NAMED = 5
+_PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    pid: int
+    writes: bool
+    first: int
+    last: int
+
+    def covers(self, some: range) -> bool:
+        return self.first < some.stop and some.start <= self.last
+
+
+def holder_of(path: str) -> str | None:
+    """The other processes whose locks keep us from the database, such as `pid 1234 (python3)`; at most five.
+
+    Writers if there are any; else the readers, which keep a rollback journal's COMMIT waiting. A reader in WAL
+    mode blocks nobody and is not named. None when there is nobody, or /proc/locks does not tell.
+
+    A writer holds RESERVED, PENDING or all SHARED bytes of the file, a reader SHARED ones: these lie from
+    PENDING_BYTE, 0x40000000, onwards (https://www.sqlite.org/src/file/src/os.h). In WAL mode a writer holds byte
+    120 of the `-shm`, the first of the locks at bytes 120 to 127, and each user some lock there
+    (https://www.sqlite.org/walformat.html#the_wal_index_file_format).
+    """
+    real = os.path.realpath(path)
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    on_file, on_index = _locks_on(real, lines), _locks_on(f"{real}-shm", lines)
+    writers = {lock.pid for lock in on_file if lock.writes and lock.covers(_WRITER)}
+    writers |= {lock.pid for lock in on_index if lock.writes and lock.covers(_WAL_WRITER)}
+    # In WAL mode everybody keeps a SHARED lock on the file as well.
+    readers = {lock.pid for lock in on_file if lock.covers(_SHARED)} - {lock.pid for lock in on_index}
+    found = sorted((writers - {os.getpid()}) or (readers - {os.getpid()}))
+    return ", ".join(map(_describe, found[:_MOST_NAMED])) or None
+
+
+def intruder(path: str) -> str | None:
+    """What else than apsw has a database, its `-wal` or its `-shm` open in this process, for people to read.
+
+    None when nothing has, and where /proc does not tell. Other threads may use apsw on it as they like.
+    """
+    real = os.path.realpath(path)
+    found = _look_for_intruder(real)
+    for pause in _PAUSES:
+        if found is None:
+            return None
+        # Another thread may have opened or closed the database between our looks at this and at that.
+        time.sleep(pause)
+        found = _look_for_intruder(real)
+    return found
+
+
+def _locks_on(path: str, lines: Sequence[str]) -> list[_Lock]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    locks = []
+    for line in lines:
+        # 1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 1073741824 1073742335; one that is waited for has "->" second.
+        fields = line.split()
+        if len(fields) != 8 or fields[1] != "POSIX":  # noqa: PLR2004 - as many as the line above has
+            continue
+        _, _, _, kind, pid, place, first, last = fields
+        major, minor, inode = place.split(":")
+        if int(inode) == status.st_ino and _is_same(status, int(major, 16), int(minor, 16), int(pid)):
+            end = sys.maxsize if last == "EOF" else int(last)
+            locks.append(_Lock(int(pid), kind == "WRITE", int(first), end))
+    return locks
+
+
+def _is_same(status: os.stat_result, major: int, minor: int, pid: int) -> bool:
+    if (major, minor) == (os.major(status.st_dev), os.minor(status.st_dev)):
+        return True
+    # btrfs and overlays tell stat() another device than the kernel's own lists; such devices have no major number.
+    if major or os.major(status.st_dev):
+        return False
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return True
+    return (status.st_dev, status.st_ino) in _identities(f"/proc/{pid}/fd/{name}" for name in names)
+
+
+def _identities(paths: Iterable[str]) -> list[tuple[int, int]]:
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        found.append((status.st_dev, status.st_ino))
+    return found
+
+
+def _describe(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return f"pid {pid}"
+    return f"pid {pid} ({command})"
+
+
+def _look_for_intruder(real: str) -> str | None:
+    files = _identities(f"{real}{ending}" for ending in ("", "-wal", "-shm"))
+    before = _descriptors(files)
+    for number, flags in before.items():
+        # SQLite opens everything with O_NOFOLLOW, hardly anything else does.
+        if not flags & os.O_NOFOLLOW:
+            return f"as a plain file, descriptor {number}"
+    if not before:
+        return None
+    ours = _times_open_in_apsw(files[0])
+    still = _descriptors(files[:1]).keys() & before.keys()
+    if len(still) <= ours or (ours and not _is_two_libraries(real)):
+        return None
+    return "by another SQLite library"
+
+
+def _is_two_libraries(real: str) -> bool:
+    """Whether more descriptors than connections mean a second library, where apsw may have the database open.
+
+    SQLite keeps the descriptor of a closed connection for as long as another one has a lock on the file
+    (https://www.sqlite.org/src/file/src/os_unix.c, "setPendingFd"). In WAL mode that is as long as another one
+    is open, but a library opens the `-shm` once, however many connections it has.
+    """
+    if not _standard_library_in_use():
+        return False
+    index = _identities([f"{real}-shm"])
+    return not index or len(_descriptors(index)) > 1
+
+
+def _descriptors(files: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Our descriptors that are open on one of the files, with their flags."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return {}
+    found = {number: _flags(number) for number in numbers if _is_one_of(number, files)}
+    # Closing an O_PATH descriptor drops no lock. The numbers may be other files' by now.
+    return {
+        number: flags for number, flags in found.items() if not flags & os.O_PATH and _is_one_of(number, files)
+    }
+
+
+def _is_one_of(number: int, files: Sequence[tuple[int, int]]) -> bool:
+    try:
+        status = os.fstat(number)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) in files
+
+
+def _flags(number: int) -> int:
+    try:
+        return fcntl.fcntl(number, fcntl.F_GETFL)
+    except OSError:
+        return 0
+
+
+def _times_open_in_apsw(file: tuple[int, int]) -> int:
+    """How many times apsw has the file open, under whatever name. A connection that cannot say counts as one."""
+    count = 0
+    for connection in apsw.connections():
+        try:
+            paths = [connection.db_filename(name) for name in connection.db_names()]
+        except apsw.Error:
+            # Another thread is using it, or has closed it.
+            count += 1
+        else:
+            count += _identities(path for path in paths if path).count(file)
+    return count
+
+
+def _standard_library_in_use() -> bool:
+    """Whether the standard library's SQLite has anything open at all; which file cannot be asked."""
+    module = sys.modules.get("_sqlite3")
+    if module is None:
+        return False
+    for thing in gc.get_objects():
+        # type(), as isinstance() would run the code of proxies.
+        if issubclass(type(thing), module.Connection):
+            try:
+                _ = thing.total_changes
+            except module.ProgrammingError:
+                continue
+            return True
+    return False

@@ -1,0 +1,251 @@
+"""What is looked at before the first write to a database, so that trouble is told before anything is touched."""
+
+import os
+import stat
+
+import apsw
+
+from migrated import owners
+from migrated.errors import DatabaseError
+from migrated.sqlite import holders
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a symbolic link",
+}
+_LOOKS = 3
+_SIBLINGS = ("-wal", "-shm", "-journal")
+_AS_EFFECTIVE_USER = os.access in os.supports_effective_ids
+
+
+def require_usable(path: str, *, create: bool) -> None:
+    """See that a database can be migrated by this process and used by its owner afterwards. Changes nothing.
+
+    Raises `DatabaseError` whose `code` is, in the order in which they are looked for, NOT_A_FILE,
+    OPEN_ELSEWHERE_IN_PROCESS, READ_ONLY, DIRECTORY_NOT_WRITABLE, SIBLING_NOT_WRITABLE or FOREIGN_OWNER. A database
+    that is missing is looked into only where it may be created.
+    """
+    # SQLite makes its own files beside the real one, wherever links lead.
+    real = os.path.realpath(path)
+    directory = os.path.dirname(real)
+    try:
+        status = os.stat(real)
+    except OSError as error:
+        if create or isinstance(error, PermissionError):
+            _require_directory(directory, path)
+        return
+    _require_regular(status, path)
+    require_alone_in_process(path)
+    _require_writable(real, status, path)
+    _require_directory(directory, path)
+    for ending in _SIBLINGS:
+        _require_sibling(real + ending, path)
+    _require_usable_for_owner(status, directory, path)
+
+
+def require_regular_file(path: str) -> None:
+    """Raise `DatabaseError` NOT_A_FILE where there is something else than a file; a missing one is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return
+    _require_regular(status, path)
+
+
+def require_alone_in_process(path: str) -> None:
+    """Raise `DatabaseError` OPEN_ELSEWHERE_IN_PROCESS when this process has the database open without apsw.
+
+    That holds for reading too: when we close the database, the other library loses its locks.
+    """
+    if how := holders.intruder(path):
+        raise DatabaseError(
+            f"this process has the database open by other means than apsw ({how}): once either side closes it, "
+            "the locks of both are gone, and what was migrated may be lost",
+            database=path,
+            transient=True,
+            code="OPEN_ELSEWHERE_IN_PROCESS",
+            hint="close it first, open it with apsw, or migrate in a process of its own",
+        )
+
+
+def create_for_owner(path: str) -> None:
+    """As root in a directory of somebody else's, make a missing database as an empty file that belongs to them.
+
+    SQLite gives its `-wal`, `-shm` and `-journal` the owner of the file by itself. Does nothing in any other case.
+    Raises `DatabaseError` FOREIGN_OWNER, leaving nothing, when the file cannot be given to them.
+    """
+    real = os.path.realpath(path)
+    try:
+        owner = owners.owner_for_new(os.path.dirname(real))
+        if owner is None:
+            return
+        descriptor = os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except OSError:
+        # It exists, or SQLite will say what is wrong.
+        return
+    try:
+        os.fchown(descriptor, *owner)
+    except OSError as error:
+        os.unlink(real)
+        name = owners.name_of(owner[0])
+        raise DatabaseError(
+            f"the new database cannot be given to {name}, to whom the directory belongs: {error.strerror}",
+            database=path,
+            transient=True,
+            code="FOREIGN_OWNER",
+            hint=f"run as {name} (User= in the unit)",
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def require_application_id(connection: apsw.Connection, expected: int, database: str) -> None:
+    """Raise `DatabaseError` APPLICATION_ID for another program's database; 0 expects nothing.
+
+    A database without any object has no program yet. The number may be given signed or unsigned.
+    """
+    found = connection.pragma("application_id")
+    if expected == 0 or (found - expected) % 2**32 == 0:
+        return
+    if connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
+        raise DatabaseError(
+            f"this is another program's database: its application_id is {_number(found)}, not {_number(expected)}",
+            database=database,
+            code="APPLICATION_ID",
+            hint="check the path, and the application_id in the configuration",
+        )
+
+
+def _require_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise DatabaseError(
+            f"the path leads to {_kind(status)}, not to a file",
+            database=path,
+            code="NOT_A_FILE",
+            hint="check the path",
+        )
+
+
+def _require_writable(real: str, status: os.stat_result, path: str) -> None:
+    if _may(real, os.R_OK | os.W_OK):
+        return
+    if _is_mounted_read_only(real):
+        raise _mounted_read_only(path)
+    raise DatabaseError(
+        f"the file may not be read and written: {_rights(status)}",
+        database=path,
+        transient=True,
+        code="READ_ONLY",
+        hint="change its owner or mode, or run as its owner; an `i` in lsattr forbids it too",
+    )
+
+
+def _require_directory(directory: str, path: str) -> None:
+    if _may(directory, os.W_OK | os.X_OK):
+        return
+    try:
+        status = os.stat(directory)
+    except OSError as error:
+        reason = f"the directory {directory} cannot be used: {error.strerror}"
+        if isinstance(error, FileNotFoundError):
+            reason = f"the directory {directory} does not exist"
+        raise _no_directory(reason, path, hint="make it, or check the path of the database") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise _no_directory(f"{directory} is not a directory", path, hint="check the path of the database")
+    if _is_mounted_read_only(directory):
+        raise _mounted_read_only(path)
+    raise _no_directory(
+        f"SQLite needs to make files beside the database, and {directory} may not be written: {_rights(status)}",
+        path,
+        hint="change the owner or the mode of the directory, or run as its owner",
+    )
+
+
+def _no_directory(reason: str, path: str, *, hint: str) -> DatabaseError:
+    return DatabaseError(reason, database=path, transient=True, code="DIRECTORY_NOT_WRITABLE", hint=hint)
+
+
+def _require_sibling(sibling: str, path: str) -> None:
+    if not (reason := _sibling_trouble(sibling)):
+        return
+    raise DatabaseError(
+        f"SQLite needs {os.path.basename(sibling)} beside the database, and {reason}",
+        database=path,
+        transient=True,
+        code="SIBLING_NOT_WRITABLE",
+        hint="give it the owner and mode of the database; do not delete it, it may hold what was committed",
+    )
+
+
+def _sibling_trouble(sibling: str) -> str | None:
+    reason = None
+    # They come and go while the database is used: one that went between our two looks may not be written either.
+    for _ in range(_LOOKS):
+        try:
+            status = os.lstat(sibling)
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return f"it is {_kind(status)}, not a file"
+        if _may(sibling, os.R_OK | os.W_OK):
+            return None
+        reason = f"it may not be read and written: {_rights(status)}"
+    return reason
+
+
+def _require_usable_for_owner(status: os.stat_result, directory: str, path: str) -> None:
+    us, owner = os.geteuid(), status.st_uid
+    if us in {0, owner}:
+        return
+    # What SQLite makes has the mode of the database, and belongs to us and to our group or the directory's.
+    place = os.stat(directory)
+    group = place.st_gid if place.st_mode & stat.S_ISGID else os.getegid()
+    if owners.could_use(owner, group=group, mode=status.st_mode) or owners.has_default_acl(directory):
+        return
+    name = owners.name_of(owner)
+    raise DatabaseError(
+        f"the database belongs to {name}, who could not use the files that SQLite makes beside it "
+        f"as {owners.name_of(us)}",
+        database=path,
+        transient=True,
+        code="FOREIGN_OWNER",
+        hint=f"run as {name} (User= in the unit), or share a group: mode 0660, a setgid directory of that group",
+    )
+
+
+def _may(path: str, what: int) -> bool:
+    return os.access(path, what, effective_ids=_AS_EFFECTIVE_USER)
+
+
+def _is_mounted_read_only(path: str) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+def _mounted_read_only(path: str) -> DatabaseError:
+    return DatabaseError(
+        "the file system that it lies on is mounted read-only",
+        database=path,
+        transient=True,
+        code="READ_ONLY",
+        hint="mount it for writing; in a systemd unit ReadWritePaths= names what may be written",
+    )
+
+
+def _rights(status: os.stat_result) -> str:
+    owner, us = owners.name_of(status.st_uid), owners.name_of(os.geteuid())
+    return f"mode {stat.S_IMODE(status.st_mode):04o}, owned by {owner}, this is {us}"
+
+
+def _kind(status: os.stat_result) -> str:
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+
+
+def _number(value: int) -> str:
+    return f"{value} (0x{value % 2**32:08x})"

@@ -1,0 +1,89 @@
+"""What comes before the first statement of a step, once the write lock is ours."""
+
+import time
+from collections.abc import Collection
+
+import apsw
+
+from migrated.backend import Observer
+from migrated.errors import INTERRUPTED, DatabaseError
+from migrated.model import Step
+from migrated.settings import SnapshotPolicy, SnapshotWhen
+from migrated.sqlite import ledger, snapshots
+from migrated.sqlite.rewriting import require_room
+from migrated.sqlite.space import readable_size
+from migrated.supervision import Supervision
+
+BEFORE_RESTORE = "before-restore"
+
+
+class Keeper:
+    """Takes the snapshots of one database as its policy says, and tells an observer."""
+
+    def __init__(
+        self, database: str, policy: SnapshotPolicy, observer: Observer, supervision: Supervision
+    ) -> None:
+        self._database = database
+        self._policy = policy
+        self._observer = observer
+        self._supervision = supervision
+
+    def keep_before(self, connection: apsw.Connection, *, is_first: bool) -> None:
+        """Take one before a step if the policy says so; `is_first` is the first of the run."""
+        when = self._policy.when
+        if when is SnapshotWhen.NEVER or (when is SnapshotWhen.BEFORE_RUN and not is_first):
+            return
+        size = connection.pragma("page_count") * connection.pragma("page_size")
+        if size > self._policy.max_size:
+            limit = readable_size(self._policy.max_size)
+            self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
+            return
+        versions = [entry.version for entry in ledger.read(connection, self._database)]
+        self.keep(when.value, version=max(versions, default=None))
+
+    def keep(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
+        """Take one; those in `spare` are not removed to make room. Raises `DatabaseError`."""
+        began = time.monotonic()
+        taken = snapshots.take(
+            self._database, reason=reason, version=version, keep=self._policy.keep, step=self.go_on, spare=spare
+        )
+        self._observer.snapshot_taken(taken.id, taken.size, round((time.monotonic() - began) * 1000))
+
+    def go_on(self) -> None:
+        """Raise when we are told to stop: nothing was changed yet."""
+        self._supervision.beat()
+        if self._supervision.stop_requested():
+            raise DatabaseError(
+                f"it was interrupted: {self._supervision.reason}",
+                database=self._database,
+                code=INTERRUPTED,
+                transient=True,
+                hint="nothing was changed; run it again",
+            )
+
+
+class Preparation:
+    """For one database and one run: the first step is prepared otherwise than those after it.
+
+    `application_id` is given to a database that is new; 0 leaves it alone.
+    """
+
+    def __init__(self, database: str, keeper: Keeper, application_id: int) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._application_id = application_id
+        self._is_first = True
+
+    def __call__(self, connection: apsw.Connection, step: Step, *, goes_on: bool) -> None:
+        """Prepare a step that begins a transaction, or that `goes_on` in one.
+
+        Raises `DatabaseError` when there is no room for what will be written, or the snapshot fails.
+        """
+        is_new = not connection.execute("SELECT 1 FROM main.sqlite_schema LIMIT 1").fetchall()
+        if is_new and self._application_id:
+            connection.pragma("application_id", self._application_id)
+        if connection.filename and not is_new and not goes_on:
+            self._keeper.keep_before(connection, is_first=self._is_first)
+        if connection.filename and not is_new:
+            require_room(connection, step, self._database)
+        self._is_first = False

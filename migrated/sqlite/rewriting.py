@@ -1,0 +1,79 @@
+"""How much of the disk a migration that writes whole tables anew will ask for, before it begins."""
+
+import os
+import re
+from collections import Counter
+from itertools import islice
+
+import apsw
+
+from migrated.model import Step
+from migrated.sqlite.space import free_space, require_free
+from migrated.sqltext import statements, words
+
+WHOLE_DATABASE = ""
+_FEW_WORDS = 8
+_COPIES_OF_ALL = 3
+# What the journal and SQLite's own needs come to besides, in bytes.
+_MARGIN = 1_000_000
+_SIZE = "SELECT coalesce(sum(pgsize), 0) FROM dbstat('main', 1) WHERE name = ?"
+_OBJECTS = "SELECT name FROM main.sqlite_schema WHERE lower(tbl_name) = lower(?) AND type IN ('table', 'index')"
+_TOUCHES_TABLES = re.compile(r"\b(?:DROP|VACUUM)\b", re.IGNORECASE)
+
+
+def require_room(connection: apsw.Connection, step: Step, database: str) -> None:
+    """Raise `DatabaseError` (code DISK_SPACE) when the disk cannot hold the tables that a step writes anew.
+
+    A dropped column writes its table once more, into the journal; a rebuild writes a second table and the
+    journal; VACUUM writes the database twice. Tables that only lose or gain rows are not counted.
+    """
+    directory = os.path.dirname(os.path.realpath(connection.filename))
+    free = free_space(directory)
+    size = connection.pragma("page_count") * connection.pragma("page_size")
+    # Enough for everything: the usual case, and no reason to look at the text.
+    if free is None or free >= _COPIES_OF_ALL * size + _MARGIN or not _TOUCHES_TABLES.search(step.sql):
+        return
+    copies = rewritten(step.sql)
+    needed = sum(
+        count * (size if table == WHOLE_DATABASE else _size_of(connection, table))
+        for table, count in copies.items()
+    )
+    if needed:
+        require_free(directory, needed + _MARGIN, f"{step.migration.label} writes whole tables anew", database)
+
+
+def rewritten(sql: str) -> dict[str, int]:
+    """The tables that a text writes anew, in lower case, and how often; `WHOLE_DATABASE` for VACUUM."""
+    found: Counter[str] = Counter()
+    originals: dict[str, str] = {}
+    dropped: set[str] = set()
+    for start, end in statements(sql):
+        few = [word.lower() for word in islice(words(sql[start : min(end, start + 1000)]), _FEW_WORDS)]
+        match _without_schema(few):
+            case ["vacuum", *_]:
+                found[WHOLE_DATABASE] = 2
+            case ["alter", "table", table, "drop", second, *_] if second != "constraint":
+                found[table] += 1
+            case ["alter", "table", table, "rename", "to", name, *_]:
+                originals[name] = table
+                # A new table takes the place of the old one.
+                found[name] += 2 * (name in dropped)
+            case ["drop", "table", table, *_]:
+                dropped.add(table)
+                # Or the old one had made place before, by another name.
+                found[originals.get(table, table)] += 2 * (table in originals)
+            case _:
+                pass
+    return {table: copies for table, copies in found.items() if copies}
+
+
+def _without_schema(few: list[str]) -> list[str]:
+    """The words of a statement without IF EXISTS and the schema's name, which say nothing here."""
+    rest = [word for word in few if word not in {"if", "exists"}]
+    schema_follows = rest[:2] in (["alter", "table"], ["drop", "table"]) and rest[2:3] in (["main"], ["temp"])
+    return rest[:2] + rest[3:] if schema_follows else rest
+
+
+def _size_of(connection: apsw.Connection, table: str) -> int:
+    names = [str(name) for (name,) in connection.execute(_OBJECTS, (table,))]
+    return sum(int(size) for name in names for (size,) in connection.execute(_SIZE, (name,)))

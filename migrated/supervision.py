@@ -1,0 +1,39 @@
+"""What the thread that works and the thread that waits for it tell each other."""
+
+import math
+
+
+class Supervision:
+    """One piece of work, supervised: a request to stop goes one way, signs of life come back.
+
+    Every method only sets or reads a field, so that any may be called from any thread and from a signal
+    handler. Times are seconds of one monotonic clock, which the callers read.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.beats = 0
+        self._must_end_at = math.inf
+        self._requested = False
+
+    def stop(self, reason: str, must_end_at: float) -> None:
+        """Ask that nothing more begins, and that what is running ends by itself until `must_end_at`."""
+        self.reason = reason
+        self._must_end_at = min(self._must_end_at, must_end_at)
+        self._requested = True
+
+    def interrupt(self) -> None:
+        """Ask that what is running ends now."""
+        self._must_end_at = -math.inf
+
+    def stop_requested(self) -> bool:
+        """Whether nothing more should begin."""
+        return self._requested
+
+    def must_end(self, now: float) -> bool:
+        """Whether what is running should be interrupted and undone."""
+        return now >= self._must_end_at
+
+    def beat(self) -> None:
+        """Give a sign of life: the work advances."""
+        self.beats += 1

@@ -1,0 +1,108 @@
+"""Taking the steps of a plan in a session: each in a transaction of its own, or several in one."""
+
+from collections.abc import Sequence
+
+from migrated.backend import Batch, BatchLostError, Done, Observer, Session
+from migrated.directives import Directive
+from migrated.errors import MigrationError
+from migrated.model import AppliedMigration, MigrationDirection, MigrationPlan, Step
+from migrated.planning import State, Status, leading_group
+from migrated.refusals import refuse_mixture
+from migrated.settings import TransactionMode
+from migrated.supervision import Supervision
+
+
+class Work:
+    """What one run does. `completed` has the ledger's entries of the plan that was worked on last."""
+
+    def __init__(self, session: Session, observer: Observer, supervision: Supervision) -> None:
+        self._session = session
+        self._observer = observer
+        self._supervision = supervision
+        self._late: set[int] = set()
+        self._way = MigrationDirection.UP
+        self._completed: dict[MigrationDirection, list[AppliedMigration]] = {way: [] for way in MigrationDirection}
+
+    @property
+    def completed(self) -> list[AppliedMigration]:
+        """Of the way that was gone last: rolling back what is missing only clears the way for going up."""
+        return self._completed[self._way]
+
+    def carry_out(
+        self, plans: Sequence[MigrationPlan], statuses: Sequence[Status], transaction: TransactionMode
+    ) -> None:
+        """Take the steps. Raises as `Session.execute`; what is `completed` then is there for good."""
+        steps = [Step(migration, plan.direction) for plan in plans for migration in plan]
+        self._late = {status.version for status in statuses if status.state is State.LATE}
+        self._way = steps[0].direction if steps else plans[-1].direction if plans else self._way
+        self._observer.planned(len(steps))
+        if transaction is TransactionMode.RUN and len(steps) > 1:
+            refuse_mixture(steps, statuses)
+            self._take_whole(steps)
+        elif self._session.is_new():
+            self._take_in_groups(steps)
+        else:
+            self._take_each(steps)
+        if plans:
+            self._way = plans[-1].direction
+
+    def _take_each(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if self._supervision.stop_requested():
+                return
+            self._finish(self._take(step), step)
+
+    def _take_in_groups(self, steps: Sequence[Step]) -> None:
+        """A database with nothing in it needs no commit for each: one that fails leaves those before it."""
+        while steps and not self._supervision.stop_requested():
+            group = leading_group(steps)
+            try:
+                taken = self._take_together(group, keep_good=True) if len(group) > 1 else 0
+            except BatchLostError:
+                return self._take_each(steps)
+            if not taken:
+                self._take_each(group[:1])
+            steps = steps[taken or 1 :]
+        return None
+
+    def _take_whole(self, steps: Sequence[Step]) -> None:
+        if self._supervision.stop_requested():
+            return
+        try:
+            self._take_together(steps, keep_good=False)
+        except MigrationError as error:
+            undone = "nothing of this run was kept: it is one transaction"
+            error.hint = f"{error.hint}; {undone}" if error.hint else undone
+            raise
+
+    def _take_together(self, steps: Sequence[Step], *, keep_good: bool) -> int:
+        """How many were taken. What is done is told only once it is committed."""
+        done: list[Done] = []
+        batch: Batch | None = None
+        enforced = Directive.FOREIGN_KEYS_ON in steps[0].directives
+        try:
+            with self._session.together(keep_good=keep_good, foreign_keys=enforced) as batch:
+                for step in steps:
+                    if keep_good and (batch.is_full or self._supervision.stop_requested()):
+                        break
+                    done.append(self._take(step))
+        finally:
+            if batch is not None and batch.is_committed:
+                for one, step in zip(done, steps, strict=False):
+                    self._finish(one, step)
+        return len(done)
+
+    def _take(self, step: Step) -> Done:
+        self._way = step.direction
+        migration = step.migration
+        self._observer.beginning(step, late=migration.version in self._late)
+        try:
+            return self._session.execute(step)
+        except MigrationError as error:
+            if error.version is None:
+                error.version, error.name = migration.version, migration.name
+            raise
+
+    def _finish(self, done: Done, step: Step) -> None:
+        self._completed[step.direction].append(done.entry)
+        self._observer.done(done, step.direction)
