@@ -56,7 +56,7 @@ def parse_migration(named: FileName, content: bytes, *, file: str) -> Migration:
 
 
 def _parse(named: FileName, text: str, file: str) -> Migration:
-    comments = list(line_comments(text))
+    comments = list(line_comments(text, lambda comment: _marker(text, comment) is not None))
     sections = _sections(text, comments)
     _check_directives(text, comments, sections)
     top = sections[0].marker if sections else first_token(text)

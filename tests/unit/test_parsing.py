@@ -130,6 +130,14 @@ def test_marker_counts_after_a_last_statement_without_its_semicolon(last: str) -
     assert sections(f"-- UP\n{last}\n-- DOWN\nSELECT 2") == (last, "SELECT 2")
 
 
+@pytest.mark.parametrize("trigger", TRIGGERS)
+def test_statement_without_its_semicolon_ends_at_the_marker(trigger: str) -> None:
+    """What follows is judged as what it is, and not as the rest of that statement."""
+    migration = parse(f"-- UP\nCREATE TABLE a (x)\n-- DOWN\n{trigger}")
+
+    assert (migration.up_sql, migration.down_sql) == ("CREATE TABLE a (x)", trigger)
+
+
 def test_string_left_open_takes_the_rest_of_the_file() -> None:
     assert sections("-- UP\nSELECT 'a\n-- DOWN\nSELECT 2;") == ("SELECT 'a\n-- DOWN\nSELECT 2;", None)
 
