@@ -1,0 +1,70 @@
+"""A target that says which application its databases belong to."""
+
+from pathlib import Path
+
+import pytest
+from daemon_process import migrated
+from support import everything, execute, query, write_migration
+
+from migrated import DatabaseError, Migration, MigrationRunner, TransactionMode
+
+OURS, THEIRS = 0x6D696772, 0x0F055112
+
+
+def runner_for(
+    database: Path, *texts: str, transaction: TransactionMode = TransactionMode.EACH
+) -> MigrationRunner:
+    runner = MigrationRunner(database, application_id=OURS, transaction=transaction)
+    runner.add_migrations(Migration(number, f"m{number}", text) for number, text in enumerate(texts, 1))
+    return runner
+
+
+@pytest.mark.parametrize("transaction", TransactionMode)
+def test_new_database_is_given_the_id(database: Path, transaction: TransactionMode) -> None:
+    runner_for(database, "CREATE TABLE a (x)", "CREATE TABLE b (x)", transaction=transaction).run()
+
+    assert query(database, "PRAGMA application_id") == [(OURS,)]
+
+
+def test_id_comes_with_the_first_migration_or_not_at_all(database: Path) -> None:
+    with pytest.raises(Exception, match="no such table"):
+        runner_for(database, "INSERT INTO nowhere VALUES (1)").run()
+
+    assert query(database, "PRAGMA application_id") == [(0,)]
+
+
+def test_database_with_the_id_is_migrated_and_keeps_it(database: Path) -> None:
+    execute(database, f"CREATE TABLE t (x); PRAGMA application_id = {OURS}")
+
+    assert [entry.version for entry in runner_for(database, "CREATE TABLE a (x)").run()] == [1]
+    assert query(database, "PRAGMA application_id") == [(OURS,)]
+
+
+@pytest.mark.parametrize("found", [0, THEIRS])
+def test_database_of_another_application_is_refused_and_unchanged(database: Path, found: int) -> None:
+    execute(database, f"CREATE TABLE t (x); PRAGMA application_id = {found}")
+    before = everything(database)
+
+    with pytest.raises(DatabaseError) as refused:
+        runner_for(database, "CREATE TABLE a (x)").run()
+
+    assert (refused.value.code, refused.value.transient, refused.value.exit_code) == ("APPLICATION_ID", False, 6)
+    assert f"0x{found:08x}" in refused.value.message
+    assert f"0x{OURS:08x}" in refused.value.message
+    assert everything(database) == before
+
+
+def test_it_is_configured_per_target(tmp_path: Path, migrations: Path) -> None:
+    write_migration(migrations, 1)
+    execute(tmp_path / "theirs.db", f"CREATE TABLE t (x); PRAGMA application_id = {THEIRS}")
+    before = everything(tmp_path / "theirs.db")
+    (tmp_path / "migrated.toml").write_text(
+        f'[[target]]\ndatabases = ["theirs.db", "ours.db"]\napplication_id = {OURS:#x}\n'
+    )
+
+    done = migrated(tmp_path, "up")
+
+    assert done.returncode == 6
+    assert query(tmp_path / "ours.db", "PRAGMA application_id") == [(OURS,)]
+    assert everything(tmp_path / "theirs.db") == before
+    assert migrated(tmp_path, "status").returncode == 6
