@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MigrationDirection,
         MigrationPlan,
         Repair,
+        Snapshot,
         Unfinished,
     )
     from migrated.planning import OnChanged, OnLate, OnMissing, Policy
@@ -59,6 +60,7 @@ _HOMES = {
         "MigrationDirection",
         "MigrationPlan",
         "Repair",
+        "Snapshot",
         "Unfinished",
     ),
     "migrated.planning": ("OnChanged", "OnLate", "OnMissing", "Policy"),
@@ -91,6 +93,7 @@ __all__ = [
     "RefusedError",
     "Repair",
     "RollbackFailedError",
+    "Snapshot",
     "SnapshotPolicy",
     "SnapshotWhen",
     "Supervision",

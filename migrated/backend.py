@@ -130,6 +130,9 @@ class Database(Protocol):
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied, changing nothing."""
 
+    def snapshots(self) -> list[Snapshot]:
+        """The snapshots that there are, oldest first; none where such a database has none."""
+
     def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
         """Put a snapshot back, keeping what is there as a snapshot too, and record that."""
 

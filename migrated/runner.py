@@ -241,6 +241,10 @@ class MigrationRunner:
                 refusals.refuse_other_beginning(unfinished, present)
             session.settle(unfinished, present, how, reason)
 
+    def snapshots(self) -> list[Snapshot]:
+        """The snapshots of the database, oldest first. Changes nothing."""
+        return self._database.snapshots()
+
     def restore(self, snapshot: Snapshot, *, reason: str | None = None) -> None:
         """Put the content of a snapshot back into the database's file, and record it in the history.
 

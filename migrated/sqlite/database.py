@@ -10,7 +10,7 @@ from migrated.backend import Observer
 from migrated.errors import DatabaseError
 from migrated.model import AppliedMigration, Migration, Snapshot, Unfinished
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
-from migrated.sqlite import history, ledger, preflight, restoring
+from migrated.sqlite import history, ledger, preflight, restoring, snapshots
 from migrated.sqlite.connection import (
     Patience,
     borrowed,
@@ -96,6 +96,10 @@ class SqliteDatabase:
         """Raise `DatabaseError` for what can be seen to be in the way without opening the database."""
         if self.path is not None and self._shared is None:
             preflight.require_usable(self.path, create=self._create)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The snapshots in `.migrated/snapshots/` beside the file, oldest first."""
+        return snapshots.listed(self.path) if self.path else []
 
     def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
         """Put a snapshot back into the live file, keeping what is there as a snapshot too, and record that.

@@ -95,6 +95,11 @@ def test_content_comes_back_in_the_same_file(spoilt: Path, mode: str) -> None:
     assert query(spoilt, "PRAGMA integrity_check") == [("ok",)]
 
 
+def test_runner_lists_what_there_is_to_go_back_to(spoilt: Path) -> None:
+    assert MigrationRunner(spoilt).snapshots() == snapshots.listed(str(spoilt)) != []
+    assert MigrationRunner(":memory:").snapshots() == []
+
+
 def test_it_is_recorded_in_the_history(spoilt: Path) -> None:
     snapshot = first(spoilt)
 
