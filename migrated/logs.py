@@ -4,11 +4,8 @@ A log call never raises. Every value is made plain before it is encoded; a line 
 counted, and the next one that can be says how many were lost.
 """
 
-import contextlib
 import math
 import os
-import queue
-import threading
 import uuid
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -18,10 +15,9 @@ import structlog
 
 from migrated.errors import MigrationError
 from migrated.events import Event
+from migrated.sink import Line, Sink
 
 LONGEST_LINE = 4096
-QUEUED_LINES = 2000
-_PATIENCE_SECONDS = 1.0
 _ROOM_FOR_PREFIX = 8
 _LARGEST_NUMBER = 2**63 - 1
 LONGEST_STATEMENT = 2000
@@ -35,13 +31,12 @@ _COLOURS = {
     "error": "\033[31m",
     "critical": "\033[31;1m",
 }
-_Line = MutableMapping[str, Any]
 
 
 class Log:
     """Where events go. `bind` gives one that adds its keys to every line."""
 
-    def __init__(self, logger: Any, sink: "_Sink") -> None:
+    def __init__(self, logger: Any, sink: Sink) -> None:
         self._logger = logger
         self._sink = sink
 
@@ -102,8 +97,8 @@ def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool 
     on_terminal = os.isatty(descriptor)
     as_console = log_format == "console" or (log_format == "auto" and on_terminal)
     colours = on_terminal and not os.environ.get("NO_COLOR")
-    render: Callable[[_Line], bytes] = _Console(colours=colours) if as_console else _json(descriptor)
-    sink = _Sink(render, descriptor)
+    render: Callable[[Line], bytes] = _Console(colours=colours) if as_console else _json(descriptor)
+    sink = Sink(render, descriptor)
     if queued:
         sink.start_thread()
     structlog.configure(
@@ -126,7 +121,7 @@ class _Finish:
     def __init__(self) -> None:
         self._pid = os.getpid()
 
-    def __call__(self, _logger: object, _method: str, line: _Line) -> tuple[tuple[_Line], dict[str, object]]:
+    def __call__(self, _logger: object, _method: str, line: Line) -> tuple[tuple[Line], dict[str, object]]:
         line.update(service="migrated", pid=self._pid)
         sentence = line.pop("sentence", "{event}")
         kept = {_text(key): _plain(value) for key, value in line.items() if value is not None}
@@ -141,10 +136,10 @@ class _Gaps(dict[str, Any]):
         return "?"
 
 
-def _json(descriptor: int) -> Callable[[_Line], bytes]:
+def _json(descriptor: int) -> Callable[[Line], bytes]:
     to_journal = _is_journal(descriptor)
 
-    def render(line: _Line) -> bytes:
+    def render(line: Line) -> bytes:
         line.pop("excerpt", None)
         prefix = b"<%d>" % _PRIORITIES[line["level"]] if to_journal else b""
         return prefix + _fitting(line)
@@ -161,7 +156,7 @@ def _is_journal(descriptor: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _fitting(line: _Line) -> bytes:
+def _fitting(line: Line) -> bytes:
     """One JSON object in less than 4 KiB: long texts are cut, the longest first, and `truncated` says so."""
     if isinstance(line.get("statement"), str) and len(line["statement"]) > LONGEST_STATEMENT:
         line["statement"], line["truncated"] = line["statement"][:LONGEST_STATEMENT], True
@@ -211,7 +206,7 @@ class _Console:
     def __init__(self, *, colours: bool) -> None:
         self._colours = colours
 
-    def __call__(self, line: _Line) -> bytes:
+    def __call__(self, line: Line) -> bytes:
         level = line["level"]
         clock = str(line["timestamp"])[11:19]
         text = f"{clock} {level + ' ':<8}{line['message']}"
@@ -226,80 +221,3 @@ class _Console:
         if self._colours and _COLOURS[level]:
             text = f"{_COLOURS[level]}{text}\033[0m"
         return text.encode(errors="backslashreplace")
-
-
-class _Sink:
-    """structlog's logger: writes lines to a descriptor. Its failures end here; what is lost is counted.
-
-    With a thread, a line waits in a queue for it. A reader that is stuck fills the queue; the one line that
-    finds it full waits a second, those after it are dropped until a line gets through.
-    """
-
-    def __init__(self, render: Callable[[_Line], bytes], descriptor: int) -> None:
-        self._render = render
-        self._descriptor = descriptor
-        self.through: Callable[[str], object] | None = None
-        self._writing = threading.Lock()
-        self._counting = threading.Lock()
-        self._lost = 0
-        self._torn = False
-        self._stuck = False
-        self._queue: queue.Queue[_Line | None] | None = None
-        self._thread: threading.Thread | None = None
-
-    def start_thread(self) -> None:
-        """From now on, lines go through the queue."""
-        self._queue = queue.Queue(QUEUED_LINES)
-        self._thread = threading.Thread(target=self._drain, args=(self._queue,), name="migrated-log", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Write what is queued, as far as that goes within a second."""
-        if self._queue is not None and self._thread is not None:
-            with contextlib.suppress(queue.Full):
-                self._queue.put(None, timeout=_PATIENCE_SECONDS)
-            self._thread.join(_PATIENCE_SECONDS)
-
-    def emit(self, line: _Line) -> None:
-        """Write a line, or queue it."""
-        if self._queue is None:
-            self._write(line)
-            return
-        try:
-            self._queue.put(line, timeout=0 if self._stuck else _PATIENCE_SECONDS)
-        except queue.Full:
-            self._stuck = True
-            self._count(1)
-
-    debug = info = warning = error = critical = emit
-
-    def _drain(self, lines: "queue.Queue[_Line | None]") -> None:
-        while (line := lines.get()) is not None:
-            self._write(line)
-            self._stuck = False
-
-    def _write(self, line: _Line) -> None:
-        with self._writing:
-            lost = self._lost
-            if lost:
-                line["lost_lines"] = lost
-            data = self._render(line) + b"\n"
-            # What follows half a line begins on a line of its own.
-            left = b"\n" + data if self._torn else data
-            try:
-                if self.through is not None:
-                    self.through(left.decode(errors="backslashreplace"))
-                    left = b""
-                while left:
-                    left = left[os.write(self._descriptor, left) :]
-            except OSError:
-                # A full disk or a closed pipe: the daemon's work is worth more than its log.
-                self._torn = self._torn or len(left) < len(data)
-                self._count(1)
-            else:
-                self._torn = False
-                self._count(-lost)
-
-    def _count(self, more: int) -> None:
-        with self._counting:
-            self._lost += more

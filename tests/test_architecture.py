@@ -20,7 +20,7 @@ FLOORS = [
     ["work"],
     ["sources", "sqlite", "locks", "logs", "config"],
     ["discovery", "configfile", "backend", "owners"],
-    ["settings", "events", "refusals", "supervision"],
+    ["settings", "events", "refusals", "supervision", "sink"],
     ["planning"],
     ["model"],
     ["directives"],

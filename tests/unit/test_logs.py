@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrated import events, logs
+from migrated import events, logs, sink
 from migrated.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError, LockHeldError
 from migrated.events import EVENTS, Event
 from migrated.logs import Log
@@ -791,7 +791,7 @@ def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed() -> None:
     """The pipe takes a few lines, the queue some thousands; what comes then is dropped and counted."""
     reading, writing = os.pipe()
     log = logs.configure("json", "info", writing, queued=True)
-    sent = 3 * logs.QUEUED_LINES
+    sent = 3 * sink.QUEUED_LINES
     for number in range(sent):
         log(PLAIN, version=number)
     received: list[dict[str, object]] = []
