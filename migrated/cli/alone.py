@@ -13,7 +13,9 @@ _OURS = ("migrated down", "migrated restore")
 
 def without_a_daemon(database: DatabasePath, work: Callable[[], Outcome]) -> Outcome:
     """Hold the daemon's lock meanwhile; refuse, naming the holder, where another has it."""
-    if not Path(database.path).exists():
+    lock = locks.lock_path(database.path, locks.DAEMON)
+    if not Path(database.path).exists() and not lock.exists():
+        # Nothing is there, and nobody was: the lock would only leave a folder behind.
         return work()
     try:
         with locks.holding(database.path, locks.DAEMON, 0):

@@ -132,6 +132,19 @@ def test_beside_a_daemon_it_is_refused_with_the_reason(spoilt: Path) -> None:
     assert looked.returncode == 0
 
 
+def test_beside_a_daemon_that_waits_for_the_file_it_is_refused_too(spoilt: Path) -> None:
+    (snapshot,) = listed(spoilt)
+    (spoilt / "migrated.toml").write_text("[[target]]\ncreate = false\n")
+
+    with DaemonProcess(spoilt) as daemon:
+        daemon.wait_until_ready()
+        (spoilt / "app.db").unlink()
+        done = migrated(spoilt, "restore", snapshot["id"])
+
+    assert done.returncode == 5
+    assert not (spoilt / "app.db").exists()
+
+
 def test_the_daemon_keeps_the_content_before_it_applies(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1, up="CREATE TABLE t (x);")
     with DaemonProcess(tmp_path) as daemon:
