@@ -12,7 +12,7 @@ import apsw
 
 from migrated import planning, refusals
 from migrated.backend import Database, LedgerMovedError, Observer, Session
-from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, MigrationNotFoundError
+from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError
 from migrated.model import (
     AppliedMigration,
     Migration,
@@ -27,7 +27,7 @@ from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.supervision import Supervision
-from migrated.work import Work
+from migrated.work import Work, settle_unfinished
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 
@@ -227,19 +227,7 @@ class MigrationRunner:
         `MigrationNotFoundError` when this migration is not unfinished.
         """
         with self._lock(), self._database.session(self._observer) as session:
-            session.applied()
-            unfinished = session.unfinished()
-            if unfinished is None or unfinished.version != version:
-                raise MigrationNotFoundError(
-                    f"migration {version} is not unfinished"
-                    + (f": {unfinished}" if unfinished else ", nor is any other"),
-                    version=version,
-                    hint="`migrated repair` shows what is open",
-                )
-            present = self._migrations.get(version, unfinished.recorded)
-            if how is Repair.RESUME:
-                refusals.refuse_other_beginning(unfinished, present)
-            session.settle(unfinished, present, how, reason)
+            settle_unfinished(session, self._migrations, version, how, reason)
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots of the database, oldest first. Changes nothing."""

@@ -1,13 +1,21 @@
 """Taking the steps of a plan in a session: each in a transaction of its own, or several in one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from migrated.backend import Batch, BatchLostError, Done, Observer, Session
+from migrated.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
 from migrated.directives import Directive
-from migrated.errors import MigrationError
-from migrated.model import AppliedMigration, MigrationDirection, MigrationPlan, Step
+from migrated.errors import MigrationError, MigrationNotFoundError
+from migrated.model import (
+    AppliedMigration,
+    Migration,
+    MigrationDirection,
+    MigrationPlan,
+    Repair,
+    Step,
+    Unfinished,
+)
 from migrated.planning import State, Status, leading_group
-from migrated.refusals import refuse_mixture
+from migrated.refusals import refuse_mixture, refuse_other_beginning
 from migrated.settings import TransactionMode
 from migrated.supervision import Supervision
 
@@ -106,3 +114,33 @@ class Work:
     def _finish(self, done: Done, step: Step) -> None:
         self._completed[step.direction].append(done.entry)
         self._observer.done(done, step.direction)
+
+
+def settle_unfinished(
+    session: Session, available: Mapping[int, Migration], version: int, how: Repair, reason: str | None
+) -> None:
+    """Do what a person decided about the unfinished migration `version`. Raises as `MigrationRunner.repair`."""
+    while True:
+        try:
+            session.applied()
+            unfinished = session.unfinished()
+            if unfinished is None or unfinished.version != version:
+                raise _not_unfinished(version, unfinished)
+            present = available.get(version, unfinished.recorded)
+            if unfinished.direction is MigrationDirection.DOWN and not present.is_reversible:
+                # The file has no down text; the recorded one was being run.
+                present = unfinished.recorded
+            if how is Repair.RESUME:
+                refuse_other_beginning(unfinished, present)
+            session.settle(unfinished, present, how, reason)
+        except LedgerMovedError:
+            continue
+        return
+
+
+def _not_unfinished(version: int, unfinished: Unfinished | None) -> MigrationNotFoundError:
+    return MigrationNotFoundError(
+        f"migration {version} is not unfinished{f': {unfinished}' if unfinished else ', nor is any other'}",
+        version=version,
+        hint="`migrated repair` shows what is open",
+    )

@@ -64,6 +64,7 @@ def _plan(
     if view.error:
         return None, view.error
     try:
+        refusals.refuse_unfinished(view.statuses)
         if never_down and target is not None:
             planning.require_known(view.statuses, target)
             plan = planning.plan_up(view.statuses, target)

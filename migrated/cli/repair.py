@@ -112,7 +112,13 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
     codes: list[int] = []
     settled = 0
     for target in reading.look(config):
+        if target.error:
+            print_problem(str(target.error))
+            codes.append(target.error.exit_code)
         for view in target.databases:
+            if view.error:
+                print_problem(f"{view.database.name}: {view.error}")
+                codes.append(view.error.exit_code)
             if view.unfinished is None or view.unfinished.version != version:
                 continue
             runner = MigrationRunner(
@@ -132,7 +138,7 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
                 codes.append(error.exit_code)
             else:
                 print(f"{view.database.name}: {version} {_DONE[how]}")
-    if not settled:
+    if not settled and not codes:
         print_problem(f"migration {version} is not unfinished in any of the databases")
         codes.append(MigrationNotFoundError.exit_code)
     return combined_exit_code(codes)

@@ -36,6 +36,8 @@ def in_worker(work: Callable[[Supervision], int], stop_grace: float) -> int:
         inbox.put(signal.Signals(number))
 
     def do() -> None:
+        # Two signals at once would both be taken by this thread, and the main one would go on waiting.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             inbox.put(_Finished(work(supervision), None))
         except BaseException as error:  # noqa: BLE001 - it is raised in the main thread

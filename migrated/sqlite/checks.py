@@ -1,7 +1,7 @@
 """What is looked at around the statements of one step, before it may be committed."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import apsw
 
@@ -28,13 +28,16 @@ class UnacceptableError(Exception):
 class Checks:
     """Made before the first statement, told of each before it runs, and asked at the end.
 
-    What costs a look at the whole schema is only done once a statement gives reason for it.
+    `violations` are those of an earlier process, for a migration that is resumed. What costs a look at the whole
+    schema is only done once a statement gives reason for it.
     """
 
-    def __init__(self, connection: apsw.Connection, guard: Guard) -> None:
+    def __init__(
+        self, connection: apsw.Connection, guard: Guard, violations: Mapping[str, int] | None = None
+    ) -> None:
         self._connection = connection
         self._guard = guard
-        self._keys = ForeignKeys(connection)
+        self._keys = ForeignKeys(connection, violations)
         self._belongings = Belongings(connection)
         self._names: set[str] | None = None
         self._meddlers: set[str] | None = None
@@ -72,9 +75,13 @@ class Checks:
         if new := self._keys.new_violations():
             raise UnacceptableError(
                 describe(new),
-                "the migration would leave rows without their parent; everything was undone",
+                "the migration would leave rows without their parent",
                 "SQLITE_CONSTRAINT_FOREIGNKEY",
             )
+
+    def violations(self) -> dict[str, int]:
+        """How many old violations of foreign keys there are in the tables that were touched until now."""
+        return self._keys.counts()
 
     def dropped(self) -> list[str]:
         """The indexes and triggers that went with a table which is there again."""

@@ -1,7 +1,7 @@
 """Which rows point at a parent that is not there."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
@@ -31,11 +31,13 @@ class ForeignKeys:
 
     Those are the tables that it wrote to or dropped, and the children of these. Each is checked once before the
     first statement that touches it, so that old violations are known, and once at the end. `touch` must be
-    called before the statement runs.
+    called before the statement runs. `known` says of tables that were touched earlier, in another process, how
+    many old violations they had.
     """
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, known: Mapping[str, int] | None = None) -> None:
         self._connection = connection
+        self._known = dict(known or {})
         self._at_first = self._tables()
         self._children: dict[str, set[str]] | None = None
         self._touched: set[str] = set()
@@ -52,13 +54,28 @@ class ForeignKeys:
         self._touched |= new
         concerned = new.union(*(self._children.get(table, set()) for table in new))
         # A table that was not there at first has no old violations, though it may hold the rows of one that has.
-        for table in (concerned & self._at_first.keys()) - self._checked:
+        for table in (concerned & self._at_first.keys()) - self._checked - self._known.keys():
             self._checked.add(table)
             self._before += _violations(self._connection, self._at_first[table])
+
+    def counts(self) -> dict[str, int]:
+        """How many old violations the tables have that were touched until now."""
+        found = dict.fromkeys(self._checked, 0) | self._known
+        for violation, count in self._before.items():
+            found[violation.table.lower()] += count
+        return found
 
     def new_violations(self) -> list[Violation]:
         """Those that were not there before."""
         tables = self._tables()
+        more: list[Violation] = []
+        for table in self._known.keys() & tables.keys():
+            # Only their number is known: which of them are new cannot be told.
+            found = list(_violations(self._connection, tables[table]).elements())
+            more += found[self._known[table] :]
+        return more + self._come(tables)
+
+    def _come(self, tables: dict[str, str]) -> list[Violation]:
         come, gone = tables.keys() - self._at_first.keys(), self._at_first.keys() - tables.keys()
         concerned = self._touched | come
         if self._touched:
@@ -66,7 +83,7 @@ class ForeignKeys:
             concerned = concerned.union(*(children.get(table, set()) for table in concerned | gone))
         after: Counter[Violation] = Counter()
         # What was not checked before can have no new violations: none of its rows, nor of its parents', changed.
-        for table in concerned & tables.keys() & (self._checked | come):
+        for table in concerned & tables.keys() & (self._checked | come) - self._known.keys():
             after += _violations(self._connection, tables[table])
         return _difference(self._before, after, gone=gone, come=come)
 

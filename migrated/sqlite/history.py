@@ -1,5 +1,6 @@
 """`_migrations_history`, everything that ever happened: it is only added to."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -26,15 +27,16 @@ SELECT version, statement, statements, happened_at, host, pid FROM main._migrati
 """
 _COLUMNS = (
     "action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed,"
-    " statement, statements, reason, host, pid, program_version"
+    " statement, statements, reason, violations, host, pid, program_version"
 )
-_HISTORY = f"INSERT INTO main._migrations_history ({_COLUMNS}) VALUES ({', '.join('?' * 15)})"
+_HISTORY = f"INSERT INTO main._migrations_history ({_COLUMNS}) VALUES ({', '.join('?' * 16)})"
 
 
 class Course(NamedTuple):
     """How a step went: its time, the rows it changed; of one without a transaction, the statement of how many.
 
-    `reason` is what a person gave for it.
+    `reason` is what a person gave for it; `violations` is a JSON object with the number of old violations of
+    foreign keys in each table touched until then.
     """
 
     execution_time_ms: int = 0
@@ -42,6 +44,7 @@ class Course(NamedTuple):
     statement: int | None = None
     statements: int | None = None
     reason: str | None = None
+    violations: str | None = None
 
 
 def unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
@@ -111,6 +114,15 @@ def record_step(connection: apsw.Connection, step: Step, course: Course) -> Appl
     entry = (ledger.enter if up else ledger.strike_out)(connection, step.migration, course.execution_time_ms)
     record(connection, _WHOLE[step.direction], step.migration, course)
     return entry
+
+
+def violations(connection: apsw.Connection) -> dict[str, int]:
+    """Those that the last entry speaks of, by table."""
+    rows = connection.execute("SELECT violations FROM main._migrations_history ORDER BY id DESC LIMIT 1")
+    for (text,) in rows:
+        found: dict[str, int] = json.loads(str(text or "{}"))
+        return found
+    return {}
 
 
 def record_part(connection: apsw.Connection, step: Step, course: Course, *, with_texts: bool) -> None:

@@ -33,19 +33,20 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
     statement INTEGER,
     statements INTEGER,
     reason TEXT,
+    violations TEXT,
     host TEXT NOT NULL,
     pid INTEGER NOT NULL,
     program_version TEXT NOT NULL
 );
 """
 # Of the history, and not there in databases that the first builds of 0.1.0 made.
-_LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TEXT"}
+_LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TEXT", "violations": "TEXT"}
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
 _HISTORY_COLUMNS = """
 SELECT action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed, statement,
-  statements, reason, host, pid, program_version FROM main._migrations_history LIMIT 0
+  statements, reason, violations, host, pid, program_version FROM main._migrations_history LIMIT 0
 """
 _READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
 

@@ -5,6 +5,7 @@ PRAGMA) runs first and is recorded next: these two may be run again without harm
 it is right to say that they are not done. The record of the last statement is that of the whole migration.
 """
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -71,7 +72,7 @@ class Piecewise:
         self._reason = reason
         self._last_entry: int | None = None
         self.guard = Guard()
-        self._checks = Checks(connection, self.guard)
+        self._checks = Checks(connection, self.guard, history.violations(connection) if finished else None)
         self._started = time.monotonic()
         self._rows_changed = 0
 
@@ -133,11 +134,17 @@ class Piecewise:
         if name == "journal_mode" and value is not None and row and str(row[0]).lower() != value.lower():
             message = f"the journal mode stayed {row[0]!r}"
             raise StatementError(message, None, script=self._text, start=span[0], offset=span[0])
+        if name == "wal_checkpoint" and row and row[0]:
+            # Nor is it an error to SQLite when others keep it from finishing.
+            message = "the checkpoint could not be finished"
+            hint = "another connection is using the database"
+            raise StatementError(message, hint, script=self._text, start=span[0], offset=span[0])
 
     def _record(self, number: int) -> Done | None:
         elapsed = round((time.monotonic() - self._started) * 1000)
         course = Course(elapsed, self._rows_changed, number, len(self._spans), self._reason)
         if number < len(self._spans):
+            course = course._replace(violations=json.dumps(self._checks.violations()))
             with_texts = number == self._finished_before + 1
             history.record_part(self._connection, self._step, course, with_texts=with_texts)
             self._last_entry = history.last_entry(self._connection)

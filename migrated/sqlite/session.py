@@ -137,6 +137,8 @@ class SqliteSession:
                 batch.is_committed = True
             except MigrationError as error:
                 if keep_good and batch.steps and not connection.in_transaction:
+                    # Its settings must not be met by those that are done once more.
+                    batch.is_full = True
                     raise BatchLostError from error
                 if keep_good and batch.steps:
                     self._commit(connection)
@@ -212,7 +214,8 @@ class SqliteSession:
         else:
             # IMMEDIATE: a deferred transaction that read first is refused, whatever the timeout, when it wants
             # to write after somebody else has (https://www.sqlite.org/rescode.html#busy_snapshot).
-            connection.execute("BEGIN IMMEDIATE")
+            # Patiently: a migration may have set a busy_timeout of its own.
+            self.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
         self._patience.must_finish = True
         try:
             yield

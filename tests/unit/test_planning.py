@@ -1,5 +1,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from migrated.errors import (
     RefusedError,
     RollbackFailedError,
 )
-from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan, Origin
+from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan, Origin, Step, Unfinished
 from migrated.planning import (
     OnLate,
     OnMissing,
@@ -20,6 +21,7 @@ from migrated.planning import (
     State,
     applied_above,
     examine,
+    leading_group,
     missing_versions,
     newest_applied,
     pending,
@@ -546,3 +548,114 @@ def test_drafts_change_no_plan(available: set[int], drafts: set[int]) -> None:
     with_drafts = [*migrations, *(draft(version) for version in drafts - available)]
 
     assert plan_of(migrations, [], None) == plan_of(with_drafts, [], None)
+
+
+# What stopped half way
+
+
+def unfinished(of: Migration, direction: MigrationDirection = UP) -> Unfinished:
+    return Unfinished(of, direction, 1, 3, WHEN, "host", 7)
+
+
+@pytest.mark.parametrize(
+    ("available", "ledger", "direction"),
+    [
+        pytest.param([migration(1), migration(2), migration(3)], [migration(1)], UP, id="on its way up"),
+        pytest.param([migration(1), changed(2), migration(3)], [migration(1)], UP, id="edited since"),
+        pytest.param([migration(1), draft(2), migration(3)], [migration(1)], UP, id="emptied since"),
+        pytest.param([migration(1), migration(3)], [migration(1)], UP, id="with no file any more"),
+        pytest.param([migration(1), migration(2), migration(3)], [migration(1), migration(2)], DOWN, id="down"),
+        pytest.param([migration(1), changed(2), migration(3)], [migration(1), migration(2)], DOWN, id="changed"),
+        pytest.param([migration(1), migration(3)], [migration(1), migration(2)], DOWN, id="missing"),
+    ],
+)
+def test_stopped_comes_before_every_other_state(
+    available: list[Migration], ledger: list[Migration], direction: MigrationDirection
+) -> None:
+    stopped = unfinished(migration(2), direction)
+
+    found = examine(available, applied(*ledger), stopped)
+
+    assert [(status.version, status.state) for status in found] == [
+        (1, State.APPLIED),
+        (2, State.STOPPED),
+        (3, State.PENDING),
+    ]
+    assert [status.unfinished for status in found] == [None, stopped, None]
+    assert [status.label for status in found] == ["1_m1", "2_m2", "3_m3"]
+
+
+def test_stopped_version_that_only_the_history_knows_is_among_the_statuses() -> None:
+    (status,) = examine([], [], unfinished(migration(4)))
+
+    assert (status.version, status.name, status.label) == (4, "m4", "4_m4")
+    assert (status.state, status.migration, status.applied) == (State.STOPPED, None, None)
+
+
+def test_stopped_migration_is_neither_pending_nor_missing() -> None:
+    statuses = examine(directory(1, 3), applied(1), unfinished(migration(2)))
+
+    assert [step.version for step in pending(statuses)] == [3]
+    assert missing_versions(statuses) == []
+
+
+# What may share a transaction
+
+NO_TRANSACTION, FOREIGN_KEYS = "-- migrated: no-transaction\n", "-- migrated: foreign-keys=on\n"
+OWN = st.sampled_from(["", "", NO_TRANSACTION, FOREIGN_KEYS, NO_TRANSACTION + FOREIGN_KEYS])
+
+
+def steps(*tops: str, direction: MigrationDirection = UP) -> list[Step]:
+    return [
+        Step(migration(number, f"{top}SELECT 1", f"{top}SELECT 2"), direction)
+        for number, top in enumerate(tops, 1)
+    ]
+
+
+@pytest.mark.parametrize("direction", MigrationDirection)
+@pytest.mark.parametrize(
+    ("tops", "length"),
+    [
+        ([], 0),
+        ([""], 1),
+        (["", "", ""], 3),
+        (["", "", NO_TRANSACTION, ""], 2),
+        (["", FOREIGN_KEYS, ""], 1),
+        ([NO_TRANSACTION, "", ""], 1),
+        ([FOREIGN_KEYS, FOREIGN_KEYS], 1),
+    ],
+)
+def test_leading_group_ends_before_what_needs_a_transaction_of_its_own(
+    tops: list[str], length: int, direction: MigrationDirection
+) -> None:
+    of = steps(*tops, direction=direction)
+
+    assert leading_group(of) == of[:length]
+
+
+def test_directives_of_the_other_section_do_not_count() -> None:
+    one_way = [
+        Step(migration(number, f"{NO_TRANSACTION}SELECT 1", f"{FOREIGN_KEYS}SELECT 2"), UP) for number in (1, 2)
+    ]
+    only_down = [Step(migration(number, "SELECT 1", f"{FOREIGN_KEYS}SELECT 2"), UP) for number in (1, 2)]
+
+    assert len(leading_group(one_way)) == 1
+    assert len(leading_group(only_down)) == 2
+
+
+@given(st.lists(OWN, max_size=8))
+def test_groups_one_after_another_are_all_steps_in_order(tops: list[str]) -> None:
+    rest: Sequence[Step] = steps(*tops)
+    groups = []
+    while rest:
+        group = leading_group(rest)
+        groups.append(group)
+        rest = rest[len(group) :]
+
+    assert [step for group in groups for step in group] == steps(*tops)
+    assert all(group for group in groups)
+    for group in groups:
+        assert len(group) == 1 or not any(step.needs_own_transaction for step in group)
+    # And none is shorter than it need be.
+    for group, following in pairwise(groups):
+        assert group[0].needs_own_transaction or following[0].needs_own_transaction

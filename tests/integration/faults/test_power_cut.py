@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from daemon_process import poll
 from integration.faults.faulty_vfs import Fault, Kind
 from integration.faults.serving import Outcome, Servers
 from integration.faults.torture import SETTINGS, SOME_SETTINGS, Setting, bound, count_operations, spread
@@ -43,7 +44,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def try_out(device: Path, directory: Path) -> None:
     try:
-        make_file_system(device)
+        run("mkfs.ext4", "-q", "-F", device)
         with mounted(device, directory):
             pass
     except (OSError, subprocess.CalledProcessError) as error:
@@ -56,7 +57,11 @@ def run(*command: str | Path) -> str:
 
 
 def make_file_system(device: Path) -> None:
-    run("mkfs.ext4", "-q", "-F", device)
+    def is_made() -> bool:
+        return subprocess.run(["mkfs.ext4", "-q", "-F", device], capture_output=True, check=False).returncode == 0
+
+    # A process that took its own copy of the mounts while ours was there keeps the device busy until it ends.
+    poll(is_made, f"mkfs.ext4 {device}")
 
 
 @contextmanager

@@ -1,0 +1,722 @@
+"""Several migrations in one transaction: where it is asked for, and where the database is new."""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import apsw
+import pytest
+from daemon_process import log_lines, migrated
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support import applied_versions, everything, execute, query, schema, write_migration
+
+from migrated import (
+    DatabaseError,
+    ExecutionFailedError,
+    Migration,
+    MigrationDirection,
+    MigrationError,
+    MigrationRunner,
+    OnMissing,
+    Policy,
+    RefusedError,
+    RollbackFailedError,
+)
+from migrated.backend import Done, Observer
+from migrated.model import Step
+from migrated.settings import TransactionMode
+from migrated.supervision import Supervision
+
+NO_TRANSACTION = "-- migrated: no-transaction\n"
+FOREIGN_KEYS = "-- migrated: foreign-keys=on\n"
+KEPT_NOTHING = "nothing of this run was kept: it is one transaction"
+GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t VALUES (1, 'one')"
+# Ways to fail once something was done, by what is left of the transaction.
+FAILURES = {
+    "a statement": "CREATE TABLE x (a);\nINSERT INTO nowhere VALUES (1)",
+    "what does not parse": "CREATE TABLE x (a);\nnonsense",
+    "OR ROLLBACK": "CREATE TABLE x (a UNIQUE);\nINSERT OR ROLLBACK INTO x VALUES (1), (1)",
+    "RAISE(ROLLBACK)": "CREATE TABLE x (a);\nCREATE TRIGGER g AFTER INSERT ON x BEGIN\n"
+    "SELECT RAISE(ROLLBACK, 'no');\nEND;\nINSERT INTO x VALUES (1)",
+    "OR FAIL": "CREATE TABLE x (a UNIQUE);\nINSERT OR FAIL INTO x VALUES (1), (1)",
+    "a violation": "CREATE TABLE x (a REFERENCES t);\nINSERT INTO x VALUES (99)",
+    "COMMIT": "CREATE TABLE x (a);\nCOMMIT",
+    "a write to the record": "CREATE TABLE x (a);\nDELETE FROM _migrations",
+}
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a name of its own
+
+
+class Told(Observer):
+    """Keeps what it is told; does what is given for a version when that begins."""
+
+    def __init__(self, actions: Mapping[int, Callable[[], object]] | None = None) -> None:
+        self.events: list[tuple[str, int]] = []
+        self._actions = actions or {}
+
+    @property
+    def done_versions(self) -> list[int]:
+        return [version for event, version in self.events if event == "done"]
+
+    def beginning(self, step: Step, *, late: bool) -> None:
+        self.events.append(("beginning", step.migration.version))
+        self._actions.get(step.migration.version, lambda: None)()
+
+    def done(self, done: Done, direction: MigrationDirection) -> None:
+        self.events.append(("done", done.entry.version))
+
+
+def numbered(*texts: str, first: int = 1) -> list[Migration]:
+    return [Migration(number, f"m{number}", text) for number, text in enumerate(texts, first)]
+
+
+def table(version: int) -> Migration:
+    made = Migration(version, f"m{version}", f"CREATE TABLE t{version} (id INTEGER PRIMARY KEY)")
+    return made.with_down(f"DROP TABLE t{version}")
+
+
+def runner_for(
+    database: Path | apsw.Connection,
+    *migrations: Migration,
+    mode: TransactionMode = TransactionMode.RUN,
+    policy: Policy | None = None,
+    busy_timeout: float = 5,
+    observer: Observer | None = None,
+    supervision: Supervision | None = None,
+) -> MigrationRunner:
+    runner = MigrationRunner(
+        database,
+        transaction=mode,
+        policy=policy or Policy(),
+        busy_timeout=busy_timeout,
+        observer=observer,
+        supervision=supervision,
+    )
+    runner.add_migrations(migrations)
+    return runner
+
+
+def versions(entries: Iterable[object]) -> list[object]:
+    return [getattr(entry, "version", None) for entry in entries]
+
+
+def commits(database: Path) -> int:
+    """How many transactions ever changed a database in rollback-journal mode. No connection may be open here."""
+    # "File change counter", https://www.sqlite.org/fileformat2.html
+    with database.open("rb") as file:
+        return int.from_bytes(file.read(28)[24:])
+
+
+def existing(database: Path) -> list[tuple[object, ...]]:
+    """Make a database that is not new; return all that is in it."""
+    execute(database, GROUND)
+    MigrationRunner(database).init()
+    return everything(database)
+
+
+# All or none, asked for
+
+
+def test_several_are_one_transaction(database: Path) -> None:
+    existing(database)
+    before = commits(database)
+
+    assert versions(runner_for(database, table(1), table(2), table(3)).run()) == [1, 2, 3]
+
+    assert commits(database) == before + 1
+    assert applied_versions(database) == [1, 2, 3]
+
+
+def test_each_is_a_transaction_where_that_is_not_asked_for(database: Path) -> None:
+    existing(database)
+    before = commits(database)
+
+    runner_for(database, table(1), table(2), table(3), mode=TransactionMode.EACH).run()
+
+    assert commits(database) == before + 3
+
+
+def test_nobody_sees_any_of_it_before_all_is_done(database: Path) -> None:
+    before = existing(database)
+    with apsw.Connection(str(database)) as other:
+        version = other.pragma("data_version")
+    seen: list[object] = []
+
+    def look() -> None:
+        seen.append((everything(database) == before, other.pragma("data_version")))
+
+    told = Told({1: look, 2: look, 3: look})
+
+    runner_for(database, table(1), table(2), table(3), observer=told).run()
+
+    assert seen == [(True, version)] * 3
+    assert other.pragma("data_version") != version
+    other.close()
+    assert told.events == [*(("beginning", number) for number in (1, 2, 3)), *(("done", n) for n in (1, 2, 3))]
+
+
+def test_record_has_an_entry_for_each(database: Path) -> None:
+    existing(database)
+    runner_for(database, table(1), Migration(2, "m2", "INSERT INTO t VALUES (2, 'two'), (3, 'three')")).run()
+
+    rows = query(database, "SELECT action, version, rows_changed, statement FROM _migrations_history")
+    assert rows == [("apply", 1, 0, None), ("apply", 2, 2, None)]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failure_of_one_leaves_nothing_of_any(database: Path, failure: str, number: int) -> None:
+    before = existing(database)
+    changes = commits(database)
+    texts = ["CREATE TABLE a (x)", "INSERT INTO t VALUES (2, 'two')", "DROP TABLE t"]
+    texts[number - 1] = FAILURES[failure]
+    told = Told()
+
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner_for(database, *numbered(*texts), observer=told).run()
+
+    assert (failed.value.version, failed.value.completed) == (number, ())
+    assert str(failed.value.hint).endswith(KEPT_NOTHING)
+    assert (everything(database), commits(database)) == (before, changes)
+    assert told.events == [("beginning", n) for n in range(1, number + 1)]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failure_on_a_new_database_leaves_nothing(database: Path, failure: str) -> None:
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner_for(database, *numbered(GROUND, FAILURES[failure])).run()
+
+    assert failed.value.completed == ()
+    assert everything(database) == []
+    assert versions(runner_for(database, *numbered(GROUND, "CREATE TABLE x (a)")).run()) == [1, 2]
+
+
+def test_violation_that_a_later_one_would_mend_is_one(database: Path) -> None:
+    before = existing(database)
+
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner_for(
+            database,
+            *numbered("CREATE TABLE x (a REFERENCES t); INSERT INTO x VALUES (99)", "DELETE FROM x"),
+        ).run()
+
+    assert (failed.value.version, failed.value.code) == (1, "SQLITE_CONSTRAINT_FOREIGNKEY")
+    assert everything(database) == before
+
+
+def test_rebuilding_a_parent_keeps_the_rows_of_its_children(database: Path) -> None:
+    existing(database)
+    execute(database, "CREATE TABLE c (t REFERENCES t ON DELETE CASCADE); INSERT INTO c VALUES (1)")
+
+    runner_for(
+        database,
+        table(1),
+        *numbered("DROP TABLE t; CREATE TABLE t (id PRIMARY KEY); INSERT INTO t VALUES (1)", first=2),
+    ).run()
+
+    assert query(database, "SELECT * FROM c") == [(1,)]
+
+
+def test_way_down_is_one_transaction(database: Path) -> None:
+    migrations = [table(1), table(2), table(3)]
+    runner_for(database, *migrations).run()
+    before = commits(database)
+
+    assert versions(runner_for(database, *migrations).run_to(0)) == [3, 2, 1]
+
+    assert commits(database) == before + 1
+    assert (schema(database), applied_versions(database)) == ([], [])
+
+
+@pytest.mark.parametrize("method", ["run_to", "roll_back_to", "roll_back"])
+def test_failure_on_the_way_down_leaves_everything(database: Path, method: str) -> None:
+    migrations = [table(1).with_down("DROP TABLE t1; nonsense"), table(2), table(3)]
+    runner_for(database, *migrations).run()
+    before = everything(database)
+    told = Told()
+
+    with pytest.raises(RollbackFailedError) as failed:
+        getattr(runner_for(database, *migrations, observer=told), method)(3 if method == "roll_back" else 0)
+
+    assert (failed.value.version, failed.value.completed) == (1, ())
+    assert str(failed.value.hint).endswith(KEPT_NOTHING)
+    assert everything(database) == before
+    assert told.done_versions == []
+
+
+ROLLING_BACK = Policy(on_missing=OnMissing.ROLLBACK)
+
+
+def test_rolling_back_what_is_missing_belongs_to_it(database: Path) -> None:
+    runner_for(database, table(1), table(2)).run()
+    before = commits(database)
+
+    done = runner_for(database, table(3), table(4), policy=ROLLING_BACK).run()
+
+    assert versions(done) == [3, 4]
+    assert commits(database) == before + 1
+    assert applied_versions(database) == [3, 4]
+
+
+def test_failure_brings_what_was_missing_back(database: Path) -> None:
+    runner_for(database, table(1), table(2)).run()
+    before = everything(database)
+
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner_for(database, table(1), *numbered("nonsense", first=3), policy=ROLLING_BACK).run()
+
+    assert (failed.value.version, failed.value.completed) == (3, ())
+    assert str(failed.value.hint).endswith(KEPT_NOTHING)
+    assert everything(database) == before
+
+
+def test_one_alone_is_as_ever(database: Path) -> None:
+    before = existing(database)
+
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner_for(database, *numbered("nonsense")).run()
+
+    assert failed.value.completed == ()
+    assert everything(database) == before
+
+
+def test_on_a_callers_connection_too(database: Path) -> None:
+    existing(database)
+    connection = apsw.Connection(str(database))
+    connection.pragma("foreign_keys", 1)
+    with pytest.raises(ExecutionFailedError):
+        runner_for(connection, table(1), *numbered("nonsense", first=2)).run()
+
+    assert (connection.in_transaction, connection.pragma("foreign_keys")) == (False, 1)
+    runner_for(connection, table(1), table(2)).run()
+
+    assert connection.execute("SELECT version FROM _migrations").fetchall() == [(1,), (2,)]
+    connection.close()
+
+
+# What cannot be together
+
+
+@pytest.mark.parametrize("directive", [NO_TRANSACTION, FOREIGN_KEYS], ids=["no-transaction", "foreign-keys"])
+@pytest.mark.parametrize("is_new", [False, True], ids=["", "new database"])
+def test_odd_one_among_others_is_refused_before_anything_runs(
+    database: Path, directive: str, *, is_new: bool
+) -> None:
+    before = [] if is_new else existing(database)
+    odd = Migration(2, "odd", f"{directive}CREATE TABLE a (x)")
+    told = Told()
+    runner = runner_for(database, table(1), odd, table(3), observer=told)
+
+    with pytest.raises(RefusedError) as refused:
+        runner.run()
+
+    name = directive.removeprefix("-- migrated: ").strip()
+    assert refused.value.message == (
+        f'with transaction = "run" 2_odd cannot be applied together with others: it says {name}'
+    )
+    assert (refused.value.version, refused.value.exit_code, refused.value.completed) == (2, 4, ())
+    assert versions(refused.value.offenders) == [2]
+    assert (everything(database), told.events) == (before, [])
+    # As the hint says.
+    for target in (1, 2, 3):
+        assert versions(runner.run_up_to(target)) == [target]
+    assert applied_versions(database) == [1, 2, 3]
+
+
+def test_odd_one_on_the_way_down_is_refused(database: Path) -> None:
+    odd = Migration(2, "odd", "CREATE TABLE a (x)").with_down(f"{NO_TRANSACTION}DROP TABLE a; VACUUM")
+    runner = runner_for(database, table(1), odd, table(3))
+    runner.run()
+    before = everything(database)
+
+    with pytest.raises(RefusedError) as refused:
+        runner.run_to(0)
+
+    assert "2_odd" in refused.value.message
+    assert everything(database) == before
+    assert [versions(runner.roll_back()) for _ in range(3)] == [[3], [2], [1]]
+
+
+def test_all_with_foreign_keys_go_together(database: Path) -> None:
+    existing(database)
+    execute(database, "CREATE TABLE c (t REFERENCES t ON DELETE CASCADE); INSERT INTO c VALUES (1)")
+    before = commits(database)
+
+    runner_for(database, *numbered(f"{FOREIGN_KEYS}DELETE FROM t", f"{FOREIGN_KEYS}CREATE TABLE d (x)")).run()
+
+    assert query(database, "SELECT * FROM c") == []
+    assert commits(database) == before + 1
+
+
+def test_every_odd_one_is_named(database: Path) -> None:
+    odd = [Migration(number, f"odd{number}", f"{NO_TRANSACTION}VACUUM") for number in (2, 4)]
+
+    with pytest.raises(RefusedError) as refused:
+        runner_for(database, table(1), *odd, table(3)).run()
+
+    assert "2_odd2, 4_odd4" in refused.value.message
+    assert versions(refused.value.offenders) == [2, 4]
+    assert everything(database) == []
+
+
+# Stopped, or disturbed
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["", "new database"])
+@pytest.mark.parametrize("mode", TransactionMode)
+def test_stop_before_it_begins_nothing(database: Path, mode: TransactionMode, *, is_new: bool) -> None:
+    before = [] if is_new else existing(database)
+    supervision, told = Supervision(), Told()
+    supervision.stop("told to", math.inf)
+
+    done = runner_for(database, table(1), table(2), mode=mode, supervision=supervision, observer=told).run()
+
+    assert (done, told.events, everything(database)) == ([], [], before)
+
+
+def test_stop_amid_it_lets_all_be_done(database: Path) -> None:
+    existing(database)
+    supervision = Supervision()
+    told = Told({1: lambda: supervision.stop("told to", math.inf)})
+
+    done = runner_for(database, table(1), table(2), supervision=supervision, observer=told).run()
+
+    assert (versions(done), applied_versions(database)) == ([1, 2], [1, 2])
+
+
+def test_stop_amid_a_new_database_keeps_what_is_done(database: Path) -> None:
+    supervision = Supervision()
+    told = Told({2: lambda: supervision.stop("told to", math.inf)})
+    runner = runner_for(
+        database, table(1), table(2), table(3), mode=TransactionMode.EACH, supervision=supervision, observer=told
+    )
+
+    assert versions(runner.run()) == [1, 2]
+    assert (applied_versions(database), told.done_versions) == ([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["", "new database"])
+def test_nothing_is_told_as_done_when_the_commit_fails(database: Path, *, is_new: bool) -> None:
+    before = [] if is_new else existing(database)
+    mode = TransactionMode.EACH if is_new else TransactionMode.RUN
+    reader: list[apsw.Connection] = []
+
+    def read() -> None:
+        reader.append(apsw.Connection(str(database)))
+        reader[0].execute("BEGIN; SELECT * FROM sqlite_schema").fetchall()
+
+    told = Told({1: read})
+    runner = runner_for(database, table(1), table(2), mode=mode, busy_timeout=0.05, observer=told)
+
+    with pytest.raises(DatabaseError) as failed:
+        runner.run()
+    reader[0].close()
+
+    assert (failed.value.code, failed.value.transient, failed.value.completed) == ("SQLITE_BUSY", True, ())
+    assert told.events == [("beginning", 1), ("beginning", 2)]
+    assert everything(database) == before
+    assert versions(runner_for(database, table(1), table(2)).run()) == [1, 2]
+
+
+def test_nothing_is_told_as_done_when_keeping_the_good_ones_fails(database: Path) -> None:
+    reader: list[apsw.Connection] = []
+
+    def read() -> None:
+        reader.append(apsw.Connection(str(database)))
+        reader[0].execute("BEGIN; SELECT * FROM sqlite_schema").fetchall()
+
+    told = Told({2: read})
+
+    with pytest.raises(MigrationError) as failed:
+        runner_for(
+            database,
+            table(1),
+            *numbered("nonsense", first=2),
+            mode=TransactionMode.EACH,
+            busy_timeout=0.05,
+            observer=told,
+        ).run()
+    reader[0].close()
+
+    assert failed.value.completed == ()
+    assert (everything(database), told.done_versions) == ([], [])
+
+
+def test_what_another_applied_meanwhile_is_seen(database: Path) -> None:
+    existing(database)
+    other = apsw.Connection(str(database))
+    other.execute(
+        "BEGIN IMMEDIATE; CREATE TABLE t1 (x); INSERT INTO _migrations VALUES (1, 'm1', ?, '2024-01-01', 0)",
+        (table(1).checksum,),
+    ).fetchall()
+
+    class Waiting(Supervision):
+        def beat(self) -> None:
+            if other.in_transaction:
+                other.execute("COMMIT").fetchall()
+
+    done = runner_for(database, table(1), table(2), table(3), supervision=Waiting()).run()
+    other.close()
+
+    assert (versions(done), applied_versions(database)) == ([2, 3], [1, 2, 3])
+
+
+# A new database
+
+
+def test_new_database_takes_one_transaction(database: Path) -> None:
+    told = Told()
+
+    done = runner_for(database, *map(table, range(1, 21)), mode=TransactionMode.EACH, observer=told).run()
+
+    assert versions(done) == list(range(1, 21))
+    assert commits(database) == 1
+    assert told.events == [
+        *(("beginning", number) for number in range(1, 21)),
+        *(("done", number) for number in range(1, 21)),
+    ]
+
+
+def test_empty_file_is_a_new_database(database: Path) -> None:
+    database.touch()
+
+    runner_for(database, table(1), table(2), mode=TransactionMode.EACH).run()
+
+    assert commits(database) == 1
+
+
+def test_database_with_anything_in_it_is_not_new(database: Path) -> None:
+    execute(database, "CREATE VIEW v AS SELECT 1")
+    before = commits(database)
+
+    runner_for(database, table(1), table(2), mode=TransactionMode.EACH).run()
+
+    assert commits(database) == before + 2
+
+
+def test_what_is_told_as_done_is_there(database: Path) -> None:
+    seen: list[object] = []
+
+    class Looking(Observer):
+        def done(self, done: Done, direction: MigrationDirection) -> None:
+            seen.append(applied_versions(database))
+
+    runner_for(database, table(1), table(2), mode=TransactionMode.EACH, observer=Looking()).run()
+
+    assert seen == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_good_ones_before_a_failing_one_are_kept(database: Path, failure: str, number: int) -> None:
+    texts = [GROUND, "INSERT INTO t VALUES (2, 'two')", "INSERT INTO t VALUES (3, 'three')"]
+    texts.insert(number, FAILURES[failure])
+    told = Told()
+
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner_for(database, *numbered(*texts), mode=TransactionMode.EACH, observer=told).run()
+
+    good = list(range(1, number + 1))
+    assert (failed.value.version, versions(failed.value.completed)) == (number + 1, good)
+    assert KEPT_NOTHING not in str(failed.value)
+    assert applied_versions(database) == good
+    assert query(database, "SELECT version FROM _migrations_history") == [(version,) for version in good]
+    assert query(database, "SELECT id FROM t") == [(version,) for version in good]
+    assert [row[1] for row in schema(database) if row[0] == "table"] == ["t"]
+    assert told.done_versions == good
+
+
+def test_failure_is_told_once_with_its_place(database: Path) -> None:
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner_for(database, *numbered(GROUND, FAILURES["OR ROLLBACK"]), mode=TransactionMode.EACH).run()
+
+    assert (failed.value.line, failed.value.column, failed.value.code) == (2, 1, "SQLITE_CONSTRAINT_UNIQUE")
+    assert failed.value.message == "UNIQUE constraint failed: x.a"
+
+
+LOOK = (
+    "CREATE TABLE seen{} AS SELECT 'A' LIKE 'a' AS x, (SELECT count(*) FROM sqlite_temp_schema) AS y,"
+    " (SELECT foreign_keys FROM pragma_foreign_keys) AS z"
+)
+
+
+@pytest.mark.parametrize("trace", ["PRAGMA case_sensitive_like = ON", "CREATE TEMP TABLE passing (x)"])
+def test_traces_of_one_are_not_met_by_the_next(database: Path, trace: str) -> None:
+    texts = [LOOK.format(1), f"{trace}; {LOOK.format(2)}", LOOK.format(3), LOOK.format(4)]
+
+    runner_for(database, *numbered(*texts), mode=TransactionMode.EACH).run()
+
+    assert query(database, "SELECT * FROM seen1, seen3, seen4") == [(1, 0, 0) * 3]
+    assert query(database, "SELECT * FROM seen2") != [(1, 0, 0)]
+    # The first two, and the others.
+    assert commits(database) == 2
+
+
+def test_setting_of_one_that_takes_the_batch_with_it_is_not_met_by_those_done_again(database: Path) -> None:
+    texts = [LOOK.format(1), f"PRAGMA case_sensitive_like = ON; {FAILURES['OR ROLLBACK']}"]
+
+    with pytest.raises(ExecutionFailedError):
+        runner_for(database, *numbered(*texts), mode=TransactionMode.EACH).run()
+
+    assert query(database, "SELECT * FROM seen1") == [(1, 0, 0)]
+
+
+def test_those_with_directives_work_in_the_middle(database: Path) -> None:
+    texts = [
+        "CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1), (2)",
+        "CREATE TABLE c (p REFERENCES p ON DELETE CASCADE); INSERT INTO c VALUES (1), (2)",
+        f"{NO_TRANSACTION}PRAGMA page_size = 8192; VACUUM; PRAGMA journal_mode = WAL",
+        "INSERT INTO p VALUES (3)",
+        f"{FOREIGN_KEYS}DELETE FROM p WHERE id = 1",
+        "DROP TABLE p; CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (2)",
+    ]
+    told = Told()
+
+    runner_for(database, *numbered(*texts), mode=TransactionMode.EACH, observer=told).run()
+
+    assert query(database, "SELECT * FROM pragma_page_size, pragma_journal_mode") == [(8192, "wal")]
+    assert query(database, "SELECT * FROM c") == [(2,)]
+    assert told.done_versions == [1, 2, 3, 4, 5, 6]
+    assert applied_versions(database) == [1, 2, 3, 4, 5, 6]
+
+
+def test_directive_on_the_very_first_works(database: Path) -> None:
+    texts = [f"{NO_TRANSACTION}PRAGMA page_size = 512; VACUUM", GROUND, "INSERT INTO t VALUES (2, 'two')"]
+
+    runner_for(database, *numbered(*texts), mode=TransactionMode.EACH).run()
+
+    assert query(database, "SELECT count(*), page_size FROM t, pragma_page_size") == [(2, 512)]
+
+
+# Whatever the order
+
+KINDS = {
+    "good": "",
+    "also good": "INSERT INTO seen{} VALUES (7, 7, 7);",
+    "pragma": "PRAGMA case_sensitive_like = ON;",
+    "temporary": "CREATE TEMP TABLE passing (x);",
+    "no transaction": "VACUUM; INSERT INTO seen{} VALUES (8, 8, 8);",
+    "foreign keys": "SELECT 1;",
+}
+BAD_KINDS = {
+    "failing": "nonsense",
+    "destroying": "CREATE UNIQUE INDEX u{0} ON seen{0} (x); INSERT OR ROLLBACK INTO seen{0} SELECT * FROM seen{0}",
+    "destroying with a pragma": "PRAGMA case_sensitive_like = ON; CREATE UNIQUE INDEX u{0} ON seen{0} (x);"
+    "INSERT OR ROLLBACK INTO seen{0} SELECT * FROM seen{0}",
+    "violating": "CREATE TABLE p{0} (id INTEGER PRIMARY KEY); CREATE TABLE c{0} (x REFERENCES p{0});"
+    "INSERT INTO c{0} VALUES (99)",
+    "no transaction failing": "VACUUM; nonsense",
+    "foreign keys failing": "SELECT 1; nonsense",
+}
+
+
+def drawn(version: int, kind: str) -> Migration:
+    top = NO_TRANSACTION if kind.startswith("no trans") else FOREIGN_KEYS if kind.startswith("foreign") else ""
+    text = (KINDS | BAD_KINDS)[kind].format(version)
+    return Migration(version, f"m{version}", f"{top}{LOOK.format(version)}; {text}")
+
+
+def outcome(database: Path, migrations: list[Migration]) -> list[object]:
+    """All that a run comes to, but for times."""
+    told = Told()
+    runner = runner_for(database, *migrations, mode=TransactionMode.EACH, observer=told)
+    try:
+        done, error = versions(runner.run()), ""
+    except MigrationError as failed:
+        done, error = versions(failed.completed), str(failed)
+    tables = [row[1] for row in schema(database) if row[0] == "table"]
+    return [
+        done,
+        error,
+        told.done_versions,
+        schema(database),
+        [(name, query(database, f"SELECT * FROM {name}")) for name in tables],
+        query(database, "SELECT version, name, checksum FROM _migrations"),
+        query(database, "SELECT action, version, rows_changed, statement, statements FROM _migrations_history"),
+        [status.state for status in runner.statuses()],
+    ]
+
+
+@settings(max_examples=80, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@given(good=st.lists(st.sampled_from([*KINDS]), min_size=1, max_size=6), bad=st.sampled_from([*BAD_KINDS, None]))
+@example(good=["good", "also good"], bad="destroying with a pragma")
+def test_new_database_comes_to_what_each_alone_comes_to(good: list[str], bad: str | None) -> None:
+    migrations = [drawn(version, kind) for version, kind in enumerate([*good, *([bad] if bad else []), "good"], 1)]
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as home:
+        one, other = Path(home, "new.db"), Path(home, "other.db")
+        MigrationRunner(other).init()
+
+        expected = outcome(other, migrations)
+        if expected[5]:
+            assert outcome(one, migrations) == expected
+        else:
+            # Without anything applied there is not even a record.
+            with pytest.raises(MigrationError) as failed:
+                runner_for(one, *migrations, mode=TransactionMode.EACH).run()
+            assert str(failed.value) == expected[1]
+
+
+# As configured
+
+
+def test_configuration_asks_for_it(tmp_path: Path, migrations: Path, database: Path) -> None:
+    (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["app.db"]\ntransaction = "run"\n')
+    before = existing(database)
+    changes = commits(database)
+    write_migration(migrations, 1)
+    write_migration(migrations, 2, up="CREATE TABLE x (a);\nnonsense;")
+
+    failed = migrated(tmp_path, "up")
+
+    assert failed.returncode == 1
+    lines = log_lines(failed.stderr)
+    assert [line["event"] for line in lines if line["event"].startswith("migration.")] == [
+        "migration.applying",
+        "migration.applying",
+        "migration.failed",
+    ]
+    assert lines[-1]["event"] == "run.finished"
+    assert (lines[-1]["applied"], lines[-1]["pending"], lines[-1]["outcome"]) == (0, 2, "failed")
+    assert KEPT_NOTHING in lines[-2]["hint"]
+    assert everything(database) == before
+
+    write_migration(migrations, 2)
+    assert migrated(tmp_path, "up").returncode == 0
+    assert (applied_versions(database), commits(database)) == ([1, 2], changes + 1)
+
+
+def test_log_tells_nothing_as_applied_that_could_not_be_committed(
+    tmp_path: Path, migrations: Path, database: Path
+) -> None:
+    (tmp_path / "migrated.toml").write_text(
+        '[[target]]\ndatabases = ["app.db"]\ntransaction = "run"\nbusy_timeout = "100ms"\n'
+    )
+    before = existing(database)
+    write_migration(migrations, 1)
+    write_migration(migrations, 2)
+    reader = apsw.Connection(str(database))
+    reader.execute("BEGIN; SELECT * FROM t").fetchall()
+
+    failed = migrated(tmp_path, "up")
+    reader.close()
+
+    assert failed.returncode == 6
+    told = [line["event"] for line in log_lines(failed.stderr)]
+    assert "migration.applied" not in told
+    assert told[-2:] == ["database.unavailable", "run.finished"]
+    assert everything(database) == before
+
+
+def test_mixture_is_refused_by_the_program_with_its_name(tmp_path: Path, migrations: Path, database: Path) -> None:
+    (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["app.db"]\ntransaction = "run"\n')
+    before = existing(database)
+    write_migration(migrations, 1)
+    write_migration(migrations, 2, "odd", up=f"{NO_TRANSACTION}VACUUM;")
+
+    refused = migrated(tmp_path, "up")
+
+    assert refused.returncode == 4
+    assert "2_odd cannot be applied together with others: it says no-transaction" in refused.stderr
+    assert everything(database) == before
+    assert [migrated(tmp_path, "up", "--to", version).returncode for version in "12"] == [0, 0]
