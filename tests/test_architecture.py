@@ -47,8 +47,10 @@ INNER_FLOORS = {
     "sqlite": [
         ["database"],
         ["session"],
-        ["piecewise", "step", "preparing", "restoring"],
+        ["piecewise", "step", "preparing", "restoring", "comparing"],
         ["failures", "checks", "snapshots", "rewriting"],
+        ["shelf"],
+        ["copying"],
         ["script", "history", "oversight"],
         ["ledger"],
         ["guard", "foreign_keys", "belongings", "connection", "space", "preflight"],

@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> int:
     config = options.configuration(arguments)
     found = _find(config, arguments.id)
     if arguments.dry_run:
-        _show_losses(found.database, found.snapshot)
+        _show_losses(*found)
         return 0
     from migrated.cli.worker import in_worker
 
@@ -65,18 +65,21 @@ def _find(config: "Config", identifier: str) -> "_Found":
     return found[0]
 
 
-def _show_losses(database: "DatabasePath", snapshot: Snapshot) -> None:
-    from migrated.sqlite import restoring
+def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot) -> None:
+    from migrated.sqlite.comparing import lost_by_restoring
+    from migrated.sqlite.connection import Patience
+    from migrated.supervision import Supervision
 
-    losses = restoring.lost_by_restoring(snapshot, database.path)
+    losses = lost_by_restoring(snapshot, database.path, Patience(target.busy_timeout, Supervision()))
     when = snapshot.taken_at.strftime("%Y-%m-%d %H:%M:%S")
     print(f"{database.name}: everything written since {when} UTC would be lost (and kept as a snapshot)")
     for migration in losses.migrations:
         print(f"  no longer applied: {migration.label}")
-    for name in losses.tables:
-        print(f"  no longer there: {name}")
-    for table, now, then in losses.rows:
-        print(f"  rows of {table}: {now} now, {then} in the snapshot")
+    for kind, names in (("table", losses.tables), ("view", losses.views)):
+        for name in names:
+            print(f"  no longer there: {kind} {name}")
+    for rows in losses.rows:
+        print(f"  rows of {rows.table}: {rows.now} now, {rows.then} in the snapshot")
 
 
 def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "Supervision") -> int:

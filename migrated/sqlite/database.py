@@ -10,7 +10,7 @@ from migrated.backend import Observer
 from migrated.errors import DatabaseError
 from migrated.model import AppliedMigration, Migration, Snapshot, Unfinished
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
-from migrated.sqlite import history, ledger, preflight, restoring, snapshots
+from migrated.sqlite import history, ledger, preflight, snapshots
 from migrated.sqlite.connection import (
     Patience,
     borrowed,
@@ -106,8 +106,11 @@ class SqliteDatabase:
 
         Raises `DatabaseError`; the file is as before then.
         """
+        # Imported here: the commands that only read start sooner without it.
+        from migrated.sqlite.restoring import restore
+
         keeper = self._keeper(observer)
-        restoring.restore(
+        restore(
             snapshot,
             self.name,
             keep=lambda: self._keep_before_restore(keeper, snapshot),

@@ -1,50 +1,32 @@
-"""Putting a snapshot back into the live file of a database."""
+"""Put a snapshot's content back into the live database, under the eyes of the applications that have it open."""
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import apsw
 
 from migrated.errors import DatabaseError
-from migrated.model import AppliedMigration, Snapshot
-from migrated.sqlite import ledger
-from migrated.sqlite.connection import (
-    Patience,
-    environment_errors,
-    is_absent_or_empty,
-    open_for_reading,
-    result_name,
-)
-from migrated.sqlite.guard import LEDGER_PREFIX
-from migrated.sqlite.snapshots import (
-    PAGES_A_STEP,
-    backup_into,
-    copy_pages,
-    discard_parts,
+from migrated.model import Snapshot
+from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_migrating
+from migrated.sqlite.copying import (
+    backing_up,
+    be_like,
+    copy_to,
+    copying_errors,
+    damage,
+    file_errors,
+    nothing,
     open_immutable,
-    open_to_be_filled,
-    part_file,
-    require_sound,
+    sync_directory,
+    take_steps,
 )
+from migrated.sqlite.shelf import new_part
+from migrated.sqlite.snapshots import DAMAGED
 from migrated.sqlite.space import require_free
-from migrated.supervision import Supervision
 
 _MARGIN = 1_000_000
-_COPIES = 3
-_PATIENCE_SECONDS = 30.0
-_DAMAGED = {"SNAPSHOT_DAMAGED", "SQLITE_CORRUPT", "SQLITE_NOTADB"}
-_MOVE_AWAY = "move it (and what lies beside it: -wal, -shm, -journal) away and restore again: it is made anew then"
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """What a database has that a snapshot of it has not; `rows` are (table, rows now, rows then)."""
-
-    migrations: list[AppliedMigration]
-    tables: list[str]
-    rows: list[tuple[str, int, int]]
+_OF_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", DAMAGED)
 
 
 def restore(
@@ -54,160 +36,184 @@ def restore(
     keep: Callable[[], None],
     record: Callable[[apsw.Connection], None],
     patience: Patience,
-    step: Callable[[], None],
+    step: Callable[[], None] = nothing,
 ) -> None:
-    """Make the content of a database that of a snapshot, in one transaction on the live file.
+    """Make the content of `database` that of `snapshot`, in one transaction of the same file.
 
-    `record` writes to a copy of the snapshot first, so that what is restored and the record of it arrive
-    together. `keep` is called, if there is anything to keep, while nobody else can write. `step` is called now and
-    then, and may raise until the live file is written to. Raises `DatabaseError`, the file being as before then.
+    `record` is given a private copy of the snapshot, in a transaction, and writes there what is to be remembered:
+    it arrives together with the content. `keep` is called once nobody else can write any more; everybody can still
+    read. It is not called where the file is missing or empty, which is then made. Applications see the old content
+    or the new, or a busy database; the journal mode stays. In rollback-journal mode readers are waited for, as
+    long as `patience` lasts, and new ones are kept out until the end.
+
+    The caller holds the lock of the directory. Raises `DatabaseError`, and whatever `keep`, `record` and `step`
+    raise: the database is as it was then, and no file is left behind.
     """
-    is_new = is_absent_or_empty(database)
-    size = snapshot.size + (0 if is_new else os.path.getsize(database))
-    require_free(os.path.dirname(snapshot.path), _COPIES * size + _MARGIN, "there is no room to restore", database)
-    discard_parts(database)
-    with (
-        part_file(database, f"{snapshot.path}.restoring") as part,
-        environment_errors(database),
-        contextlib.closing(_working_copy(snapshot, database, part, step)) as copy,
-    ):
-        copy.execute("BEGIN")
-        record(copy)
-        copy.execute("COMMIT")
-        if is_new:
-            _make(database, copy, snapshot, step)
-        else:
-            _overwrite(database, copy, keep, patience, step)
+    with new_part(database) as part:
+        _require_room(snapshot, database, part)
+        with (
+            _private_copy(snapshot, database, part, step) as (copy, was_wal),
+            _made_if_missing(snapshot, database),
+        ):
+            _record(copy, part, database, record)
+            _put_back(copy, database, keep, patience, step, to_wal=was_wal)
 
 
-def lost_by_restoring(snapshot: Snapshot, database: str) -> Losses:
-    """Compare, changing nothing. Raises `DatabaseError`."""
-    if is_absent_or_empty(database):
-        return Losses([], [], [])
-    with environment_errors(database), contextlib.ExitStack() as stack:
-        now = open_for_reading(database, Patience(_PATIENCE_SECONDS, Supervision()))
-        stack.callback(now.close)
-        then = open_immutable(snapshot.path)
-        stack.callback(then.close)
-        kept = {entry.version for entry in ledger.read(then, database)}
-        migrations = [entry for entry in ledger.read(now, database) if entry.version not in kept]
-        rows_now, rows_then = dict(_rows(now)), dict(_rows(then))
-        changed = [
-            (table, count, rows_then[table])
-            for table, count in rows_now.items()
-            if table in rows_then and count != rows_then[table]
-        ]
-        return Losses(migrations, sorted(_names(now) - _names(then)), changed)
+def _require_room(snapshot: Snapshot, database: str, part: str) -> None:
+    with file_errors(database):
+        live_size = 0 if is_absent_or_empty(database) else os.stat(database).st_size
+    # The private copy and the copy of what is there, and the journal or the log of the change itself.
+    needed = 2 * snapshot.size + live_size + _MARGIN
+    require_free(os.path.dirname(part), needed, "restoring a snapshot", database)
 
 
-def _working_copy(snapshot: Snapshot, database: str, part: str, step: Callable[[], None]) -> apsw.Connection:
-    require_sound(snapshot.path, database, "SNAPSHOT_DAMAGED", "the snapshot itself is damaged; use another one")
-    copy = open_to_be_filled(part)
-    try:
+@contextlib.contextmanager
+def _private_copy(
+    snapshot: Snapshot, database: str, part: str, step: Callable[[], None]
+) -> Iterator[tuple[apsw.Connection, bool]]:
+    """A copy of the snapshot that may be written to, and whether the snapshot is in WAL mode."""
+    if not os.path.exists(snapshot.path):
+        raise DatabaseError(
+            f"the snapshot {snapshot.id} is gone", database=database, hint="choose another; nothing was changed"
+        )
+    with copying_errors(database, part):
         with contextlib.closing(open_immutable(snapshot.path)) as source:
-            copy_pages(source, copy, step)
-        # The copy of a database in WAL mode says that it is in that mode too.
-        copy.pragma("locking_mode", "exclusive")
-        copy.pragma("journal_mode", "memory")
-    except BaseException:
-        copy.close()
-        raise
-    return copy
+            copy_to(part, source, database, step)
+        fault = damage(part, step)
+        if fault:
+            raise DatabaseError(
+                f"the snapshot {snapshot.id} is damaged: {fault}",
+                database=database,
+                code=DAMAGED,
+                hint="choose another; nothing was changed",
+            )
+        copy = apsw.Connection(part)
+    with contextlib.closing(copy):
+        with copying_errors(database, part):
+            # The mark of WAL mode must go: it would be copied.
+            was_wal = copy.pragma("journal_mode") == "wal"
+            copy.pragma("journal_mode", "memory")
+            copy.pragma("synchronous", "off")
+        yield copy, was_wal
 
 
-def _make(database: str, copy: apsw.Connection, snapshot: Snapshot, step: Callable[[], None]) -> None:
-    """Make the file anew, for whom the snapshot belongs to."""
-    status = os.stat(snapshot.path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(database)
-    os.close(os.open(database, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, status.st_mode & 0o666))
+def _record(copy: apsw.Connection, part: str, database: str, record: Callable[[apsw.Connection], None]) -> None:
+    with environment_errors(database), copy:
+        record(copy)
+    # Of a file without a name nothing is left behind, however this process ends. `keep` makes a copy too, and
+    # removes all unfinished ones before.
+    with file_errors(database):
+        os.unlink(part)
+
+
+@contextlib.contextmanager
+def _made_if_missing(snapshot: Snapshot, database: str) -> Iterator[None]:
+    """Make an empty file where there is none, with the snapshot's owner and mode; removed if it stays empty."""
+    path = os.path.realpath(database)
+    with file_errors(database):
+        made = _make(path, os.stat(snapshot.path))
     try:
-        if os.geteuid() == 0:
-            os.chown(database, status.st_uid, status.st_gid)
-        with contextlib.closing(apsw.Connection(os.path.abspath(database))) as live:
-            live.pragma("synchronous", "EXTRA")
-            copy_pages(copy, live, step)
-    except BaseException:
-        os.unlink(database)
-        raise
+        yield
+    finally:
+        if made and is_absent_or_empty(path):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
-def _overwrite(
-    database: str,
+def _make(path: str, like: os.stat_result) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    try:
+        be_like(descriptor, like)
+    finally:
+        os.close(descriptor)
+    sync_directory(os.path.dirname(path))
+    return True
+
+
+def _put_back(
     copy: apsw.Connection,
+    database: str,
     keep: Callable[[], None],
     patience: Patience,
     step: Callable[[], None],
+    *,
+    to_wal: bool,
 ) -> None:
-    live = apsw.Connection(os.path.abspath(database), flags=apsw.SQLITE_OPEN_READWRITE)
-    with contextlib.closing(live), _damage_told(database):
-        live.set_busy_handler(patience)
-        live.pragma("synchronous", "EXTRA")
-        is_wal = live.pragma("journal_mode") == "wal"
+    with (
+        _damage_explained(database),
+        contextlib.closing(open_for_migrating(database, patience, create=True)) as live,
+        environment_errors(database),
+    ):
+        if live.pragma("journal_mode") == "wal":
+            _overwrite_in_wal(live, copy, database, keep, step)
+        elif _overwrite(live, copy, keep, step) and to_wal:
+            with contextlib.suppress(apsw.BusyError):
+                live.pragma("journal_mode", "wal")
+
+
+def _overwrite_in_wal(
+    live: apsw.Connection,
+    copy: apsw.Connection,
+    database: str,
+    keep: Callable[[], None],
+    step: Callable[[], None],
+) -> None:
+    sizes = live.pragma("page_size"), copy.pragma("page_size")
+    with backing_up(copy, live) as backup:
         try:
-            with _locked(live, copy, patience, is_wal=is_wal) as backup:
-                keep()
-                step()
-                patience.must_finish = True
-                while not backup.done:
-                    patience.retry(lambda: backup.step(PAGES_A_STEP))
+            # No page yet, but the write lock: readers go on until the end, and beyond.
+            backup.step(0)
         except apsw.ReadOnlyError as error:
-            raise DatabaseError(
-                "the snapshot has another page size than the database, which cannot change in WAL mode",
-                database=database,
-                code="PAGE_SIZE",
-                hint=f"stop the applications and set PRAGMA journal_mode = delete first; or {_MOVE_AWAY}",
-            ) from error
-        finally:
-            patience.must_finish = False
+            if sizes[0] == sizes[1]:
+                raise
+            raise _other_pages(database, *sizes) from error
+        keep()
+        take_steps(backup, copy, step)
+    # The log has the whole content now; what is left in it is the next writer's to empty.
+    with contextlib.suppress(apsw.Error):
+        live.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-@contextlib.contextmanager
-def _locked(
-    live: apsw.Connection, copy: apsw.Connection, patience: Patience, *, is_wal: bool
-) -> Iterator[apsw.Backup]:
-    """Keep everybody else from writing to the live file, but readers not, until the backup into it begins."""
-    if is_wal:
-        # The backup's first step takes the write lock, also when it copies no page.
-        with backup_into(live, copy) as backup:
-            patience.retry(lambda: backup.step(0))
-            yield backup
-        return
-    # There, that step would shut out readers too, and so us who want to keep the content. But in exclusive mode a
-    # connection keeps the lock that a transaction took.
+def _overwrite(
+    live: apsw.Connection, copy: apsw.Connection, keep: Callable[[], None], step: Callable[[], None]
+) -> bool:
+    """Return whether there was nothing before."""
+    # A backup's own lock would shut readers out, `keep` among them. In exclusive mode the lock of a transaction
+    # outlasts it; COMMIT would take the lock that shuts out, even when nothing was written.
     live.pragma("locking_mode", "exclusive")
     live.execute("BEGIN IMMEDIATE; ROLLBACK").fetchall()
+    was_empty = not live.pragma("page_count")
+    # From the next transaction's end on: so that the journal of the backup is deleted, and not only emptied.
     live.pragma("locking_mode", "normal")
-    with backup_into(live, copy) as backup:
-        yield backup
+    if not was_empty:
+        keep()
+    with backing_up(copy, live) as backup:
+        take_steps(backup, copy, step)
+    return was_empty
+
+
+def _other_pages(database: str, there: int, here: int) -> DatabaseError:
+    return DatabaseError(
+        f"the database has pages of {there} bytes and the snapshot of {here}, which cannot be changed in WAL mode",
+        database=database,
+        code="PAGE_SIZE",
+        hint="nothing was changed; end the applications, set PRAGMA journal_mode = delete, and restore again",
+    )
 
 
 @contextlib.contextmanager
-def _damage_told(database: str) -> Iterator[None]:
+def _damage_explained(database: str) -> Iterator[None]:
     try:
         yield
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise DatabaseError(
-            f"what is there cannot be kept: {error}", database=database, code=result_name(error), hint=_MOVE_AWAY
-        ) from error
     except DatabaseError as error:
-        if error.code in _DAMAGED:
-            error.hint = _MOVE_AWAY
-        raise
-
-
-def _names(connection: apsw.Connection) -> set[str]:
-    return {
-        f"{kind} {name}"
-        for kind, name in connection.execute(
-            "SELECT type, name FROM main.sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite%'"
-        )
-    }
-
-
-def _rows(connection: apsw.Connection) -> Iterator[tuple[str, int]]:
-    tables = connection.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
-    for (name,) in tables.fetchall():
-        if not str(name).lower().startswith(("sqlite_", LEDGER_PREFIX)):
-            quoted = str(name).replace('"', '""')
-            yield str(name), int(connection.execute(f'SELECT count(*) FROM main."{quoted}"').get)
+        if not error.code.startswith(_OF_DAMAGE):
+            raise
+        raise DatabaseError(
+            f"the database cannot be restored in its place, for it cannot be kept: {error.message}",
+            database=database,
+            code=error.code,
+            hint="move the file away, with its -wal and its -journal, and restore again: it is then made anew",
+        ) from error

@@ -39,7 +39,9 @@ def require_room(connection: apsw.Connection, step: Step, database: str) -> None
         for table, count in copies.items()
     )
     if needed:
-        require_free(directory, needed + _MARGIN, f"{step.migration.label} writes whole tables anew", database)
+        require_free(
+            directory, needed + _MARGIN, f"{step.migration.label}, which writes whole tables anew,", database
+        )
 
 
 def rewritten(sql: str) -> dict[str, int]:

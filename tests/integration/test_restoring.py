@@ -1,393 +1,626 @@
-"""Putting a snapshot back into a live database."""
+"""Restoring beside applications that have the database open: the old content or the new, never a mixture."""
 
 import os
-import stat
-from collections.abc import Callable
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
 import pytest
-from integration.children import Children, line_from, run_script, tell
-from integration.test_snapshots import GROUND, WRITER, names, runner_for, take
-from support import applied_versions, everything, execute, query
+from daemon_process import require
+from integration.children import Children, run_script
+from integration.snapshot_support import (
+    JOURNALS,
+    Application,
+    add,
+    fill,
+    names,
+    rows_of_copy,
+    spoil,
+    taken,
+)
+from support import ROOT, everything, execute, query
 
-from migrated import DatabaseError, Migration, MigrationRunner, SnapshotPolicy, Supervision
+from migrated.errors import DatabaseError
+from migrated.locks import APPLYING, holding
 from migrated.model import Snapshot
-from migrated.sqlite import restoring, snapshots
+from migrated.sqlite.comparing import Loss, RowCount, lost_by_restoring
 from migrated.sqlite.connection import Patience
+from migrated.sqlite.copying import nothing
+from migrated.sqlite.restoring import restore
+from migrated.sqlite.snapshots import listed, take
+from migrated.supervision import Supervision
 
-WRONG = "DELETE FROM t; DROP TABLE keep; CREATE TABLE wrong (x)"
-
-# An application that has the database open all the time: it says what it sees, once for each line that it gets.
-APPLICATION = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=10, isolation_level=None)
-for line in sys.stdin:
-    try:
-        print(connection.execute("SELECT count(*) FROM t").fetchone()[0], flush=True)
-    except sqlite3.Error as error:
-        print(error, flush=True)
-"""
-READER = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
-connection.execute("BEGIN")
-print(connection.execute("SELECT count(*) FROM t").fetchone()[0], flush=True)
-sys.stdin.readline()
-connection.execute("COMMIT")
-print("let go", flush=True)
-"""
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
+RECORD = "CREATE TABLE record (what); INSERT INTO record VALUES ('restored')"
 
 
-@pytest.fixture(params=["delete", "wal"])
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(autouse=True)
+def _locked(database: Path) -> Iterator[None]:
+    with holding(str(database), APPLYING, 0):
+        yield
 
 
-@pytest.fixture
-def spoilt(database: Path, mode: str) -> Path:
-    """A database that migration 2 has spoilt, with a snapshot from before that."""
-    execute(database, f"PRAGMA journal_mode = {mode}")
-    runner_for(database, f"{GROUND} CREATE TABLE keep (x); INSERT INTO keep VALUES (1)").run()
-    runner_for(database, f"{GROUND} CREATE TABLE keep (x); INSERT INTO keep VALUES (1)", WRONG).run()
-    return database
+def patience(seconds: float = 5) -> Patience:
+    return Patience(seconds, Supervision())
 
 
-def first(database: Path) -> Snapshot:
-    return snapshots.listed(str(database))[0]
+def record(copy: apsw.Connection) -> None:
+    assert copy.in_transaction
+    copy.execute(RECORD).fetchall()
 
 
-def nothing(*_: object) -> None:
-    pass
+class Kept:
+    """Keeps what is there before it is replaced, as the caller of `restore` does; does something else besides."""
+
+    def __init__(self, database: Path, beside: Callable[[], object] = nothing) -> None:
+        self._database = database
+        self._beside = beside
+        self.snapshots: list[Snapshot] = []
+
+    def __call__(self) -> None:
+        self.snapshots.append(take(str(self._database), reason="before-restore", version=2, keep=9))
+        self._beside()
 
 
-def restore(
-    database: Path,
-    snapshot: Snapshot,
-    *,
-    keep: Callable[[], None] = nothing,
-    record: Callable[[apsw.Connection], None] = nothing,
-    step: Callable[[], None] = nothing,
-    timeout: float = 5.0,
-) -> None:
-    """Restore by the room's own function, with callbacks of the test's."""
-    patience = Patience(timeout, Supervision())
-    restoring.restore(snapshot, str(database), keep=keep, record=record, patience=patience, step=step)
+def put_back(snapshot: Snapshot, database: Path, keep: Callable[[], None] = nothing, **rest: object) -> None:
+    arguments: dict[str, object] = {"keep": keep, "record": record, "patience": patience(), **rest}
+    restore(snapshot, str(database), **arguments)  # type: ignore[arg-type] # passed on
 
 
-def contents(database: Path | str) -> list[tuple[object, ...]]:
-    """Everything but the history, which a restoring adds to."""
-    return [row for row in everything(database) if row[0] != "_migrations_history"]
+def ground(database: Path, journal: str, megabytes: float = 0.3) -> Snapshot:
+    """A database that has moved on since its snapshot: four rows more, and a table."""
+    fill(database, journal, megabytes)
+    snapshot = taken(database)
+    execute(database, f"{add(4)}; CREATE TABLE since (x)")
+    return snapshot
 
 
-# What comes back
-
-
-def test_content_comes_back_in_the_same_file(spoilt: Path, mode: str) -> None:
-    snapshot, inode = first(spoilt), spoilt.stat().st_ino
-
-    MigrationRunner(spoilt).restore(snapshot, reason="wrong")
-
-    assert contents(spoilt) == contents(snapshot.path)
-    assert applied_versions(spoilt) == [1]
-    assert spoilt.stat().st_ino == inode
-    assert query(spoilt, "PRAGMA journal_mode") == [(mode,)]
-    assert query(spoilt, "PRAGMA integrity_check") == [("ok",)]
-
-
-def test_runner_lists_what_there_is_to_go_back_to(spoilt: Path) -> None:
-    assert MigrationRunner(spoilt).snapshots() == snapshots.listed(str(spoilt)) != []
-    assert MigrationRunner(":memory:").snapshots() == []
-
-
-def test_it_is_recorded_in_the_history(spoilt: Path) -> None:
-    snapshot = first(spoilt)
-
-    MigrationRunner(spoilt).restore(snapshot, reason="migration 2 was wrong")
-
-    columns = "action, version, name, reason, pid"
-    rows = query(spoilt, f"SELECT {columns} FROM _migrations_history ORDER BY id")
-    assert [row[0] for row in rows] == ["apply", "restore"]
-    assert rows[1] == ("restore", 1, snapshot.id, "migration 2 was wrong", os.getpid())
-
-
-def test_what_was_there_is_kept_and_can_be_restored_in_turn(spoilt: Path) -> None:
-    before = everything(spoilt)
-    MigrationRunner(spoilt).restore(first(spoilt))
-
-    *_, kept = snapshots.listed(str(spoilt))
-    assert (kept.reason, kept.version) == ("before-restore", 2)
-    assert everything(kept.path) == before
-    MigrationRunner(spoilt).restore(kept)
-    assert [row for row in before if row[0] != "_migrations_history"] == contents(spoilt)
-
-
-def test_what_the_snapshot_has_not_is_pending_again(spoilt: Path) -> None:
-    MigrationRunner(spoilt).restore(first(spoilt))
-    runner = runner_for(
-        spoilt, f"{GROUND} CREATE TABLE keep (x); INSERT INTO keep VALUES (1)", "CREATE TABLE b (x)"
-    )
-
-    assert [migration.version for migration in runner.pending()] == [2]
-    assert [entry.version for entry in runner.run()] == [2]
-
-
-def test_oldest_one_is_there_still_after_it_was_restored(spoilt: Path) -> None:
-    oldest = first(spoilt)
-
-    MigrationRunner(spoilt, snapshots=SnapshotPolicy(keep=1)).restore(oldest)
-
-    assert [each.reason for each in snapshots.listed(str(spoilt))] == ["before-run", "before-restore"]
-    assert first(spoilt) == oldest
-
-
-def test_migration_that_stopped_half_way_is_settled_by_it(database: Path) -> None:
-    runner = runner_for(database, GROUND)
-    runner.run()
-    runner.add_migration(
-        Migration(2, "half", "-- migrated: no-transaction\nDELETE FROM t; INSERT INTO nowhere VALUES (1)")
-    )
-    with pytest.raises(Exception, match="stopped after statement 1 of 2"):
-        runner.run()
-    assert runner.unfinished() is not None
-
-    runner.restore(first(database))
-
-    assert runner.unfinished() is None
-    assert query(database, "SELECT count(*) FROM t") == [(2,)]
-
-
-@pytest.mark.parametrize("size", [1024, 8192])
-def test_page_size_may_have_changed_with_a_rollback_journal(database: Path, size: int) -> None:
-    execute(database, GROUND)
-    snapshot = take(database)
-    execute(database, f"PRAGMA page_size = {size}; VACUUM; DELETE FROM t")
-
-    MigrationRunner(database).restore(snapshot)
-
-    assert query(database, "SELECT count(*) FROM t") == [(2,)]
-
-
-def test_page_size_that_cannot_change_is_a_clear_refusal(database: Path) -> None:
-    execute(database, GROUND)
-    snapshot = take(database)
-    execute(database, "PRAGMA page_size = 8192; VACUUM; DELETE FROM t; PRAGMA journal_mode = wal")
-    before = everything(database)
-
-    with pytest.raises(DatabaseError) as refused:
-        MigrationRunner(database).restore(snapshot)
-
-    assert refused.value.code == "PAGE_SIZE"
-    assert "journal_mode = delete" in (refused.value.hint or "")
+def require_unchanged(database: Path, before: object, journal: str, files: list[str]) -> None:
+    """The other half of each refusal."""
     assert everything(database) == before
-    assert [name for name in names(database) if "restoring" in name] == []
+    assert query(database, "PRAGMA journal_mode") == [(journal,)]
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+    assert names(database) == files
+    assert sorted(os.listdir(database.parent)) == [".migrated", "app.db"]
 
 
-# With an application
+# Beside an application
 
 
-def test_application_sees_the_old_and_then_the_new_content(spoilt: Path, children: Children) -> None:
-    application = children.start(APPLICATION, spoilt)
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_application_sees_the_old_and_then_the_new_and_works_on(
+    database: Path, children: Children, journal: str
+) -> None:
+    snapshot = ground(database, journal)
+    old = everything(database)
+    application = Application(children, database)
+    inode = database.stat().st_ino
+    assert application.counts() == "7"
+    seen = []
 
-    def sees() -> str:
-        tell(application)
-        return line_from(application)
+    def look() -> None:
+        seen.append((application.counts(), application.writes()))
 
-    assert sees() == "0"
-    seen: list[str] = []
-    restore(spoilt, first(spoilt), keep=lambda: seen.append(sees()))
+    kept = Kept(database, look)
+    put_back(snapshot, database, kept)
 
-    assert (seen, sees()) == (["0"], "2")
+    assert seen == [("7", False)]
+    assert application.counts() == "3"
+    assert application.runs("SELECT * FROM record") == "[('restored',)]"
+    assert application.runs("SELECT * FROM since") == "OperationalError no such table: since"
+    assert application.writes()
+    assert application.counts() == "4"
+    assert database.stat().st_ino == inode
+    assert query(database, "PRAGMA journal_mode") == [(journal,)]
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+    assert [rows_of_copy(kept.snapshots[0].path, "SELECT count(*) FROM t")] == [[(7,)]]
+    assert set(rows_of_copy(kept.snapshots[0].path, "SELECT x FROM t")) <= {
+        row[2:] for row in old if row[0] == "t"
+    }
+    assert listed(str(database)) == [snapshot, *kept.snapshots]
+    assert names(database) == [os.path.basename(one.path) for one in (snapshot, *kept.snapshots)]
 
 
-def test_nobody_writes_between_keeping_and_restoring(spoilt: Path) -> None:
-    tries: list[str] = []
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_restored_is_exactly_the_snapshot_and_the_record(database: Path, journal: str) -> None:
+    fill(database, journal, 9)
+    snapshot = taken(database)
+    content = everything(database)
+    execute(database, f"DELETE FROM t; {add(1)}; CREATE INDEX i ON t (x); VACUUM")
 
-    restore(spoilt, first(spoilt), keep=lambda: tries.append(run_script(WRITER, spoilt).stdout))
+    put_back(snapshot, database)
 
-    assert tries == ["database is locked\n"]
-    assert run_script(WRITER, spoilt).stdout == "written\n"
+    execute(database, "DROP TABLE record")
+    assert everything(database) == content
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+    assert rows_of_copy(snapshot.path, "SELECT name FROM sqlite_schema") == [("t",)]
+    assert sorted(os.listdir(database.parent)) == [".migrated", "app.db"]
 
 
-def test_keeping_by_the_same_process_gives_no_lock_away(spoilt: Path) -> None:
-    tries: list[str] = []
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_nobody_writes_between_the_keeping_and_the_end(database: Path, children: Children, journal: str) -> None:
+    snapshot = ground(database, journal, 9)
+    application = Application(children, database)
+    wrote: list[bool] = []
+    stage: list[str] = []
+
+    def step() -> None:
+        if stage:
+            wrote.append(application.writes())
 
     def keep() -> None:
-        take(spoilt)
-        tries.append(run_script(WRITER, spoilt).stdout)
+        stage.append("kept")
+        step()
 
-    restore(spoilt, first(spoilt), keep=keep)
+    put_back(snapshot, database, keep, step=step)
 
-    assert tries == ["database is locked\n"]
-
-
-def test_reader_keeps_its_snapshot_in_wal_mode(database: Path, children: Children) -> None:
-    execute(database, f"PRAGMA journal_mode = wal; {GROUND}")
-    snapshot = take(database)
-    execute(database, "DELETE FROM t")
-    reader = children.start(READER, database)
-    assert line_from(reader) == "0"
-
-    restore(database, snapshot, timeout=0)
-
-    assert query(database, "SELECT count(*) FROM t") == [(2,)]
-    tell(reader)
-    assert line_from(reader) == "let go"
+    assert len(wrote) >= 3
+    assert not any(wrote)
+    assert application.writes()
 
 
-def test_reader_is_waited_for_with_a_rollback_journal(database: Path, children: Children) -> None:
-    execute(database, GROUND)
-    snapshot = take(database)
-    execute(database, "DELETE FROM t")
-    reader = children.start(READER, database)
-    assert line_from(reader) == "0"
+def test_reader_in_wal_mode_keeps_its_view_and_holds_nobody_up(database: Path, children: Children) -> None:
+    snapshot = ground(database, "wal")
+    application = Application(children, database)
+    application.runs("BEGIN")
+    assert application.counts() == "7"
 
-    restore(database, snapshot, timeout=60, step=lambda: tell(reader))
+    put_back(snapshot, database, patience=patience(0))
 
-    assert query(database, "SELECT count(*) FROM t") == [(2,)]
+    assert application.counts() == "7"
+    application.runs("COMMIT")
+    assert application.counts() == "3"
 
 
-def test_reader_that_stays_is_given_up_on_with_nothing_changed(database: Path, children: Children) -> None:
-    execute(database, GROUND)
-    snapshot = take(database)
-    execute(database, "DELETE FROM t")
+def test_reader_in_delete_mode_is_waited_for(database: Path, children: Children) -> None:
+    snapshot = ground(database, "delete")
+    application = Application(children, database)
+    application.runs("BEGIN")
+    assert application.counts() == "7"
+    waits = []
+
+    class Waiting(Supervision):
+        def stop_requested(self) -> bool:
+            waits.append(application.runs("COMMIT"))
+            return False
+
+    put_back(snapshot, database, Kept(database), patience=Patience(30, Waiting()))
+
+    assert waits[0] == "[]"
+    assert application.counts() == "3"
+
+
+def test_reader_in_delete_mode_that_does_not_end_makes_it_give_up(database: Path, children: Children) -> None:
+    snapshot = ground(database, "delete")
     before = everything(database)
-    reader = children.start(READER, database)
-    assert line_from(reader) == "0"
+    application = Application(children, database)
+    application.runs("BEGIN")
+    assert application.counts() == "7"
+    kept = Kept(database)
 
     with pytest.raises(DatabaseError) as refused:
-        restore(database, snapshot, timeout=0.05)
+        put_back(snapshot, database, kept, patience=patience(0.1))
 
     assert (refused.value.code, refused.value.transient) == ("SQLITE_BUSY", True)
+    assert application.counts() == "7"
+    application.runs("COMMIT")
+    assert application.writes()
+    application.runs("DELETE FROM t WHERE x = 'theirs'")
+    files = [os.path.basename(one.path) for one in (snapshot, *kept.snapshots)]
+    require_unchanged(database, before, "delete", files)
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_writer_makes_it_give_up_before_anything_is_kept(database: Path, children: Children, journal: str) -> None:
+    snapshot = ground(database, journal)
+    before = everything(database)
+    application = Application(children, database)
+    application.runs("BEGIN IMMEDIATE")
+    kept = Kept(database)
+
+    with pytest.raises(DatabaseError) as refused:
+        put_back(snapshot, database, kept, patience=patience(0.1))
+
+    assert (refused.value.code, refused.value.transient) == ("SQLITE_BUSY", True)
+    assert kept.snapshots == []
+    assert application.runs("COMMIT") == "[]"
+    assert application.runs("PRAGMA wal_checkpoint(TRUNCATE)").startswith("[(0, ")
     assert everything(database) == before
-    assert names(database) == [Path(snapshot.path).name]
+    assert names(database) == [os.path.basename(snapshot.path)]
 
 
-def test_writer_that_stays_is_given_up_on_with_nothing_changed(spoilt: Path) -> None:
-    before = everything(spoilt)
-    writer = apsw.Connection(str(spoilt))
-    writer.execute("BEGIN IMMEDIATE")
+def test_log_is_copied_back_though_the_application_is_there(database: Path, children: Children) -> None:
+    snapshot = ground(database, "wal", 9)
+    application = Application(children, database)
+    assert application.counts() == "94"
 
-    with pytest.raises(DatabaseError) as refused:
-        restore(spoilt, first(spoilt), timeout=0.05)
-    writer.close()
+    put_back(snapshot, database)
 
-    assert (refused.value.code, refused.value.transient) == ("SQLITE_BUSY", True)
-    assert everything(spoilt) == before
+    assert rows_of_copy(str(database), "SELECT count(*) FROM t, record") == [(90,)]
+    assert application.counts() == "90"
 
 
-# When something is wrong
+# Pages of another size
 
 
-def test_file_that_is_gone_is_made_anew(spoilt: Path) -> None:
-    spoilt.chmod(0o640)
-    MigrationRunner(spoilt).restore(first(spoilt))
-    expected, snapshot = contents(spoilt), snapshots.listed(str(spoilt))[1]
-    MigrationRunner(spoilt).restore(snapshot)
-    spoilt.unlink()
+def test_other_page_size_is_restored_in_delete_mode(database: Path, children: Children) -> None:
+    fill(database, page_size=1024, megabytes=1)
+    snapshot = taken(database)
+    execute(database, f"PRAGMA page_size = 8192; VACUUM; {add(5)}")
+    application = Application(children, database)
+    assert application.counts() == "15"
 
-    MigrationRunner(spoilt).restore(first(spoilt))
+    put_back(snapshot, database, Kept(database))
 
-    assert contents(spoilt) == expected
-    assert stat.S_IMODE(spoilt.stat().st_mode) == stat.S_IMODE(os.stat(first(spoilt).path).st_mode)
-
-
-def test_failure_while_making_it_anew_leaves_no_file(spoilt: Path) -> None:
-    snapshot = first(spoilt)
-    spoilt.unlink()
-    calls = iter(range(100))
-
-    def fail_at_the_second() -> None:
-        if next(calls) == 1:
-            raise DatabaseError("no")
-
-    with pytest.raises(DatabaseError, match="no"):
-        restore(spoilt, snapshot, step=fail_at_the_second)
-
-    assert not spoilt.exists()
+    assert application.counts() == "10"
+    assert application.writes()
+    assert query(database, "PRAGMA page_size") == [(1024,)]
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
 
 
-@pytest.mark.parametrize("where", [0, 4096 * 2], ids=["the head", "a page"])
-def test_damaged_file_has_to_be_moved_away_first(database: Path, where: int) -> None:
-    execute(database, f"{GROUND} CREATE INDEX i ON t (a)")
-    snapshot = take(database)
-    with database.open("r+b") as file:
-        file.seek(where)
-        file.write(b"\xff" * 4096)
-    damaged = database.read_bytes()
+def test_other_page_size_is_refused_in_wal_mode(database: Path) -> None:
+    fill(database, page_size=1024)
+    snapshot = taken(database)
+    execute(database, "PRAGMA page_size = 8192; VACUUM; PRAGMA journal_mode = wal")
+    before = everything(database)
+    kept = Kept(database)
 
     with pytest.raises(DatabaseError) as refused:
-        MigrationRunner(database).restore(snapshot)
+        put_back(snapshot, database, kept)
 
-    assert "away and restore again" in (refused.value.hint or "")
-    assert database.read_bytes() == damaged
-    assert names(database) == [Path(snapshot.path).name]
+    assert (refused.value.code, refused.value.transient) == ("PAGE_SIZE", False)
+    assert str(refused.value) == (
+        "the database has pages of 8192 bytes and the snapshot of 1024, which cannot be changed in WAL mode\n"
+        "hint: nothing was changed; end the applications, set PRAGMA journal_mode = delete, and restore again"
+    )
+    assert kept.snapshots == []
+    require_unchanged(database, before, "wal", [os.path.basename(snapshot.path)])
 
-    database.rename(database.with_name("damaged"))
-    MigrationRunner(database).restore(snapshot)
-    assert query(database, "SELECT count(*) FROM t") == [(2,)]
+
+# A file that is missing, empty or damaged
 
 
-def test_damaged_snapshot_is_refused_with_nothing_changed(spoilt: Path) -> None:
-    snapshot, before = first(spoilt), everything(spoilt)
-    os.chmod(snapshot.path, 0o600)
-    with Path(snapshot.path).open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * 4096)
+def never() -> None:
+    pytest.fail("there was nothing to keep")
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+@pytest.mark.parametrize("rest", ["nothing", "an empty file", "an old log and journal"])
+def test_missing_database_is_made_anew(database: Path, journal: str, rest: str) -> None:
+    snapshot = ground(database, journal)
+    database.chmod(0o640)
+    again = taken(database)
+    content = everything(database)
+    if rest == "an old log and journal":
+        holder = apsw.Connection(str(database))
+        holder.execute("INSERT INTO t (x) VALUES ('in the log'); BEGIN IMMEDIATE; INSERT INTO t (x) VALUES (1)")
+        for suffix in ("-wal", "-journal"):
+            if os.path.exists(f"{database}{suffix}"):
+                shutil.copy(f"{database}{suffix}", database.parent / f"old{suffix}")
+        holder.close()
+        for old in database.parent.glob("old-*"):
+            old.rename(f"{database}{old.name.removeprefix('old')}")
+    database.unlink()
+    if rest == "an empty file":
+        database.touch(0o640)
+
+    put_back(again, database, never)
+
+    execute(database, "DROP TABLE record")
+    assert everything(database) == content
+    assert query(database, "PRAGMA journal_mode") == [(journal,)]
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+    assert database.stat().st_mode & 0o777 == 0o640
+    assert sorted(os.listdir(database.parent)) == [".migrated", "app.db"]
+    assert listed(str(database)) == [snapshot, again]
+
+
+def test_missing_database_is_missing_yet_when_it_fails(database: Path) -> None:
+    snapshot = ground(database, "delete", 9)
+    database.unlink()
+    steps: list[str] = []
+
+    def step() -> None:
+        if not any(".part" in name for name in names(database)):
+            steps.append("into the database")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        put_back(snapshot, database, never, step=step)
+
+    assert steps == ["into the database"]
+    assert os.listdir(database.parent) == [".migrated"]
+    assert names(database) == [os.path.basename(snapshot.path)]
+
+
+def test_file_that_is_no_database_is_to_be_moved_away(database: Path) -> None:
+    snapshot = ground(database, "delete")
+    text = b"no database at all " * 1000
+    database.write_bytes(text)
 
     with pytest.raises(DatabaseError) as refused:
-        MigrationRunner(spoilt).restore(snapshot)
+        put_back(snapshot, database, never)
 
-    assert refused.value.hint == "the snapshot itself is damaged; use another one"
-    assert everything(spoilt) == before
-    assert names(spoilt) == [Path(snapshot.path).name]
-
-
-@pytest.mark.parametrize("callback", ["keep", "record", "step"])
-def test_failure_on_the_way_changes_nothing(spoilt: Path, callback: str) -> None:
-    before, there = everything(spoilt), names(spoilt)
-
-    def fail(*_: object) -> None:
-        raise DatabaseError("no")
-
-    keep, record, step = (fail if callback == name else nothing for name in ("keep", "record", "step"))
-    with pytest.raises(DatabaseError, match="no"):
-        restore(spoilt, first(spoilt), keep=keep, record=record, step=step)
-
-    assert everything(spoilt) == before
-    assert names(spoilt) == there
-    assert run_script(WRITER, spoilt).stdout == "written\n"
+    assert (refused.value.code, refused.value.transient) == ("SQLITE_NOTADB", False)
+    assert refused.value.hint == (
+        "move the file away, with its -wal and its -journal, and restore again: it is then made anew"
+    )
+    assert database.read_bytes() == text
+    assert names(database) == [os.path.basename(snapshot.path)]
+    database.rename(database.parent / "damaged.db")
+    put_back(snapshot, database, never)
+    assert query(database, "SELECT count(*) FROM t") == [(3,)]
 
 
-def test_stop_before_the_file_is_written_changes_nothing(spoilt: Path) -> None:
-    before, supervision = everything(spoilt), Supervision()
-    supervision.stop("test", 0)
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_database_that_is_too_damaged_to_be_kept_is_to_be_moved_away(database: Path, journal: str) -> None:
+    snapshot = ground(database, journal)
+    execute(database, "DROP TABLE since")
+    spoil(database)
+    before = database.read_bytes()
 
-    with pytest.raises(DatabaseError) as stopped:
-        MigrationRunner(spoilt, supervision=supervision).restore(first(spoilt))
+    with pytest.raises(DatabaseError) as refused:
+        put_back(snapshot, database, Kept(database))
 
-    assert stopped.value.code == "INTERRUPTED"
-    assert everything(spoilt) == before
+    assert (refused.value.code, refused.value.transient) == ("SNAPSHOT_DAMAGED", False)
+    assert refused.value.hint is not None
+    assert refused.value.hint.startswith("move the file away")
+    assert database.read_bytes() == before
+    assert names(database) == [os.path.basename(snapshot.path)]
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_damaged_snapshot_is_not_restored(database: Path, journal: str) -> None:
+    snapshot = ground(database, journal)
+    before = everything(database)
+    spoil(Path(snapshot.path))
+
+    with pytest.raises(DatabaseError, match="is damaged: ") as refused:
+        put_back(snapshot, database, never)
+
+    assert (refused.value.code, refused.value.transient) == ("SNAPSHOT_DAMAGED", False)
+    assert refused.value.hint == "choose another; nothing was changed"
+    require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
+
+
+def test_snapshot_that_is_gone_is_said_to_be(database: Path) -> None:
+    snapshot = ground(database, "delete")
+    before = everything(database)
+    os.unlink(snapshot.path)
+
+    with pytest.raises(DatabaseError, match=rf"^the snapshot {re.escape(snapshot.id)} is gone"):
+        put_back(snapshot, database, never)
+
+    require_unchanged(database, before, "delete", [])
+
+
+# What goes wrong on the way
+
+
+class LostError(Exception):
+    """Something that goes wrong in what the caller gave."""
+
+
+def fail(*_: object) -> None:
+    raise LostError
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+@pytest.mark.parametrize("what", ["keep", "record"])
+def test_failing_caller_leaves_everything_as_it_was(database: Path, journal: str, what: str) -> None:
+    snapshot = ground(database, journal)
+    before = everything(database)
+
+    with pytest.raises(LostError):
+        put_back(snapshot, database, **{"keep": nothing, what: fail})
+
+    require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
+
+
+def test_record_that_the_snapshot_cannot_take_is_an_error_of_the_database(database: Path) -> None:
+    snapshot = ground(database, "wal")
+    before = everything(database)
+
+    with pytest.raises(DatabaseError, match="no such table: gone"):
+        put_back(snapshot, database, never, record=lambda copy: copy.execute("INSERT INTO gone VALUES (1)"))
+
+    require_unchanged(database, before, "wal", [os.path.basename(snapshot.path)])
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_interrupted_anywhere_it_leaves_everything_as_it_was(database: Path, journal: str) -> None:
+    snapshot = ground(database, journal, 9)
+    before = everything(database)
+    steps, stop = 0, 0
+
+    def counting() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            raise LostError
+
+    for number in range(1, 100):
+        steps, stop = 0, number
+        try:
+            put_back(snapshot, database, step=counting)
+        except LostError:
+            require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
+        else:
+            break
+
+    assert stop >= 6
+    assert query(database, "SELECT count(*) FROM t") == [(90,)]
+
+
+RESTORE = """
+import os, signal, sys
+from migrated.errors import DatabaseError
+from migrated.sqlite.connection import Patience
+from migrated.sqlite.restoring import restore
+from migrated.sqlite.snapshots import listed
+from migrated.supervision import Supervision
+steps = []
+def step():
+    steps.append(1)
+    if len(steps) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+def record(copy):
+    copy.execute("CREATE TABLE record (what)").fetchall()
+try:
+    restore(
+        listed(sys.argv[1])[0], sys.argv[1], keep=lambda: None, record=record, patience=Patience(5, Supervision()),
+        step=step,
+    )
+except DatabaseError as error:
+    print(error.code, error.transient, error.message)
+"""
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_killed_anywhere_it_leaves_the_database_and_the_next_one_clears_up(database: Path, journal: str) -> None:
+    snapshot = ground(database, journal, 9)
+    before = everything(database)
+    killed, journals = 0, 0
+
+    while run_script(RESTORE, database, killed + 1).returncode == -signal.SIGKILL:
+        killed += 1
+        journals += any(
+            os.path.getsize(f"{database}{end}")
+            for end in ("-journal", "-wal")
+            if os.path.exists(f"{database}{end}")
+        )
+        assert everything(database) == before
+        assert query(database, "PRAGMA integrity_check") == [("ok",)]
+        assert listed(str(database)) == [snapshot]
+        later = taken(database)
+        assert names(database) == [os.path.basename(one.path) for one in (snapshot, later)]
+        os.unlink(later.path)
+
+    assert killed >= 6
+    assert journals
+    assert query(database, "SELECT count(*) FROM t, record") == [(0,)]
+    assert query(database, "SELECT count(*) FROM t") == [(90,)]
+
+
+LIMITED = "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)\n" + RESTORE
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+@pytest.mark.parametrize("where", ["the private copy", "the live database"])
+def test_what_cannot_be_written_leaves_everything_as_it_was(database: Path, journal: str, where: str) -> None:
+    snapshot = ground(database, journal, 9)
+    before = everything(database)
+    # The log and the journal say of each page which it is, so that they outgrow the database.
+    limit = snapshot.size + 4096 if where == "the live database" else snapshot.size // 2
+    if journal == "delete":
+        execute(database, "DROP TABLE since; DELETE FROM t WHERE id > 90; VACUUM")
+        before = everything(database)
+
+    done = run_script(LIMITED, database, 0, limit)
+
+    names_copy = ".part cannot be made: " in done.stdout
+    assert re.match(r"SQLITE_(IOERR|FULL)\w* True ", done.stdout), done
+    assert names_copy == (where == "the private copy")
+    require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
+
+
+SMALL_DISK = (
+    'mount -t tmpfs -o size=6m tmpfs "$1"; cp -a "$2/app.db" "$2/.migrated" "$1"; cd "$3"; shift 3; exec "$@"'
+)
+
+
+def test_full_disk_is_found_out_before_anything_is_done(database: Path, tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    require((*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs"), (str(mount),))
+    snapshot = ground(database, "delete", 1.5)
+    look = f'\nprint(sorted(os.listdir("{mount}")), os.listdir("{mount}/.migrated/snapshots"))'
+    command = (sys.executable, "-c", RESTORE + look, f"{mount}/app.db", "0")
+
+    done = subprocess.run(
+        [*OWN_MOUNTS, "sh", "-ec", SMALL_DISK, "sh", *map(str, (mount, tmp_path, ROOT)), *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    said, left = done.stdout.splitlines()
+    folder = re.escape(f"{mount}/.migrated/snapshots")
+    assert re.fullmatch(
+        rf"DISK_SPACE True restoring a snapshot needs 6\.\d MB, and {folder} has 2\.\d MB free", said
+    )
+    assert left == f"['.migrated', 'app.db'] {[os.path.basename(snapshot.path)]}"
 
 
 # What would be lost
 
 
-def test_losses_are_told_and_nothing_is_changed(spoilt: Path) -> None:
-    snapshot, before = first(spoilt), everything(spoilt)
+HISTORY = """
+CREATE TABLE _migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL,
+    applied_at TEXT NOT NULL DEFAULT (datetime('now')), execution_time_ms INTEGER NOT NULL DEFAULT 0);
+INSERT INTO _migrations (version, name, checksum) VALUES (1, 'one', 'a'), (3, 'three', 'c');
+CREATE VIEW stays AS SELECT 1;
+CREATE TABLE same (x); INSERT INTO same VALUES (1);
+CREATE TABLE turned (x); INSERT INTO turned VALUES (1);
+CREATE VIRTUAL TABLE words USING fts5 (a);
+"""
+SINCE = """
+INSERT INTO _migrations (version, name, checksum) VALUES (4, 'four', 'd'), (2, 'two', 'b');
+CREATE VIEW v AS SELECT a FROM nowhere;
+CREATE TABLE "odd name" (x); CREATE INDEX i ON same (x); UPDATE same SET x = 2;
+INSERT INTO words VALUES ('a b'), ('c');
+DROP TABLE turned; CREATE VIEW turned AS SELECT 1;
+DELETE FROM t WHERE id = 1;
+"""
 
-    losses = restoring.lost_by_restoring(snapshot, str(spoilt))
 
-    assert [entry.label for entry in losses.migrations] == ["2_m2"]
-    assert losses.tables == ["table wrong"]
-    assert losses.rows == [("t", 0, 2)]
-    assert everything(spoilt) == before
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_what_would_be_lost_is_told_and_nothing_touched(database: Path, journal: str) -> None:
+    fill(database, journal, 1)
+    execute(database, HISTORY)
+    snapshot = taken(database)
+    execute(database, SINCE)
+    before = everything(database)
+
+    loss = lost_by_restoring(snapshot, str(database), patience())
+
+    assert [(entry.version, entry.name) for entry in loss.migrations] == [(2, "two"), (4, "four")]
+    assert loss.tables == ("odd name",)
+    assert loss.views == ("turned", "v")
+    assert loss.rows == (RowCount("t", 9, 10), RowCount("words", 2, 0))
+    require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
 
 
-def test_nothing_is_lost_where_there_is_nothing(spoilt: Path) -> None:
-    snapshot = first(spoilt)
-    spoilt.unlink()
+def test_rows_of_a_table_of_any_name_are_counted(database: Path) -> None:
+    execute(database, 'CREATE TABLE "a""b" (x); INSERT INTO "a""b" VALUES (1)')
+    snapshot = taken(database)
+    execute(database, 'DELETE FROM "a""b"')
 
-    losses = restoring.lost_by_restoring(snapshot, str(spoilt))
+    assert lost_by_restoring(snapshot, str(database), patience()) == Loss(rows=(RowCount('a"b', 0, 1),))
 
-    assert (losses.migrations, losses.tables, losses.rows) == ([], [], [])
+
+def test_nothing_is_lost_where_nothing_changed_or_nothing_is(database: Path) -> None:
+    fill(database, "wal")
+    execute(database, HISTORY)
+    snapshot = taken(database)
+
+    assert lost_by_restoring(snapshot, str(database), patience()) == Loss()
+    database.unlink()
+    assert lost_by_restoring(snapshot, str(database), patience()) == Loss()
+    assert not database.exists()
+
+
+def test_loss_cannot_be_told_without_the_snapshot(database: Path) -> None:
+    snapshot = ground(database, "delete")
+    before = everything(database)
+    os.unlink(snapshot.path)
+
+    with pytest.raises(DatabaseError, match=rf"^the snapshot {re.escape(snapshot.id)} cannot be opened"):
+        lost_by_restoring(snapshot, str(database), patience())
+
+    require_unchanged(database, before, "delete", [])

@@ -1,498 +1,575 @@
-"""Keeping the content of a database before it is changed."""
+"""Snapshots of real databases: whole, sound, named for what they are, and none of them half made."""
 
 import os
+import re
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import apsw
 import pytest
 from daemon_process import environment, require
-from integration.children import Children, line_from, run_script
-from support import applied_versions, everything, execute, query
-
-from migrated import (
-    DatabaseError,
-    Migration,
-    MigrationRunner,
-    SnapshotPolicy,
-    SnapshotWhen,
-    Supervision,
-    TransactionMode,
+from integration.children import Children, run_script
+from integration.snapshot_support import (
+    JOURNALS,
+    Application,
+    add,
+    fill,
+    names,
+    rows_of_copy,
+    spoil,
+    taken,
+    write_lock,
 )
-from migrated.backend import Observer
-from migrated.model import Snapshot, Step
-from migrated.settings import NO_SNAPSHOTS
-from migrated.sqlite import snapshots
+from support import ROOT, everything, execute, query
 
-BEFORE_EACH = SnapshotPolicy(SnapshotWhen.BEFORE_EACH)
-BEFORE_RUN = SnapshotPolicy()
-OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private", "sh", "-ec")
-GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 'one'), (2, 'two');"
+from migrated.errors import DatabaseError
+from migrated.locks import APPLYING, holding
+from migrated.sqlite import shelf
+from migrated.sqlite.snapshots import find, listed, take
+from migrated.sqlite.space import readable_size, require_free
 
-# What an application would do: try to write, without waiting.
-WRITER = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
+
+
+@pytest.fixture(autouse=True)
+def _locked(database: Path) -> Iterator[None]:
+    with holding(str(database), APPLYING, 0):
+        yield
+
+
+# What a snapshot is
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_snapshot_is_the_whole_database_and_named_for_it(database: Path, journal: str) -> None:
+    fill(database, journal, 9)
+    before = datetime.now(UTC)
+
+    snapshot = taken(database, "before-each", 7)
+
+    assert before <= snapshot.taken_at <= datetime.now(UTC)
+    assert snapshot.id == f"app.db.{snapshot.taken_at:%Y%m%dT%H%M%S%fZ}"
+    assert names(database) == [f"{snapshot.id}.7.before-each.snapshot"]
+    assert snapshot.path == str(database.parent / ".migrated/snapshots" / names(database)[0])
+    assert (snapshot.database, snapshot.version, snapshot.reason) == (str(database), 7, "before-each")
+    assert snapshot.size == os.stat(snapshot.path).st_size > 9_000_000
+    assert rows_of_copy(snapshot.path, "SELECT * FROM t") == query(database, "SELECT * FROM t")
+    assert rows_of_copy(snapshot.path, "PRAGMA integrity_check") == [("ok",)]
+    assert listed(str(database)) == [snapshot]
+    assert find(str(database), snapshot.id) == snapshot
+    assert find(str(database), "app.db") is None
+
+
+def test_nothing_applied_is_no_version(database: Path) -> None:
+    fill(database)
+
+    assert taken(database, version=None).version is None
+    assert listed(str(database))[0].version is None
+    assert names(database)[0].endswith(".0.before-run.snapshot")
+
+
+def test_no_folder_is_no_snapshot(database: Path) -> None:
+    assert listed(str(database)) == []
+    assert names(database) == []
+
+
+def test_log_that_was_not_copied_back_yet_is_part_of_it(database: Path, children: Children) -> None:
+    fill(database, "wal")
+    application = Application(children, database)
+    application.runs("PRAGMA wal_autocheckpoint = 0")
+    application.runs(add(90))
+    assert database.stat().st_size < 1_000_000
+    assert os.stat(f"{database}-wal").st_size > 9_000_000
+
+    snapshot = taken(database)
+
+    assert rows_of_copy(snapshot.path, "SELECT * FROM t") == query(database, "SELECT * FROM t")
+    assert len(names(database)) == 1
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_lock_of_the_caller_stands_and_readers_go_on(database: Path, children: Children, journal: str) -> None:
+    fill(database, journal)
+    application = Application(children, database)
+    answers = []
+    with write_lock(database):
+        take(
+            str(database),
+            reason="before-run",
+            version=1,
+            keep=1,
+            step=lambda: answers.append((application.counts(), application.writes())),
+        )
+
+        assert (application.counts(), application.writes()) == ("1", False)
+    assert set(answers) == {("1", False)}
+    assert application.writes()
+
+
+# Mode and owner
+
+
+def mode_of(path: str | Path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_mode_is_that_of_the_database_and_never_wider(database: Path, mode: int) -> None:
+    fill(database, megabytes=9)
+    database.chmod(mode)
+    folder = database.parent / ".migrated" / "snapshots"
+    seen: set[int] = set()
+
+    def look() -> None:
+        seen.update(mode_of(path) for path in folder.iterdir())
+
+    snapshot = taken(database, step=look)
+
+    assert seen == {0o600}
+    assert mode_of(snapshot.path) == mode
+    assert mode_of(folder) == mode_of(database.parent)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_owner_is_that_of_the_database_and_the_folder_its_directorys(database: Path) -> None:
+    fill(database)
+    os.chown(database, 12345, 12346)
+    os.chown(database.parent, 12347, 12348)
+
+    snapshot = taken(database)
+
+    found = os.stat(snapshot.path)
+    assert (found.st_uid, found.st_gid) == (12345, 12346)
+    folder = os.stat(os.path.dirname(snapshot.path))
+    assert (folder.st_uid, folder.st_gid) == (12347, 12348)
+
+
+TAKE = """
+import sys
+from migrated.sqlite.snapshots import take
+from migrated.errors import DatabaseError
 try:
-    connection.execute("INSERT INTO t (a) VALUES ('theirs')")
-    print("written")
-except sqlite3.OperationalError as error:
-    print(error)
+    print(take(sys.argv[1], reason="before-run", version=1, keep=1).path)
+except DatabaseError as error:
+    print(error.code, error.transient, error.message)
 """
 
 
-class Told(Observer):
-    """What an observer was told of snapshots."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the database a group that is not its own")
+def test_group_that_cannot_be_given_gets_no_access(database: Path) -> None:
+    giving_nothing_away = ("setpriv", "--bounding-set=-chown")
+    require(giving_nothing_away)
+    fill(database)
+    database.chmod(0o664)
+    os.chown(database, 0, 12346)
 
-    def __init__(self) -> None:
-        self.taken: list[str] = []
-        self.skipped: list[str] = []
-
-    def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
-        self.taken.append(identifier)
-
-    def snapshot_skipped(self, reason: str) -> None:
-        self.skipped.append(reason)
-
-
-def runner_for(
-    database: Path,
-    *texts: str,
-    policy: SnapshotPolicy = BEFORE_RUN,
-    observer: Observer | None = None,
-    supervision: Supervision | None = None,
-    transaction: TransactionMode = TransactionMode.EACH,
-) -> MigrationRunner:
-    """Return a runner with migrations 1, 2, … of these texts, which can all be rolled back."""
-    runner = MigrationRunner(
-        database,
-        snapshots=policy,
-        observer=observer,
-        supervision=supervision,
-        transaction=transaction,
-        busy_timeout=5,
-    )
-    runner.add_migrations(Migration(n, f"m{n}", text, "SELECT 1") for n, text in enumerate(texts, 1))
-    return runner
-
-
-def take(database: Path, *, keep: int = 5, step: Callable[[], None] = lambda: None, **changes: object) -> Snapshot:
-    return snapshots.take(
-        str(database),
-        reason="before-run",
-        version=None,
-        keep=keep,
-        step=step,
-        spare=[str(each) for each in changes.values()],
+    done = subprocess.run(
+        [*giving_nothing_away, sys.executable, "-c", TAKE, str(database)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
+    assert mode_of(done.stdout.strip()) == 0o604
 
-def names(database: Path) -> list[str]:
-    folder = database.parent / ".migrated/snapshots"
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
+# Names
 
-def size_of(database: Path) -> int:
-    ((size,),) = query(database, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
-    assert isinstance(size, int)
-    return size
 
+def test_names_of_other_databases_are_not_taken_for_ours(database: Path) -> None:
+    fill(database)
+    ours = taken(database)
+    for name in (f"{ours.id}", f"{ours.id}.1.before-run.snapshot", "app", "app.db.", "App.db", "xapp.db"):
+        other = database.parent / name
+        fill(other)
+        theirs = taken(other, keep=1)
 
-def first(*values: str | float | bytes | None) -> str | float | bytes | None:
-    """A function of the application's own."""
-    return values[0]
+        assert listed(str(other)) == [theirs]
+        assert theirs.id.startswith(f"{name}.")
+    assert listed(str(database)) == [ours]
+    assert len(names(database)) == 7
+    taken(database, keep=1)
+    assert len(names(database)) == 7
 
 
-def alphabetical(one: str, other: str) -> int:
-    """A collation of the application's own."""
-    return (one > other) - (one < other)
+FOREIGN = [
+    "app.db.20261019T120000000000Z.1.before-run.snapshot.gz",
+    "app.db.20261019T120000000000Z.1.before-lunch.snapshot",
+    "app.db.20261019T120000000000Z.01.before-run.snapshot",
+    "app.db.20261319T120000000000Z.1.before-run.snapshot",
+    "app.db.20261019T120000000000Z.before-run.snapshot",
+    ".app.db.20261019T120000000000Z.part.mine",
+    ".app.db.part",
+    ".xapp.db.20261019T120000000000Z.part",
+    "notes.txt",
+]
 
 
-@pytest.fixture(params=["delete", "wal"])
-def ground(request: pytest.FixtureRequest, database: Path) -> Path:
-    """A database with content and one migration applied, in either journal mode."""
-    execute(database, f"PRAGMA journal_mode = {request.param}")
-    runner_for(database, GROUND, policy=NO_SNAPSHOTS).run()
-    return database
+def test_foreign_files_in_the_folder_are_left_alone(database: Path) -> None:
+    fill(database)
+    folder = database.parent / ".migrated" / "snapshots"
+    folder.mkdir()
+    for name in FOREIGN:
+        (folder / name).write_text("mine")
 
+    snapshot = taken(database, keep=1)
 
-# What is kept, and when
+    assert listed(str(database)) == [snapshot]
+    assert names(database) == sorted([*FOREIGN, os.path.basename(snapshot.path)])
 
 
-def test_snapshot_is_what_was_there_before_the_run(ground: Path) -> None:
-    before = everything(ground)
+def test_names_that_are_too_long_are_shortened_each_to_its_own(database: Path) -> None:
+    stem = "ä" * 70
+    long = [database.parent / f"{stem}{'b' * 70}{letter}.db" for letter in "xyz"]
+    for path in long:
+        fill(path)
+        taken(path, version=2**63 - 1, reason="before-restore")
 
-    runner_for(ground, GROUND, "DELETE FROM t", "DROP TABLE t").run()
+    found = [listed(str(path)) for path in long]
 
-    (kept,) = snapshots.listed(str(ground))
-    assert everything(kept.path) == before
-    assert (kept.version, kept.reason, kept.database) == (1, "before-run", str(ground))
-    assert kept.size == Path(kept.path).stat().st_size > 0
-    assert applied_versions(ground) == [1, 2, 3]
-    assert names(ground) == [Path(kept.path).name]
+    assert [len(snapshots) for snapshots in found] == [1, 1, 1]
+    assert len({snapshots[0].id for snapshots in found}) == 3
+    assert all(name.startswith(stem[:60]) for name in names(database))
+    assert {len(os.fsencode(snapshots[0].id)) for snapshots in found} == {161 + 23}
+    assert find(str(long[0]), found[0][0].id) == found[0][0]
 
 
-def test_before_each_keeps_the_content_before_every_migration(ground: Path) -> None:
-    runner_for(ground, GROUND, "CREATE TABLE a (x)", "CREATE TABLE b (x)", policy=BEFORE_EACH).run()
+def test_two_in_one_microsecond_are_two(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(database)
+    moment = datetime(2026, 10, 19, 12, 0, 0, 999_999, UTC)
 
-    kept = snapshots.listed(str(ground))
-    assert [(each.version, each.reason) for each in kept] == [(1, "before-each"), (2, "before-each")]
-    assert [applied_versions(each.path) for each in kept] == [[1], [1, 2]]
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override] # a datetime of the parent class
+            return moment
 
+    monkeypatch.setattr(shelf, "datetime", Stopped)
 
-def test_rollback_is_preceded_by_one_too(ground: Path) -> None:
-    before = everything(ground)
+    first, second = taken(database), taken(database, "before-each", 2)
 
-    runner_for(ground, GROUND).roll_back()
+    assert (first.taken_at, second.taken_at) == (moment, moment + timedelta(microseconds=1))
+    assert [one.id for one in listed(str(database))] == [first.id, second.id]
 
-    (kept,) = snapshots.listed(str(ground))
-    assert everything(kept.path) == before
 
+def test_symlinked_database_has_its_snapshots_beside_the_file(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    real = tmp_path / "real" / "data.db"
+    fill(real)
+    database.symlink_to(real)
+    with holding(str(real), APPLYING, 0):
+        snapshot = taken(database)
 
-@pytest.mark.parametrize("policy", [BEFORE_RUN, BEFORE_EACH], ids=["before-run", "before-each"])
-def test_run_that_is_one_transaction_takes_one(ground: Path, policy: SnapshotPolicy) -> None:
-    texts = (GROUND, "CREATE TABLE a (x)", "CREATE TABLE b (x)")
+    assert snapshot.path.startswith(f"{tmp_path}/real/.migrated/snapshots/data.db.")
+    assert snapshot.database == str(database)
+    assert [one.id for one in listed(str(real))] == [snapshot.id]
 
-    runner_for(ground, *texts, policy=policy, transaction=TransactionMode.RUN).run()
 
-    assert [each.version for each in snapshots.listed(str(ground))] == [1]
+def test_reason_that_no_list_would_know_is_refused(database: Path) -> None:
+    fill(database)
 
+    with pytest.raises(ValueError, match="before-lunch"):
+        taken(database, "before-lunch")
 
-@pytest.mark.parametrize("policy", [NO_SNAPSHOTS, None], ids=["never", "the library's default"])
-def test_none_is_taken_unless_asked_for(ground: Path, policy: SnapshotPolicy | None) -> None:
-    runner = MigrationRunner(ground) if policy is None else runner_for(ground, policy=policy)
-    runner.add_migrations([Migration(1, "m1", GROUND), Migration(2, "m2", "CREATE TABLE a (x)")])
+    assert names(database) == []
 
-    runner.run()
 
-    assert names(ground) == []
+# How many are kept
 
 
-def test_new_database_has_nothing_to_keep(database: Path) -> None:
-    told = Told()
+def test_only_the_newest_stay_and_those_that_are_spared(database: Path) -> None:
+    fill(database)
+    made = [taken(database, version=version) for version in (1, 2, 3, 4)]
 
-    runner_for(database, GROUND, "CREATE TABLE a (x)", policy=BEFORE_EACH, observer=told).run()
+    newest = taken(database, version=5, keep=2, spare=[made[0].id])
 
-    assert (told.taken, told.skipped, names(database)) == ([], [], [])
+    assert listed(str(database)) == [made[0], made[3], newest]
 
 
-def test_run_with_nothing_to_do_takes_none(ground: Path) -> None:
-    runner_for(ground, GROUND).run()
+def test_new_one_stays_though_the_clock_went_back(database: Path) -> None:
+    fill(database)
+    folder = database.parent / ".migrated" / "snapshots"
+    folder.mkdir()
+    (folder / "app.db.29991019T120000000000Z.1.before-run.snapshot").write_text("of the future")
 
-    assert names(ground) == []
+    snapshot = taken(database, keep=1)
 
+    assert [one.id for one in listed(str(database))] == [snapshot.id, "app.db.29991019T120000000000Z"]
 
-def test_failing_migration_leaves_the_snapshot(ground: Path) -> None:
-    before = everything(ground)
 
-    with pytest.raises(Exception, match="no such table"):
-        runner_for(ground, GROUND, "INSERT INTO nowhere VALUES (1)").run()
+# What goes wrong
 
-    (kept,) = snapshots.listed(str(ground))
-    assert everything(ground) == everything(kept.path) == before
 
-
-def test_database_that_is_too_large_is_not_copied_and_that_is_said(ground: Path) -> None:
-    told = Told()
-    too_little = SnapshotPolicy(max_size=size_of(ground) - 1)
-
-    runner_for(ground, GROUND, "CREATE TABLE a (x)", policy=too_little, observer=told).run()
-    assert (len(told.skipped), told.taken, names(ground)) == (1, [], [])
-
-    just_enough = SnapshotPolicy(max_size=size_of(ground))
-    runner_for(ground, GROUND, "CREATE TABLE a (x)", "CREATE TABLE b (x)", policy=just_enough, observer=told).run()
-    assert (len(told.skipped), len(told.taken)) == (1, 1)
-
-
-def test_content_that_lies_in_the_log_only_is_copied(database: Path) -> None:
-    application = apsw.Connection(str(database))
-    application.pragma("journal_mode", "wal")
-    application.pragma("wal_autocheckpoint", 0)
-    application.execute(GROUND).fetchall()
-    application.execute("CREATE TABLE big (x); INSERT INTO big VALUES (randomblob(3000000))").fetchall()
-    assert database.stat().st_size < 100_000
-
-    kept = take(database)
-
-    assert query(kept.path, "SELECT length(x) FROM big") == [(3_000_000,)]
-    application.close()
-
-
-def test_only_the_newest_are_kept_of_this_database_alone(tmp_path: Path) -> None:
-    database, other = tmp_path / "app.db", tmp_path / "app.db.20260101T000000000000Z"
-    for path in (database, other):
-        execute(path, GROUND)
-    theirs = take(other)
-    mine = [take(database, keep=3) for _ in range(5)]
-
-    assert [each.id for each in snapshots.listed(str(database))] == [each.id for each in mine[2:]]
-    assert [each.id for each in snapshots.listed(str(other))] == [theirs.id]
-    assert snapshots.find(str(database), theirs.id) is None
-    assert snapshots.find(str(database), mine[4].id) == mine[4]
-
-
-def test_spared_one_is_not_removed(database: Path) -> None:
-    execute(database, GROUND)
-    first = take(database, keep=1)
-
-    second, third = take(database, keep=1, spare=first.id), take(database, keep=1, spare=first.id)
-
-    assert [each.id for each in snapshots.listed(str(database))] == [first.id, third.id]
-    assert not Path(second.path).exists()
-
-
-def test_later_one_has_the_later_name_when_the_clock_was_put_back(database: Path) -> None:
-    execute(database, GROUND)
-    first = take(database)
-    future = Path(first.path).with_name("app.db.29990101T000000000000Z.0.before-run.snapshot")
-    Path(first.path).rename(future)
-
-    second = take(database)
-
-    assert second.id == "app.db.29990101T000000000001Z"
-    assert [Path(each.path) for each in snapshots.listed(str(database))] == [future, Path(second.path)]
-
-
-def test_what_is_no_snapshot_is_passed_over(database: Path) -> None:
-    execute(database, GROUND)
-    kept = take(database)
-    folder = Path(kept.path).parent
-    for name in ("notes.txt", "app.db.snapshot", "app.db.20260101T000000000000Z.1.before-run", "x.snapshot"):
-        (folder / name).write_text("")
-
-    assert snapshots.listed(str(database)) == [kept]
-
-
-@pytest.mark.parametrize("name", ["a" * 240 + ".db", "ü" * 100 + ".db", "with space?#%.db", "snapshot.snapshot"])
-def test_name_of_any_database_will_do(tmp_path: Path, name: str) -> None:
-    database = tmp_path / name
-    execute(database, GROUND)
-    before = everything(database)
-
-    kept = take(database)
-
-    assert snapshots.find(str(database), kept.id) == kept
-    assert everything(kept.path) == before
-
-
-# Exactly, and safely
-
-
-def test_nobody_can_write_between_the_snapshot_and_the_migration(ground: Path) -> None:
-    tries: list[str] = []
-
-    class Meddling(Observer):
-        def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
-            tries.append(run_script(WRITER, ground).stdout)
-
-    runner_for(ground, GROUND, "CREATE TABLE a (x)", observer=Meddling()).run()
-
-    assert tries == ["database is locked\n"]
-    assert run_script(WRITER, ground).stdout == "written\n"
-
-
-def test_copying_beside_the_write_lock_does_not_give_it_up(ground: Path) -> None:
-    holder = apsw.Connection(str(ground))
-    holder.execute("BEGIN IMMEDIATE")
-    tries: list[str] = []
-
-    kept = take(ground, step=lambda: tries.append(run_script(WRITER, ground).stdout))
-
-    assert set(tries) == {"database is locked\n"}
-    assert run_script(WRITER, ground).stdout == "database is locked\n"
-    holder.execute("INSERT INTO t VALUES (9, 'ours'); COMMIT").fetchall()
-    holder.close()
-    assert query(ground, "SELECT count(*) FROM t") == [(3,)]
-    assert query(kept.path, "SELECT count(*) FROM t") == [(2,)]
-
-
-def test_snapshot_has_the_mode_of_the_database(database: Path) -> None:
-    execute(database, GROUND)
-    database.chmod(0o640)
-
-    kept = take(database)
-
-    assert stat.S_IMODE(os.stat(kept.path).st_mode) == 0o640
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_snapshot_that_root_takes_belongs_to_the_owner_of_the_database(database: Path) -> None:
-    execute(database, GROUND)
-    os.chown(database.parent, 1234, 1234)
-    os.chown(database, 1234, 2345)
-
-    kept = take(database)
-
-    status, folder = os.stat(kept.path), os.stat(Path(kept.path).parent)
-    assert (status.st_uid, status.st_gid, folder.st_uid) == (1234, 2345, 1234)
-
-
-def test_damaged_database_is_refused_and_unchanged(ground: Path) -> None:
-    execute(ground, "CREATE TABLE big (x); CREATE INDEX i ON big (x); PRAGMA wal_checkpoint(truncate)")
-    execute(
-        ground,
-        "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < 2000) "
-        "INSERT INTO big SELECT hex(randomblob(100)) FROM c; PRAGMA wal_checkpoint(truncate)",
-    )
-    with ground.open("r+b") as file:
-        file.seek(60 * 4096)
-        file.write(b"\xff" * 4096)
-    content = ground.read_bytes()
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_damaged_database_is_said_to_be_and_no_copy_is_kept(database: Path, journal: str) -> None:
+    fill(database, journal, 1)
+    earlier = taken(database)
+    spoil(database)
+    before = database.read_bytes()
 
     with pytest.raises(DatabaseError) as refused:
-        runner_for(ground, GROUND, "CREATE TABLE a (x)").run()
+        taken(database, keep=1)
 
     assert (refused.value.code, refused.value.transient) == ("SNAPSHOT_DAMAGED", False)
-    assert ground.read_bytes() == content
-    assert names(ground) == []
+    assert refused.value.message.startswith("the database is damaged, so that no snapshot of it was kept: ")
+    assert "nothing was changed" in str(refused.value)
+    assert names(database) == [os.path.basename(earlier.path)]
+    assert database.read_bytes() == before
 
 
-NEGATIVE = "PRAGMA ignore_check_constraints = 1; CREATE TABLE u (x CHECK (x > 0)); INSERT INTO u VALUES (-1)"
-NULL = (
-    "CREATE TABLE u (x, y); INSERT INTO u VALUES (1, NULL); PRAGMA writable_schema = 1; "
-    "UPDATE sqlite_schema SET sql = 'CREATE TABLE u (x, y NOT NULL)' WHERE name = 'u'"
-)
+def test_file_that_is_no_database_is_refused(database: Path) -> None:
+    database.write_bytes(b"no database at all " * 1000)
+
+    with pytest.raises(DatabaseError) as refused:
+        take(str(database), reason="before-run", version=1, keep=1)
+
+    assert refused.value.code == "SQLITE_NOTADB"
+    assert names(database) == []
 
 
-@pytest.mark.parametrize("script", [NEGATIVE, NULL], ids=["check", "not null"])
-def test_row_that_breaks_a_rule_of_its_table_is_no_damage(database: Path, script: str) -> None:
-    execute(database, f"{GROUND} {script}")
-
-    kept = take(database)
-
-    assert query(kept.path, "SELECT count(*) FROM u") == [(1,)]
-
-
-def test_database_that_needs_the_applications_own_functions_can_be_kept(database: Path) -> None:
-    application = apsw.Connection(str(database))
-    application.create_collation("own", alphabetical)
-    application.create_scalar_function("own", first, deterministic=True)
-    application.execute(
-        "CREATE TABLE u (x COLLATE own); CREATE INDEX i ON u (x); CREATE INDEX j ON u (own(x))"
+def application_with_collation(database: Path) -> None:
+    connection = apsw.Connection(str(database))
+    # Backwards, so that whatever order another collation would expect is not there.
+    connection.create_collation("theirs", lambda one, other: (one < other) - (one > other))
+    connection.execute(
+        "CREATE TABLE w (a TEXT COLLATE theirs PRIMARY KEY) WITHOUT ROWID;INSERT INTO w VALUES ('a'), ('b'), ('c')"
     ).fetchall()
-    application.execute("INSERT INTO u VALUES ('a'), ('b')").fetchall()
-    application.close()
-
-    assert query(take(database).path, "SELECT count(*) FROM u") == [(2,)]
+    connection.close()
 
 
-def test_stop_during_the_copy_leaves_nothing_of_it(ground: Path) -> None:
-    supervision = Supervision()
+def null_in_not_null(database: Path) -> None:
+    execute(
+        database,
+        "CREATE TABLE n (x, y); INSERT INTO n VALUES (1, NULL); PRAGMA writable_schema = on;"
+        "UPDATE sqlite_schema SET sql = 'CREATE TABLE n (x, y NOT NULL)' WHERE name = 'n'",
+    )
 
-    class Stopping(Observer):
-        def beginning(self, step: Step, *, late: bool) -> None:
-            supervision.stop("test", 0)
 
-    before = everything(ground)
-    runner = runner_for(ground, GROUND, "CREATE TABLE a (x)", observer=Stopping(), supervision=supervision)
+@pytest.mark.parametrize("make", [application_with_collation, null_in_not_null])
+def test_what_only_the_application_can_judge_is_no_damage(database: Path, make: Callable[[Path], None]) -> None:
+    make(database)
 
-    with pytest.raises(DatabaseError) as stopped:
-        runner.run()
+    snapshot = taken(database)
 
-    assert (stopped.value.code, stopped.value.transient) == ("INTERRUPTED", True)
-    assert (names(ground), everything(ground)) == ([], before)
+    assert listed(str(database)) == [snapshot]
+
+
+class InterruptedError(Exception):  # noqa: A001 - for this module alone
+    """What a step may raise."""
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_interrupted_one_leaves_nothing(database: Path, when: int) -> None:
+    fill(database, megabytes=9)
+    steps = []
+
+    def step() -> None:
+        steps.append(names(database))
+        if len(steps) == when:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        taken(database, step=step)
+
+    assert names(database) == []
+    assert re.fullmatch(r"\.app\.db\.\d{8}T\d{12}Z\.part", steps[0][0])
+
+
+def test_long_check_can_be_interrupted_too(database: Path) -> None:
+    execute(database, "CREATE TABLE t (x); CREATE INDEX i ON t (x);")
+    execute(
+        database,
+        "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < 100000)"
+        "INSERT INTO t SELECT n FROM c",
+    )
+    copying = -(-database.stat().st_size // 4_000_000)
+    steps = []
+
+    def step() -> None:
+        steps.append(1)
+        if len(steps) > copying:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        taken(database, step=step)
+
+    assert names(database) == []
 
 
 KILLED = """
 import os, signal, sys
-from migrated.sqlite import snapshots
-print("began", flush=True)
-kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-snapshots.take(sys.argv[1], reason="before-run", version=None, keep=5, step=kill)
+from migrated.sqlite.snapshots import take
+steps = []
+def step():
+    steps.append(1)
+    if len(steps) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+take(sys.argv[1], reason="before-run", version=1, keep=1, step=step)
 """
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(ground: Path, children: Children) -> None:
-    child = children.start(KILLED, ground)
-    assert line_from(child) == "began"
-    assert child.wait(30) == -9
-    (part,) = names(ground)
-    assert part.startswith(".app.db.")
-    assert snapshots.listed(str(ground)) == []
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_killed_one_is_not_listed_and_the_next_one_clears_it_away(database: Path, journal: str) -> None:
+    fill(database, journal, 9)
+    before = everything(database)
 
-    kept = take(ground)
+    done = run_script(KILLED, database, 3)
 
-    assert names(ground) == [Path(kept.path).name]
+    assert done.returncode == -signal.SIGKILL
+    assert [name[-5:] for name in names(database)] == [".part"]
+    assert listed(str(database)) == []
+    for suffix in ("-wal", "-shm", "-journal"):
+        (database.parent / ".migrated" / "snapshots" / (names(database)[0] + suffix)).write_text("left")
+    snapshot = taken(database)
+    assert names(database) == [os.path.basename(snapshot.path)]
+    assert everything(database) == before
 
 
-def test_folder_that_cannot_be_written_is_a_clear_refusal(ground: Path) -> None:
-    folder = ground.parent / ".migrated/snapshots"
-    folder.write_text("a file in its place")
-    before = everything(ground)
+LIMITED = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n" + TAKE
+
+
+def test_copy_that_cannot_be_written_leaves_nothing(database: Path) -> None:
+    fill(database, megabytes=9)
+    before = everything(database)
+
+    done = run_script(LIMITED, database)
+
+    folder = database.parent / ".migrated" / "snapshots"
+    assert re.fullmatch(
+        rf"SQLITE_\w+ True the copy {re.escape(str(folder))}/\.app\.db\.\w+\.part cannot be made: .*\n",
+        done.stdout,
+    )
+    assert names(database) == []
+    assert everything(database) == before
+
+
+def traced(database: Path, *options: str) -> tuple[str, str]:
+    """Take a snapshot; what it said, and the calls that put it on the disk, without the folder's name."""
+    log = database.parent / "trace"
+    command = (sys.executable, "-c", TAKE, str(database))
+    require(("strace", "-qq", "-o", "/dev/null"))
+    done = subprocess.run(
+        ["strace", "-qq", "-y", "-o", log, "-e", "trace=fsync,rename", *options, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, log.read_text().replace(f"{database.parent}/.migrated", "")
+
+
+def test_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(database: Path) -> None:
+    fill(database)
+
+    said, calls = traced(database)
+
+    (name,) = names(database)
+    assert said.endswith(f"/{name}\n")
+    part = r"/snapshots/\.app\.db\.\w+\.part"
+    assert re.fullmatch(
+        rf"fsync\(\d+<>\) += 0\nfsync\(\d+<{part}>\) += 0\n"
+        rf'rename\("{part}", "/snapshots/{re.escape(name)}"\) += 0\nfsync\(\d+</snapshots>\) += 0\n',
+        calls,
+    ), calls
+
+
+def test_name_that_does_not_reach_the_disk_is_no_snapshot(database: Path) -> None:
+    fill(database)
+    folder = database.parent / ".migrated" / "snapshots"
+    folder.mkdir()
+
+    said, calls = traced(database, "-P", str(folder), "-e", "inject=fsync:error=EIO")
+
+    assert "(INJECTED)" in calls
+    assert re.match(r"DATABASE True .*Input/output error", said)
+    assert names(database) == []
+
+
+def test_folder_that_may_not_be_written_to_is_named(database: Path) -> None:
+    fill(database)
+    folder = database.parent / ".migrated" / "snapshots"
+    folder.mkdir()
+    folder.chmod(0o555)
+
+    done = run_script(TAKE, database, powerless=True)
+    folder.chmod(0o755)
+
+    assert re.match(rf"DATABASE True .*Permission denied: '{re.escape(str(folder))}/", done.stdout), done
+    assert names(database) == []
+
+
+def test_something_else_in_place_of_the_folder_is_a_clear_error(database: Path) -> None:
+    fill(database)
+    (database.parent / ".migrated" / "snapshots").write_text("mine")
+
+    for act in (lambda: taken(database), lambda: listed(str(database))):
+        with pytest.raises(DatabaseError, match=r"\.migrated/snapshots'") as refused:
+            act()
+        assert refused.value.transient
+
+
+# Room on the disk
+
+
+def test_room_is_asked_for_and_said_in_readable_sizes(tmp_path: Path) -> None:
+    require_free(str(tmp_path), 1, "a snapshot", "app.db")
 
     with pytest.raises(DatabaseError) as refused:
-        runner_for(ground, GROUND, "CREATE TABLE a (x)").run()
+        require_free(str(tmp_path), 8 * 10**18, "a snapshot", "app.db")
 
-    assert (refused.value.code, refused.value.transient) == ("SNAPSHOT_FAILED", True)
-    assert everything(ground) == before
-
-
-# Room on the disk. A small file system of our own, in a mount namespace that ends with the child.
-
-IN_LITTLE_ROOM = """
-import sys
-from migrated import DatabaseError, Migration, MigrationRunner, SnapshotPolicy, SnapshotWhen
-import apsw
-path, when, text = sys.argv[1:]
-connection = apsw.Connection(path)
-connection.execute("CREATE TABLE big (id INTEGER PRIMARY KEY, x, y)")
-connection.execute("INSERT INTO big VALUES (1, zeroblob(2500000), 1)")
-connection.execute("CREATE TABLE small (id INTEGER PRIMARY KEY, x); INSERT INTO small VALUES (1, 2)")
-connection.close()
-runner = MigrationRunner(path, snapshots=SnapshotPolicy(SnapshotWhen(when)))
-runner.add_migration(Migration(1, "m1", text))
-try:
-    print([entry.version for entry in runner.run()])
-except DatabaseError as error:
-    print(error.code, error.transient, "needed" in error.message)
-connection = apsw.Connection(path)
-print([name for (name,) in connection.execute("SELECT name FROM sqlite_schema ORDER BY 1")])
-"""
-REBUILD = (
-    "CREATE TABLE n (id INTEGER PRIMARY KEY, x); INSERT INTO n SELECT id, x FROM {0}; "
-    "DROP TABLE {0}; ALTER TABLE n RENAME TO {0}"
-)
+    assert re.fullmatch(
+        rf"a snapshot needs 8000000\.0 TB, and {re.escape(str(tmp_path))} has \d+\.\d [kMGT]B free",
+        refused.value.message,
+    )
+    assert (refused.value.code, refused.value.transient, refused.value.database) == ("DISK_SPACE", True, "app.db")
+    assert refused.value.hint
 
 
 @pytest.mark.parametrize(
-    ("when", "text", "expected"),
+    ("size", "text"),
     [
-        pytest.param(
-            "before-run", "CREATE TABLE a (x)", "DISK_SPACE True True\n['big', 'small']\n", id="snapshot"
-        ),
-        pytest.param("never", REBUILD.format("big"), "DISK_SPACE True True\n['big', 'small']\n", id="rebuild"),
-        pytest.param(
-            "never",
-            "ALTER TABLE big DROP COLUMN y",
-            "DISK_SPACE True True\n['big', 'small']\n",
-            id="dropped column",
-        ),
-        pytest.param(
-            "never", "-- migrated: no-transaction\nVACUUM", "DISK_SPACE True True\n['big', 'small']\n", id="vacuum"
-        ),
-        pytest.param(
-            "never",
-            REBUILD.format("small"),
-            "[1]\n['_migrations', '_migrations_history', 'big', 'small']\n",
-            id="rebuild of a small table",
-        ),
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_951, "1.0 MB"),
+        (12_345_678, "12.3 MB"),
+        (4 * 10**9, "4.0 GB"),
+        (5 * 10**15, "5000.0 TB"),
     ],
 )
-def test_what_the_disk_cannot_hold_is_refused_early(tmp_path: Path, when: str, text: str, expected: str) -> None:
-    require(OWN_MOUNTS, ("mount -t tmpfs -o size=1m tmpfs /mnt",))
-    (tmp_path / "small").mkdir()
-    shell = 'mount -t tmpfs -o size=5m tmpfs "$0" && exec "$@"'
-    child = (sys.executable, "-c", IN_LITTLE_ROOM, str(tmp_path / "small/app.db"), when, text)
+def test_sizes_are_readable(size: int, text: str) -> None:
+    assert readable_size(size) == text
 
+
+SMALL_DISK = (
+    'mount -t tmpfs -o size=4m tmpfs "$1"; cp "$2" "$1/app.db"; mkdir "$1/.migrated"; cd "$3"; shift 3; "$@"'
+)
+
+
+def test_full_disk_is_found_out_before_the_copying(database: Path, tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    require((*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs"), (str(mount),))
+    fill(database, megabytes=2)
+    look = f'\nimport os\nprint(os.listdir("{mount}/.migrated/snapshots"))'
+
+    command = (sys.executable, "-c", TAKE + look, f"{mount}/app.db")
     done = subprocess.run(
-        [*OWN_MOUNTS, shell, str(tmp_path / "small"), *child],
-        env=environment(),
+        [*OWN_MOUNTS, "sh", "-ec", SMALL_DISK, "sh", *map(str, (mount, database, ROOT)), *command],
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
 
-    assert (done.stdout, done.stderr) == (expected, "")
+    assert re.fullmatch(
+        rf"DISK_SPACE True a snapshot needs 3\.\d MB, and {mount}/\.migrated/snapshots has 2\.\d MB free\n\[\]\n",
+        done.stdout,
+    ), done

@@ -1,0 +1,160 @@
+"""Copies of a database as files of their own: made page by page, looked over, put on the disk."""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
+
+import apsw
+
+from migrated.errors import DatabaseError
+from migrated.sqlite.connection import environment_error
+
+_STEP_BYTES = 4_000_000
+_CHECK_STEPS = 100_000
+# What a row holds against the promises of its table: the application's affair, and copied faithfully.
+_ABOUT_CONTENT = re.compile(r"(?:NULL|NUMERIC|TEXT|non-\w+) value in |CHECK constraint failed in ")
+_DAMAGE = (apsw.CorruptError, apsw.NotADBError)
+
+
+def nothing() -> None:
+    """Do nothing between two steps of a copy."""
+
+
+@contextlib.contextmanager
+def file_errors(database: str) -> Iterator[None]:
+    """Turn an error of the file system into a transient `DatabaseError`, which names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DatabaseError(
+            f"a file beside the database cannot be made, read or removed: {error}",
+            database=database,
+            transient=True,
+            hint="check the disk, and the owner and the mode of that file and of its directory",
+        ) from error
+
+
+def open_immutable(path: str) -> apsw.Connection:
+    """Open a copy that nobody writes to: no lock is taken and no file appears beside it, in WAL mode neither."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    return apsw.Connection(f"file:{quote(os.path.abspath(path))}?immutable=1", flags=flags)
+
+
+def copy_to(part: str, source: apsw.Connection, database: str, step: Callable[[], None]) -> None:
+    """Copy what `source` shows into the new file `part`, which its owner alone may read.
+
+    `step` is called between the steps. Raises `DatabaseError`; the unfinished file is left to the caller.
+    """
+    with file_errors(database):
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    with copying_errors(database, part), contextlib.closing(apsw.Connection(part)) as destination:
+        # A copy that is not finished is thrown away, and a finished one is synchronized by `put_on_disk`.
+        destination.pragma("journal_mode", "off")
+        destination.pragma("synchronous", "off")
+        with backing_up(source, destination) as backup:
+            take_steps(backup, source, step)
+
+
+@contextlib.contextmanager
+def backing_up(source: apsw.Connection, destination: apsw.Connection) -> Iterator[apsw.Backup]:
+    """Write one database over another, in one transaction of the other's; undone when the block is left early."""
+    backup = destination.backup("main", source, "main")
+    try:
+        yield backup
+    except BaseException:
+        # Finishing reports the error of the last step again, in place of what is on its way already.
+        backup.close(force=True)
+        raise
+    backup.finish()
+
+
+def take_steps(backup: apsw.Backup, source: apsw.Connection, step: Callable[[], None]) -> None:
+    """Carry a backup through, some megabytes at a time, with `step` called before each."""
+    pages = max(1, _STEP_BYTES // int(source.pragma("page_size")))
+    while not backup.done:
+        step()
+        backup.step(pages)
+
+
+@contextlib.contextmanager
+def copying_errors(database: str, part: str) -> Iterator[None]:
+    """Turn SQLite's errors into a `DatabaseError` that names the copy too: either file may be at fault."""
+    try:
+        yield
+    except apsw.Error as error:
+        known = environment_error(error, database)
+        raise DatabaseError(
+            f"the copy {part} cannot be made: {error}",
+            database=database,
+            transient=known.transient if known else False,
+            code=known.code if known else None,
+            hint=known.hint if known else None,
+        ) from error
+
+
+def damage(path: str, step: Callable[[], None]) -> str | None:
+    """What is wrong with a copy that nobody writes to, by `PRAGMA quick_check`; None when it is sound.
+
+    Rows that break a constraint of their table do not count: they were copied as they are. `step` is called
+    now and then.
+    """
+
+    def invent(connection: apsw.Connection, name: str) -> None:
+        # The application has collations that we have not; without them the check does not begin. It does not
+        # look at the order that they make.
+        connection.create_collation(name, lambda one, other: (one > other) - (one < other))
+
+    def proceed() -> bool:
+        step()
+        return False
+
+    with contextlib.closing(open_immutable(path)) as connection:
+        connection.collation_needed(invent)
+        connection.set_progress_handler(proceed, _CHECK_STEPS)
+        try:
+            found = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
+        except _DAMAGE as error:
+            return str(error)
+    return next((line for line in found if line != "ok" and not _ABOUT_CONTENT.match(line)), None)
+
+
+def put_on_disk(part: str, path: str, like: os.stat_result) -> None:
+    """Give a finished copy its mode, its owner where we are root, and its name; it survives a power cut then.
+
+    The name appears with the whole file behind it. Raises `OSError`, and there is no such name then.
+    """
+    descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        be_like(descriptor, like)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(part, path)
+    try:
+        sync_directory(os.path.dirname(path))
+    except OSError:
+        os.unlink(path)
+        raise
+
+
+def be_like(descriptor: int, like: os.stat_result) -> None:
+    """Give an open file or directory of ours the owner (where we are root), the group and the mode of another."""
+    mode = stat.S_IMODE(like.st_mode) & ~stat.S_ISUID
+    try:
+        os.fchown(descriptor, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
+    except PermissionError:
+        # What the mode lets a group do was meant for that group alone.
+        mode &= ~stat.S_IRWXG
+    os.fchmod(descriptor, mode)
+
+
+def sync_directory(directory: str) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
