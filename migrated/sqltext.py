@@ -94,6 +94,27 @@ def words(sql: str) -> Iterator[str]:
             yield token.group()[1:-1]
 
 
+def folded(name: str) -> str:
+    """A name as SQLite compares it: only the letters A to Z have two cases (https://www.sqlite.org/faq.html#q18)."""
+    return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
+
+
+def significant(sql: str) -> list[str]:
+    """The tokens of a text without white space and comments; names folded and without their quotes."""
+    found = []
+    for token in _TOKEN.finditer(sql):
+        match token.lastgroup:
+            case "space" | "line_comment" | "block_comment":
+                continue
+            case "word":
+                found.append(folded(token.group()))
+            case "quoted" if not token.group().startswith("'"):
+                found.append(folded(token.group()[1:-1]))
+            case _:
+                found.append(token.group())
+    return found
+
+
 def line_comments(
     sql: str, ends_statement: Callable[[LineComment], bool] = lambda _comment: False
 ) -> Iterator[LineComment]:

@@ -1,10 +1,12 @@
 """The indexes and triggers of tables, which a rebuild drops without a word."""
 
-import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import apsw
+
+from migrated.sqltext import folded, significant
 
 _OF_TABLE = """
 SELECT type, name, CAST(sql AS BLOB) FROM main.sqlite_schema
@@ -16,7 +18,7 @@ _TABLE = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND lower(name) 
 class _Thing(NamedTuple):
     kind: str
     name: str
-    definition: str
+    definition: tuple[str, ...]
 
 
 class Belongings:
@@ -29,35 +31,45 @@ class Belongings:
 
     def remember(self, tables: Iterable[str]) -> None:
         """Note what these tables have, before the first statement that may take it from them."""
-        for table in {name.lower() for name in tables} - self._before.keys():
+        for table in {folded(name) for name in tables} - self._before.keys():
             self._before[table] = self._of(table)
 
     def removed(self, names: Iterable[str]) -> None:
         """Take into account what is dropped by its own name: that is meant."""
-        self._removed |= {name.lower() for name in names}
+        self._removed |= {folded(name) for name in names}
 
     def dropped(self) -> list[str]:
         """What the tables that are there again (under their names) have no more, such as "index i"."""
-        found = []
+        found: list[str] = []
         for table, before in self._before.items():
-            if not before or not self._connection.execute(_TABLE, (table,)).fetchall():
-                continue
-            now = self._of(table)
-            names, definitions = {thing.name.lower() for thing in now}, {thing.definition for thing in now}
-            found += [
-                f"{thing.kind} {thing.name}"
-                for thing in before
-                if thing.name.lower() not in names | self._removed and thing.definition not in definitions
-            ]
+            if before and self._connection.execute(_TABLE, (table,)).fetchall():
+                found += [f"{thing.kind} {thing.name}" for thing in self._lost(before, self._of(table))]
         return found
+
+    def _lost(self, before: list[_Thing], now: list[_Thing]) -> list[_Thing]:
+        names, names_now = {folded(thing.name) for thing in before}, {folded(thing.name) for thing in now}
+        # The same thing may have come under another name; one new thing stands for one old one.
+        others = Counter(thing.definition for thing in now if folded(thing.name) not in names)
+        lost = []
+        for thing in before:
+            if folded(thing.name) in names_now | self._removed:
+                continue
+            if others[thing.definition] > 0:
+                others[thing.definition] -= 1
+            else:
+                lost.append(thing)
+        return lost
 
     def _of(self, table: str) -> list[_Thing]:
         return [
-            _Thing(str(kind), str(name), _without_name(bytes(sql).decode(errors="replace")))
+            _Thing(str(kind), str(name), _definition(str(kind), bytes(sql).decode(errors="replace")))
             for kind, name, sql in self._connection.execute(_OF_TABLE, (table,))
         ]
 
 
-def _without_name(sql: str) -> str:
-    """A definition such that the same thing under another name has the same."""
-    return re.sub(r"\s+", " ", re.split(r"\bON\b", sql, maxsplit=1, flags=re.IGNORECASE)[-1]).lower()
+def _definition(kind: str, sql: str) -> tuple[str, ...]:
+    """What it is but for its name: the same thing under another name, or written otherwise, has the same."""
+    tokens = significant(sql)
+    start = tokens.index(kind) + 1
+    # The name; SQLite keeps neither IF NOT EXISTS nor the name of the schema.
+    return (*tokens[:start], *tokens[start + 1 :])

@@ -49,9 +49,11 @@ class Checks:
         self._guard.is_resting = True
         try:
             altered = touch.altered if _CONCERNS_KEYS.search(text) else set()
-            self._keys.touch(touch.written | touch.dropped | altered)
-            self._belongings.remember(touch.dropped | (altered if _RENAMES.search(text) else set()))
-            self._belongings.removed(touch.removed)
+            renamed = altered if _RENAMES.search(text) else set()
+            self._keys.touch(touch.written | touch.dropped | altered, renamed)
+            self._belongings.remember(touch.dropped | renamed)
+            # The authorizer is told of the triggers that go with their table as if they were dropped by name.
+            self._belongings.removed(set() if touch.dropped else touch.removed)
             if touch.altered and self._names is None:
                 self._names = ledger.names_taken(self._connection)
             if touch.adds_trigger and self._meddlers is None:

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from migrated.sqltext import folded
+
 _SHOWN = 20
 _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
 # Reading the keys of every table is dear where there are thousands; few of them have any.
 _KEYS = """
 SELECT child.name, key."table" FROM main.sqlite_schema AS child, pragma_foreign_key_list(child.name, 'main') AS key
-WHERE child.type = 'table' AND child.sql LIKE '%references%'
+WHERE child.type = 'table' AND instr(lower(child.sql), 'references')
 """
 
 
@@ -41,19 +43,25 @@ class ForeignKeys:
         self._at_first = self._tables()
         self._children: dict[str, set[str]] | None = None
         self._touched: set[str] = set()
+        self._renamed: set[str] = set()
         self._checked: set[str] = set()
         self._before: Counter[Violation] = Counter()
 
-    def touch(self, tables: Iterable[str]) -> None:
-        """Take into account that rows of these tables are about to come, go or change."""
-        new = {table.lower() for table in tables} - self._touched
+    def touch(self, tables: Iterable[str], renamed: Iterable[str] = ()) -> None:
+        """Take into account that rows of these tables are about to come, go or change.
+
+        Those that are `renamed` may have any name afterwards.
+        """
+        self._renamed |= {folded(table) for table in renamed}
+        new = {folded(table) for table in tables} - self._touched
         if not new:
             return
         if self._children is None:
             self._children = self._find_children()
         self._touched |= new
-        concerned = new.union(*(self._children.get(table, set()) for table in new))
-        # A table that was not there at first has no old violations, though it may hold the rows of one that has.
+        # A table that was not there at first has no old violations, though it may hold the rows of one that has;
+        # and all that pointed at it was one.
+        concerned = new.union(*(self._children.get(table, set()) for table in new & self._at_first.keys()))
         for table in (concerned & self._at_first.keys()) - self._checked - self._known.keys():
             self._checked.add(table)
             self._before += _violations(self._connection, self._at_first[table])
@@ -62,38 +70,41 @@ class ForeignKeys:
         """How many old violations the tables have that were touched until now."""
         found = dict.fromkeys(self._checked, 0) | self._known
         for violation, count in self._before.items():
-            found[violation.table.lower()] += count
+            found[folded(violation.table)] += count
         return found
 
     def new_violations(self) -> list[Violation]:
-        """Those that were not there before."""
+        """Those that were not there before, by table and row."""
         tables = self._tables()
-        more: list[Violation] = []
-        for table in self._known.keys() & tables.keys():
-            # Only their number is known: which of them are new cannot be told.
-            found = list(_violations(self._connection, tables[table]).elements())
-            more += found[self._known[table] :]
-        return more + self._come(tables)
-
-    def _come(self, tables: dict[str, str]) -> list[Violation]:
         come, gone = tables.keys() - self._at_first.keys(), self._at_first.keys() - tables.keys()
+        children = self._find_children() if self._touched or come else {}
         concerned = self._touched | come
-        if self._touched:
-            children = self._find_children()
-            concerned = concerned.union(*(children.get(table, set()) for table in concerned | gone))
+        concerned = concerned.union(*(children.get(table, set()) for table in concerned | gone))
         after: Counter[Violation] = Counter()
         # What was not checked before can have no new violations: none of its rows, nor of its parents', changed.
         for table in concerned & tables.keys() & (self._checked | come) - self._known.keys():
             after += _violations(self._connection, tables[table])
-        return _difference(self._before, after, gone=gone, come=come)
+        # But a parent that came may be one that no key can point at.
+        for table in set().union(*(children.get(table, set()) for table in come)) - self._checked - come:
+            after += _faults(self._connection, tables[table])
+        found = _difference(self._before, after, self._renamed | come | gone)
+        return sorted(found + self._more_than_known(tables), key=lambda each: (each.table, each.row or 0))
+
+    def _more_than_known(self, tables: Mapping[str, str]) -> list[Violation]:
+        found: list[Violation] = []
+        for table in self._known.keys() & tables.keys():
+            # Only their number is known: which of them are new cannot be told.
+            there = _violations(self._connection, tables[table]).elements()
+            found += list(there)[self._known[table] :]
+        return found
 
     def _tables(self) -> dict[str, str]:
-        return {str(name).lower(): str(name) for (name,) in self._connection.execute(_TABLES)}
+        return {folded(str(name)): str(name) for (name,) in self._connection.execute(_TABLES)}
 
     def _find_children(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for child, parent in self._connection.execute(_KEYS):
-            found.setdefault(str(parent).lower(), set()).add(str(child).lower())
+            found.setdefault(folded(str(parent)), set()).add(folded(str(child)))
         return found
 
 
@@ -107,6 +118,15 @@ def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:
         return _check(connection, f"PRAGMA main.foreign_key_check({_quoted(table)})")
     except apsw.SQLError as error:
         return Counter([Violation(table, None, "", fault=str(error))])
+
+
+def _faults(connection: apsw.Connection, table: str) -> Counter[Violation]:
+    """The keys that cannot be checked, without looking at a row: SQLite says so before it begins."""
+    try:
+        connection.execute(f"EXPLAIN PRAGMA main.foreign_key_check({_quoted(table)})").fetchall()
+    except apsw.SQLError as error:
+        return Counter([Violation(table, None, "", fault=str(error))])
+    return Counter()
 
 
 def _check(connection: apsw.Connection, pragma: str) -> Counter[Violation]:
@@ -128,7 +148,7 @@ def _key(
         listed = 'SELECT "from" FROM pragma_foreign_key_list(?) WHERE id = ? ORDER BY seq'
         names = [_quoted(str(name)) for (name,) in connection.execute(listed, (table, number))]
         # Not the value itself: a text in another encoding than UTF-8 cannot be fetched.
-        columns = ", ".join(f"typeof({name}) || ' ' || hex({name})" for name in names)
+        columns = ", ".join(f"hex({name})" for name in names)
         queries[table, number] = f"SELECT {columns} FROM main.{_quoted(table)} WHERE rowid = ?"
     # Nothing is found where a column of the table's own is called rowid.
     rows: list[Any] = connection.execute(queries[table, number], (row,)).fetchall()
@@ -141,19 +161,33 @@ def _quoted(name: str) -> str:
 
 
 def _difference(
-    before: Counter[Violation], after: Counter[Violation], *, gone: AbstractSet[str], come: AbstractSet[str]
+    before: Counter[Violation], after: Counter[Violation], renamed: AbstractSet[str]
 ) -> list[Violation]:
     """What is new in `after`.
 
     A table may have been renamed, and rebuilding one may give its rows other numbers. So what is not the same
-    row as before may still be the same reference to the same parent that is not there.
+    row as before may still be the same reference to the same parent that is not there: first what is the same
+    in everything is crossed out, then what is but for the names of tables that came, went or were renamed, then
+    but for the row's number too.
     """
-    old = [_anonymous(violation, gone) for violation in before.elements()]
-    new = [(_anonymous(violation, come), violation) for violation in after.elements()]
-    rest, unknown = _unmatched(old, new, lambda violation: violation)
-    return [
-        violation for _, violation in _unmatched(rest, unknown, lambda violation: violation._replace(row=None))[1]
-    ]
+    old = [_folded(violation) for violation in before.elements()]
+    new = [(_folded(violation), violation) for violation in after.elements()]
+    for same in (_itself, lambda each: _anonymous(each, renamed), lambda each: _nowhere(each, renamed)):
+        old, new = _unmatched(old, new, same)
+    return [violation for _, violation in new]
+
+
+def _itself(violation: Violation) -> Violation:
+    return violation
+
+
+def _folded(violation: Violation) -> Violation:
+    fault = "unchecked" if violation.fault else ""
+    return violation._replace(table=folded(violation.table), parent=folded(violation.parent), fault=fault)
+
+
+def _nowhere(violation: Violation, renamed: AbstractSet[str]) -> Violation:
+    return _anonymous(violation, renamed)._replace(row=None)
 
 
 def _unmatched(
@@ -176,11 +210,10 @@ def _unmatched(
 
 
 def _anonymous(violation: Violation, renamed: AbstractSet[str]) -> Violation:
-    """The same with the names of tables that came or went left out: one that went may be one that came."""
+    """The same with the names of these tables left out: one that went may be one that came."""
     return violation._replace(
-        table="" if violation.table.lower() in renamed else violation.table,
-        parent="" if violation.parent.lower() in renamed else violation.parent,
-        fault="unchecked" if violation.fault else "",
+        table="" if violation.table in renamed else violation.table,
+        parent="" if violation.parent in renamed else violation.parent,
     )
 
 

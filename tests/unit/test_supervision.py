@@ -1,0 +1,162 @@
+"""The request to stop, and the worker's thread that it is meant for."""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from daemon_process import poll
+
+from migrated.cli.worker import in_worker
+from migrated.supervision import Supervision
+
+
+def test_nothing_has_to_end_unless_it_is_said() -> None:
+    supervision = Supervision()
+
+    assert not supervision.stop_requested()
+    assert not supervision.must_end(1e300)
+    assert supervision.reason == ""
+
+
+def test_what_is_running_may_go_on_until_its_time_is_over() -> None:
+    supervision = Supervision()
+    supervision.stop("SIGTERM", 10.0)
+
+    assert supervision.stop_requested()
+    assert supervision.reason == "SIGTERM"
+    assert [supervision.must_end(now) for now in (0.0, 9.99, 10.0, 11.0)] == [False, False, True, True]
+
+
+def test_interruption_is_at_once_and_no_later_word_takes_it_back() -> None:
+    supervision = Supervision()
+    supervision.stop("SIGTERM", 10.0)
+    supervision.interrupt()
+    supervision.stop("SIGTERM", 20.0)
+
+    assert supervision.must_end(-math.inf)
+
+
+@pytest.mark.parametrize("times", [(10.0, 20.0), (20.0, 10.0)])
+def test_the_earliest_end_counts(times: tuple[float, float]) -> None:
+    supervision = Supervision()
+    for at in times:
+        supervision.stop("SIGTERM", at)
+
+    assert [supervision.must_end(now) for now in (9.0, 10.0)] == [False, True]
+
+
+def test_interruption_alone_lets_the_next_begin() -> None:
+    """Whoever interrupts has asked for the end before."""
+    supervision = Supervision()
+    supervision.interrupt()
+
+    assert supervision.must_end(0.0)
+    assert not supervision.stop_requested()
+
+
+def test_signs_of_life_are_counted() -> None:
+    supervision = Supervision()
+    for _ in range(3):
+        supervision.beat()
+
+    assert supervision.beats == 3
+
+
+class TestWorker:
+    def test_work_is_done_in_another_thread_and_its_code_returned(self) -> None:
+        threads: list[threading.Thread] = []
+
+        def work(_supervision: Supervision) -> int:
+            threads.append(threading.current_thread())
+            return 4
+
+        assert in_worker(work, 30) == 4
+        assert threads[0] is not threading.main_thread()
+        assert not threads[0].is_alive()
+
+    @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
+    def test_what_it_raises_comes_out(self, error: BaseException) -> None:
+        def work(_supervision: Supervision) -> int:
+            raise error
+
+        with pytest.raises(type(error)) as raised:
+            in_worker(work, 30)
+        assert raised.value is error
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_the_handlers_are_put_back(self, fails: bool) -> None:  # noqa: FBT001 - a parameter
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+        def work(_supervision: Supervision) -> int:
+            assert signal.getsignal(signal.SIGTERM) not in before
+            if fails:
+                raise ValueError("no")
+            return 0
+
+        if fails:
+            with pytest.raises(ValueError, match="no"):
+                in_worker(work, 30)
+        else:
+            in_worker(work, 30)
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+    @pytest.mark.parametrize(
+        ("numbers", "code"),
+        [
+            ([signal.SIGTERM], 143),
+            ([signal.SIGINT], 130),
+            ([signal.SIGTERM, signal.SIGINT], 143),
+            ([signal.SIGINT, signal.SIGTERM, signal.SIGTERM], 130),
+        ],
+    )
+    def test_signals_are_passed_on(
+        self, numbers: list[signal.Signals], code: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The first asks to stop, with time to finish; the second to end; the code is that of the first."""
+        seen: list[tuple[bool, bool, bool]] = []
+
+        def work(supervision: Supervision) -> int:
+            asked: list[Callable[[], bool]] = [
+                supervision.stop_requested,
+                lambda: supervision.must_end(0.0),
+                lambda: True,
+            ]
+            for number, condition in zip(numbers, asked, strict=False):
+                os.kill(os.getpid(), number)
+                poll(condition, f"{number.name} passed on")
+                now = supervision.stop_requested(), supervision.must_end(0.0), supervision.must_end(math.inf)
+                seen.append(now)
+            return 7
+
+        assert in_worker(work, 12.5) == code
+        assert seen == [(True, False, True), (True, True, True), (True, True, True)][: len(numbers)]
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert f"{numbers[0].name}: what is running may finish within 12.5 s" in told
+
+    def test_the_time_to_finish_begins_with_the_signal(self) -> None:
+        ends: list[bool] = []
+
+        def work(supervision: Supervision) -> int:
+            before = time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+            poll(supervision.stop_requested, "the signal passed on")
+            after = time.monotonic()
+            ends.extend([supervision.must_end(before + 99.9), supervision.must_end(after + 100)])
+            return 0
+
+        in_worker(work, 100)
+        assert ends == [False, True]
+
+    def test_the_error_comes_out_although_a_signal_came(self) -> None:
+        def work(supervision: Supervision) -> int:
+            os.kill(os.getpid(), signal.SIGTERM)
+            poll(supervision.stop_requested, "the signal passed on")
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            in_worker(work, 30)
