@@ -156,6 +156,7 @@ class SqliteDatabase:
             raise DatabaseError(
                 "the connection has a transaction open", database=self.name, hint="commit or roll back first"
             )
+        preflight.require_application_id(self._shared, self._application_id, self.name)
         return self._shared
 
     def _open_for_migrating(self) -> apsw.Connection:

@@ -166,6 +166,7 @@ class SqliteSession:
                 return
             with self.transaction(connection):
                 self.require_unmoved(connection)
+                ledger.create(connection, self.name)
                 is_applied = any(entry.version == unfinished.version for entry in self._ledger)
                 if how is Repair.MARK_APPLIED and not is_applied:
                     ledger.enter(connection, migration, 0)
@@ -213,8 +214,8 @@ class SqliteSession:
             connection.execute("SAVEPOINT step")
         else:
             # IMMEDIATE: a deferred transaction that read first is refused, whatever the timeout, when it wants
-            # to write after somebody else has (https://www.sqlite.org/rescode.html#busy_snapshot).
-            # Patiently: a migration may have set a busy_timeout of its own.
+            # to write after somebody else has (https://www.sqlite.org/rescode.html#busy_snapshot). Patiently: a
+            # migration without a transaction may have set a busy_timeout of its own.
             self.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
         self._patience.must_finish = True
         try:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import apsw
 import pytest
 from daemon_process import migrated
 from support import everything, execute, query, write_migration
@@ -51,6 +52,21 @@ def test_database_of_another_application_is_refused_and_unchanged(database: Path
     assert (refused.value.code, refused.value.transient, refused.value.exit_code) == ("APPLICATION_ID", False, 6)
     assert f"0x{found:08x}" in refused.value.message
     assert f"0x{OURS:08x}" in refused.value.message
+    assert everything(database) == before
+
+
+def test_it_holds_for_a_caller_s_connection_too(database: Path) -> None:
+    execute(database, f"CREATE TABLE t (x); PRAGMA application_id = {THEIRS}")
+    before = everything(database)
+    connection = apsw.Connection(str(database))
+    runner = MigrationRunner(connection, application_id=OURS)
+    runner.add_migration(Migration(1, "m1", "CREATE TABLE a (x)"))
+
+    with pytest.raises(DatabaseError) as refused:
+        runner.run()
+    connection.close()
+
+    assert refused.value.code == "APPLICATION_ID"
     assert everything(database) == before
 
 
