@@ -27,7 +27,7 @@ def in_worker(work: Callable[[Supervision], int], stop_grace: float) -> int:
     """Do `work` and return its exit code, or 128 and the signal's number when one stopped it.
 
     At the first SIGINT or SIGTERM nothing more begins, and what is running may take `stop_grace` seconds; at the
-    second it is interrupted.
+    second it is interrupted; a third one has its usual effect.
     """
     inbox: SimpleQueue[_Finished | signal.Signals] = SimpleQueue()
     supervision = Supervision()
@@ -63,6 +63,9 @@ def in_worker(work: Callable[[Supervision], int], stop_grace: float) -> int:
 def _pass_on(number: signal.Signals, supervision: Supervision, stop_grace: float) -> None:
     if supervision.stop_requested():
         supervision.interrupt()
+        # A third one kills: an unfinished migration is then undone by SQLite's journal.
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
         return
     supervision.stop(number.name, time.monotonic() + stop_grace)
     print_problem(

@@ -8,7 +8,7 @@ import apsw
 
 from migrated.backend import Progress
 from migrated.model import Step
-from migrated.sqltext import first_token, statements
+from migrated.sqltext import statements
 from migrated.supervision import Supervision
 
 PROGRESS_SECONDS = 3.0
@@ -21,7 +21,8 @@ _OPCODES = 10_000
 class Oversight:
     """SQLite's progress handler for one step: it is asked every so often whether to interrupt the statement.
 
-    `cause` says, after an interruption, why. `report` is called every few seconds.
+    `cause` says, after an interruption, why, and `was_told_to_stop` whether it was asked for. `report` is called
+    every few seconds.
     """
 
     def __init__(
@@ -35,17 +36,24 @@ class Oversight:
         self._step: Step | None = None
         self._offset = 0
         self._began = self._statement_began = self._tell_at = 0.0
-        self._ends: list[int] | None = None
+        self._spans: list[tuple[int, int]] = []
+        self._is_checking = False
+        self.was_told_to_stop = False
 
     @contextmanager
-    def over(self, connection: apsw.Connection, step: Step) -> Iterator[None]:
-        """Watch over a step on this connection for the length of a `with`."""
+    def over(
+        self, connection: apsw.Connection, step: Step, rows: Callable[[], int] | None = None
+    ) -> Iterator[None]:
+        """Watch over a step on this connection for the length of a `with`.
+
+        `rows` says how many the step has changed; without it, all that are changed meanwhile count.
+        """
         self._step = step
         changes = connection.total_changes()
-        self._count = lambda: connection.total_changes() - changes
+        self._count = rows or (lambda: connection.total_changes() - changes)
         self._began = self._statement_began = time.monotonic()
         self._tell_at = self._began + PROGRESS_SECONDS
-        self._ends, self.cause = None, None
+        self._spans, self.cause, self.was_told_to_stop = [], None, False
         connection.set_progress_handler(self, _OPCODES, id=self)
         try:
             yield
@@ -53,39 +61,48 @@ class Oversight:
             connection.set_progress_handler(None, id=self)
 
     def statement_begins(self, offset: int) -> None:
-        """The statement at this offset of the step's text is about to run."""
-        self._supervision.beat()
+        """The statement at this offset of the step's text is about to run. Raises `InterruptError`.
+
+        SQLite asks us within a statement only, and not within a short one: a thousand of them can take long.
+        """
         self._offset = offset
         self._statement_began = time.monotonic()
+        if self():
+            raise apsw.InterruptError(self.cause)
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """What runs within the `with` is ours, and no part of a statement."""
+        self._is_checking = True
+        try:
+            yield
+        finally:
+            self._is_checking = False
+            self._statement_began = time.monotonic()
 
     def __call__(self) -> bool:
         now = time.monotonic()
         self._supervision.beat()
         if self._supervision.must_end(now):
+            self.was_told_to_stop = True
             self.cause = f"it was interrupted: {self._supervision.reason or 'told to stop'}"
-        elif self._timeout and now - self._statement_began >= self._timeout:
+        elif self._timeout and not self._is_checking and now - self._statement_began >= self._timeout:
             self.cause = f"the statement took longer than statement_timeout, {self._timeout:g} s"
         elif now >= self._tell_at:
             self._tell_at = now + PROGRESS_SECONDS
             self._tell(now)
         return self.cause is not None
 
-    @property
-    def was_told_to_stop(self) -> bool:
-        """Whether the interruption was asked for from outside."""
-        return self.cause is not None and self._supervision.must_end(time.monotonic())
-
     def _tell(self, now: float) -> None:
         if self._step is None:
             return
         text = self._step.sql
-        if self._ends is None:
-            # Counted only for what takes long: most steps are over before anybody asks.
-            self._ends = [end for _, end in statements(text)]
-        start = first_token(text, self._offset) or 0
-        number = sum(end <= start for end in self._ends) + 1
-        line = self._step.place.line + text.count("\n", 0, start)
+        # Counted only for what takes long: most steps are over before anybody asks.
+        self._spans = self._spans or statements(text)
+        if not self._spans:
+            return
+        # Behind the last statement we are still busy with it.
+        number = min(sum(end <= self._offset for _, end in self._spans), len(self._spans) - 1)
+        line = self._step.place.line + text.count("\n", 0, self._spans[number][0])
         elapsed = round((now - self._began) * 1000)
-        self._report(
-            Progress(self._step, min(number, len(self._ends)), len(self._ends), line, elapsed, self._count())
-        )
+        self._report(Progress(self._step, number + 1, len(self._spans), line, elapsed, self._count()))

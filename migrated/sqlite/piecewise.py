@@ -85,7 +85,7 @@ class Piecewise:
                 with self._means.transaction(self._connection):
                     self._means.require_unmoved(self._connection)
                     self._means.prepare(self._connection, self._step)
-                with self._means.oversight.over(self._connection, self._step):
+                with self._means.oversight.over(self._connection, self._step, lambda: self._rows_changed):
                     for number, span in enumerate(self._spans, 1):
                         done = self._take(number, span)
         except MigrationError as error:
@@ -126,7 +126,8 @@ class Piecewise:
 
     def _before(self, offset: int, text: str) -> None:
         self._means.oversight.statement_begins(offset)
-        self._checks.before(text)
+        with self._means.oversight.checking():
+            self._checks.before(text)
 
     def _require_effect(self, row: tuple[object, ...], span: tuple[int, int]) -> None:
         # SQLite answers with the mode that is in force, and calls that no error.
@@ -150,7 +151,8 @@ class Piecewise:
             self._last_entry = history.last_entry(self._connection)
             return None
         try:
-            self._checks.require_acceptable()
+            with self._means.oversight.checking():
+                self._checks.require_acceptable()
         except UnacceptableError as error:
             raise failure(self._step, error.message, hint=error.hint, code=error.code) from None
         dropped = self._checks.dropped()

@@ -10,6 +10,7 @@ from migrated.errors import INTERRUPTED, DatabaseError
 from migrated.model import Step
 from migrated.settings import SnapshotPolicy, SnapshotWhen
 from migrated.sqlite import ledger, snapshots
+from migrated.sqlite.failures import failure
 from migrated.sqlite.rewriting import require_room
 from migrated.sqlite.space import readable_size
 from migrated.supervision import Supervision
@@ -50,9 +51,9 @@ class Keeper:
         self._observer.snapshot_taken(taken.id, taken.size, round((time.monotonic() - began) * 1000))
 
     def go_on(self) -> None:
-        """Raise when we are told to stop: nothing was changed yet."""
+        """Raise when what is running has to end: nothing was changed yet."""
         self._supervision.beat()
-        if self._supervision.stop_requested():
+        if self._supervision.must_end(time.monotonic()):
             raise DatabaseError(
                 f"it was interrupted: {self._supervision.reason}",
                 database=self._database,
@@ -83,7 +84,16 @@ class Preparation:
         if is_new and self._application_id:
             connection.pragma("application_id", self._application_id)
         if connection.filename and not is_new and not goes_on:
-            self._keeper.keep_before(connection, is_first=self._is_first)
+            self._keep(connection, step)
         if connection.filename and not is_new:
             require_room(connection, step, self._database)
         self._is_first = False
+
+    def _keep(self, connection: apsw.Connection, step: Step) -> None:
+        try:
+            self._keeper.keep_before(connection, is_first=self._is_first)
+        except DatabaseError as error:
+            if error.code != INTERRUPTED:
+                raise
+            # The step has begun as far as anybody else can tell.
+            raise failure(step, error.message, hint=error.hint, code=INTERRUPTED, transient=True) from error

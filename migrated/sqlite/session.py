@@ -146,6 +146,7 @@ class SqliteSession:
                 raise
             finally:
                 self._batch = None
+                self._patience.must_finish = False
                 self._roll_back(connection)
                 if not batch.is_committed:
                     self._ledger, self._has_ledger = before, False

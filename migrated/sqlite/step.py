@@ -22,14 +22,16 @@ def run_step(connection: apsw.Connection, step: Step, guard: Guard, oversight: O
 
     def before(offset: int, text: str) -> None:
         oversight.statement_begins(offset)
-        checks.before(text)
+        with oversight.checking():
+            checks.before(text)
 
     try:
         with oversight.over(connection, step):
             run_script(connection, step.sql, guard, before)
             if not connection.in_transaction:
                 raise failure(step, "the migration ended its own transaction")
-            checks.require_acceptable()
+            with oversight.checking():
+                checks.require_acceptable()
     except StatementError as error:
         raise translated(error, step, database, oversight) from error.__cause__
     except UnacceptableError as error:

@@ -1,251 +1,478 @@
-"""Stopping the program while a migration is running: real signals to real processes."""
+"""Signals and limits, as real processes meet them: `migrated up`, `down` and `run`."""
 
-import json
+import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import apsw
 import pytest
-from daemon_process import DEADLINE, DaemonProcess, environment, poll
-from support import PROGRAM, applied_versions, everything, write_migration
+from daemon_process import (
+    DEADLINE,
+    DaemonProcess,
+    Line,
+    bring_up,
+    environment,
+    log_lines,
+    migrated,
+    poll,
+    running,
+    writer_holding,
+)
+from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
 
-from migrated import MigrationRunner
+# Nobody waits for its end: SQLite looks at the clock within it.
+ENDLESS = """\
+CREATE TABLE begun (x);
+INSERT INTO begun VALUES (1);
+-- the long one
+WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;
+"""
+# One single step of SQLite's virtual machine, within which it looks at nothing.
+DEAF = "CREATE TABLE begun (x); SELECT instr(zeroblob(4000000), zeroblob(2000000) || x'01');"
+THERE = "CREATE TABLE there (x); INSERT INTO there VALUES (1)"
+_READ = """
+import apsw, sys
+connection = apsw.Connection(sys.argv[1])
+connection.execute("BEGIN; SELECT * FROM there").fetchall()
+print("held", flush=True)
+sys.stdin.read()
+connection.execute("ROLLBACK")
+"""
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 
-ENDLESS = "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c) INSERT INTO t SELECT max(n) FROM c;"
-COUNT = "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < {}) SELECT max(n) FROM c;"
-BRIEF = COUNT.format(4_000_000)
-# Longer than the second after which systemd is asked for more time.
-LONGER = COUNT.format(15_000_000)
-Line = dict[str, Any]
 
-
-@pytest.fixture
-def ground(tmp_path: Path, migrations: Path) -> Path:
-    """A project with a table `t`."""
-    write_migration(migrations, 1, up="CREATE TABLE t (x);", down=f"{BRIEF}\nDROP TABLE t;")
-    runner = MigrationRunner(tmp_path / "app.db")
-    runner.add_directory(migrations)
-    runner.run()
-    # A signal that comes while a snapshot is taken stops that, and the migration is not begun.
-    configure(tmp_path)
-    return tmp_path
-
-
-def configure(directory: Path, *, top: str = "", target: str = "") -> None:
-    (directory / "migrated.toml").write_text(f"{top}\n[[target]]\nsnapshots = {{ when = 'never' }}\n{target}\n")
+@contextmanager
+def reader_holding(database: Path) -> Iterator[Callable[[], None]]:
+    """Another process that reads, which in DELETE mode holds up every COMMIT; the function given ends it."""
+    command = (sys.executable, "-c", _READ, database)
+    with running(*command, cwd=database.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield lambda: (process.communicate(timeout=DEADLINE), None)[1]
 
 
 class Command:
-    """`migrated up` or `down`, its log read as it comes."""
+    """`migrated up` or `down`, running: its log line by line, with what else it says to people."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.lines: list[Line] = []
-        self.others: list[str] = []
+        self.lines: list[str] = []
 
-    def wait_for(self, event: str, **keys: object) -> Line:
-        while (line := self._next()) is not None:
-            if line.get("event") == event and all(line.get(key) == value for key, value in keys.items()):
-                return line
-        raise AssertionError(f"no {event} in {self.lines}, {self.others}")
+    def wait_for(self, text: str) -> None:
+        """Read on to the next line that has this in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"no {text!r} in:\n{''.join(self.lines)}")
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
 
     def end(self) -> int:
-        while self._next() is not None:
-            pass
+        """Its exit code; `lines` is all that it said."""
+        assert self.process.stderr is not None
+        self.lines += self.process.stderr
         return self.process.wait(DEADLINE)
 
-    def _next(self) -> Line | None:
-        assert self.process.stderr is not None
-        while text := self.process.stderr.readline():
-            if text.startswith("{"):
-                self.lines.append(json.loads(text))
-                return self.lines[-1]
-            self.others.append(text.rstrip("\n"))
-        return None
+    def logged(self, event: str) -> list[Line]:
+        text = "".join(line for line in self.lines if line.startswith("{"))
+        return [line for line in log_lines(text) if line["event"] == event]
+
+    def remarks(self) -> list[str]:
+        """What is no line of the log."""
+        return [line for line in self.lines if not line.startswith("{")]
 
 
 @contextmanager
 def command(directory: Path, *arguments: str) -> Iterator[Command]:
-    with subprocess.Popen(
-        [*PROGRAM, *arguments],
-        cwd=directory,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield Command(process)
-        finally:
-            process.kill()
+    with running(*PROGRAM, *arguments, cwd=directory, stderr=subprocess.PIPE) as process:
+        yield Command(process)
 
 
-class TestUpAndDown:
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_the_running_migration_is_finished_and_the_next_not_begun(
-        self, ground: Path, migrations: Path, number: signal.Signals
+def configure(directory: Path, top: str, *targets: str) -> None:
+    text = "".join(f"[[target]]\n{target}\n" for target in targets or ("",))
+    (directory / "migrated.toml").write_text(f"{top}\n{text}")
+
+
+@pytest.fixture
+def there(database: Path) -> Path:
+    """A database with something in it."""
+    execute(database, THERE)
+    return database
+
+
+class TestCommands:
+    @BOTH
+    def test_the_first_lets_the_running_one_finish(
+        self, tmp_path: Path, migrations: Path, there: Path, number: signal.Signals
     ) -> None:
-        write_migration(migrations, 2, "brief", up=BRIEF)
-        write_migration(migrations, 3, "never")
-        with command(ground, "up") as up:
-            up.wait_for("migration.applying", version=2)
-            up.process.send_signal(number)
-            code = up.end()
+        write_migration(migrations, 1)
+        write_migration(migrations, 2)
+        with reader_holding(there) as release, command(tmp_path, "up") as up:
+            up.wait_for("migration.applying")
+            up.send(number)
+            up.wait_for(f"{number.name}: what is running may finish within 30 s")
+            release()
 
-        assert code == 128 + number
-        assert applied_versions(ground / "app.db") == [1, 2]
-        assert up.others == [
-            f"migrated: warning: {number.name}: what is running may finish within 30 s; once more to interrupt it"
-        ]
+            assert up.end() == 128 + number
+        assert applied_versions(there) == [1]
+        assert [line["version"] for line in up.logged("migration.applied")] == [1]
+        assert [line["version"] for line in up.logged("migration.applying")] == [1]
+        assert len(up.remarks()) == 1
 
-    def test_what_takes_longer_than_its_grace_is_interrupted_and_undone(
-        self, ground: Path, migrations: Path
+    def test_what_takes_longer_than_the_grace_is_undone(
+        self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
-        configure(ground, top='stop_grace = "100ms"')
-        write_migration(migrations, 2, "endless", up=f"INSERT INTO t VALUES (1);\n{ENDLESS}")
-        before = everything(ground / "app.db")
-        with command(ground, "up") as up:
-            up.wait_for("migration.applying", version=2)
-            up.process.send_signal(signal.SIGTERM)
-            failed = up.wait_for("migration.failed")
-            code = up.end()
+        configure(tmp_path, 'stop_grace = "200ms"')
+        write_migration(migrations, 1)
+        write_migration(migrations, 2, up=ENDLESS)
+        write_migration(migrations, 3)
+        with command(tmp_path, "up") as up:
+            up.wait_for('"version":2')
+            up.send(signal.SIGTERM)
+            up.wait_for("may finish within 0.2 s")
 
-        assert code == 128 + signal.SIGTERM
-        assert (failed["reason"], failed["error"]["code"]) == ("it was interrupted: SIGTERM", "INTERRUPTED")
-        assert (failed["line"], failed["statement"]) == (3, ENDLESS)
-        assert everything(ground / "app.db") == before
+            assert up.end() == 143
+        assert applied_versions(there) == [1]
+        assert [row[1] for row in schema(there)] == ["t1", "there"]
+        (failed,) = up.logged("migration.failed")
+        assert (failed["version"], failed["error"]["code"], failed["line"]) == (2, "INTERRUPTED", 5)
+        assert failed["error"]["message"] == "it was interrupted: SIGTERM"
+        assert failed["statement"].startswith("WITH RECURSIVE")
+        (finished,) = up.logged("run.finished")
+        assert (finished["outcome"], finished["applied"], finished["pending"]) == ("failed", 1, 2)
+        assert up.logged("migration.applying")[-1]["version"] == 2
 
-    def test_a_second_signal_interrupts_at_once(self, ground: Path, migrations: Path) -> None:
-        write_migration(migrations, 2, "endless", up=ENDLESS)
-        before = everything(ground / "app.db")
-        with command(ground, "up") as up:
-            up.wait_for("migration.applying", version=2)
-            # Two of one kind that come at the same moment are one to the kernel.
-            up.process.send_signal(signal.SIGINT)
-            up.process.send_signal(signal.SIGTERM)
-            code = up.end()
+    @BOTH
+    def test_the_second_interrupts_at_once(
+        self, tmp_path: Path, migrations: Path, there: Path, number: signal.Signals
+    ) -> None:
+        configure(tmp_path, 'stop_grace = "10m"')
+        write_migration(migrations, 1, up=ENDLESS)
+        before = everything(there)
+        with command(tmp_path, "up") as up:
+            up.wait_for("migration.applying")
+            up.send(number)
+            up.wait_for("once more to interrupt it")
+            up.send(number)
 
-        assert code in {128 + signal.SIGINT, 128 + signal.SIGTERM}
-        assert everything(ground / "app.db") == before
-        assert [line for line in up.others if "Traceback" in line or "Error" in line] == []
+            assert up.end() == 128 + number
+        assert everything(there) == before
+        (failed,) = up.logged("migration.failed")
+        assert failed["error"]["code"] == "INTERRUPTED"
+        assert not any("Traceback" in line for line in up.lines)
 
-    def test_going_down_is_no_other(self, ground: Path) -> None:
-        with command(ground, "down") as down:
-            down.wait_for("migration.rolling_back", version=1)
-            down.process.send_signal(signal.SIGTERM)
-            code = down.end()
+    def test_rollback_is_stopped_likewise(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        configure(tmp_path, 'stop_grace = "10m"')
+        write_migration(migrations, 1, down=f"DROP TABLE t1; {ENDLESS}")
+        write_migration(migrations, 2, down="DROP TABLE t2;")
+        bring_up(tmp_path)
+        with command(tmp_path, "down", "--to", "0") as down:
+            down.wait_for('"version":1')
+            down.send(signal.SIGINT)
+            down.wait_for("once more to interrupt it")
+            down.send(signal.SIGINT)
 
-        assert code == 128 + signal.SIGTERM
-        assert applied_versions(ground / "app.db") == []
+            assert down.end() == 130
+        assert applied_versions(there) == [1]
+        assert [row[1] for row in schema(there)] == ["t1", "there"]
+        assert down.logged("migration.failed")[0]["error"]["code"] == "INTERRUPTED"
 
-    def test_statements_do_not_run_in_the_main_thread(self, ground: Path, migrations: Path) -> None:
-        write_migration(migrations, 2, "endless", up=ENDLESS)
-        with command(ground, "up") as up:
-            up.wait_for("migration.applying", version=2)
-            assert_that_another_thread_works(up.process.pid)
+    def test_other_databases_are_not_begun(self, tmp_path: Path, migrations: Path) -> None:
+        for name in ("a.db", "b.db"):
+            execute(tmp_path / name, THERE)
+        write_migration(migrations, 1)
+        with (
+            reader_holding(tmp_path / "a.db") as release,
+            command(tmp_path, "up", "-d", "a.db", "-d", "b.db") as up,
+        ):
+            up.wait_for("migration.applying")
+            up.send(signal.SIGTERM)
+            up.wait_for("may finish")
+            release()
 
+            assert up.end() == 143
+        assert [applied_versions(tmp_path / name) for name in ("a.db", "b.db")] == [[1], []]
 
-def ticks(pid: int, thread: int) -> int:
-    """Hundredths of a second that a thread has computed."""
-    fields = Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    def test_waiting_for_a_busy_database_ends_at_once(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        configure(tmp_path, 'stop_grace = "10m"', 'busy_timeout = "10m"')
+        write_migration(migrations, 1)
+        with writer_holding(there), command(tmp_path, "up") as up:
+            up.wait_for("migration.applying")
+            up.send(signal.SIGINT)
 
+            assert up.end() == 130
+        assert applied_versions(there) == []
+        assert not any("Traceback" in line for line in up.lines)
 
-def assert_that_another_thread_works(pid: int) -> None:
-    at_first = ticks(pid, pid)
+    def test_waiting_to_read_ends_at_once(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        """A COMMIT in DELETE mode that waits for a reader keeps new ones out."""
+        configure(tmp_path, "", 'busy_timeout = "10m"')
+        write_migration(migrations, 1)
+        with reader_holding(there), command(tmp_path, "up") as first:
+            first.wait_for("migration.applying")
+            poll(lambda: is_busy(there), "a commit that keeps readers out")
+            with command(tmp_path, "up") as second:
+                poll(lambda: is_caught(second.process.pid, signal.SIGTERM), "the second at work")
+                second.send(signal.SIGTERM)
 
-    def others() -> int:
-        threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
-        return sum(ticks(pid, thread) for thread in threads if thread != pid)
+                assert second.end() == 143
+            assert not any("Traceback" in line for line in second.lines)
+            assert second.logged("migration.applying") == []
 
-    poll(lambda: others() >= 30, "some work")
+    def test_waiting_for_another_runner_ends_at_once(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        write_migration(migrations, 1)
+        with writer_holding(there), command(tmp_path, "up") as first:
+            first.wait_for("migration.applying")
+            with command(tmp_path, "up", "--lock-timeout", "10m") as second:
+                second.wait_for("lock.waiting")
+                second.send(signal.SIGINT)
 
-    assert ticks(pid, pid) - at_first < 6
+                assert second.end() == 130
+            assert not any("Traceback" in line for line in second.lines)
+
+    def test_limit_of_a_statement(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        configure(tmp_path, "", 'statement_timeout = "200ms"')
+        write_migration(migrations, 1, up=ENDLESS)
+        before = everything(there)
+
+        done = migrated(tmp_path, "up")
+        assert done.returncode == 1
+        assert everything(there) == before
+        (failed,) = [line for line in log_lines(done.stderr) if line["event"] == "migration.failed"]
+        assert (failed["error"]["code"], failed["line"]) == ("STATEMENT_TIMEOUT", 5)
+        assert failed["reason"] == "the statement took longer than statement_timeout, 0.2 s"
+        assert "statement_timeout" in failed["hint"]
+        assert failed["statement"].startswith("WITH RECURSIVE")
 
 
 class TestDaemon:
-    def test_statements_do_not_run_in_the_main_thread(self, ground: Path, migrations: Path) -> None:
-        with DaemonProcess(ground) as daemon:
-            daemon.wait_until_ready()
-            write_migration(migrations, 2, "endless", up=ENDLESS)
-            daemon.wait_for("migration.applying", version=2)
-            assert_that_another_thread_works(daemon.pid)
-
-    def test_what_takes_longer_than_its_grace_is_interrupted_and_undone(
-        self, ground: Path, migrations: Path
-    ) -> None:
-        configure(ground, top='stop_grace = "100ms"')
-        with DaemonProcess(ground) as daemon:
-            daemon.wait_until_ready()
-            before = everything(ground / "app.db")
-            write_migration(migrations, 2, "endless", up=ENDLESS)
-            daemon.wait_for("migration.applying", version=2)
-
-            assert daemon.stop() == 0
-
-        (failed,) = daemon.logged("migration.failed")
-        assert failed["error"]["code"] == "INTERRUPTED"
-        assert daemon.lines[-1]["event"] == "daemon.stopped"
-        assert everything(ground / "app.db") == before
-
-    def test_a_second_signal_interrupts_at_once(self, ground: Path, migrations: Path) -> None:
-        with DaemonProcess(ground) as daemon:
-            daemon.wait_until_ready()
-            before = everything(ground / "app.db")
-            write_migration(migrations, 2, "endless", up=ENDLESS)
-            daemon.wait_for("migration.applying", version=2)
+    def test_start_and_end_with_long_work(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        """Systemd is asked for time while it advances, the log tells how far; two signals end it in order."""
+        configure(tmp_path, 'stop_grace = "10m"')
+        file = write_migration(migrations, 1, up=ENDLESS)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying", version=1)
+            assert int(daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")["EXTEND_TIMEOUT_USEC"]) >= 2_000_000
+            daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")
+            progress = daemon.wait_for("migration.progress")
             daemon.send(signal.SIGTERM)
             daemon.wait_for("daemon.stopping")
+            daemon.pass_over_notices()
+            daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")
+            assert applied_versions(there) == []
+            daemon.send(signal.SIGTERM)
+
+            assert daemon.wait() == 0
+        assert (progress["version"], progress["name"], progress["direction"]) == (1, "change", "up")
+        assert (progress["statement_number"], progress["statement_count"], progress["line"]) == (3, 3, 5)
+        assert (progress["rows_changed"], progress["level"], progress["database"]) == (1, "info", "app.db")
+        assert 3000 <= progress["execution_time_ms"] < 20_000
+        assert Path(progress["file"]).name == file.name
+        assert [notice for notice in daemon.notices if "READY" in notice] == []
+        (failed,) = daemon.logged("migration.failed")
+        assert (failed["error"]["code"], failed["version"]) == ("INTERRUPTED", 1)
+        assert daemon.lines[-1]["event"] == "daemon.stopped"
+        assert [row[1] for row in schema(there)] == ["there"]
+
+    def test_what_takes_longer_than_the_grace_is_undone(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        configure(tmp_path, 'stop_grace = "200ms"')
+        write_migration(migrations, 1)
+        write_migration(migrations, 2, up=ENDLESS)
+        write_migration(migrations, 3)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying", version=2)
 
             assert daemon.stop() == 0
+        told = [line["event"] for line in daemon.lines]
+        assert told[-1] == "daemon.stopped"
+        assert told.index("daemon.stopping") < told.index("migration.failed")
+        (failed,) = daemon.logged("migration.failed")
+        assert (failed["error"]["code"], failed["line"]) == ("INTERRUPTED", 5)
+        assert daemon.logged("migration.applying", version=3) == []
+        assert applied_versions(there) == [1]
+        assert [row[1] for row in schema(there)] == ["t1", "there"]
 
-        assert [line["error"]["code"] for line in daemon.logged("migration.failed")] == ["INTERRUPTED"]
-        assert daemon.lines[-1]["event"] == "daemon.stopped"
-        assert everything(ground / "app.db") == before
-
-    def test_a_statement_beyond_its_limit_is_blocked_and_not_tried_for_ever(
-        self, ground: Path, migrations: Path
-    ) -> None:
-        configure(ground, target='statement_timeout = "100ms"')
-        with DaemonProcess(ground) as daemon:
-            daemon.wait_until_ready()
-            before = everything(ground / "app.db")
-            path = write_migration(migrations, 2, "endless", up=ENDLESS)
-            blocked = daemon.wait_for("database.blocked")
-            daemon.look()
-            assert everything(ground / "app.db") == before
-            path.unlink()
-            write_migration(migrations, 2, "endless", up="CREATE TABLE mended (x);")
-            daemon.wait_for("database.unblocked")
-
-        assert blocked["error"]["code"] == "STATEMENT_TIMEOUT"
-        assert "statement_timeout, 0.1 s" in blocked["reason"]
-        assert len(daemon.logged("migration.applying", version=2)) == 2
-        assert applied_versions(ground / "app.db") == [1, 2]
-
-    def test_systemd_is_asked_for_time_while_it_starts_and_stops_and_not_else(
-        self, tmp_path: Path, migrations: Path
-    ) -> None:
-        configure(tmp_path)
-        write_migration(migrations, 1, "brief", up=LONGER)
+    def test_the_next_start_does_what_was_interrupted(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        write_migration(migrations, 1, up=ENDLESS)
         with DaemonProcess(tmp_path) as daemon:
-            assert int(daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")["EXTEND_TIMEOUT_USEC"]) == 15_000_000
-            daemon.wait_for_notice("READY")
-            write_migration(migrations, 2, "brief", up=LONGER)
-            daemon.wait_for("migration.applied", version=2)
-            daemon.pass_over_notices()
-            since_ready = daemon.notices[[("READY" in notice) for notice in daemon.notices].index(True) :]
-            assert [notice for notice in since_ready if "EXTEND_TIMEOUT_USEC" in notice] == []
+            daemon.wait_for("migration.applying", version=1)
+            daemon.send(signal.SIGINT)
+            daemon.wait_for("daemon.stopping", reason="SIGINT")
+            assert daemon.stop(signal.SIGINT) == 0
+        write_migration(migrations, 1)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+        assert applied_versions(there) == [1]
 
-            write_migration(migrations, 3, "brief", up=LONGER)
-            daemon.wait_for("migration.applying", version=3)
+    def test_the_commit_that_a_reader_holds_up_is_waited_for(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        write_migration(migrations, 1)
+        write_migration(migrations, 2)
+        with reader_holding(there) as release, DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying", version=1)
             daemon.send(signal.SIGTERM)
-            daemon.wait_for_notice("STOPPING")
-            daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")
-            assert daemon.wait() == 0
+            daemon.wait_for("daemon.stopping")
+            release()
 
-        assert applied_versions(tmp_path / "app.db") == [1, 2, 3]
+            assert daemon.wait() == 0
+        assert [line["version"] for line in daemon.logged("migration.applied")] == [1]
+        assert applied_versions(there) == [1]
+
+    def test_the_third_kills(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        """There are statements that not even SQLite interrupts."""
+        write_migration(migrations, 1, up=DEAF)
+        before = everything(there)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying", version=1)
+            before_it = ticks(daemon.pid)
+            poll(lambda: ticks(daemon.pid) >= before_it + 30, "the statement at work")
+            daemon.send(signal.SIGTERM)
+            daemon.wait_for("daemon.stopping")
+            assert is_caught(daemon.pid, signal.SIGTERM)
+            daemon.send(signal.SIGTERM)
+            poll(lambda: not is_caught(daemon.pid, signal.SIGTERM), "the second signal obeyed")
+            assert daemon.process.poll() is None
+            daemon.send(signal.SIGTERM)
+
+            assert daemon.wait() == -signal.SIGTERM
+        assert daemon.logged("daemon.stopped") == []
+        assert everything(there) == before
+
+    def test_statement_beyond_the_limit_blocks_and_is_not_tried_again(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        """The limit is each target's own."""
+        configure(
+            tmp_path,
+            'resync_interval = "100ms"',
+            'databases = ["app.db"]\nstatement_timeout = "100ms"',
+            'databases = ["other.db"]\nmigrations = "others"',
+        )
+        (tmp_path / "others").mkdir()
+        write_migration(migrations, 1, up=ENDLESS)
+        slow = ENDLESS.replace("1e15", "2e6")
+        write_migration(tmp_path / "others", 1, up=slow)
+        before = everything(there)
+        with DaemonProcess(tmp_path) as daemon:
+            blocked = daemon.wait_for("database.blocked", database="app.db")
+            daemon.wait_for("migration.applied", database="other.db")
+            daemon.wait_until_ready()
+            # Passes by the dozen, and the time of a first retry.
+            with pytest.raises(subprocess.TimeoutExpired):
+                daemon.process.wait(1.2)
+            daemon.look()
+
+            assert daemon.stop() == 0
+        assert "the statement took longer than statement_timeout, 0.1 s" in blocked["reason"]
+        (failed,) = daemon.logged("migration.failed")
+        assert (failed["error"]["code"], failed["line"]) == ("STATEMENT_TIMEOUT", 5)
+        assert failed["statement"].startswith("WITH RECURSIVE")
+        assert len(daemon.logged("migration.applying", database="app.db")) == 1
+        assert everything(there) == before
+        (applied,) = daemon.logged("migration.applied", database="other.db")
+        assert applied["execution_time_ms"] > 100
+
+    def test_no_time_is_asked_for_when_nobody_waits(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            write_migration(migrations, 1, up=ENDLESS)
+            # Three seconds of work.
+            daemon.wait_for("migration.progress")
+            daemon.pass_over_notices()
+            daemon.send(signal.SIGTERM)
+            daemon.wait_for("daemon.stopping")
+            assert daemon.stop() == 0
+        asked = [notice for notice in daemon.notices if "EXTEND_TIMEOUT_USEC" in notice]
+        assert asked == []
+
+
+def ticks(pid: int) -> int:
+    """User and system time so far, in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def is_busy(database: Path) -> bool:
+    """Whether nobody may begin to read."""
+    connection = apsw.Connection(os.fspath(database))
+    try:
+        connection.execute("SELECT * FROM there").fetchall()
+    except apsw.BusyError:
+        return True
+    finally:
+        connection.close()
+    return False
+
+
+def is_caught(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal."""
+    (mask,) = (
+        line.split()[1]
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("SigCgt")
+    )
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+WATCH_THREADS = """
+import apsw, os, threading
+
+def statement(_):
+    with open(os.environ["THREADS_SEEN"], "a") as file:
+        main = threading.current_thread() is threading.main_thread()
+        file.write("main\\n" if main else "other\\n")
+
+apsw.connection_hooks.append(lambda connection: connection.trace_v2(apsw.SQLITE_TRACE_STMT, statement))
+"""
+
+
+class TestThreads:
+    """No statement runs in the thread that hears the signals."""
+
+    @pytest.fixture
+    def variables(self, tmp_path: Path) -> dict[str, str]:
+        """Surroundings in which a process writes down, for each statement, which thread it runs in."""
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(WATCH_THREADS)
+        return {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}", "THREADS_SEEN": str(tmp_path / "seen")}
+
+    def seen(self, tmp_path: Path) -> set[str]:
+        return set((tmp_path / "seen").read_text().split())
+
+    @pytest.mark.parametrize("arguments", [("up",), ("up", "--to", "1"), ("down",), ("down", "--to", "0")])
+    def test_of_the_commands(
+        self, tmp_path: Path, migrations: Path, there: Path, variables: dict[str, str], arguments: tuple[str, ...]
+    ) -> None:
+        write_migration(migrations, 1, down="DROP TABLE t1;")
+        if "down" in arguments:
+            bring_up(tmp_path)
+
+        assert migrated(tmp_path, *arguments, **variables).returncode == 0
+        assert self.seen(tmp_path) == {"other"}
+
+    def test_of_the_daemon(self, tmp_path: Path, migrations: Path, there: Path, variables: dict[str, str]) -> None:
+        with DaemonProcess(tmp_path, variables=variables) as daemon:
+            daemon.wait_until_ready()
+            write_migration(migrations, 1)
+            daemon.wait_for("migration.applied", version=1)
+            daemon.look()
+            assert daemon.stop() == 0
+        assert self.seen(tmp_path) == {"other"}
+
+    def test_the_means_of_seeing_it_work(self, tmp_path: Path, database: Path, variables: dict[str, str]) -> None:
+        """So that the two above can fail."""
+        script = f"import apsw; apsw.Connection({str(database)!r}).execute('CREATE TABLE t (x)')"
+        subprocess.run([sys.executable, "-c", script], env=environment(**variables), check=True)
+
+        assert self.seen(tmp_path) == {"main"}
+        assert query(database, "SELECT * FROM t") == []

@@ -1,245 +1,673 @@
-"""Ending a migration that is running: because it was asked for, or because a statement takes too long."""
+"""Work that is told to stop, or takes too long: what may finish does, what may not leaves nothing."""
 
 import math
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
 import pytest
-from support import applied_versions, everything, execute, query
+from support import applied_versions, everything, execute, put_file, query, schema
 
-from migrated import DatabaseError, ExecutionFailedError, Migration, MigrationRunner, Repair, Supervision
-from migrated.backend import Observer, Progress
-from migrated.errors import INTERRUPTED, RollbackFailedError
-from migrated.model import Step
+from migrated import (
+    DatabaseError,
+    ExecutionFailedError,
+    Migration,
+    MigrationError,
+    MigrationRunner,
+    read_migrations,
+)
+from migrated.backend import Done, Observer, Progress
+from migrated.errors import INTERRUPTED
+from migrated.model import MigrationDirection, Step
+from migrated.settings import TransactionMode
 from migrated.sqlite import oversight
 from migrated.sqlite.failures import TIMED_OUT
+from migrated.supervision import Supervision
 
-ENDLESS = "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c) INSERT INTO t SELECT max(n) FROM c;"
-BRIEF = "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < {}) SELECT max(n) FROM c;"
-GROUND = "CREATE TABLE t (x); INSERT INTO t VALUES (1);"
-
-
-class Ending(Supervision):
-    """Asks for the end once the work has given so many signs of life."""
-
-    def __init__(self, beats: int, *, grace: float = 0.0) -> None:
-        super().__init__()
-        self._left = beats
-        self._grace = grace
-
-    def beat(self) -> None:
-        super().beat()
-        if self.beats == self._left:
-            self.stop("SIGTERM", time.monotonic() + self._grace)
+ENDLESS = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;"
 
 
-class Collecting(Observer):
+def counting(rows: int) -> str:
+    """A statement whose work grows with `rows`: 17 steps of SQLite's virtual machine for each."""
+    return ENDLESS.replace("1e15", str(rows))
+
+
+class Told(Observer, Supervision):
+    """Both at once: does something when a step begins or is done, or at a sign of life."""
+
     def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[int] = []
+        self.finished: list[int] = []
         self.told: list[Progress] = []
+        self.at_begin: dict[int, Callable[[], object]] = {}
+        self.at_end: dict[int, Callable[[], object]] = {}
+        self.at_beat: dict[int, Callable[[], object]] = {}
+
+    def beginning(self, step: Step, *, late: bool) -> None:
+        self.begun.append(step.migration.version)
+        # Signs of life are counted from here.
+        self.beats = 0
+        self.at_begin.get(step.migration.version, lambda: None)()
+
+    def done(self, done: Done, direction: MigrationDirection) -> None:
+        self.finished.append(done.entry.version)
+        self.at_end.get(done.entry.version, lambda: None)()
 
     def progress(self, progress: Progress) -> None:
         self.told.append(progress)
 
+    def beat(self) -> None:
+        super().beat()
+        self.at_beat.get(self.beats, lambda: None)()
 
-def runner_for(
-    database: Path, *texts: str, statement_timeout: float = 0, **parts: Ending | Collecting
-) -> MigrationRunner:
-    supervision, observer = parts.get("supervision"), parts.get("observer")
-    runner = MigrationRunner(
-        database,
-        busy_timeout=60,
-        statement_timeout=statement_timeout,
-        supervision=supervision if isinstance(supervision, Supervision) else None,
-        observer=observer if isinstance(observer, Observer) else None,
-    )
-    runner.add_migrations(Migration(n, f"m{n}", text, ENDLESS) for n, text in enumerate(texts, 1))
-    return runner
+    def ask(self) -> None:
+        """As the first signal, with time to spare."""
+        self.stop("SIGTERM", math.inf)
+
+    def end(self) -> None:
+        """As the first signal, when the time is over."""
+        self.stop("SIGTERM", -math.inf)
 
 
 @pytest.fixture
-def ground(database: Path) -> Path:
-    runner_for(database, GROUND).run()
-    return database
+def told() -> Told:
+    return Told()
 
 
-# Asked for
-
-
-def test_interrupted_migration_is_undone_and_says_why(ground: Path) -> None:
-    before = everything(ground)
-    runner = runner_for(ground, GROUND, f"INSERT INTO t VALUES (2);\n{ENDLESS}", supervision=Ending(50))
-
-    with pytest.raises(ExecutionFailedError) as interrupted:
-        runner.run()
-
-    assert interrupted.value.message == "it was interrupted: SIGTERM"
-    assert (interrupted.value.code, interrupted.value.transient) == (INTERRUPTED, True)
-    assert (interrupted.value.version, interrupted.value.line, interrupted.value.statement) == (2, 2, ENDLESS)
-    assert everything(ground) == before
-
-
-def test_interrupted_rollback_is_undone(ground: Path) -> None:
-    before = everything(ground)
-
-    with pytest.raises(RollbackFailedError) as interrupted:
-        runner_for(ground, GROUND, supervision=Ending(50)).roll_back()
-
-    assert interrupted.value.code == INTERRUPTED
-    assert everything(ground) == before
-
-
-def test_what_is_running_may_finish_within_its_grace_and_nothing_more_begins(ground: Path) -> None:
-    texts = (GROUND, BRIEF.format(1_000_000), "CREATE TABLE never (x)")
-
-    entries = runner_for(ground, *texts, supervision=Ending(20, grace=60)).run()
-
-    assert [entry.version for entry in entries] == [2]
-    assert applied_versions(ground) == [1, 2]
-
-
-def test_check_of_the_foreign_keys_is_interrupted_too(database: Path) -> None:
-    execute(
+def runner_for(
+    database: Path,
+    told: Told,
+    *texts: str,
+    busy_timeout: float = 30,
+    statement_timeout: float = 0,
+    transaction: TransactionMode = TransactionMode.EACH,
+) -> MigrationRunner:
+    """Return a runner with migrations 1, 2, … of these texts."""
+    runner = MigrationRunner(
         database,
-        "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (p REFERENCES p);"
-        "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 300000)"
-        "INSERT INTO c SELECT NULL FROM n;",
+        observer=told,
+        supervision=told,
+        busy_timeout=busy_timeout,
+        statement_timeout=statement_timeout,
+        transaction=transaction,
     )
+    runner.add_migrations(Migration(number, f"m{number}", text) for number, text in enumerate(texts, 1))
+    return runner
+
+
+def failure_of(work: Callable[[], object]) -> MigrationError:
+    with pytest.raises(MigrationError) as failed:
+        work()
+    return failed.value
+
+
+THERE = "CREATE TABLE there (x); INSERT INTO there VALUES (1)"
+TEXTS = (
+    "CREATE TABLE a (x)",
+    f"CREATE TABLE b (x); {counting(20_000)} INSERT INTO b VALUES (1)",
+    "CREATE TABLE c (x)",
+)
+
+
+# Told to stop, with time to finish
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["each", "several together"])
+def test_what_is_running_finishes_and_nothing_more_begins(database: Path, told: Told, *, is_there: bool) -> None:
+    if is_there:
+        execute(database, THERE)
+    told.at_begin[2] = told.ask
+
+    assert [entry.version for entry in runner_for(database, told, *TEXTS).run()] == [1, 2]
+    assert told.begun == [1, 2]
+    assert applied_versions(database) == [1, 2]
+    assert query(database, "SELECT x FROM b") == [(1,)]
+
+
+def test_nothing_begins_when_it_was_told_before(database: Path, told: Told) -> None:
+    told.ask()
+
+    assert runner_for(database, told, *TEXTS).run() == []
+    assert told.begun == []
+    assert everything(database) == []
+
+
+def test_run_that_is_one_transaction_is_finished_as_one(database: Path, told: Told) -> None:
+    execute(database, THERE)
+    told.at_begin[2] = told.ask
+
+    runner_for(database, told, *TEXTS, transaction=TransactionMode.RUN).run()
+    assert applied_versions(database) == [1, 2, 3]
+
+
+def test_rollback_that_is_running_finishes(database: Path, told: Told) -> None:
+    runner = runner_for(database, told)
+    runner.add_migrations(
+        Migration(n, "m", f"CREATE TABLE t{n} (x)").with_down(f"DROP TABLE t{n}") for n in (1, 2, 3)
+    )
+    runner.run()
+    told.at_begin[2] = told.ask
+
+    assert [entry.version for entry in runner.roll_back_to(0)] == [3, 2]
+    assert applied_versions(database) == [1]
+    assert [row[1] for row in schema(database)] == ["t1"]
+
+
+# Interrupted
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["each", "several together"])
+def test_what_takes_longer_than_its_time_is_undone(database: Path, told: Told, *, is_there: bool) -> None:
+    if is_there:
+        execute(database, THERE)
+    # In the third statement: the first two are too short for so many signs of life.
+    told.at_beat[10] = told.end
+    texts = (
+        "CREATE TABLE a (x)",
+        f"CREATE TABLE b (x);\nINSERT INTO b VALUES (1);\n{ENDLESS}",
+        "CREATE TABLE c (x)",
+    )
+
+    failure = failure_of(runner_for(database, told, *texts).run)
+    assert isinstance(failure, ExecutionFailedError)
+    assert (failure.code, failure.transient, failure.version) == (INTERRUPTED, True, 2)
+    assert failure.message == "it was interrupted: SIGTERM"
+    assert (failure.statement, failure.line) == (ENDLESS, 3)
+    assert [entry.version for entry in failure.completed] == [1]
+    assert applied_versions(database) == [1]
+    assert [row[1] for row in schema(database)] == ["a"] + ["there"] * is_there
+
+
+def test_interruption_of_one_transaction_undoes_the_run(database: Path, told: Told) -> None:
+    execute(database, THERE)
     before = everything(database)
-    # The statement itself is over at once; nearly all the work is the check of `c`, before it and after it.
-    runner = runner_for(database, "INSERT INTO c VALUES (NULL)", supervision=Ending(60))
+    told.at_begin[2] = told.end
 
-    with pytest.raises(ExecutionFailedError) as interrupted:
-        runner.run()
-
-    assert interrupted.value.code == INTERRUPTED
+    runner = runner_for(database, told, "CREATE TABLE a (x)", ENDLESS, transaction=TransactionMode.RUN)
+    failure = failure_of(runner.run)
+    assert failure.code == INTERRUPTED
     assert everything(database) == before
 
 
-def test_migration_without_a_transaction_stops_after_a_statement(ground: Path) -> None:
-    text = f"-- migrated: no-transaction\nINSERT INTO t VALUES (2);\n{ENDLESS}"
-    runner = runner_for(ground, GROUND, text, supervision=Ending(50))
+def test_interruption_comes_while_it_runs(database: Path, told: Told) -> None:
+    """As the second signal: the first left time to finish."""
+    execute(database, THERE)
+    told.at_begin[1] = told.ask
+    told.at_beat[50] = told.interrupt
 
-    with pytest.raises(ExecutionFailedError) as interrupted:
-        runner.run()
-
-    assert interrupted.value.message == "it was interrupted: SIGTERM; stopped after statement 1 of 2"
-    assert interrupted.value.code == INTERRUPTED
-    assert query(ground, "SELECT x FROM t") == [(1,), (2,)]
-    mended = runner_for(ground, GROUND, text.replace(ENDLESS, "INSERT INTO t VALUES (3);"))
-    mended.repair(2, Repair.RESUME)
-    assert query(ground, "SELECT x FROM t") == [(1,), (2,), (3,)]
+    failure = failure_of(runner_for(database, told, f"CREATE TABLE a (x); {ENDLESS}").run)
+    assert failure.code == INTERRUPTED
+    assert applied_versions(database) == []
+    assert told.beats == 50
 
 
-def test_nothing_begins_once_the_end_was_asked_for(ground: Path) -> None:
-    supervision = Ending(-1)
-    supervision.stop("test", math.inf)
+def test_interrupted_rollback_is_undone(database: Path, told: Told) -> None:
+    runner = runner_for(database, told)
+    runner.add_migration(Migration(1, "m", "CREATE TABLE a (x)").with_down(f"DROP TABLE a; {ENDLESS}"))
+    runner.run()
+    before = everything(database)
+    told.at_begin[1] = told.end
 
-    assert runner_for(ground, GROUND, "CREATE TABLE a (x)", supervision=supervision).run() == []
-    assert applied_versions(ground) == [1]
-
-
-def _while_it_waits(
-    database: Path, runner: MigrationRunner, waiting: threading.Event, then: Callable[[], None]
-) -> DatabaseError:
-    """What a run in another thread raises that waits for the database until `then`."""
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            runner.run()
-        except DatabaseError as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert waiting.wait(30)
-    then()
-    thread.join(30)
-    (error,) = raised
-    assert isinstance(error, DatabaseError)
-    return error
+    failure = failure_of(runner.roll_back)
+    assert (type(failure).__name__, failure.code) == ("RollbackFailedError", INTERRUPTED)
+    assert everything(database) == before
 
 
-class Waiting(Ending):
-    """Notices that somebody waits: the busy handler gives signs of life, and nothing else does meanwhile."""
+def test_many_short_statements_are_interrupted_too(database: Path, told: Told) -> None:
+    """SQLite calls its progress handler within a statement only, and not within a short one."""
+    execute(database, THERE)
+    before = everything(database)
+    told.at_beat[20] = told.end
+    inserts = "INSERT INTO there VALUES (2);\n" * 500
+
+    failure = failure_of(runner_for(database, told, inserts).run)
+    assert failure.code == INTERRUPTED
+    assert everything(database) == before
+
+
+def test_interrupted_migration_can_be_run_again(database: Path, told: Told) -> None:
+    told.at_begin[1] = told.end
+    text = f"CREATE TABLE a (x); {counting(100_000)}"
+    failure_of(runner_for(database, told, text).run)
+
+    assert [entry.version for entry in runner_for(database, Told(), text).run()] == [1]
+
+
+# While foreign keys are looked at
+
+TERMS = "+".join(["a"] * 500)
+COSTLY = (
+    "CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (0);"
+    "CREATE TABLE c (a);"
+    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)"
+    "INSERT INTO c SELECT 0 FROM n;"
+    # Computed whenever it is read: a million steps.
+    f"ALTER TABLE c ADD COLUMN sum AS ({TERMS}) REFERENCES p;"
+)
+
+
+@pytest.mark.parametrize(
+    ("there", "text"),
+    [
+        pytest.param(COSTLY, "INSERT INTO p VALUES (1)", id="before the statement"),
+        pytest.param(THERE, COSTLY, id="at the end"),
+    ],
+)
+def test_interruption_while_foreign_keys_are_checked(database: Path, told: Told, there: str, text: str) -> None:
+    execute(database, there)
+    before = everything(database)
+    # The statements themselves are too short for so many signs of life.
+    told.at_beat[30] = told.end
+
+    failure = failure_of(runner_for(database, told, text).run)
+    assert (failure.code, failure.version, told.beats) == (INTERRUPTED, 1, 30)
+    assert everything(database) == before
+
+
+# A limit for each statement
+
+
+class Clock:
+    """One second from each look at it to the next: time then depends on what SQLite does, not on the machine."""
 
     def __init__(self) -> None:
-        super().__init__(-1)
-        self.waits = threading.Event()
-        self.is_on = False
+        self.now = 0.0
 
-    def beat(self) -> None:
-        super().beat()
-        if self.is_on and self.beats > 10:
-            self.waits.set()
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
 
 
-def test_waiting_to_begin_ends_at_once_when_asked_to(ground: Path) -> None:
-    before = everything(ground)
-    supervision = Waiting()
-    runner = runner_for(ground, GROUND, "CREATE TABLE a (x)", supervision=supervision)
-    writer = apsw.Connection(str(ground))
-    writer.execute("BEGIN IMMEDIATE")
-    supervision.is_on = True
-
-    error = _while_it_waits(ground, runner, supervision.waits, lambda: supervision.stop("test", math.inf))
-
-    writer.close()
-    assert (error.code, error.transient) == ("SQLITE_BUSY", True)
-    assert everything(ground) == before
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the oversight, which looks at it once in 10,000 steps of SQLite's virtual machine."""
+    clock = Clock()
+    monkeypatch.setattr(oversight, "time", clock)
+    return clock
 
 
-def test_waiting_to_commit_lasts_until_the_grace_is_over(ground: Path) -> None:
-    before = everything(ground)
-    supervision = Waiting()
-    runner = runner_for(ground, GROUND, "CREATE TABLE a (x)", supervision=supervision)
-    reader = apsw.Connection(str(ground))
-    reader.execute("BEGIN; SELECT * FROM t").fetchall()
-    supervision.is_on = True
-    began = time.monotonic()
+# Of the clock above; what `counting` does for it.
+ROWS_A_SECOND = 10_000 / 17
 
-    error = _while_it_waits(
-        ground, runner, supervision.waits, lambda: supervision.stop("test", time.monotonic() + 0.3)
+
+def seconds(number: float) -> str:
+    return counting(int(ROWS_A_SECOND * number))
+
+
+def test_statement_beyond_the_limit_is_interrupted_and_named(database: Path, told: Told, clock: Clock) -> None:
+    execute(database, THERE)
+    before = everything(database)
+    text = f"CREATE TABLE a (x);\n-- long\n{seconds(60)}\nINSERT INTO a VALUES (1)"
+
+    failure = failure_of(runner_for(database, told, text, statement_timeout=30).run)
+    assert isinstance(failure, ExecutionFailedError)
+    assert (failure.code, failure.transient, failure.version) == (TIMED_OUT, False, 1)
+    assert failure.message == "the statement took longer than statement_timeout, 30 s"
+    assert (failure.statement, failure.line, failure.column) == (seconds(60), 3, 1)
+    assert everything(database) == before
+
+
+def test_limit_is_for_each_statement(database: Path, told: Told, clock: Clock) -> None:
+    """Four that each keep within it, and together do not."""
+    runner_for(database, told, seconds(20) * 4, statement_timeout=30).run()
+
+    assert applied_versions(database) == [1]
+    assert clock.now > 60
+
+
+def test_the_same_statement_passes_under_a_higher_limit(database: Path, told: Told, clock: Clock) -> None:
+    runner_for(database, told, seconds(60), statement_timeout=90).run()
+
+    assert applied_versions(database) == [1]
+
+
+def test_without_a_limit_nothing_is_interrupted(database: Path, told: Told, clock: Clock) -> None:
+    runner_for(database, told, seconds(60)).run()
+
+    assert applied_versions(database) == [1]
+
+
+def test_limit_holds_for_a_rollback_too(database: Path, told: Told, clock: Clock) -> None:
+    runner = runner_for(database, told, statement_timeout=30)
+    runner.add_migration(Migration(1, "m", "CREATE TABLE a (x)").with_down(f"DROP TABLE a; {seconds(60)}"))
+    runner.run()
+    before = everything(database)
+
+    failure = failure_of(runner.roll_back)
+    assert (type(failure).__name__, failure.code) == ("RollbackFailedError", TIMED_OUT)
+    assert everything(database) == before
+
+
+def test_limit_within_a_migration_without_a_transaction(database: Path, told: Told, clock: Clock) -> None:
+    execute(database, THERE)
+    statements = (seconds(20), seconds(20), "CREATE TABLE a (x);", seconds(60), "CREATE TABLE b (x);")
+    text = "\n".join(["-- migrated: no-transaction", *statements])
+
+    failure = failure_of(runner_for(database, told, text, statement_timeout=30).run)
+    assert (failure.code, failure.statement) == (TIMED_OUT, seconds(60))
+    assert failure.message.endswith("; stopped after statement 3 of 5")
+    assert [row[1] for row in schema(database)] == ["a", "there"]
+
+
+def test_check_of_foreign_keys_is_no_part_of_a_statement(database: Path, told: Told, clock: Clock) -> None:
+    """Else a short statement would be blamed, and the limit would bear on the size of tables."""
+    runner_for(database, told, COSTLY, statement_timeout=30).run()
+    taken = clock.now
+    runner = runner_for(database, Told(), COSTLY, "INSERT INTO p VALUES (1)", statement_timeout=30)
+
+    assert [entry.version for entry in runner.run()] == [2]
+    assert (taken > 30, clock.now - taken > 60) == (True, True)
+
+
+# Somebody else uses the database
+
+
+@pytest.fixture
+def other(database: Path) -> Iterator[apsw.Connection]:
+    """Another connection to a database that is there."""
+    execute(database, THERE)
+    connection = apsw.Connection(os.fspath(database))
+    yield connection
+    connection.close()
+
+
+def test_wait_for_a_writer_ends_at_once_when_told_to_stop(
+    database: Path, told: Told, other: apsw.Connection
+) -> None:
+    other.execute("BEGIN IMMEDIATE")
+    told.at_beat[3] = told.ask
+    started = time.monotonic()
+
+    failure = failure_of(runner_for(database, told, "CREATE TABLE a (x)", busy_timeout=600).run)
+    assert isinstance(failure, DatabaseError)
+    assert (failure.code, failure.transient, told.beats) == ("SQLITE_BUSY", True, 3)
+    assert time.monotonic() - started < 60
+    other.execute("ROLLBACK")
+    assert [row[1] for row in schema(database)] == ["there"]
+
+
+def test_so_it_does_between_the_transactions_of_a_new_database(database: Path, told: Told) -> None:
+    """There several migrations share one, and one that leaves traces ends it."""
+    others: list[apsw.Connection] = []
+
+    def begin() -> None:
+        others.append(apsw.Connection(os.fspath(database)))
+        others[0].execute("BEGIN IMMEDIATE")
+        told.beats = 0
+
+    told.at_end[1] = begin
+    told.at_beat[3] = told.ask
+    texts = ("CREATE TABLE a (x); CREATE TEMP TABLE t (x)", "CREATE TABLE b (x)", "CREATE TABLE c (x)")
+
+    failure = failure_of(runner_for(database, told, *texts, busy_timeout=0.3).run)
+    others[0].close()
+    assert (failure.code, told.beats) == ("SQLITE_BUSY", 3)
+    assert applied_versions(database) == [1]
+
+
+def read_of(connection: apsw.Connection) -> None:
+    connection.execute("BEGIN; SELECT * FROM there").fetchall()
+
+
+def test_wait_for_a_reader_at_the_end_lasts_until_the_time_is_over(
+    database: Path, told: Told, other: apsw.Connection
+) -> None:
+    """In DELETE mode a reader holds up COMMIT; what is done already is worth waiting for."""
+    read_of(other)
+    asked: list[float] = []
+
+    def ask() -> None:
+        asked.append(time.monotonic())
+        told.stop("SIGTERM", time.monotonic() + 0.2)
+
+    # The first is that of the statement.
+    told.at_beat[2] = ask
+
+    failure = failure_of(runner_for(database, told, "CREATE TABLE a (x)", busy_timeout=600).run)
+    waited = time.monotonic() - asked[0]
+    other.execute("ROLLBACK")
+    assert (failure.code, failure.transient) == ("SQLITE_BUSY", True)
+    assert 0.2 <= waited < 60
+    assert everything(database) == [("table", "there", "CREATE TABLE there (x)"), ("there", 1)]
+
+
+def test_commit_that_succeeds_in_time_is_one(database: Path, told: Told, other: apsw.Connection) -> None:
+    read_of(other)
+    told.at_beat[2] = told.ask
+    told.at_beat[5] = lambda: other.execute("ROLLBACK")
+
+    texts = ("CREATE TABLE a (x)", "CREATE TABLE b (x)")
+    assert [entry.version for entry in runner_for(database, told, *texts).run()] == [1]
+    assert applied_versions(database) == [1]
+
+
+# Without a transaction
+
+PIECES = f"""\
+-- migrated: no-transaction
+CREATE TABLE a (x);
+INSERT INTO a VALUES (1);
+{ENDLESS}
+CREATE TABLE b (x);
+"""
+
+
+def test_migration_without_a_transaction_stops_after_its_last_whole_statement(database: Path, told: Told) -> None:
+    execute(database, THERE)
+    told.at_beat[20] = told.end
+
+    failure = failure_of(runner_for(database, told, PIECES, "CREATE TABLE c (x)").run)
+    assert (failure.code, failure.version, failure.statement, failure.line) == (INTERRUPTED, 1, ENDLESS, 4)
+    assert failure.message == "it was interrupted: SIGTERM; stopped after statement 2 of 4"
+    assert failure.hint is not None
+    assert failure.hint.endswith("`migrated repair 1` settles it")
+    assert query(database, "SELECT x FROM a") == [(1,)]
+    assert applied_versions(database) == []
+    assert query(
+        database, "SELECT action, version, statement, statements FROM _migrations_history ORDER BY id"
+    ) == [
+        ("apply-statement", 1, 1, 4),
+        ("apply-statement", 1, 2, 4),
+    ]
+    refused = failure_of(runner_for(database, Told(), PIECES, "CREATE TABLE c (x)").run)
+    assert refused.code == "UNFINISHED"
+
+
+def test_interruption_in_its_first_statement_leaves_nothing(database: Path, told: Told) -> None:
+    execute(database, THERE)
+    told.at_beat[20] = told.end
+    text = f"-- migrated: no-transaction\n{ENDLESS}\nCREATE TABLE b (x);"
+
+    failure = failure_of(runner_for(database, told, text).run)
+    assert failure.message == "it was interrupted: SIGTERM"
+    assert [row[1] for row in schema(database)] == ["there"]
+    assert runner_for(database, Told(), "-- migrated: no-transaction\nCREATE TABLE b (x);").run()
+
+
+def test_it_finishes_when_there_is_time(database: Path, told: Told) -> None:
+    execute(database, THERE)
+    told.at_begin[1] = told.ask
+    text = f"-- migrated: no-transaction\nCREATE TABLE a (x);\n{counting(20_000)}\nVACUUM;\n"
+
+    assert [entry.version for entry in runner_for(database, told, text, "CREATE TABLE c (x)").run()] == [1]
+    assert told.begun == [1]
+
+
+def test_it_is_not_begun_anew_between_two_statements_when_it_must_end(database: Path, told: Told) -> None:
+    """Each of them is too short for SQLite's progress handler."""
+    execute(database, THERE)
+    told.at_beat[3] = told.end
+    text = "-- migrated: no-transaction\n" + "".join(f"CREATE TABLE t{number} (x);\n" for number in range(10))
+
+    failure = failure_of(runner_for(database, told, text).run)
+    assert failure.code == INTERRUPTED
+    assert failure.message.endswith("; stopped after statement 2 of 10")
+
+
+def test_interrupted_vacuum_harms_nothing(database: Path, told: Told) -> None:
+    execute(
+        database,
+        f"{THERE}; CREATE TABLE big AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+        " WHERE i < 100000) SELECT i FROM n",
     )
+    told.at_beat[10] = told.end
 
-    took = time.monotonic() - began
-    reader.close()
-    assert (error.code, error.transient) == ("SQLITE_BUSY", True)
-    # Far from the 60 seconds that it would wait for the reader; not before its grace was over.
-    assert 0.3 <= took < 30
-    assert everything(ground) == before
-
-
-# Limits
+    failure = failure_of(runner_for(database, told, "-- migrated: no-transaction\nVACUUM;").run)
+    assert (failure.code, failure.statement) == (INTERRUPTED, "VACUUM;")
+    assert query(database, "PRAGMA quick_check") == [("ok",)]
+    assert applied_versions(database) == []
 
 
-def test_statement_that_takes_too_long_fails_its_migration(ground: Path) -> None:
-    before = everything(ground)
+# How far it is
 
-    with pytest.raises(ExecutionFailedError) as failed:
-        runner_for(ground, GROUND, f"INSERT INTO t VALUES (2);\n  {ENDLESS}", statement_timeout=0.1).run()
+LONG = counting(30_000)
+SCRIPT = f"""\
+-- a remark; with a semicolon
+CREATE TABLE t (x);  -- 1
+/* another; */
+INSERT INTO t VALUES (1), (2), ('a;b');  -- 2
 
-    assert failed.value.message == "the statement took longer than statement_timeout, 0.1 s"
-    assert (failed.value.code, failed.value.transient) == (TIMED_OUT, False)
-    assert (failed.value.line, failed.value.column, failed.value.statement) == (2, 3, ENDLESS)
-    assert everything(ground) == before
+CREATE TRIGGER g AFTER INSERT ON t BEGIN
+  INSERT INTO other VALUES (new.x);
+  SELECT 'not the end; END;';
+END;
+CREATE TABLE other (x);
+-- the long one
+  /* here */ {LONG}
+INSERT INTO t VALUES (4);
+{LONG} -- last
+;;
+"""
+DOWN = f"DELETE FROM t WHERE x = 4;\n\n-- and back\n{LONG}\nDROP TABLE other;\nDROP TABLE t;"
 
 
-def test_limit_is_for_each_statement_and_not_for_the_migration(ground: Path) -> None:
-    began = time.monotonic()
-    execute(ground, BRIEF.format(200_000))
-    limit = 10 * (time.monotonic() - began)
-
-    entries = runner_for(ground, GROUND, BRIEF.format(200_000) * 25, statement_timeout=limit).run()
-
-    assert [entry.version for entry in entries] == [2]
+@pytest.fixture
+def migration(migrations: Path) -> Migration:
+    """One whose sections do not begin on the first line of its file."""
+    put_file(migrations, "7_long.sql", f"-- Migration: long\n\n-- UP\n{SCRIPT}\n-- DOWN\n{DOWN}\n")
+    (read,) = read_migrations(migrations)
+    return read
 
 
-def test_limit_holds_for_a_caller_s_connection_and_its_own_handler_stays(ground: Path) -> None:
-    connection = apsw.Connection(str(ground))
+def line_of(migration: Migration, text: str, *, last: bool = False) -> int:
+    assert migration.origin is not None
+    lines = Path(migration.origin.file).read_text().splitlines()
+    found = [number for number, line in enumerate(lines, 1) if text in line]
+    return found[-1 if last else 0]
+
+
+def places_of(*statements: tuple[int, int]) -> set[tuple[int, int, int, int]]:
+    """Of statements with their lines and the rows before them: what progress in them has to say."""
+    return {(number, len(statements), *statement) for number, statement in enumerate(statements, 1)}
+
+
+def places_told(told: Told) -> set[tuple[int, int, int, int]]:
+    return {(one.statement, one.statements, one.line, one.rows_changed) for one in told.told}
+
+
+def test_progress_says_which_statement_is_running(
+    database: Path, told: Told, migration: Migration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    runner = runner_for(database, told)
+    runner.add_migration(migration)
+    runner.run()
+
+    # Three rows are there after the second; then comes one more, and that which the trigger writes.
+    expected = places_of(
+        (line_of(migration, "CREATE TABLE t "), 0),
+        (line_of(migration, "INSERT INTO t VALUES (1)"), 0),
+        (line_of(migration, "CREATE TRIGGER"), 3),
+        (line_of(migration, "CREATE TABLE other"), 3),
+        (line_of(migration, "/* here */"), 3),
+        (line_of(migration, "INSERT INTO t VALUES (4)"), 3),
+        (line_of(migration, "-- last"), 5),
+    )
+    assert places_told(told) <= expected
+    assert places_told(told) >= {place for place in expected if place[0] in {5, 7}}
+    assert {(one.step.migration.version, one.step.direction) for one in told.told} == {(7, MigrationDirection.UP)}
+    times = [one.elapsed_ms for one in told.told]
+    assert times == sorted(times)
+    assert all(isinstance(one, int) for one in times)
+
+    told.told.clear()
+    runner.roll_back()
+    line = line_of(migration, "DELETE FROM t WHERE x = 4")
+    expected = places_of((line, 0), (line + 3, 1), (line + 4, 1), (line + 5, 1))
+    assert places_told(told) <= expected
+    assert (2, 4, line + 3, 1) in places_told(told)
+    assert {one.step.direction for one in told.told} == {MigrationDirection.DOWN}
+
+
+def test_progress_without_a_transaction(database: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What we write into our record is no row of the migration's."""
+    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    text = f"-- migrated: no-transaction\nCREATE TABLE t (x);\nINSERT INTO t VALUES (1), (2);\n{LONG}\nSELECT 1;"
+    runner_for(database, told, text).run()
+
+    assert places_told(told) <= places_of((2, 0), (3, 0), (4, 2), (5, 2))
+    assert (3, 4, 4, 2) in places_told(told)
+
+
+def test_progress_of_the_check_at_the_end_is_that_of_the_last_statement(
+    database: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the first, where a remark comes last."""
+    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    runner_for(database, told, f"{COSTLY}\n-- that is all\n;").run()
+
+    assert (told.told[-1].statement, told.told[-1].statements) == (5, 5)
+
+
+def test_progress_is_told_no_more_often_than_every_few_seconds(database: Path, told: Told, clock: Clock) -> None:
+    runner_for(database, told, seconds(60)).run()
+
+    assert 15 <= len(told.told) <= 25
+    assert oversight.PROGRESS_SECONDS == 3
+
+
+def test_progress_of_many_short_statements_is_told_too(database: Path, told: Told, clock: Clock) -> None:
+    """A dump of inserts takes long without one that does."""
+    runner_for(database, told, "CREATE TABLE t (x);\n" + "INSERT INTO t VALUES (1);\n" * 100).run()
+
+    assert told.told
+    assert told.told[-1].statements == 101
+    assert 1 < told.told[-1].statement <= 101
+
+
+def test_short_work_tells_nothing(database: Path, told: Told) -> None:
+    runner_for(database, told, *TEXTS).run()
+
+    assert told.told == []
+
+
+# The thread
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_interruption_from_another_thread(database: Path, told: Told, journal: str) -> None:
+    execute(database, f"PRAGMA journal_mode = {journal}; {THERE}")
+    begun = threading.Event()
+    told.at_beat[20] = begun.set
+    failures: list[MigrationError] = []
+    runner = runner_for(database, told, f"INSERT INTO there VALUES (2); {ENDLESS}")
+    thread = threading.Thread(target=lambda: failures.append(failure_of(runner.run)))
+    thread.start()
+    assert begun.wait(30)
+    told.end()
+    thread.join(30)
+
+    assert [failure.code for failure in failures] == [INTERRUPTED]
+    assert query(database, "SELECT x FROM there") == [(1,)]
+
+
+def test_limit_holds_for_a_caller_s_connection_and_its_own_handler_stays(database: Path) -> None:
+    execute(database, "CREATE TABLE g (x)")
+    connection = apsw.Connection(str(database))
     asked: list[bool] = []
 
     def theirs() -> bool:
@@ -248,61 +676,13 @@ def test_limit_holds_for_a_caller_s_connection_and_its_own_handler_stays(ground:
 
     connection.set_progress_handler(theirs, 1000)
     runner = MigrationRunner(connection, statement_timeout=0.1)
-    runner.add_migrations([Migration(1, "m1", GROUND), Migration(2, "m2", ENDLESS)])
+    runner.add_migrations([Migration(1, "m1", "CREATE TABLE t (x)"), Migration(2, "m2", ENDLESS)])
 
     with pytest.raises(ExecutionFailedError) as failed:
         runner.run()
     asked.clear()
-    connection.execute(BRIEF.format(10_000)).fetchall()
+    connection.execute(counting(10_000)).fetchall()
 
     assert failed.value.code == TIMED_OUT
     assert asked
     connection.close()
-
-
-# Progress
-
-
-def test_progress_is_told_with_statement_and_line(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
-    told = Collecting()
-    brief = BRIEF.format(200_000)
-    text = (
-        "INSERT INTO t VALUES (2), (3);\n-- a comment; with a semicolon\n"
-        f"CREATE TRIGGER g AFTER DELETE ON t BEGIN SELECT 1; SELECT 2; END;\n\n/* ; */ {brief}\nDELETE FROM t;"
-    )
-
-    runner_for(ground, GROUND, text, observer=told).run()
-
-    places = {(each.statement, each.statements, each.line, each.rows_changed) for each in told.told}
-    assert places == {(3, 4, 5, 2)}
-    assert {each.step for each in told.told} == {
-        Step(each.step.migration, each.step.direction) for each in told.told
-    }
-    assert [each.elapsed_ms for each in told.told] == sorted(each.elapsed_ms for each in told.told)
-
-
-def test_progress_of_a_rollback_is_that_of_the_down_section(
-    database: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (migrations / "1_a.sql").write_text(
-        f"-- UP\nCREATE TABLE a (x);\n\n-- DOWN\nDROP TABLE a;\n{BRIEF.format(200_000)}\n"
-    )
-    told = Collecting()
-    runner = MigrationRunner(database, observer=told)
-    runner.add_directory(migrations)
-    runner.run()
-    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
-
-    runner.roll_back()
-
-    assert {(each.statement, each.statements, each.line) for each in told.told} == {(2, 2, 6)}
-    assert {each.step.direction.value for each in told.told} == {"down"}
-
-
-def test_progress_of_what_is_brief_is_not_told(ground: Path) -> None:
-    told = Collecting()
-
-    runner_for(ground, GROUND, BRIEF.format(200_000), observer=told).run()
-
-    assert told.told == []

@@ -12,6 +12,7 @@ from support import applied_versions, everything, execute, query
 
 from migrated import (
     DatabaseError,
+    ExecutionFailedError,
     Migration,
     MigrationRunner,
     SnapshotPolicy,
@@ -240,7 +241,7 @@ def test_stop_during_the_copy_leaves_nothing_of_it(ground: Path) -> None:
     before = everything(ground)
     runner = runner_for(ground, GROUND, "CREATE TABLE a (x)", observer=Stopping(), supervision=supervision)
 
-    with pytest.raises(DatabaseError) as stopped:
+    with pytest.raises(ExecutionFailedError) as stopped:
         runner.run()
 
     assert (stopped.value.code, stopped.value.transient) == ("INTERRUPTED", True)
