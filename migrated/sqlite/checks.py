@@ -63,6 +63,16 @@ class Checks:
 
     def require_acceptable(self) -> None:
         """Raise `UnacceptableError` for what the migration must not have done."""
+        self.require_record_untouched()
+        if new := self._keys.new_violations():
+            raise UnacceptableError(
+                describe(new),
+                "the migration would leave rows without their parent",
+                "SQLITE_CONSTRAINT_FOREIGNKEY",
+            )
+
+    def require_record_untouched(self) -> None:
+        """Raise `UnacceptableError` when a statement took a name of ours, or lies in wait for our tables."""
         if taken := self._come(self._names, ledger.names_taken):
             # The authorizer is not told the new name of a table that is renamed.
             raise UnacceptableError(
@@ -73,12 +83,6 @@ class Checks:
             raise UnacceptableError(
                 f"the trigger {min(come)} would write to migrated's own record, which is not allowed",
                 f"tables whose names begin with {LEDGER_PREFIX} are migrated's own",
-            )
-        if new := self._keys.new_violations():
-            raise UnacceptableError(
-                describe(new),
-                "the migration would leave rows without their parent",
-                "SQLITE_CONSTRAINT_FOREIGNKEY",
             )
 
     def violations(self) -> dict[str, int]:

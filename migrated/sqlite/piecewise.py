@@ -14,7 +14,7 @@ from typing import Protocol
 import apsw
 
 from migrated.backend import Done
-from migrated.errors import DatabaseError, MigrationError
+from migrated.errors import INTERRUPTED, DatabaseError, MigrationError
 from migrated.model import Step
 from migrated.sqlite import history
 from migrated.sqlite.checks import Checks, UnacceptableError
@@ -144,17 +144,18 @@ class Piecewise:
     def _record(self, number: int) -> Done | None:
         elapsed = round((time.monotonic() - self._started) * 1000)
         course = Course(elapsed, self._rows_changed, number, len(self._spans), self._reason)
-        if number < len(self._spans):
+        is_last = number == len(self._spans)
+        try:
+            with self._means.oversight.checking():
+                (self._checks.require_acceptable if is_last else self._checks.require_record_untouched)()
+        except UnacceptableError as error:
+            raise failure(self._step, error.message, hint=error.hint, code=error.code) from None
+        if not is_last:
             course = course._replace(violations=json.dumps(self._checks.violations()))
             with_texts = number == self._finished_before + 1
             history.record_part(self._connection, self._step, course, with_texts=with_texts)
             self._last_entry = history.last_entry(self._connection)
             return None
-        try:
-            with self._means.oversight.checking():
-                self._checks.require_acceptable()
-        except UnacceptableError as error:
-            raise failure(self._step, error.message, hint=error.hint, code=error.code) from None
         dropped = self._checks.dropped()
         entry = history.record_step(self._connection, self._step, course)
         return Done(entry, elapsed, self._rows_changed, dropped)
@@ -182,5 +183,6 @@ class Piecewise:
         if self._finished:
             error.message += f"; stopped after statement {self._finished} of {len(self._spans)}"
             settle = f"`migrated repair {self._step.migration.version}` settles it"
-            error.hint = f"{error.hint}; {settle}" if error.hint else settle
+            # One that was interrupted would be told to be run again, which is not how it goes on.
+            error.hint = f"{error.hint}; {settle}" if error.hint and error.code != INTERRUPTED else settle
         return error

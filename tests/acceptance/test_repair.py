@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,6 @@ STOPS = f"{DIRECTIVE}\nCREATE TABLE a (x);\nINSERT INTO a SELECT x FROM more;\nC
 ENDLESS = """\
 CREATE TABLE endless AS
 WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c;"""
-HOWS = ["--resume", "--mark-applied", "--forget"]
 SETTLE = "settle it with: migrated repair 2 --resume | --mark-applied | --forget"
 
 
@@ -194,13 +194,12 @@ def test_way_down(tmp_path: Path, migrations: Path, database: Path) -> None:
     assert (schema(database), applied_versions(database)) == ([], [])
 
 
-@pytest.mark.parametrize("how", HOWS)
-def test_nothing_to_settle(tmp_path: Path, migrations: Path, database: Path, how: str) -> None:
+def test_nothing_to_settle(tmp_path: Path, migrations: Path, database: Path) -> None:
     write_migration(migrations, 1)
     bring_up(tmp_path)
     before = everything(database)
 
-    refused = migrated(tmp_path, "repair", "1", how)
+    refused = migrated(tmp_path, "repair", "1", "--resume")
 
     assert (refused.returncode, refused.stdout) == (4, "")
     assert refused.stderr == "migrated: error: migration 1 is not unfinished in any of the databases\n"
@@ -217,11 +216,9 @@ def test_another_version_settles_nothing(tmp_path: Path, stopped: Path) -> None:
 
 WRONG = [
     ["2"],
-    ["--resume"],
     ["--forget", "--reason", "x"],
     ["2", "--resume", "--forget"],
     ["two", "--resume"],
-    ["2", "3", "--resume"],
     ["2", "--resume", "--reason"],
 ]
 
@@ -240,11 +237,14 @@ def test_wrong_usage(tmp_path: Path, stopped: Path, arguments: list[str]) -> Non
 def test_lock_of_another_runner_is_respected(tmp_path: Path, stopped: Path) -> None:
     before = everything(stopped)
 
+    began = time.monotonic()
     with FileLock(tmp_path / ".migrated" / "lock"):
         held = migrated(tmp_path, "repair", "2", "--forget", "--lock-timeout", "50ms")
         assert migrated(tmp_path, "repair").returncode == 0
 
     assert held.returncode == 5
+    # Not for the ten seconds that are the default.
+    assert time.monotonic() - began < 8
     assert everything(stopped) == before
 
 
@@ -281,12 +281,10 @@ def test_directory_that_is_missing_is_said_and_does_not_pass_for_nothing_open(
 
 REFUSED = [
     pytest.param(["up"], 4, id="up"),
-    pytest.param(["up", "--to", "3"], 4, id="up to"),
     pytest.param(["up", "--dry-run"], 4, id="up dry"),
     pytest.param(["down"], 4, id="down"),
     pytest.param(["down", "--to", "0"], 4, id="down to"),
     pytest.param(["plan"], 4, id="plan"),
-    pytest.param(["plan", "--to", "3"], 4, id="plan up"),
     pytest.param(["plan", "--to", "0"], 4, id="plan down"),
     pytest.param(["verify"], 4, id="verify"),
     pytest.param(["status", "--exit-code"], 4, id="status"),

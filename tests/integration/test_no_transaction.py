@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from filelock import FileLock
 from integration.children import Children, line_from, tell
 from support import applied_versions, checksum, everything, execute, query, schema, write_migration
 
@@ -20,6 +21,7 @@ from migrated import (
     MigrationRunner,
     RollbackFailedError,
 )
+from migrated.backend import Observer
 from migrated.errors import UnfinishedError
 from migrated.model import MigrationDirection, Repair
 from migrated.planning import State
@@ -812,6 +814,16 @@ def test_foreign_keys_among_the_finished_statements_are_enforced_again(database:
     assert query(database, "SELECT * FROM c") == []
 
 
+def test_directive_for_foreign_keys_counts_when_resuming(database: Path) -> None:
+    execute(database, f"{FAMILY.replace('REFERENCES p', 'REFERENCES p ON DELETE CASCADE')}")
+    top = f"{DIRECTIVE}-- migrated: foreign-keys=on\n"
+    stopped(database, Migration(1, "m1", f"{top}CREATE TABLE a (x); nonsense"))
+
+    runner_for(database, Migration(1, "m1", f"{top}CREATE TABLE a (x); DELETE FROM p")).repair(1, Repair.RESUME)
+
+    assert query(database, "SELECT * FROM c") == []
+
+
 def test_nothing_else_of_what_is_finished_is_done_again(database: Path) -> None:
     statements = ("CREATE TABLE a (x)", "INSERT INTO a VALUES (1)", "VACUUM", "INSERT INTO more VALUES (1)")
     stopped(database, pieces(*statements))
@@ -1059,6 +1071,25 @@ def test_resuming_does_not_accept_the_violations_it_was_stopped_for(database: Pa
     assert applied_versions(database) == []
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE a RENAME TO _migrations_a",
+        "CREATE TRIGGER g AFTER INSERT ON a BEGIN DELETE FROM _migrations; END",
+    ],
+    ids=["name", "trigger"],
+)
+def test_what_would_touch_the_record_is_undone_at_its_statement(database: Path, statement: str) -> None:
+    migration = pieces("CREATE TABLE a (x)", statement, "CREATE TABLE never (x)")
+
+    failure = stopped(database, migration)
+
+    assert failure.message.endswith("; stopped after statement 1 of 3")
+    assert query(database, "SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_migrations%' ESCAPE '\\'") == [
+        ("a",)
+    ]
+
+
 # The record
 
 
@@ -1137,6 +1168,43 @@ def test_another_that_applied_it_before_our_first_statement_is_noticed(database:
     assert runner_for(database, migration, supervision=Beats({1: apply})).run() == []
 
     assert (applied_versions(database), history(database)) == ([1], [])
+
+
+def test_another_that_applied_it_while_we_waited_is_noticed_before_anything_runs(database: Path) -> None:
+    migration = pieces("PRAGMA user_version = 9", "CREATE TABLE a (x)")
+    runner_for(database).init()
+    other = apsw.Connection(str(database))
+    entry = "INSERT INTO _migrations VALUES (1, 'm1', ?, '2024-01-01', 0)"
+    other.execute(f"BEGIN IMMEDIATE; {entry}", (migration.checksum,)).fetchall()
+    beats = Beats({1: lambda: other.execute("COMMIT").fetchall()})
+
+    assert runner_for(database, migration, supervision=beats).run() == []
+    other.close()
+
+    assert query(database, "PRAGMA user_version") == [(0,)]
+    assert history(database) == []
+
+
+def test_what_another_left_half_way_while_we_waited_for_the_lock_is_refused(database: Path) -> None:
+    first = Migration(1, "m1", "CREATE TABLE one (x)", "DROP TABLE one")
+    runner_for(database, first).run()
+    lock = FileLock(database.parent / ".migrated" / "lock")
+    lock.acquire()
+
+    class Waiting(Observer):
+        def lock_waiting(self, holder: str) -> None:
+            lock.release()
+            stopped(database, first, pieces(*STOPS, version=2))
+
+    runner = MigrationRunner(database, observer=Waiting())
+    runner.add_migrations([first, pieces(*STOPS, version=2), pieces(NOTHING, version=3)])
+
+    with pytest.raises(UnfinishedError):
+        runner.roll_back()
+
+    assert tables(database) == ["a", "one"]
+    assert applied_versions(database) == [1]
+    assert history(database)[1:] == [("apply-statement", 2, 1, 3)]
 
 
 @pytest.mark.parametrize("how", Repair)
