@@ -55,3 +55,12 @@ def test_json_and_a_file_load_only_what_they_need(tmp_path: Path, migrations: Pa
     loaded = modules_after(tmp_path, "status", "--json")
 
     assert loaded.isdisjoint({"watchdog", "filelock", "structlog", "rich"})
+
+
+def test_applying_loads_no_more_than_it_needs(tmp_path: Path, migrations: Path) -> None:
+    """Structlog would load rich, which only the progress bar needs."""
+    write_migration(migrations, 1)
+    loaded = modules_after(tmp_path, "up")
+
+    assert "structlog" in loaded
+    assert loaded.isdisjoint({"watchdog", "rich"})
