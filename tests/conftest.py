@@ -6,6 +6,19 @@ from pathlib import Path
 
 import pytest
 import structlog
+from gate import COMMANDS, GATE
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the gate's tools where its tests are to be run: mypy takes long, and there are two cores."""
+    wanted = {item.name for item in session.items}
+    for name in COMMANDS:
+        if f"test_tool_finds_nothing[{name}]" in wanted and not session.config.option.collectonly:
+            GATE.start(name)
+
+
+def pytest_sessionfinish() -> None:
+    GATE.stop()
 
 
 @pytest.fixture

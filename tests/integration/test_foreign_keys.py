@@ -863,7 +863,7 @@ def _violations_of(error: ExecutionFailedError) -> Counter[tuple[str, str]]:
 
 
 PROPERTY = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 
 

@@ -165,7 +165,7 @@ def test_application_goes_on_while_a_runner_migrates(
     assert_nobody_was_harmed(live, workers, load, count, schemas=count // 4)
 
 
-@hard_work(1, 200, 10, 1000)
+@hard_work(1, 100, 10, 1000)
 def test_application_goes_on_while_the_daemon_migrates(
     live: Path, migrations: Path, children: Children, load: int, count: int
 ) -> None:
