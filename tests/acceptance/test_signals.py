@@ -386,8 +386,10 @@ class TestDaemon:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             write_migration(migrations, 1, up=ENDLESS)
-            # Three seconds of work.
-            daemon.wait_for("migration.progress")
+            daemon.wait_for("migration.applying")
+            # Longer than the second after which it would ask.
+            before_it = ticks(daemon.pid)
+            poll(lambda: ticks(daemon.pid) >= before_it + 150, "a second and a half of work")
             daemon.pass_over_notices()
             daemon.send(signal.SIGTERM)
             daemon.wait_for("daemon.stopping")
