@@ -9,7 +9,7 @@ import apsw
 
 from migrated.model import Step
 from migrated.sqlite.space import free_space, require_free
-from migrated.sqltext import statements, words
+from migrated.sqltext import folded, statements, words
 
 WHOLE_DATABASE = ""
 _FEW_WORDS = 8
@@ -45,12 +45,12 @@ def require_room(connection: apsw.Connection, step: Step, database: str) -> None
 
 
 def rewritten(sql: str) -> dict[str, int]:
-    """The tables that a text writes anew, in lower case, and how often; `WHOLE_DATABASE` for VACUUM."""
+    """The tables that a text writes anew, as SQLite compares names, and how often; `WHOLE_DATABASE` for VACUUM."""
     found: Counter[str] = Counter()
     originals: dict[str, str] = {}
     dropped: set[str] = set()
     for start, end in statements(sql):
-        few = [word.lower() for word in islice(words(sql[start : min(end, start + 1000)]), _FEW_WORDS)]
+        few = [folded(word) for word in islice(words(sql[start : min(end, start + 1000)]), _FEW_WORDS)]
         match _without_schema(few):
             case ["vacuum", *_]:
                 found[WHOLE_DATABASE] = 2

@@ -23,6 +23,7 @@ DROP TABLE IF EXISTS main.old_users;
         pytest.param(RENAMED_AWAY, {"users": 2}, id="rebuild, the old table renamed away first"),
         pytest.param(TEXTBOOK.replace(" users", ' "My Users"'), {"my users": 2}, id="quoted"),
         pytest.param('ALTER TABLE main."Users" DROP COLUMN a', {"users": 1}, id="dropped column"),
+        pytest.param("ALTER TABLE Ärger DROP COLUMN a", {"Ärger": 1}, id="letters beyond A to Z"),
         pytest.param("alter table users drop a; ALTER TABLE users DROP b", {"users": 2}, id="two of them"),
         pytest.param(TEXTBOOK + "ALTER TABLE users DROP COLUMN a", {"users": 3}, id="both"),
         pytest.param("VACUUM; SELECT 1", {WHOLE_DATABASE: 2}, id="vacuum"),
