@@ -25,6 +25,15 @@ for line in sys.stdin:
     except sqlite3.Error as error:
         print(type(error).__name__, error, flush=True)
 """
+# How a script begins whose second argument says in which step of a copy it is killed.
+KILLED_IN_STEP = """
+import os, signal, sys
+steps = []
+def step():
+    steps.append(1)
+    if len(steps) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 REFUSED = "OperationalError database is locked"
 
 

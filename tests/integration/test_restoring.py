@@ -15,6 +15,7 @@ from daemon_process import require
 from integration.children import Children, run_script
 from integration.snapshot_support import (
     JOURNALS,
+    KILLED_IN_STEP,
     Application,
     add,
     fill,
@@ -457,18 +458,14 @@ def test_interrupted_anywhere_it_leaves_everything_as_it_was(database: Path, jou
     assert query(database, "SELECT count(*) FROM t") == [(90,)]
 
 
-RESTORE = """
-import os, signal, sys
+RESTORE = (
+    KILLED_IN_STEP
+    + """\
 from migrated.errors import DatabaseError
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.restoring import restore
 from migrated.sqlite.snapshots import listed
 from migrated.supervision import Supervision
-steps = []
-def step():
-    steps.append(1)
-    if len(steps) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
 def record(copy):
     copy.execute("CREATE TABLE record (what)").fetchall()
 try:
@@ -479,6 +476,7 @@ try:
 except DatabaseError as error:
     print(error.code, error.transient, error.message)
 """
+)
 
 
 @pytest.mark.parametrize("journal", JOURNALS)

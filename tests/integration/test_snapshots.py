@@ -16,6 +16,7 @@ from daemon_process import environment, require
 from integration.children import Children, run_script
 from integration.snapshot_support import (
     JOURNALS,
+    KILLED_IN_STEP,
     Application,
     add,
     fill,
@@ -402,16 +403,13 @@ def test_long_check_can_be_interrupted_too(database: Path) -> None:
     assert names(database) == []
 
 
-KILLED = """
-import os, signal, sys
+KILLED = (
+    KILLED_IN_STEP
+    + """\
 from migrated.sqlite.snapshots import take
-steps = []
-def step():
-    steps.append(1)
-    if len(steps) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
 take(sys.argv[1], reason="before-run", version=1, keep=1, step=step)
 """
+)
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
