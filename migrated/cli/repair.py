@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 from migrated.cli import options
 from migrated.cli.render import print_json, print_problem
 from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
-from migrated.model import Repair
+from migrated.model import Repair, Unfinished
 
 if TYPE_CHECKING:
-    from migrated.cli.reading import View
     from migrated.settings import Config
     from migrated.supervision import Supervision
 
@@ -22,6 +21,11 @@ _HOW = {
     Repair.RESUME: "go on with the next statement",
     Repair.MARK_APPLIED: "you did the rest by hand: record it as applied",
     Repair.FORGET: "you undid by hand what was done: record it as not applied",
+}
+_DONE = {
+    Repair.RESUME: "was resumed and is finished",
+    Repair.MARK_APPLIED: "is recorded as applied",
+    Repair.FORGET: "is recorded as not applied",
 }
 
 
@@ -67,18 +71,15 @@ def _show(config: "Config", *, as_json: bool) -> int:
                 codes.append(view.error.exit_code)
             unfinished = view.unfinished
             if unfinished:
-                documents.append(_document(view))
+                documents.append({"database": view.database.name} | _document(unfinished))
             if not as_json:
-                print(f"{view.database.name}: {_sentence(view) if unfinished else 'nothing is open'}")
+                print(f"{view.database.name}: {_sentence(unfinished) if unfinished else 'nothing is open'}")
     if as_json:
         print_json({"unfinished": documents})
     return combined_exit_code(codes)
 
 
-def _sentence(view: "View") -> str:
-    unfinished = view.unfinished
-    if unfinished is None:
-        return ""
+def _sentence(unfinished: Unfinished) -> str:
     when = unfinished.happened_at.strftime("%Y-%m-%d %H:%M:%S")
     return (
         f"{unfinished}\n  the last was done at {when} UTC by pid {unfinished.pid} on {unfinished.host}\n"
@@ -87,12 +88,8 @@ def _sentence(view: "View") -> str:
     )
 
 
-def _document(view: "View") -> dict[str, Any]:
-    unfinished = view.unfinished
-    if unfinished is None:
-        return {}
+def _document(unfinished: Unfinished) -> dict[str, Any]:
     return {
-        "database": view.database.name,
         "version": unfinished.version,
         "name": unfinished.recorded.name,
         "direction": unfinished.direction.value,
@@ -142,10 +139,3 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
         print_problem(f"migration {version} is not unfinished in any of the databases")
         codes.append(MigrationNotFoundError.exit_code)
     return combined_exit_code(codes)
-
-
-_DONE = {
-    Repair.RESUME: "was resumed and is finished",
-    Repair.MARK_APPLIED: "is recorded as applied",
-    Repair.FORGET: "is recorded as not applied",
-}
