@@ -25,11 +25,10 @@ _LAST = "SELECT id, action FROM main._migrations_history ORDER BY id DESC LIMIT 
 _LAST_PART = """
 SELECT version, statement, statements, happened_at, host, pid FROM main._migrations_history WHERE id = ?
 """
-_COLUMNS = (
-    "action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed,"
-    " statement, statements, reason, violations, host, pid, program_version"
+_ADD = (
+    f"INSERT INTO main._migrations_history ({', '.join(ledger.HISTORY_COLUMNS)}) "
+    f"VALUES ({', '.join('?' * len(ledger.HISTORY_COLUMNS))})"
 )
-_HISTORY = f"INSERT INTO main._migrations_history ({_COLUMNS}) VALUES ({', '.join('?' * 16)})"
 
 
 class Course(NamedTuple):
@@ -132,9 +131,8 @@ def record_part(connection: apsw.Connection, step: Step, course: Course, *, with
 
 def record_restore(connection: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
     """Add that the content is that of a snapshot, whose name is the entry's."""
-    origin = (os.uname().nodename, os.getpid(), VERSION)
-    values = ("restore", snapshot.version or 0, snapshot.id, "", "", None, None, *Course(reason=reason), *origin)
-    connection.execute(_HISTORY, values)
+    what = ("restore", snapshot.version or 0, snapshot.id, "", "", None, None)
+    _add(connection, what, Course(reason=reason))
 
 
 def record(
@@ -146,19 +144,17 @@ def record(
     with_texts: bool = True,
 ) -> None:
     """Add to the history."""
-    connection.execute(
-        _HISTORY,
-        (
-            action,
-            migration.version,
-            migration.name,
-            migration.checksum,
-            ",".join(sorted(migration.header)),
-            migration.up_sql if with_texts else None,
-            migration.down_sql if with_texts else None,
-            *course,
-            os.uname().nodename,
-            os.getpid(),
-            VERSION,
-        ),
+    what = (
+        action,
+        migration.version,
+        migration.name,
+        migration.checksum,
+        ",".join(sorted(migration.header)),
+        migration.up_sql if with_texts else None,
+        migration.down_sql if with_texts else None,
     )
+    _add(connection, what, course)
+
+
+def _add(connection: apsw.Connection, what: tuple[str | int | None, ...], course: Course) -> None:
+    connection.execute(_ADD, (*what, *course, os.uname().nodename, os.getpid(), VERSION))

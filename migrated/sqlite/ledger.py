@@ -44,10 +44,12 @@ _LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TE
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
-_HISTORY_COLUMNS = """
-SELECT action, version, name, checksum, directives, up_sql, down_sql, execution_time_ms, rows_changed, statement,
-  statements, reason, violations, host, pid, program_version FROM main._migrations_history LIMIT 0
-"""
+HISTORY_COLUMNS = (
+    *("action", "version", "name", "checksum", "directives", "up_sql", "down_sql", "execution_time_ms"),
+    *("rows_changed", "statement", "statements", "reason", "violations", "host", "pid", "program_version"),
+)
+"""Those that are written with an entry."""
+_READ_HISTORY = f"SELECT {', '.join(HISTORY_COLUMNS)} FROM main._migrations_history LIMIT 0"
 _READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
 
 
@@ -60,7 +62,7 @@ def create(connection: apsw.Connection, database: str) -> None:
         if not (has(connection, "_migrations") and has(connection, "_migrations_history")):
             connection.execute(_CREATE).fetchall()
         _complete(connection)
-        connection.execute(_HISTORY_COLUMNS)
+        connection.execute(_READ_HISTORY)
         # CREATE TABLE IF NOT EXISTS is content with a view; a view has no rows of its own to insert into.
         connection.execute("EXPLAIN INSERT INTO main._migrations DEFAULT VALUES").fetchall()
     except apsw.SQLError as error:
