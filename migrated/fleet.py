@@ -174,7 +174,7 @@ def _report_offender(status: Status, refusal: RefusedError, log: Log) -> None:
         _STATE_EVENTS[status.state],
         version=status.version,
         name=status.name,
-        file=status.migration.origin.file if status.migration and status.migration.origin else None,
+        file=status.migration.file if status.migration else None,
         expected=status.applied.checksum if status.applied else None,
         found=status.migration.checksum if status.migration and status.applied else None,
         hint=refusal.hint,

@@ -99,6 +99,11 @@ class Migration:
         return f"{self.version}_{self.name}"
 
     @property
+    def file(self) -> str | None:
+        """The file that it was read from, if it was."""
+        return self.origin.file if self.origin else None
+
+    @property
     def up_directives(self) -> frozenset[Directive]:
         """Those in force for the up section."""
         return self.header | directives_at_top(self.up_sql)
@@ -160,8 +165,7 @@ class Unfinished:
     @property
     def text(self) -> str:
         """What was being run."""
-        down = self.recorded.down_sql or ""
-        return self.recorded.up_sql if self.direction is MigrationDirection.UP else down
+        return Step(self.recorded, self.direction).sql
 
     @property
     def next_statement(self) -> str:

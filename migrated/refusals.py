@@ -37,7 +37,7 @@ def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
         "--mark-applied",
         version=present.version,
         name=present.name,
-        file=present.origin.file if present.origin else None,
+        file=present.file,
         expected=unfinished.recorded.checksum,
         found=present.checksum,
     )
@@ -152,11 +152,11 @@ def _in_state(statuses: Iterable[Status], state: State) -> list[Status]:
 
 
 def _of_first(offenders: Sequence[Status]) -> dict[str, Any]:
-    origin = offenders[0].migration.origin if offenders[0].migration else None
+    migration = offenders[0].migration
     return {
         "version": offenders[0].version,
         "name": offenders[0].name,
-        "file": origin.file if origin else None,
+        "file": migration.file if migration else None,
         "offenders": offenders,
     }
 

@@ -66,10 +66,9 @@ class Reporter(Observer):
 
 
 def _of(step: Step) -> dict[str, object]:
-    origin = step.migration.origin
     return {
         "version": step.migration.version,
         "name": step.migration.name,
-        "file": origin.file if origin else None,
+        "file": step.migration.file,
         "direction": step.direction.value,
     }

@@ -99,6 +99,12 @@ def folded(name: str) -> str:
     return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
 
 
+def quoted(name: str) -> str:
+    """A name as an identifier in SQL, whatever it consists of."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
 def significant(sql: str) -> list[str]:
     """The tokens of a text without white space and comments; names folded and without their quotes."""
     found = []

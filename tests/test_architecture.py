@@ -54,7 +54,7 @@ INNER_FLOORS = {
         ["script", "history", "oversight"],
         ["ledger"],
         ["guard", "foreign_keys", "belongings", "connection", "space", "preflight"],
-        ["holders"],
+        ["holders", "content"],
         ["__init__"],
     ],
 }

@@ -72,7 +72,7 @@ def _read(target: Target, log: Log) -> list[Migration]:
         log(events.FILE_IGNORED, file=remark.file, reason=remark.reason)
     for migration in listing.migrations:
         if migration.is_draft and migration.origin:
-            log(events.FILE_DRAFT, file=migration.origin.file, version=migration.version, name=migration.name)
+            log(events.FILE_DRAFT, file=migration.file, version=migration.version, name=migration.name)
     for error in listing.invalid[1:]:
         log.failure(events.FILE_INVALID, error)
     if listing.invalid:

@@ -102,7 +102,7 @@ def _document(view: "View", plan: "MigrationPlan | None", refusal: MigrationErro
                 "version": step.version,
                 "name": step.name,
                 "checksum": step.checksum,
-                "file": step.origin.file if step.origin else None,
+                "file": step.file,
             }
             for step in steps
         ],

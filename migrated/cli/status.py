@@ -115,7 +115,7 @@ def _migration(status: Any) -> dict[str, Any]:
         "name": status.name,
         "state": status.state.value,
         "checksum": known.checksum,
-        "file": migration.origin.file if migration and migration.origin else None,
+        "file": migration.file if migration else None,
         "applied_at": applied.applied_at.isoformat() if applied else None,
         "execution_time_ms": applied.execution_time_ms if applied else None,
     }

@@ -11,6 +11,7 @@ from migrated.sqlite import ledger
 from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_reading
 from migrated.sqlite.copying import open_immutable
 from migrated.sqlite.guard import LEDGER_PREFIX
+from migrated.sqltext import quoted
 
 # Tables that belong to a virtual table ("shadow") and SQLite's own are not what a person thinks in.
 _OBJECTS = """
@@ -99,9 +100,8 @@ def _names(connection: apsw.Connection) -> tuple[set[str], set[str]]:
 
 def _counts(live: apsw.Connection, past: apsw.Connection, table: str) -> tuple[int, int] | None:
     """Both numbers of rows, where they differ and can be told."""
-    quoted = table.replace('"', '""')
     try:
-        now, then = (int(side.execute(f'SELECT count(*) FROM "{quoted}"').get) for side in (live, past))
+        now, then = (int(side.execute(f"SELECT count(*) FROM {quoted(table)}").get) for side in (live, past))
     except apsw.SQLError:
         return None
     return None if now == then else (now, then)

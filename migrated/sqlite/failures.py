@@ -29,7 +29,7 @@ def failure(
         transient=transient,
         version=migration.version,
         name=migration.name,
-        file=migration.origin.file if migration.origin else None,
+        file=migration.file,
     )
 
 
@@ -38,7 +38,7 @@ def translated(error: StatementError, step: Step, database: str, oversight: Over
     place, migration = step.place, step.migration
     found = interrupted(step, oversight) or _kind_of(error, step, database)
     found.version, found.name = migration.version, migration.name
-    found.file = migration.origin.file if migration.origin else None
+    found.file = migration.file
     found.line = place.line + error.line - 1
     found.column = error.column + (place.column - 1 if error.line == 1 else 0)
     found.statement = error.statement

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from migrated.sqltext import folded
+from migrated.sqltext import folded, quoted
 
 _SHOWN = 20
 _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
@@ -115,7 +115,7 @@ def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:
     fault of that kind does not stop a migration that has nothing to do with it.
     """
     try:
-        return _check(connection, f"PRAGMA main.foreign_key_check({_quoted(table)})")
+        return _check(connection, f"PRAGMA main.foreign_key_check({quoted(table)})")
     except apsw.SQLError as error:
         return Counter([Violation(table, None, "", fault=str(error))])
 
@@ -123,7 +123,7 @@ def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:
 def _faults(connection: apsw.Connection, table: str) -> Counter[Violation]:
     """The keys that cannot be checked, without looking at a row: SQLite says so before it begins."""
     try:
-        connection.execute(f"EXPLAIN PRAGMA main.foreign_key_check({_quoted(table)})").fetchall()
+        connection.execute(f"EXPLAIN PRAGMA main.foreign_key_check({quoted(table)})").fetchall()
     except apsw.SQLError as error:
         return Counter([Violation(table, None, "", fault=str(error))])
     return Counter()
@@ -146,18 +146,13 @@ def _key(
         return ()
     if (table, number) not in queries:
         listed = 'SELECT "from" FROM pragma_foreign_key_list(?) WHERE id = ? ORDER BY seq'
-        names = [_quoted(str(name)) for (name,) in connection.execute(listed, (table, number))]
+        names = [quoted(str(name)) for (name,) in connection.execute(listed, (table, number))]
         # Not the value itself: a text in another encoding than UTF-8 cannot be fetched.
         columns = ", ".join(f"hex({name})" for name in names)
-        queries[table, number] = f"SELECT {columns} FROM main.{_quoted(table)} WHERE rowid = ?"
+        queries[table, number] = f"SELECT {columns} FROM main.{quoted(table)} WHERE rowid = ?"
     # Nothing is found where a column of the table's own is called rowid.
     rows: list[Any] = connection.execute(queries[table, number], (row,)).fetchall()
     return tuple(rows[0]) if rows else ()
-
-
-def _quoted(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
 
 
 def _difference(

@@ -8,6 +8,7 @@ import apsw
 from migrated import owners
 from migrated.errors import DatabaseError
 from migrated.sqlite import holders
+from migrated.sqlite.content import has_objects
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -111,7 +112,7 @@ def require_application_id(connection: apsw.Connection, expected: int, database:
     found = connection.pragma("application_id")
     if expected == 0 or (found - expected) % 2**32 == 0:
         return
-    if connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
+    if has_objects(connection):
         raise DatabaseError(
             f"this is another program's database: its application_id is {_number(found)}, not {_number(expected)}",
             database=database,

@@ -10,6 +10,7 @@ from migrated.errors import INTERRUPTED, DatabaseError
 from migrated.model import Step
 from migrated.settings import SnapshotPolicy, SnapshotWhen
 from migrated.sqlite import ledger, snapshots
+from migrated.sqlite.content import content_size, has_objects
 from migrated.sqlite.failures import failure
 from migrated.sqlite.rewriting import require_room
 from migrated.sqlite.space import readable_size
@@ -34,7 +35,7 @@ class Keeper:
         when = self._policy.when
         if when is SnapshotWhen.NEVER or (when is SnapshotWhen.BEFORE_RUN and not is_first):
             return
-        size = connection.pragma("page_count") * connection.pragma("page_size")
+        size = content_size(connection)
         if size > self._policy.max_size:
             limit = readable_size(self._policy.max_size)
             self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
@@ -80,7 +81,7 @@ class Preparation:
 
         Raises `DatabaseError` when there is no room for what will be written, or the snapshot fails.
         """
-        is_new = not connection.execute("SELECT 1 FROM main.sqlite_schema LIMIT 1").fetchall()
+        is_new = not has_objects(connection)
         if is_new and self._application_id:
             connection.pragma("application_id", self._application_id)
         if connection.filename and not is_new and not goes_on:

@@ -8,6 +8,7 @@ from itertools import islice
 import apsw
 
 from migrated.model import Step
+from migrated.sqlite.content import content_size
 from migrated.sqlite.space import free_space, require_free
 from migrated.sqltext import folded, statements, words
 
@@ -29,7 +30,7 @@ def require_room(connection: apsw.Connection, step: Step, database: str) -> None
     """
     directory = os.path.dirname(os.path.realpath(connection.filename))
     free = free_space(directory)
-    size = connection.pragma("page_count") * connection.pragma("page_size")
+    size = content_size(connection)
     # Enough for everything: the usual case, and no reason to look at the text.
     if free is None or free >= _COPIES_OF_ALL * size + _MARGIN or not _TOUCHES_TABLES.search(step.sql):
         return

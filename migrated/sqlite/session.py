@@ -12,6 +12,7 @@ from migrated.errors import MigrationError
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Step, Unfinished
 from migrated.sqlite import history, ledger
 from migrated.sqlite.connection import Patience, environment_errors
+from migrated.sqlite.content import has_objects
 from migrated.sqlite.guard import Guard
 from migrated.sqlite.history import Course
 from migrated.sqlite.oversight import Oversight
@@ -79,7 +80,7 @@ class SqliteSession:
 
     def is_new(self) -> bool:
         """Whether there is nothing at all in the database yet."""
-        return not self._connection().execute("SELECT 1 FROM main.sqlite_schema LIMIT 1").fetchall()
+        return not has_objects(self._connection())
 
     def create_ledger(self) -> None:
         """Make the two tables where they are missing."""

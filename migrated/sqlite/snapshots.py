@@ -13,6 +13,7 @@ import apsw
 from migrated.errors import DatabaseError
 from migrated.model import Snapshot
 from migrated.sqlite.connection import Patience, environment_errors, open_for_reading
+from migrated.sqlite.content import content_size
 from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk
 from migrated.sqlite.shelf import REASONS, folder_of, names_in, new_part, snapshot_path
 from migrated.sqlite.space import require_free
@@ -81,7 +82,7 @@ def take(
 
 def _require_room(source: apsw.Connection, part: str, database: str) -> None:
     with environment_errors(database):
-        size = int(source.pragma("page_count")) * int(source.pragma("page_size"))
+        size = content_size(source)
     require_free(os.path.dirname(part), size + _MARGIN, "a snapshot", database)
 
 
