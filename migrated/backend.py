@@ -1,8 +1,8 @@
 """What the runner asks of any kind of database. It knows nothing of files, pragmas or cursors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Snapshot, Step, Unfinished
@@ -41,6 +41,35 @@ class Progress:
     rows_changed: int
 
 
+@dataclass(frozen=True, slots=True)
+class FormerState:
+    """What a database was like at an earlier time: what was applied, with its texts as far as they are known.
+
+    `snapshot` holds its content; without one, there was nothing in it.
+    """
+
+    snapshot: Snapshot | None
+    applied: Sequence[AppliedMigration] = ()
+    recorded: Mapping[int, Migration] = field(default_factory=dict)
+
+    def recorded_of(self, versions: Iterable[int]) -> dict[int, Migration]:
+        """The texts of these, those that are known."""
+        return {version: self.recorded[version] for version in versions if version in self.recorded}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """What became of the rows that tables had when migrations were rolled back and applied again.
+
+    `put_back` are the tables that have their rows again, with how many of them; `left_out` those of which
+    `snapshot` holds rows that the database has not any more, and why.
+    """
+
+    snapshot: str
+    put_back: Mapping[str, int]
+    left_out: Mapping[str, str]
+
+
 class Observer:
     """Is told what happens during a run, in the thread that runs. This one does nothing with it."""
 
@@ -65,6 +94,15 @@ class Observer:
     def snapshot_skipped(self, reason: str) -> None:
         """The content was not kept, though it is asked for."""
 
+    def went_back(self, former: FormerState) -> None:
+        """The content was made what it was, for want of a down text."""
+
+    def updated(self, migration: Migration) -> None:
+        """The record of an applied migration has its present name, down text and header now."""
+
+    def rows_kept(self, kept: KeptRows) -> None:
+        """Rows were put back, or could not be."""
+
 
 class Session(Protocol):
     """A database open for changing. A step is done wholly and recorded, or not at all."""
@@ -87,12 +125,18 @@ class Session(Protocol):
     def execute(self, step: Step) -> Done:
         """Apply or roll back one migration; `LedgerMovedError` when the plan is void."""
 
-    def together(self, *, keep_good: bool, foreign_keys: bool) -> AbstractContextManager["Batch"]:
+    def together(
+        self, *, keep_good: bool, foreign_keys: bool, keeps_rows: bool = False
+    ) -> AbstractContextManager["Batch"]:
         """Do every `execute` within the `with` in one transaction, in which `foreign_keys` are enforced or not.
 
         When one fails, those before it are kept (`keep_good`) or undone too. Raises `BatchLostError` when they
-        should have been kept and are lost.
+        should have been kept and are lost. With `keeps_rows` the content is kept as a snapshot first, and the
+        rows that the steps took from tables which they did not mean to change are put back in the end.
         """
+
+    def update(self, migrations: Sequence[Migration]) -> None:
+        """Record the present name, down text and header of applied migrations; `LedgerMovedError` as above."""
 
     def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
         """Do and record what a person decided about `unfinished`; `migration` is its text as it is now."""
@@ -135,6 +179,17 @@ class Database(Protocol):
 
     def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
         """Put a snapshot back, keeping what is there as a snapshot too, and record that."""
+
+    def former_states(self) -> Iterator[FormerState]:
+        """The states that its snapshots, and its history, say it was in, the latest first."""
+
+    def rebuild(self, former: FormerState | None, work: Callable[[Session], None], observer: Observer) -> None:
+        """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
+
+        What is there is kept as a snapshot, and rows are put back as with `Session.together`. Raises
+        `LedgerMovedError` when somebody else changed the database meanwhile, and whatever `work` raises: nothing
+        has changed then.
+        """
 
     def session(self, observer: Observer) -> AbstractContextManager[Session]:
         """Open it for changing; `observer` is told of long work and of snapshots."""

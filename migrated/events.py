@@ -117,6 +117,12 @@ MIGRATION_ROLLED_BACK = Event(
     "rolled back {version}_{name} in {database} in {execution_time_ms} ms",
     "it is committed together with the ledger's change",
 )
+MIGRATION_UPDATED = Event(
+    "migration.updated",
+    "info",
+    "recorded the name and the DOWN section of {version}_{name} as they are now in {database}",
+    'an applied migration was renamed, or another DOWN section written; with `on_changed = "redo"` only',
+)
 MIGRATION_PROGRESS = Event(
     "migration.progress",
     "info",
@@ -158,7 +164,22 @@ SNAPSHOT_SKIPPED = Event(
     "snapshot.skipped", "info", "no snapshot of {database}: {reason}", "one is configured, and is not taken"
 )
 SNAPSHOT_RESTORED = Event(
-    "snapshot.restored", "warning", "put snapshot {snapshot} back into {database}", "after `migrated restore`"
+    "snapshot.restored",
+    "warning",
+    "put snapshot {snapshot} back into {database}",
+    "after `migrated restore`, or a redo without a DOWN section",
+)
+ROWS_PUT_BACK = Event(
+    "rows.put_back",
+    "info",
+    "{database} has its rows again: {reason}",
+    "a redo had dropped their tables, and made them again",
+)
+ROWS_LEFT_OUT = Event(
+    "rows.left_out",
+    "warning",
+    "{database} has not all of its rows any more, snapshot {snapshot} has: {reason}",
+    "a redo had no place for them; none is lost",
 )
 SCHEMA_OBJECTS_DROPPED = Event(
     "schema.objects_dropped",

@@ -123,7 +123,8 @@ def internal(error: Exception) -> dict[str, str]:
 def _result(error: MigrationError | None, reporter: Reporter) -> Result:
     match error:
         case None:
-            return Result.APPLIED if reporter.applied or reporter.rolled_back else Result.CURRENT
+            did = reporter.applied or reporter.rolled_back or reporter.updates
+            return Result.APPLIED if did else Result.CURRENT
         case RefusedError():
             return Result.REFUSED
         case DatabaseError() | LockHeldError():

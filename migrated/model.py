@@ -197,10 +197,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A migration on its way up or down."""
+    """A migration on its way up or down; `is_redo` says that it was rolled back a moment ago."""
 
     migration: Migration
     direction: MigrationDirection
+    is_redo: bool = False
 
     @property
     def directives(self) -> frozenset[Directive]:

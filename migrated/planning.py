@@ -29,6 +29,7 @@ class OnChanged(StrEnum):
     """What to do when an applied migration's text has changed."""
 
     REFUSE = "refuse"
+    REDO = "redo"
 
 
 class OnMissing(StrEnum):

@@ -1,6 +1,6 @@
 """What would be wrong to go on with: the refusals, each with every offender, before anything ran."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from migrated.directives import Directive
@@ -12,7 +12,7 @@ from migrated.errors import (
     UnfinishedError,
 )
 from migrated.model import Migration, Step, Unfinished
-from migrated.planning import OnLate, OnMissing, Policy, State, Status, names
+from migrated.planning import OnChanged, OnLate, OnMissing, Policy, State, Status, names
 from migrated.sqltext import statements
 
 
@@ -61,6 +61,18 @@ def refuse_mixture(steps: Sequence[Step], statuses: Sequence[Status]) -> None:
     )
 
 
+def refuse_redo(statuses: Sequence[Status], versions: Collection[int]) -> None:
+    """Raise what stands against rolling back `versions` and applying them again: among these, what is missing;
+    among the others, what was changed.
+    """  # noqa: D205 - one sentence
+    _raise_first(
+        [
+            _changed(status for status in statuses if status.version not in versions),
+            _missing(status for status in statuses if status.version in versions),
+        ]
+    )
+
+
 def refuse_changed(statuses: Iterable[Status]) -> None:
     """Raise `ChecksumMismatchError` naming every applied migration whose text is no longer what was applied."""
     _raise_first([_changed(statuses)])
@@ -74,7 +86,7 @@ def refuse_by_policy(statuses: Sequence[Status], policy: Policy) -> None:
     _raise_first(
         [
             _stopped(statuses),
-            _changed(statuses),
+            _changed(statuses) if policy.on_changed is OnChanged.REFUSE else None,
             _missing(statuses) if policy.on_missing is OnMissing.REFUSE else None,
             _late(statuses) if policy.on_late is OnLate.REFUSE else None,
         ]

@@ -1,9 +1,13 @@
 """Telling the log what happens during a run on one database, as it happens."""
 
+from dataclasses import replace
+
 from migrated import events
-from migrated.backend import Done, Observer, Progress
+from migrated.backend import Done, FormerState, KeptRows, Observer, Progress
 from migrated.logs import Log
-from migrated.model import MigrationDirection, Step
+from migrated.model import Migration, MigrationDirection, Step
+
+_EMPTIED = replace(events.SNAPSHOT_RESTORED, sentence="went back to when nothing was in {database}")
 
 
 class Reporter(Observer):
@@ -13,6 +17,7 @@ class Reporter(Observer):
         self.log = log
         self.applied = 0
         self.rolled_back = 0
+        self.updates = 0
         self._also = also or Observer()
 
     def lock_waiting(self, holder: str) -> None:
@@ -63,6 +68,27 @@ class Reporter(Observer):
 
     def snapshot_skipped(self, reason: str) -> None:
         self.log(events.SNAPSHOT_SKIPPED, reason=reason)
+
+    def went_back(self, former: FormerState) -> None:
+        snapshot = former.snapshot
+        self.log(
+            events.SNAPSHOT_RESTORED if snapshot else _EMPTIED,
+            snapshot=snapshot.id if snapshot else None,
+            version=snapshot.version if snapshot else None,
+            reason="a migration that changed, or is gone, has no down text",
+        )
+
+    def updated(self, migration: Migration) -> None:
+        self.updates += 1
+        self.log(events.MIGRATION_UPDATED, version=migration.version, name=migration.name, file=migration.file)
+
+    def rows_kept(self, kept: KeptRows) -> None:
+        if kept.put_back:
+            rows = ", ".join(f"{count} of {table}" for table, count in kept.put_back.items())
+            self.log(events.ROWS_PUT_BACK, snapshot=kept.snapshot, reason=rows)
+        if kept.left_out:
+            why = "; ".join(f"{table}: {reason}" for table, reason in kept.left_out.items())
+            self.log(events.ROWS_LEFT_OUT, snapshot=kept.snapshot, reason=why)
 
 
 def _of(step: Step) -> dict[str, object]:

@@ -5,14 +5,16 @@ step one transaction, inside which the ledger is read once more. Refusals come b
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import apsw
 
 from migrated import planning, refusals
-from migrated.backend import Database, LedgerMovedError, Observer, Session
-from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError
+from migrated.agenda import Agenda, Recorded, agenda_of, plan_redo, plan_run
+from migrated.backend import Database, Observer
+from migrated.errors import ChecksumMismatchError, InvalidFormatError
+from migrated.execution import Decision, Execution
 from migrated.model import (
     AppliedMigration,
     Migration,
@@ -22,17 +24,14 @@ from migrated.model import (
     Snapshot,
     Unfinished,
 )
-from migrated.planning import OnMissing, Policy, Status
+from migrated.planning import OnChanged, Policy, Status
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.supervision import Supervision
-from migrated.work import Work, settle_unfinished
+from migrated.work import settle_unfinished
 
 DEFAULT_LOCK_TIMEOUT = 10.0
-
-Recorded = Callable[[list[int]], Mapping[int, Migration]]
-Decision = Callable[[Sequence[Status], Recorded], Sequence[MigrationPlan]]
 
 
 class MigrationRunner:
@@ -152,17 +151,23 @@ class MigrationRunner:
         Verifies checksums first. Each migration is one transaction with its ledger entry. Raises a
         `RefusedError` before anything ran, `ExecutionFailedError` when a statement failed (what was applied
         before it stays and is in `completed`), `DatabaseError` or `LockHeldError`.
+
+        With `on_changed = REDO` a migration that was changed is rolled back first, with those above it, and all of
+        the run is one transaction then, after the content was kept as a snapshot.
         """
-        return self._carry_out(lambda statuses, recorded: self._upward(statuses, recorded, None))
+        return self._carry_out(
+            lambda statuses, recorded: plan_run(statuses, recorded, self._policy), may_go_back=True
+        )
 
     def run_up_to(self, version: int) -> list[AppliedMigration]:
-        """Apply everything pending at or below `version`; never roll back. Raises as `run` and `plan`."""
+        """Apply everything pending at or below `version`; roll back only as `run` does. Raises as these two."""
+        again = {entry.version for entry in self.get_applied()}
 
-        def decide(statuses: Sequence[Status], recorded: Recorded) -> Sequence[MigrationPlan]:
+        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
             planning.require_known(statuses, version)
-            return self._upward(statuses, recorded, version)
+            return plan_run(statuses, recorded, self._policy, version, again)
 
-        return self._carry_out(decide)
+        return self._carry_out(decide, may_go_back=True)
 
     def run_to(self, version: int) -> list[AppliedMigration]:
         """Do what `plan(version)` says. Going down, the entries returned are those that were struck out.
@@ -171,7 +176,7 @@ class MigrationRunner:
         """
         way: MigrationDirection | None = None
 
-        def decide(statuses: Sequence[Status], recorded: Recorded) -> Sequence[MigrationPlan]:
+        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
             nonlocal way
             refusals.refuse_changed(statuses)
             plan = planning.plan_to(statuses, version, recorded)
@@ -179,15 +184,16 @@ class MigrationRunner:
                 way = plan.direction
             if plan.direction is not way:
                 # Another runner finished our way up: going down now was never asked for.
-                return []
-            return self._upward(statuses, recorded, version) if way is MigrationDirection.UP else [plan]
+                return Agenda()
+            up = way is MigrationDirection.UP
+            return plan_run(statuses, recorded, self._policy, version) if up else agenda_of(plan)
 
         return self._carry_out(decide)
 
     def roll_back_to(self, version: int) -> list[AppliedMigration]:
         """Roll back everything above `version`, newest first; never apply. Raises as `run_to`."""
 
-        def decide(statuses: Sequence[Status], recorded: Recorded) -> Sequence[MigrationPlan]:
+        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
             planning.require_known(statuses, version)
             return self._downward(statuses, recorded, planning.applied_above(statuses, version))
 
@@ -198,21 +204,38 @@ class MigrationRunner:
         wanted = planning.newest_applied(self.statuses(), steps)
         return self._carry_out(lambda statuses, recorded: self._downward(statuses, recorded, wanted))
 
-    def _upward(
-        self, statuses: Sequence[Status], recorded: Recorded, target: int | None
-    ) -> Sequence[MigrationPlan]:
-        refusals.refuse_by_policy(statuses, self._policy)
-        up = planning.plan_up(statuses, target)
-        gone = planning.missing_versions(statuses)
-        if gone and self._policy.on_missing is OnMissing.ROLLBACK:
-            return [planning.plan_down(statuses, recorded(gone), gone), up]
-        return [up]
+    def redo(self, steps: int = 1) -> list[AppliedMigration]:
+        """Roll back the `steps` highest applied versions and apply them as they are now, in one transaction.
 
-    def _downward(
-        self, statuses: Sequence[Status], recorded: Recorded, versions: list[int]
-    ) -> Sequence[MigrationPlan]:
-        refusals.refuse_changed(statuses)
-        return [planning.plan_down(statuses, recorded(versions), versions)]
+        The content is kept as a snapshot first; rows of tables that did not change are put back. Returns the new
+        entries. Raises as `run_to`, with nothing changed.
+        """
+        return self._redo(lambda statuses: planning.newest_applied(statuses, steps))
+
+    def redo_above(self, version: int) -> list[AppliedMigration]:
+        """As `redo`, for everything that is applied above `version`."""
+
+        def choose(statuses: Sequence[Status]) -> list[int]:
+            planning.require_known(statuses, version)
+            return planning.applied_above(statuses, version)
+
+        return self._redo(choose)
+
+    def _redo(self, choose: Callable[[Sequence[Status]], list[int]]) -> list[AppliedMigration]:
+        statuses = self.statuses()
+        wanted = choose(statuses)
+        again = {status.version for status in statuses if status.applied}
+
+        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
+            refusals.refuse_redo(statuses, wanted)
+            return plan_redo(statuses, recorded, wanted, again)
+
+        return self._carry_out(decide, may_go_back=True)
+
+    def _downward(self, statuses: Sequence[Status], recorded: Recorded, versions: list[int]) -> Agenda:
+        if self._policy.on_changed is OnChanged.REFUSE:
+            refusals.refuse_changed(statuses)
+        return agenda_of(planning.plan_down(statuses, recorded(versions), versions))
 
     def unfinished(self) -> Unfinished | None:
         """The migration without a transaction that stopped half way, if one did. Changes nothing."""
@@ -242,29 +265,20 @@ class MigrationRunner:
         with self._lock():
             self._database.restore(snapshot, self._observer, reason)
 
-    def _carry_out(self, decide: Decision) -> list[AppliedMigration]:
-        statuses = self.statuses()
-        refusals.refuse_unfinished(statuses)
-        if not any(decide(statuses, self._database.recorded)):
+    def _carry_out(self, decide: Decision, *, may_go_back: bool = False) -> list[AppliedMigration]:
+        execution = Execution(
+            self._database,
+            self._migrations,
+            policy=self._policy,
+            transaction=self._transaction,
+            observer=self._observer,
+            supervision=self._supervision,
+            may_go_back=may_go_back and self._policy.on_changed is OnChanged.REDO,
+        )
+        if not execution.is_needed(decide):
             return []
-        with self._lock(), self._database.session(self._observer) as session:
-            return self._execute(session, decide)
-
-    def _execute(self, session: Session, decide: Decision) -> list[AppliedMigration]:
-        """Return what the last plan did: rolling back what is missing only clears the way for going up."""
-        work = Work(session, self._observer, self._supervision)
-        try:
-            while True:
-                statuses = planning.examine(self._migrations.values(), session.applied(), session.unfinished())
-                refusals.refuse_unfinished(statuses)
-                try:
-                    work.carry_out(decide(statuses, session.recorded), statuses, self._transaction)
-                except LedgerMovedError:
-                    continue
-                return work.completed
-        except MigrationError as error:
-            error.completed = tuple(work.completed)
-            raise
+        with self._lock():
+            return execution.carry_out(decide)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -1,12 +1,12 @@
 """The settings as values, with their defaults, and the faults that reading them may find."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
 from migrated.errors import ConfigError
-from migrated.planning import Policy
+from migrated.planning import OnChanged, OnMissing, Policy
 
 DEFAULT_MIGRATIONS = "migrations"
 DEFAULT_DATABASE = "app.db"
@@ -38,6 +38,9 @@ class SnapshotPolicy:
     keep: int = 5
     max_size: int = 256_000_000
 
+
+DEVELOPMENT_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.BEFORE_EACH, keep=20)
+"""What `migrated dev` keeps, unless it is told otherwise: an edited migration may have no other way back."""
 
 NO_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.NEVER)
 
@@ -99,6 +102,17 @@ class Config:
     watch: WatchMode = "auto"
     lock_timeout: float = 10.0
     stop_grace: float = 30.0
+
+
+def for_development(config: Config) -> Config:
+    """The same, with databases that follow the directory whatever happens there."""
+    return replace(config, targets=tuple(_for_development(target) for target in config.targets))
+
+
+def _for_development(target: Target) -> Target:
+    policy = replace(target.policy, on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
+    is_default = target.snapshots == SnapshotPolicy()
+    return replace(target, policy=policy, snapshots=DEVELOPMENT_SNAPSHOTS if is_default else target.snapshots)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from migrated.agenda import Agenda
 from migrated.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
 from migrated.directives import Directive
 from migrated.errors import MigrationError, MigrationNotFoundError
@@ -9,7 +10,6 @@ from migrated.model import (
     AppliedMigration,
     Migration,
     MigrationDirection,
-    MigrationPlan,
     Repair,
     Step,
     Unfinished,
@@ -37,22 +37,35 @@ class Work:
         return self._completed[self._way]
 
     def carry_out(
-        self, plans: Sequence[MigrationPlan], statuses: Sequence[Status], transaction: TransactionMode
+        self,
+        agenda: Agenda,
+        statuses: Sequence[Status],
+        transaction: TransactionMode,
+        *,
+        on_copy: bool = False,
     ) -> None:
-        """Take the steps. Raises as `Session.execute`; what is `completed` then is there for good."""
-        steps = [Step(migration, plan.direction) for plan in plans for migration in plan]
+        """Take the steps. Raises as `Session.execute`; what is `completed` then is there for good.
+
+        On a copy nothing has to be one transaction: all of it is thrown away when a step fails.
+        """
+        steps = agenda.steps
         self._late = {status.version for status in statuses if status.state is State.LATE}
-        self._way = steps[0].direction if steps else plans[-1].direction if plans else self._way
+        self._way = steps[0].direction if steps else self._way
+        if agenda.updates:
+            self._session.update(agenda.updates)
+            for migration in agenda.updates:
+                self._observer.updated(migration)
         self._observer.planned(len(steps))
-        if transaction is TransactionMode.RUN and len(steps) > 1:
+        if agenda.is_redo and not on_copy:
+            self._take_whole(steps, keeps_rows=True)
+        elif transaction is TransactionMode.RUN and len(steps) > 1 and not on_copy:
             refuse_mixture(steps, statuses)
             self._take_whole(steps)
         elif self._session.is_new():
             self._take_in_groups(steps)
         else:
             self._take_each(steps)
-        if plans:
-            self._way = plans[-1].direction
+        self._way = agenda.direction
 
     def _take_each(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -73,23 +86,25 @@ class Work:
             steps = steps[taken or 1 :]
         return None
 
-    def _take_whole(self, steps: Sequence[Step]) -> None:
+    def _take_whole(self, steps: Sequence[Step], *, keeps_rows: bool = False) -> None:
         if self._supervision.stop_requested():
             return
         try:
-            self._take_together(steps, keep_good=False)
+            self._take_together(steps, keep_good=False, keeps_rows=keeps_rows)
         except MigrationError as error:
             undone = "nothing of this run was kept: it is one transaction"
             error.hint = f"{error.hint}; {undone}" if error.hint else undone
             raise
 
-    def _take_together(self, steps: Sequence[Step], *, keep_good: bool) -> int:
+    def _take_together(self, steps: Sequence[Step], *, keep_good: bool, keeps_rows: bool = False) -> int:
         """How many were taken. What is done is told only once it is committed."""
         done: list[Done] = []
         batch: Batch | None = None
         enforced = Directive.FOREIGN_KEYS_ON in steps[0].directives
         try:
-            with self._session.together(keep_good=keep_good, foreign_keys=enforced) as batch:
+            with self._session.together(
+                keep_good=keep_good, foreign_keys=enforced, keeps_rows=keeps_rows
+            ) as batch:
                 for step in steps:
                     if keep_good and (batch.is_full or self._supervision.stop_requested()):
                         break

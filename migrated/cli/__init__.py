@@ -8,10 +8,12 @@ from types import ModuleType
 
 from migrated.about import VERSION
 from migrated.cli import (
+    dev,
     down,
     new,
     options,
     plan,
+    redo,
     repair,
     restore,
     run_daemon,
@@ -25,8 +27,10 @@ from migrated.errors import MigrationError
 
 COMMANDS: tuple[ModuleType, ...] = (
     run_daemon,
+    dev,
     up,
     down,
+    redo,
     status,
     plan,
     verify,

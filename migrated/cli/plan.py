@@ -8,8 +8,8 @@ from migrated.cli.render import print_json, print_problem
 from migrated.errors import MigrationError, combined_exit_code
 
 if TYPE_CHECKING:
+    from migrated.agenda import Agenda
     from migrated.cli.reading import View
-    from migrated.model import MigrationPlan
     from migrated.settings import Config
 
 NAME = "plan"
@@ -45,66 +45,68 @@ def show_plans(config: "Config", target: int | None, *, as_json: bool, never_dow
         if view.problems:
             continue
         for database in view.databases:
-            plan, refusal = _plan(database, target, never_down=never_down)
+            agenda, refusal = _plan(database, target, never_down=never_down)
             codes.append(refusal.exit_code if refusal else 0)
-            documents.append(_document(database, plan, refusal))
+            documents.append(_document(database, agenda, refusal))
             if not as_json:
-                _show(database, plan, refusal)
+                _show(database, agenda, refusal)
     if as_json:
         print_json({"databases": documents, "problems": problems})
     return combined_exit_code(codes)
 
 
-def _plan(
-    view: "View", target: int | None, *, never_down: bool
-) -> "tuple[MigrationPlan | None, MigrationError | None]":
+def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agenda | None, MigrationError | None]":
     from migrated import planning, refusals
+    from migrated.agenda import agenda_of, plan_run
     from migrated.model import MigrationDirection
 
     if view.error:
         return None, view.error
     try:
         refusals.refuse_unfinished(view.statuses)
-        if never_down and target is not None:
+        if target is not None:
             planning.require_known(view.statuses, target)
-            plan = planning.plan_up(view.statuses, target)
-        else:
+        if target is not None and not never_down:
             plan = planning.plan_to(view.statuses, target, view.handle.recorded)
-        if plan.direction is MigrationDirection.DOWN:
-            refusals.refuse_changed(view.statuses)
-            return plan, None
+            if plan.direction is MigrationDirection.DOWN:
+                refusals.refuse_changed(view.statuses)
+                return agenda_of(plan), None
+        if view.refusal:
+            return agenda_of(planning.plan_up(view.statuses, target)), view.refusal
+        return plan_run(view.statuses, view.handle.recorded, view.target.policy, target), None
     except MigrationError as error:
         return None, error
-    return plan, view.refusal
 
 
-def _show(view: "View", plan: "MigrationPlan | None", refusal: MigrationError | None) -> None:
+def _show(view: "View", agenda: "Agenda | None", refusal: MigrationError | None) -> None:
     name = view.database.name
     if refusal is not None:
         print_problem(f"{name}: {refusal}")
-    if plan is None or refusal is not None:
+    if agenda is None or refusal is not None:
         return
-    verb = "apply" if plan.direction.value == "up" else "roll back"
-    print(f"{name}: {f'{len(plan)} to {verb}' if plan else 'nothing to do'}")
-    for migration in plan.migrations:
-        print(f"  {verb} {migration.label}")
+    parts = [(agenda.down, "roll back"), (agenda.up, "apply")]
+    counts = [f"{len(plan)} to {verb}" for plan, verb in parts if plan]
+    print(f"{name}: {', '.join(counts) or 'nothing to do'}")
+    for plan, verb in parts:
+        for migration in plan:
+            print(f"  {verb} {migration.label}")
 
 
-def _document(view: "View", plan: "MigrationPlan | None", refusal: MigrationError | None) -> dict[str, Any]:
+def _document(view: "View", agenda: "Agenda | None", refusal: MigrationError | None) -> dict[str, Any]:
     from migrated.cli.reading import problem
 
-    steps = plan.migrations if plan else ()
     return {
         "database": view.database.name,
-        "direction": plan.direction.value if plan else None,
+        "direction": agenda.direction.value if agenda else None,
         "migrations": [
             {
-                "version": step.version,
-                "name": step.name,
-                "checksum": step.checksum,
-                "file": step.file,
+                "version": step.migration.version,
+                "name": step.migration.name,
+                "direction": step.direction.value,
+                "checksum": step.migration.checksum,
+                "file": step.migration.file,
             }
-            for step in steps
+            for step in (agenda.steps if agenda else ())
         ],
         "problem": problem(refusal),
     }

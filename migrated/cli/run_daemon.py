@@ -3,6 +3,7 @@
 import argparse
 
 from migrated.cli import options
+from migrated.cli.serving import serve
 
 NAME = "run"
 SUMMARY = "the daemon: watch, and keep every database current, in the foreground"
@@ -15,13 +16,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Run until SIGTERM or SIGINT. SIGHUP reads the configuration again, SIGUSR1 looks at everything now."""
-    from migrated import logs
-    from migrated.daemon.loop import Daemon
-
-    config = options.configuration(arguments)
-    log = logs.configure(config.log_format, config.log_level, queued=True)
-    try:
-        return Daemon(config, lambda: options.configuration(arguments), log).run()
-    finally:
-        log.close()
+    """Run until it is told to stop."""
+    return serve(arguments)

@@ -148,8 +148,8 @@ def is_absent_or_empty(path: str) -> bool:
 def _open(path: str, flags: int, patience: Patience) -> apsw.Connection:
     with environment_errors(path):
         try:
-            # An absolute path is never taken for ":memory:" or for a URI.
-            connection = apsw.Connection(os.path.abspath(path), flags=flags)
+            # An absolute path is never taken for ":memory:" or for a URI; a snapshot is attached by one.
+            connection = apsw.Connection(os.path.abspath(path), flags=flags | apsw.SQLITE_OPEN_URI)
         except UnicodeEncodeError as error:
             raise DatabaseError(
                 "the path is not UTF-8, which SQLite asks for", database=path, hint="rename the file"

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 
 import apsw
 
-from migrated.backend import Observer
+from migrated.backend import FormerState, Observer, Session
 from migrated.errors import DatabaseError
-from migrated.model import AppliedMigration, Migration, Snapshot, Unfinished
+from migrated.model import AppliedMigration, Migration, Snapshot, Step, Unfinished
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
 from migrated.sqlite import history, ledger, preflight, snapshots
 from migrated.sqlite.connection import (
@@ -118,6 +119,48 @@ class SqliteDatabase:
             patience=self._patience,
             step=keeper.go_on,
         )
+
+    def former_states(self) -> Iterator[FormerState]:
+        """The states that the database was in, the latest first, as its snapshots and its history tell."""
+        from migrated.sqlite.former import former_states
+
+        if self.path is None:
+            return
+        with self._reading() as connection:
+            if connection is not None:
+                yield from former_states(connection, self.path)
+
+    def rebuild(self, former: FormerState | None, work: Callable[[Session], None], observer: Observer) -> None:
+        """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
+
+        Raises `LedgerMovedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
+        raises; the database is as it was then, and a snapshot of it may have been kept in vain.
+        """
+        from migrated.sqlite.rebuilding import Rebuilding
+
+        keeper = self._keeper(observer)
+
+        def change(copy: apsw.Connection) -> list[Step]:
+            session = SqliteSession(
+                self.name,
+                self._patience,
+                lambda: copy,
+                observer,
+                Preparation(self.name, Keeper(self.name, NO_SNAPSHOTS, observer, self._patience.supervision), 0),
+                statement_timeout=self._statement_timeout,
+                shared=True,
+            )
+            work(session)
+            return session.taken
+
+        def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
+            versions = [entry.version for entry in self.look()[0]]
+            return keeper.redoing(max(versions, default=None), spare)
+
+        kept = Rebuilding(self.name, self._patience, keeper.go_on).run(former, keep, change)
+        if former is not None:
+            observer.went_back(former)
+        observer.rows_kept(kept)
 
     def _keep_before_restore(self, keeper: Keeper, snapshot: Snapshot) -> None:
         versions = [entry.version for entry in self.look()[0]]

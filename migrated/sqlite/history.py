@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -16,15 +16,27 @@ from migrated.sqlite import ledger
 
 _RECORDED = """
 SELECT version, name, up_sql, down_sql, checksum, directives FROM main._migrations_history
-WHERE version = ? AND up_sql IS NOT NULL AND action IN ({actions}) ORDER BY id DESC LIMIT 1
+WHERE version = ? AND up_sql IS NOT NULL AND action = ? ORDER BY id DESC LIMIT 1
 """
-_APPLYING = ("apply", "mark-applied")
+# Of each version the last entry; but one that has the ledger's checksum before any other: a restored database
+# remembers what came later too. SQLite takes the other columns from the row with the maximum
+# (https://www.sqlite.org/lang_select.html#bareagg).
+_RECORDED_AS_APPLIED = """
+SELECT h.version, h.name, h.up_sql, h.down_sql, h.checksum, h.directives,
+    max((h.checksum IS m.checksum) * (1 << 60) + h.id)
+FROM main._migrations_history AS h LEFT JOIN main._migrations AS m USING (version)
+WHERE h.up_sql IS NOT NULL AND h.action IN ('apply', 'redo', 'mark-applied', 'update') GROUP BY h.version
+"""
+UPDATE = "update"
+BEGAN_EMPTY = "the database was new"
+"""The reason that the first entry has in a database in which there was nothing before."""
 _PARTS = {MigrationDirection.UP: "apply-statement", MigrationDirection.DOWN: "rollback-statement"}
 _WHOLE = {MigrationDirection.UP: "apply", MigrationDirection.DOWN: "rollback"}
 _LAST = "SELECT id, action FROM main._migrations_history ORDER BY id DESC LIMIT 1"
 _LAST_PART = """
 SELECT version, statement, statements, happened_at, host, pid FROM main._migrations_history WHERE id = ?
 """
+_COLUMNS = "SELECT name FROM pragma_table_info('_migrations_history')"
 _ADD = (
     f"INSERT INTO main._migrations_history ({', '.join(ledger.HISTORY_COLUMNS)}) "
     f"VALUES ({', '.join('?' * len(ledger.HISTORY_COLUMNS))})"
@@ -67,10 +79,11 @@ def _unfinished(
     connection: apsw.Connection, row: int, direction: MigrationDirection, database: str
 ) -> Unfinished | None:
     for version, statement, statements, happened_at, host, pid in connection.execute(_LAST_PART, (row,)):
-        text = _recorded(connection, int(version), (_PARTS[direction],), database)
-        if text is not None:
+        for text in connection.execute(_RECORDED, (version, _PARTS[direction])):
             when = datetime.fromisoformat(str(happened_at))
-            return Unfinished(text, direction, int(statement), int(statements), when, str(host), int(pid))
+            return Unfinished(
+                _migration(text, database), direction, int(statement), int(statements), when, str(host), int(pid)
+            )
     return None
 
 
@@ -83,25 +96,24 @@ def recorded(connection: apsw.Connection, versions: Iterable[int], database: str
     """The migrations as they were when they were last applied, by version; only those that were recorded."""
     if not ledger.has(connection, "_migrations_history"):
         return {}
-    found = {version: _recorded(connection, version, _APPLYING, database) for version in versions}
-    return {version: migration for version, migration in found.items() if migration}
+    wanted = set(versions)
+    if not wanted:
+        return {}
+    rows: list[Any] = [row[:-1] for row in connection.execute(_RECORDED_AS_APPLIED) if row[0] in wanted]
+    return {row[0]: _migration(row, database) for row in rows}
 
 
-def _recorded(
-    connection: apsw.Connection, version: int, actions: Sequence[str], database: str
-) -> Migration | None:
-    query = _RECORDED.format(actions=", ".join("?" * len(actions)))
-    for _, name, up_sql, down_sql, checksum, directives in connection.execute(query, (version, *actions)):
-        try:
-            header = frozenset(Directive(value) for value in directives.split(",") if value)
-        except ValueError as error:
-            raise DatabaseError(
-                f"the record of migration {version} cannot be used: {error}",
-                database=database,
-                hint="a newer version of migrated made it; use that one",
-            ) from error
-        return Migration(version, name, up_sql or "", down_sql, checksum=checksum, header=header)
-    return None
+def _migration(row: tuple[Any, ...], database: str) -> Migration:
+    version, name, up_sql, down_sql, checksum, directives = row
+    try:
+        header = frozenset(Directive(value) for value in directives.split(",") if value)
+    except ValueError as error:
+        raise DatabaseError(
+            f"the record of migration {version} cannot be used: {error}",
+            database=database,
+            hint="a newer version of migrated made it; use that one",
+        ) from error
+    return Migration(version, name, up_sql or "", down_sql, checksum=checksum, header=header)
 
 
 def record_step(connection: apsw.Connection, step: Step, course: Course) -> AppliedMigration:
@@ -111,8 +123,27 @@ def record_step(connection: apsw.Connection, step: Step, course: Course) -> Appl
     """
     up = step.direction is MigrationDirection.UP
     entry = (ledger.enter if up else ledger.strike_out)(connection, step.migration, course.execution_time_ms)
-    record(connection, _WHOLE[step.direction], step.migration, course)
+    record(connection, "redo" if step.is_redo else _WHOLE[step.direction], step.migration, course)
     return entry
+
+
+def began_empty(connection: apsw.Connection) -> bool:
+    """Whether the history tells of everything that was ever in the database."""
+    first = "SELECT reason FROM main._migrations_history ORDER BY id LIMIT 1"
+    return ledger.has(connection, "_migrations_history") and connection.execute(first).get == BEGAN_EMPTY
+
+
+def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
+    """Add what the history of another database has beyond this one's, which is its beginning."""
+    if not ledger.has(other, "_migrations_history"):
+        return
+    known = {name for (name,) in connection.execute(_COLUMNS)}
+    names = ", ".join(str(name) for (name,) in other.execute(_COLUMNS) if name in known)
+    rows = other.execute(
+        f"SELECT {names} FROM main._migrations_history WHERE id > ? ORDER BY id", (last_entry(connection) or 0,)
+    )
+    places = ", ".join("?" * (names.count(",") + 1))
+    connection.executemany(f"INSERT INTO main._migrations_history ({names}) VALUES ({places})", rows)
 
 
 def violations(connection: apsw.Connection) -> dict[str, int]:
@@ -133,6 +164,12 @@ def record_restore(connection: apsw.Connection, snapshot: Snapshot, reason: str 
     """Add that the content is that of a snapshot, whose name is the entry's."""
     what = ("restore", snapshot.version or 0, snapshot.id, "", "", None, None)
     _add(connection, what, Course(reason=reason))
+
+
+def record_update(connection: apsw.Connection, migration: Migration) -> None:
+    """Record what an applied migration is like now, but for its up text."""
+    ledger.rename(connection, migration)
+    record(connection, UPDATE, migration)
 
 
 def record(

@@ -110,6 +110,13 @@ def enter(connection: apsw.Connection, migration: Migration, execution_time_ms: 
     return entry_of(connection, migration.version)
 
 
+def rename(connection: apsw.Connection, migration: Migration) -> None:
+    """Give the entry of an applied migration its present name."""
+    connection.execute(
+        "UPDATE main._migrations SET name = ? WHERE version = ?", (migration.name, migration.version)
+    )
+
+
 def strike_out(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
     """Make the ledger say that a migration is not applied; return the entry as it was."""
     was = entry_of(connection, migration.version)

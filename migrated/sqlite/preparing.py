@@ -1,13 +1,14 @@
 """What comes before the first statement of a step, once the write lock is ours."""
 
+import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import apsw
 
 from migrated.backend import Observer
 from migrated.errors import INTERRUPTED, DatabaseError
-from migrated.model import Step
+from migrated.model import Snapshot, Step
 from migrated.settings import SnapshotPolicy, SnapshotWhen
 from migrated.sqlite import ledger, snapshots
 from migrated.sqlite.content import content_size, has_objects
@@ -17,6 +18,7 @@ from migrated.sqlite.space import readable_size
 from migrated.supervision import Supervision
 
 BEFORE_RESTORE = "before-restore"
+BEFORE_REDO = "before-redo"
 
 
 class Keeper:
@@ -43,13 +45,30 @@ class Keeper:
         versions = [entry.version for entry in ledger.read(connection, self._database)]
         self.keep(when.value, version=max(versions, default=None))
 
+    @contextlib.contextmanager
+    def redoing(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
+        """Take one, whatever the policy says, before migrations are rolled back; it goes when that fails."""
+        began = time.monotonic()
+        taken = snapshots.take(self._database, reason=BEFORE_REDO, version=version, step=self.go_on)
+        elapsed = time.monotonic() - began
+        try:
+            yield taken
+        except BaseException:
+            snapshots.discard(taken)
+            raise
+        snapshots.prune(taken, self._policy.keep, spare)
+        self._tell(taken, elapsed)
+
     def keep(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
         """Take one; those in `spare` are not removed to make room. Raises `DatabaseError`."""
         began = time.monotonic()
         taken = snapshots.take(
             self._database, reason=reason, version=version, keep=self._policy.keep, step=self.go_on, spare=spare
         )
-        self._observer.snapshot_taken(taken.id, taken.size, round((time.monotonic() - began) * 1000))
+        self._tell(taken, time.monotonic() - began)
+
+    def _tell(self, taken: Snapshot, seconds: float) -> None:
+        self._observer.snapshot_taken(taken.id, taken.size, round(seconds * 1000))
 
     def go_on(self) -> None:
         """Raise when what is running has to end: nothing was changed yet."""
@@ -76,19 +95,31 @@ class Preparation:
         self._application_id = application_id
         self._is_first = True
 
-    def __call__(self, connection: apsw.Connection, step: Step, *, goes_on: bool) -> None:
-        """Prepare a step that begins a transaction, or that `goes_on` in one.
+    @contextlib.contextmanager
+    def redoing(self, connection: apsw.Connection) -> Iterator[Snapshot | None]:
+        """Keep the content in any case; None where there is none, or no file."""
+        if not connection.filename or not has_objects(connection):
+            yield None
+            return
+        versions = [entry.version for entry in ledger.read(connection, self._database)]
+        with self._keeper.redoing(max(versions, default=None)) as snapshot:
+            yield snapshot
 
-        Raises `DatabaseError` when there is no room for what will be written, or the snapshot fails.
+    def __call__(self, connection: apsw.Connection, step: Step, *, goes_on: bool, is_kept: bool = False) -> bool:
+        """Prepare a step that begins a transaction, or that `goes_on` in one; return whether the database is new.
+
+        The content `is_kept` already, or is kept as the policy says. Raises `DatabaseError` when there is no room
+        for what will be written, or the snapshot fails.
         """
         is_new = not has_objects(connection)
         if is_new and self._application_id:
             connection.pragma("application_id", self._application_id)
-        if connection.filename and not is_new and not goes_on:
+        if connection.filename and not is_new and not goes_on and not is_kept:
             self._keep(connection, step)
         if connection.filename and not is_new:
             require_room(connection, step, self._database)
         self._is_first = False
+        return is_new
 
     def _keep(self, connection: apsw.Connection, step: Step) -> None:
         try:

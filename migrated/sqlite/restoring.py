@@ -51,12 +51,12 @@ def restore(
     """
     with new_part(database) as part:
         _require_room(snapshot, database, part)
-        with (
-            _private_copy(snapshot, database, part, step) as (copy, was_wal),
-            _made_if_missing(snapshot, database),
-        ):
+        _fill(snapshot, database, part, step)
+        with private_copy(part, database) as copy, _made_if_missing(snapshot, database):
+            with copying_errors(database, part):
+                was_wal = out_of_wal(copy)
             _record(copy, part, database, record)
-            _put_back(copy, database, keep, patience, step, to_wal=was_wal)
+            put_back(copy, database, keep, patience, step, to_wal=was_wal)
 
 
 def _require_room(snapshot: Snapshot, database: str, part: str) -> None:
@@ -67,11 +67,8 @@ def _require_room(snapshot: Snapshot, database: str, part: str) -> None:
     require_free(os.path.dirname(part), needed, "restoring a snapshot", database)
 
 
-@contextlib.contextmanager
-def _private_copy(
-    snapshot: Snapshot, database: str, part: str, step: Callable[[], None]
-) -> Iterator[tuple[apsw.Connection, bool]]:
-    """A copy of the snapshot that may be written to, and whether the snapshot is in WAL mode."""
+def _fill(snapshot: Snapshot, database: str, part: str, step: Callable[[], None]) -> None:
+    """Copy the snapshot, and look the copy over."""
     if not os.path.exists(snapshot.path):
         raise DatabaseError(
             f"the snapshot {snapshot.id} is gone", database=database, hint="choose another; nothing was changed"
@@ -87,14 +84,27 @@ def _private_copy(
                 code=DAMAGED,
                 hint="choose another; nothing was changed",
             )
-        copy = apsw.Connection(part)
+
+
+@contextlib.contextmanager
+def private_copy(part: str, database: str) -> Iterator[apsw.Connection]:
+    """Open a copy that nobody else knows of, and that is lost with this process: nothing has to be safe."""
+    with copying_errors(database, part):
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+        copy = apsw.Connection(part, flags=flags)
     with contextlib.closing(copy):
         with copying_errors(database, part):
-            # The mark of WAL mode must go: it would be copied.
-            was_wal = copy.pragma("journal_mode") == "wal"
-            copy.pragma("journal_mode", "memory")
             copy.pragma("synchronous", "off")
-        yield copy, was_wal
+        yield copy
+
+
+def out_of_wal(copy: apsw.Connection) -> bool:
+    """Take the mark of WAL mode from a copy, which would be copied on; return whether it had it."""
+    was_wal = bool(copy.pragma("journal_mode") == "wal")
+    if was_wal:
+        copy.pragma("journal_mode", "delete")
+    copy.pragma("journal_mode", "memory")
+    return was_wal
 
 
 def _record(copy: apsw.Connection, part: str, database: str, record: Callable[[apsw.Connection], None]) -> None:
@@ -133,15 +143,16 @@ def _make(path: str, like: os.stat_result) -> bool:
     return True
 
 
-def _put_back(
+def put_back(
     copy: apsw.Connection,
     database: str,
     keep: Callable[[], None],
     patience: Patience,
     step: Callable[[], None],
     *,
-    to_wal: bool,
+    to_wal: bool = False,
 ) -> None:
+    """Make the content of the live file that of `copy`, as `restore` says; a new file goes `to_wal` mode."""
     with (
         _damage_explained(database),
         contextlib.closing(open_for_migrating(database, patience, create=True)) as live,

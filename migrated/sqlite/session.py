@@ -2,15 +2,16 @@
 
 import contextlib
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apsw
 
-from migrated.backend import BatchLostError, Done, LedgerMovedError, Observer
+from migrated.backend import BatchLostError, Done, KeptRows, LedgerMovedError, Observer
 from migrated.directives import Directive
 from migrated.errors import MigrationError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Step, Unfinished
+from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Snapshot, Step, Unfinished
 from migrated.sqlite import history, ledger
+from migrated.sqlite.carrying import PuttingBack, detach
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
 from migrated.sqlite.guard import Guard
@@ -21,6 +22,8 @@ from migrated.sqlite.preparing import Preparation
 from migrated.sqlite.step import run_step
 from migrated.sqltext import has_statement
 
+_WAYS = (MigrationDirection.DOWN, MigrationDirection.UP)
+
 
 class Batch:
     """Several steps in one transaction."""
@@ -29,12 +32,13 @@ class Batch:
         self.is_committed = False
         self.is_full = False
         self.steps = 0
+        self.snapshot: Snapshot | None = None
 
 
 class SqliteSession:
     """The database open for changing. Each step is one transaction: wholly done and recorded, or not at all.
 
-    `preparation` is called for each, before its first statement.
+    `preparation` is called for each, before its first statement. `taken` are the steps that were done.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class SqliteSession:
     ) -> None:
         self.name = name
         self.oversight = Oversight(patience.supervision, statement_timeout, observer.progress)
+        self.taken: list[Step] = []
+        self._observer = observer
         self._patience = patience
         self._connect = connect
         self._preparation = preparation
@@ -59,6 +65,7 @@ class SqliteSession:
         self._ledger: list[AppliedMigration] = []
         self._unfinished: Unfinished | None = None
         self._has_ledger = False
+        self._began_empty: str | None = None
         self._batch: Batch | None = None
 
     def applied(self) -> list[AppliedMigration]:
@@ -111,20 +118,22 @@ class SqliteSession:
                 with self.transaction(connection):
                     self.require_unmoved(connection)
                     self.prepare(connection, step)
-                    done = run_step(connection, step, guard, self.oversight, self.name)
+                    done = run_step(connection, step, guard, self.oversight, self.name, reason=self._began_empty)
         self._remember(done, step, guard)
         return done
 
     @contextlib.contextmanager
-    def together(self, *, keep_good: bool, foreign_keys: bool) -> Iterator[Batch]:
+    def together(self, *, keep_good: bool, foreign_keys: bool, keeps_rows: bool = False) -> Iterator[Batch]:
         """Do every `execute` within the `with` in one transaction.
 
         When one fails, those before it are committed (`keep_good`) or undone too. `foreign_keys` says whether
-        they are enforced: that cannot change inside.
+        they are enforced: that cannot change inside. With `keeps_rows` the content is kept as a snapshot first,
+        and rows that the steps were not about are put back in the end.
         """
         connection = self._connection()
         batch = Batch()
         before = list(self._ledger)
+        kept: KeptRows | None = None
         with (
             contextlib.ExitStack() as afterwards,
             environment_errors(self.name),
@@ -133,7 +142,12 @@ class SqliteSession:
             connection.execute("BEGIN IMMEDIATE")
             self._batch = batch
             try:
+                if keeps_rows:
+                    self.require_unmoved(connection)
+                    batch.snapshot = afterwards.enter_context(self._preparation.redoing(connection))
                 yield batch
+                if batch.snapshot is not None:
+                    kept = self._put_back(connection, batch.snapshot)
                 self._commit(connection)
                 batch.is_committed = True
             except MigrationError as error:
@@ -149,10 +163,27 @@ class SqliteSession:
                 self._batch = None
                 self._patience.must_finish = False
                 self._roll_back(connection)
+                detach(connection)
                 if not batch.is_committed:
                     self._ledger, self._has_ledger = before, False
                 if batch.is_full:
                     afterwards.callback(self._forget_connection)
+        if kept is not None:
+            self._observer.rows_kept(kept)
+
+    def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> KeptRows:
+        down, up = ([s.migration for s in self.taken if s.direction is way] for way in _WAYS)
+        return PuttingBack(connection, snapshot, down, up, [step.sql for step in self.taken]).run()
+
+    def update(self, migrations: Sequence[Migration]) -> None:
+        """Record the present name, down text and header of applied migrations. Raises `LedgerMovedError`."""
+        connection = self._connection()
+        with environment_errors(self.name), self.transaction(connection):
+            self.require_unmoved(connection)
+            ledger.create(connection, self.name)
+            for migration in migrations:
+                history.record_update(connection, migration)
+            self._ledger = ledger.read(connection, self.name)
 
     def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
         """Do and record what a person decided about `unfinished`; `migration` is its text as it is now.
@@ -199,7 +230,10 @@ class SqliteSession:
 
     def prepare(self, connection: apsw.Connection, step: Step) -> None:
         """Keep the content as it is, as far as that is asked for, and see to the ledger."""
-        self._preparation(connection, step, goes_on=self._batch is not None and self._batch.steps > 0)
+        goes_on = self._batch is not None and self._batch.steps > 0
+        is_kept = self._batch is not None and self._batch.snapshot is not None
+        is_new = self._preparation(connection, step, goes_on=goes_on, is_kept=is_kept)
+        self._began_empty = history.BEGAN_EMPTY if is_new else None
         if not self._has_ledger:
             ledger.create(connection, self.name)
             self._has_ledger = True
@@ -237,6 +271,7 @@ class SqliteSession:
             raise
 
     def _remember(self, done: Done, step: Step, guard: Guard) -> None:
+        self.taken.append(step)
         self._ledger = [entry for entry in self._ledger if entry.version != step.migration.version]
         if step.direction is MigrationDirection.UP:
             insort(self._ledger, done.entry, key=lambda entry: entry.version)

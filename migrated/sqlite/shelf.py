@@ -15,7 +15,9 @@ from typing import NamedTuple
 from migrated.discovery import FOLDER
 from migrated.sqlite.copying import be_like, file_errors, sync_directory
 
-REASONS = ("before-run", "before-each", "before-restore", "before-redo")
+RUN_REASONS = ("before-run", "before-each")
+BACK_REASONS = ("before-restore", "before-redo")
+REASONS = RUN_REASONS + BACK_REASONS
 _FOLDER = "snapshots"
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 _SNAPSHOT = re.compile(

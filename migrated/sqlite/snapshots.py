@@ -15,7 +15,7 @@ from migrated.model import Snapshot
 from migrated.sqlite.connection import Patience, environment_errors, open_for_reading
 from migrated.sqlite.content import content_size
 from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk
-from migrated.sqlite.shelf import REASONS, folder_of, names_in, new_part, snapshot_path
+from migrated.sqlite.shelf import BACK_REASONS, REASONS, RUN_REASONS, folder_of, names_in, new_part, snapshot_path
 from migrated.sqlite.space import require_free
 from migrated.supervision import Supervision
 
@@ -52,11 +52,14 @@ def take(
     *,
     reason: str,
     version: int | None,
-    keep: int,
+    keep: int | None = None,
     step: Callable[[], None] = nothing,
     spare: Collection[str] = (),
 ) -> Snapshot:
-    """Copy the database, look the copy over, put it on the disk; then leave only the newest `keep` of them.
+    """Copy the database, look the copy over, put it on the disk; then leave the newest `keep` of its kind, or all.
+
+    Those that are taken before a run are one kind, those before the content goes back to an older one the other:
+    many of these must not push out what there is to go back to.
 
     The caller holds the lock of the directory and, through another connection, the database's write lock, so
     that what is copied is what it is about to change. `step` is called every few megabytes; what it raises ends
@@ -76,7 +79,8 @@ def take(
         with file_errors(database):
             put_on_disk(part, path, os.stat(database))
     snapshot = next(one for one in listed(database) if one.path == path)
-    _prune(database, keep, {snapshot.id, *spare})
+    if keep is not None:
+        prune(snapshot, keep, spare)
     return snapshot
 
 
@@ -98,9 +102,16 @@ def _require_sound(part: str, database: str, step: Callable[[], None]) -> None:
         )
 
 
-def _prune(database: str, keep: int, spared: Collection[str]) -> None:
-    for snapshot in listed(database)[:-keep]:
+def discard(snapshot: Snapshot) -> None:
+    """Remove one that nobody needs: the database still is what it holds."""
+    with contextlib.suppress(OSError):
+        os.unlink(snapshot.path)
+
+
+def prune(newest: Snapshot, keep: int, spared: Collection[str] = ()) -> None:
+    """Leave the `keep` newest of the same database and kind, `newest` and those whose ids are in `spared`."""
+    kind = BACK_REASONS if newest.reason in BACK_REASONS else RUN_REASONS
+    for snapshot in [each for each in listed(newest.database) if each.reason in kind][:-keep]:
         # One that cannot be removed (a person may have made it immutable) is no reason to stop a migration.
-        if snapshot.id not in spared:
-            with contextlib.suppress(OSError):
-                os.unlink(snapshot.path)
+        if snapshot.id not in {newest.id, *spared}:
+            discard(snapshot)

@@ -15,7 +15,15 @@ from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.script import StatementError, run_script
 
 
-def run_step(connection: apsw.Connection, step: Step, guard: Guard, oversight: Oversight, database: str) -> Done:
+def run_step(
+    connection: apsw.Connection,
+    step: Step,
+    guard: Guard,
+    oversight: Oversight,
+    database: str,
+    *,
+    reason: str | None = None,
+) -> Done:
     """Run the text of a migration to its end and enter it in the ledger; the caller commits or undoes both."""
     checks = Checks(connection, guard)
     started, changes = time.monotonic(), connection.total_changes()
@@ -42,5 +50,5 @@ def run_step(connection: apsw.Connection, step: Step, guard: Guard, oversight: O
     rows_changed = connection.total_changes() - changes
     elapsed = round((time.monotonic() - started) * 1000)
     dropped = checks.dropped()
-    entry = history.record_step(connection, step, Course(elapsed, rows_changed))
+    entry = history.record_step(connection, step, Course(elapsed, rows_changed, reason=reason))
     return Done(entry, elapsed, rows_changed, dropped)

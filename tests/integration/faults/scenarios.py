@@ -16,6 +16,9 @@ from migrated import (
     Migration,
     MigrationDirection,
     MigrationRunner,
+    OnChanged,
+    OnMissing,
+    Policy,
     Repair,
     SnapshotPolicy,
     SnapshotWhen,
@@ -195,6 +198,8 @@ UPDATE orders SET note = 'order ' || id, cents = cents + 1 WHERE id % 2 = 0;
         "UPDATE orders SET cents = cents - 1 WHERE id % 2 = 0; ALTER TABLE orders DROP COLUMN note;",
     ),
 ]
+PRODUCTION = Policy()
+FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
 _VERSIONS = [migration.version for migration in MIGRATIONS]
 _HALF = 3
 
@@ -214,10 +219,13 @@ def runner(
     migrations: Sequence[Migration] = MIGRATIONS,
     snapshots: SnapshotPolicy = NO_SNAPSHOTS,
     transaction: TransactionMode = TransactionMode.EACH,
+    policy: Policy = PRODUCTION,
 ) -> MigrationRunner:
     """A runner with the migrations above."""
     observer = _Acknowledging(acknowledge)
-    made = MigrationRunner(database, observer=observer, snapshots=snapshots, transaction=transaction)
+    made = MigrationRunner(
+        database, observer=observer, snapshots=snapshots, transaction=transaction, policy=policy
+    )
     made.add_migrations(migrations)
     return made
 
@@ -345,6 +353,29 @@ def _one_piece(number: int) -> Change:
     return do
 
 
+# Redoing what was edited: in place with the recorded down text, or on a copy of an older snapshot without it.
+
+EDITED = Migration(
+    5, "turnover", "CREATE VIEW turnover AS SELECT sum(cents) AS cents FROM orders", "DROP VIEW turnover"
+)
+_WITH_EDITED = [*MIGRATIONS[:4], EDITED, MIGRATIONS[5]]
+_WITHOUT_DOWN = [*MIGRATIONS[:4], Migration(5, "turnover", MIGRATIONS[4].up_sql), MIGRATIONS[5]]
+
+
+def _follow(database: Path, acknowledge: Acknowledge) -> None:
+    if runner(database, migrations=_WITH_EDITED, policy=FOLLOWING).run():
+        acknowledge("redone")
+
+
+def _follow_by_hand(database: Path) -> None:
+    _follow(database, lambda _step: None)
+
+
+def _all_up_without_a_way_back(database: Path) -> None:
+    runner(database, migrations=_WITHOUT_DOWN).run_up_to(4)
+    runner(database, migrations=_WITHOUT_DOWN, snapshots=SnapshotPolicy(keep=1)).run()
+
+
 _EACH_UP = in_steps(_ledger, [_one_up(version) for version in _VERSIONS])
 SCENARIOS = {
     "apply": Scenario(_ledger, _apply, _EACH_UP),
@@ -360,6 +391,12 @@ SCENARIOS = {
         _all_up_with_a_snapshot,
         _restore,
         _in_steps_and_sound(in_steps(_all_up_with_a_snapshot, [_restore_by_hand])),
+    ),
+    "redo": Scenario(_all_up, _follow, _in_steps_and_sound(in_steps(_all_up, [_follow_by_hand]))),
+    "go-back": Scenario(
+        _all_up_without_a_way_back,
+        _follow,
+        _in_steps_and_sound(in_steps(_all_up_without_a_way_back, [_follow_by_hand])),
     ),
     "in-pieces": Scenario(_all_up, _in_pieces, in_steps(_all_up, [_one_piece(number) for number in range(1, 7)])),
 }

@@ -1,0 +1,126 @@
+"""What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from migrated import planning, refusals
+from migrated.model import Migration, MigrationDirection, MigrationPlan, Step
+from migrated.planning import OnChanged, OnMissing, Policy, State, Status
+
+Recorded = Callable[[list[int]], Mapping[int, Migration]]
+"""Asked for versions: those migrations as they were applied, as far as that is known."""
+
+_NO_WAY_DOWN = MigrationPlan(MigrationDirection.DOWN)
+_NO_WAY_UP = MigrationPlan(MigrationDirection.UP)
+
+
+@dataclass(frozen=True, slots=True)
+class Agenda:
+    """First `down`, then `up`; true while there is anything to do.
+
+    With `is_redo` all of it is done or nothing, and what a person typed into the database is kept. `updates` are
+    applied migrations whose name, down text or header is another now: only the record changes. `direction` is the
+    way that was asked for: rolling back may only clear the way for going up.
+    """
+
+    down: MigrationPlan = _NO_WAY_DOWN
+    up: MigrationPlan = _NO_WAY_UP
+    updates: Sequence[Migration] = ()
+    is_redo: bool = False
+    direction: MigrationDirection = MigrationDirection.UP
+
+    def __bool__(self) -> bool:
+        return bool(self.down or self.up or self.updates)
+
+    @property
+    def steps(self) -> list[Step]:
+        """Every step in its order."""
+        back = {migration.version for migration in self.down}
+        down = [Step(migration, MigrationDirection.DOWN) for migration in self.down]
+        return down + [Step(each, MigrationDirection.UP, each.version in back) for each in self.up]
+
+    @property
+    def needs_copy(self) -> bool:
+        """Whether it cannot be one transaction and has to be: it is done on a copy then."""
+        return self.is_redo and any(step.needs_own_transaction for step in self.steps)
+
+
+def agenda_of(plan: MigrationPlan) -> Agenda:
+    """Only that."""
+    if plan.direction is MigrationDirection.UP:
+        return Agenda(up=plan)
+    return Agenda(down=plan, direction=plan.direction)
+
+
+def plan_run(
+    statuses: Sequence[Status],
+    recorded: Recorded,
+    policy: Policy,
+    target: int | None = None,
+    again: Collection[int] = (),
+) -> Agenda:
+    """Bring the database to what the migrations say, at or below `target` where one is given.
+
+    Versions in `again` are applied whatever the target. Raises the refusal that the policy asks for,
+    `RollbackFailedError` when what has to be rolled back cannot be.
+    """
+    refusals.refuse_by_policy(statuses, policy)
+    redoes = policy.on_changed is OnChanged.REDO
+    back = versions_to_roll_back(statuses, policy)
+    updates = _updates(statuses, recorded, back) if redoes else ()
+    if not back:
+        return Agenda(up=_way_up(statuses, target, again), updates=updates)
+    down = planning.plan_down(statuses, recorded(back), back)
+    up = _way_up(_without(statuses, back), target, {*back, *again})
+    return Agenda(down, up, updates, is_redo=redoes)
+
+
+def plan_redo(
+    statuses: Sequence[Status], recorded: Recorded, versions: Collection[int], again: Collection[int]
+) -> Agenda:
+    """Roll back `versions`, as far as they are applied, and apply those in `again` as they are now."""
+    down = planning.plan_down(statuses, recorded(list(versions)), versions)
+    up = [each for each in planning.pending(_without(statuses, versions)) if each.version in again]
+    return Agenda(down, MigrationPlan(MigrationDirection.UP, up), is_redo=True)
+
+
+def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[int]:
+    """Those that the policy wants rolled back: what is missing; what was changed, and all that lies above it."""
+    changed = [status.version for status in statuses if status.state is State.CHANGED]
+    redone_from = min(changed) if changed and policy.on_changed is OnChanged.REDO else None
+    missing = set(planning.missing_versions(statuses))
+    above = {s.version for s in statuses if s.applied and redone_from is not None and s.version >= redone_from}
+    return sorted(above - missing | (missing if policy.on_missing is OnMissing.ROLLBACK else set()))
+
+
+def _way_up(statuses: Sequence[Status], target: int | None, again: Collection[int]) -> MigrationPlan:
+    wanted = [
+        migration
+        for migration in planning.pending(statuses)
+        if target is None or migration.version <= target or migration.version in again
+    ]
+    return MigrationPlan(MigrationDirection.UP, wanted)
+
+
+def _without(statuses: Sequence[Status], versions: Collection[int]) -> list[Status]:
+    """The states once `versions` are rolled back."""
+    return planning.examine(
+        [status.migration for status in statuses if status.migration],
+        [status.applied for status in statuses if status.applied and status.version not in versions],
+    )
+
+
+def _updates(statuses: Sequence[Status], recorded: Recorded, back: Collection[int]) -> list[Migration]:
+    unchanged = [
+        (status.migration, status.applied.name)
+        for status in statuses
+        if status.state is State.APPLIED and status.migration and status.applied and status.version not in back
+    ]
+    texts = recorded([migration.version for migration, _ in unchanged])
+    return [present for present, name in unchanged if _is_other(present, name, texts.get(present.version))]
+
+
+def _is_other(present: Migration, name: str, recorded: Migration | None) -> bool:
+    if present.name != name or recorded is None:
+        return True
+    return (present.down_sql, present.header) != (recorded.down_sql, recorded.header)

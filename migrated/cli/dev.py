@@ -1,0 +1,21 @@
+"""migrated dev."""
+
+import argparse
+
+from migrated.cli import options
+from migrated.cli.serving import serve
+from migrated.settings import for_development
+
+NAME = "dev"
+SUMMARY = "as run, for development: an edited migration is redone, one that is gone is rolled back"
+EXAMPLE = "migrated dev -d dev.db"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    options.add_lock_timeout(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run until it is told to stop."""
+    return serve(arguments, for_development)

@@ -1,0 +1,196 @@
+"""Carrying out what was decided: in the database itself or, where that cannot be one transaction, on a copy."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from migrated import planning, refusals
+from migrated.agenda import Agenda, Recorded
+from migrated.backend import Database, Done, FormerState, KeptRows, LedgerMovedError, Observer, Progress, Session
+from migrated.errors import INTERRUPTED, DatabaseError, MigrationError, RollbackFailedError
+from migrated.model import AppliedMigration, Migration, MigrationDirection, Step
+from migrated.planning import OnMissing, Policy, Status
+from migrated.settings import TransactionMode
+from migrated.supervision import Supervision
+from migrated.work import Work
+
+Decision = Callable[[Sequence[Status], Recorded], Agenda]
+"""What is to be done, given the states and the record of the migrations; raises where that cannot be."""
+
+
+class Execution:
+    """One run on one database. Its decision is made anew whenever somebody else changed the database meanwhile.
+
+    Where something has to be rolled back and has no down text, the run `may_go_back` to a snapshot, or fails.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        migrations: Mapping[int, Migration],
+        *,
+        policy: Policy,
+        transaction: TransactionMode,
+        observer: Observer,
+        supervision: Supervision,
+        may_go_back: bool = False,
+    ) -> None:
+        self._may_go_back = may_go_back
+        self._database = database
+        self._migrations = migrations
+        self._policy = policy
+        self._transaction = transaction
+        self._observer = observer
+        self._supervision = supervision
+
+    def is_needed(self, decide: Decision) -> bool:
+        """Whether there is anything to do, found without the lock. Raises the refusals."""
+        statuses = planning.examine(self._migrations.values(), *self._database.look())
+        refusals.refuse_unfinished(statuses)
+        try:
+            return bool(decide(statuses, self._database.recorded))
+        except RollbackFailedError:
+            if not self._may_go_back:
+                raise
+            return True
+
+    def carry_out(self, decide: Decision) -> list[AppliedMigration]:
+        """Do it; the caller holds the lock. Returns what was completed of the way that was asked for."""
+        while True:
+            with self._database.session(self._observer) as session:
+                work = Work(session, self._observer, self._supervision)
+                if self._in_place(session, work, decide):
+                    return work.completed
+            try:
+                return self._on_a_copy(decide)
+            except LedgerMovedError:
+                continue
+
+    def _in_place(self, session: Session, work: Work, decide: Decision) -> bool:
+        """Return whether it was done: not where it has to be done on a copy."""
+        while True:
+            statuses = self._examine(session)
+            try:
+                agenda = decide(statuses, session.recorded)
+            except RollbackFailedError:
+                if not self._may_go_back:
+                    raise
+                return False
+            if agenda.needs_copy:
+                return False
+            try:
+                self._take(work, agenda, statuses)
+            except LedgerMovedError:
+                continue
+            return True
+
+    def _examine(self, session: Session) -> list[Status]:
+        statuses = planning.examine(self._migrations.values(), session.applied(), session.unfinished())
+        refusals.refuse_unfinished(statuses)
+        return statuses
+
+    def _take(self, work: Work, agenda: Agenda, statuses: list[Status], *, on_copy: bool = False) -> None:
+        try:
+            work.carry_out(agenda, statuses, self._transaction, on_copy=on_copy)
+        except MigrationError as error:
+            error.completed = () if on_copy else tuple(work.completed)
+            raise
+
+    def _on_a_copy(self, decide: Decision) -> list[AppliedMigration]:
+        former = self._former_state(decide)
+        observer = _Postponing(self._observer)
+        completed: list[AppliedMigration] = []
+
+        def change(session: Session) -> None:
+            work = Work(session, observer, self._supervision)
+            statuses = self._examine(session)
+            # The history of a copy goes on beyond the state that it is in.
+            recorded = session.recorded if former is None else former.recorded_of
+            self._take(work, decide(statuses, recorded), statuses, on_copy=True)
+            if self._supervision.stop_requested():
+                raise _stopped(self._database.name, self._supervision.reason)
+            completed.extend(work.completed)
+
+        self._database.rebuild(former, change, observer)
+        observer.release()
+        return completed
+
+    def _former_state(self, decide: Decision) -> FormerState | None:
+        """The latest from which the decision can be carried out; None for the present one.
+
+        Raises `RollbackFailedError` where there is none.
+        """
+        applied, unfinished = self._database.look()
+        statuses = planning.examine(self._migrations.values(), applied, unfinished)
+        try:
+            decide(statuses, self._database.recorded)
+        except RollbackFailedError as stuck:
+            for former in self._database.former_states():
+                if self._leads_on(former, statuses, decide):
+                    return former
+            raise RollbackFailedError(
+                f"{stuck.message}, and no snapshot of the time before",
+                version=stuck.version,
+                name=stuck.name,
+                hint="put the file back as it was applied, with a DOWN section: that is recorded, and then it can "
+                "be changed or removed; or `migrated restore` a snapshot; nothing was changed",
+            ) from None
+        return None
+
+    def _leads_on(self, former: FormerState, statuses: Sequence[Status], decide: Decision) -> bool:
+        then = planning.examine(self._migrations.values(), former.applied)
+        if self._policy.on_missing is OnMissing.IGNORE and (
+            set(planning.missing_versions(statuses)) - set(planning.missing_versions(then))
+        ):
+            # What nobody could apply again must not be lost.
+            return False
+        try:
+            decide(then, former.recorded_of)
+        except MigrationError:
+            return False
+        return True
+
+
+def _stopped(database: str, reason: str) -> DatabaseError:
+    return DatabaseError(
+        f"it was interrupted: {reason}",
+        database=database,
+        code=INTERRUPTED,
+        transient=True,
+        hint="nothing was changed; run it again",
+    )
+
+
+class _Postponing(Observer):
+    """Tells another observer at once what begins, and only in the end what is done: it may be undone before."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._later: list[Callable[[], None]] = []
+
+    def release(self) -> None:
+        """Tell what was held back."""
+        for tell in self._later:
+            tell()
+
+    def planned(self, steps: int) -> None:
+        self._observer.planned(steps)
+
+    def beginning(self, step: Step, *, late: bool) -> None:
+        self._observer.beginning(step, late=late)
+
+    def progress(self, progress: Progress) -> None:
+        self._observer.progress(progress)
+
+    def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
+        self._observer.snapshot_taken(identifier, size, execution_time_ms)
+
+    def done(self, done: Done, direction: MigrationDirection) -> None:
+        self._later.append(lambda: self._observer.done(done, direction))
+
+    def went_back(self, former: FormerState) -> None:
+        self._later.append(lambda: self._observer.went_back(former))
+
+    def updated(self, migration: Migration) -> None:
+        self._later.append(lambda: self._observer.updated(migration))
+
+    def rows_kept(self, kept: KeptRows) -> None:
+        self._later.append(lambda: self._observer.rows_kept(kept))

@@ -1,0 +1,125 @@
+"""Changing a database on a copy that becomes its content at one stroke."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+
+import apsw
+
+from migrated.backend import FormerState, KeptRows, LedgerMovedError
+from migrated.model import AppliedMigration, Migration, Snapshot, Step
+from migrated.sqlite import history, ledger
+from migrated.sqlite.carrying import PuttingBack, detach
+from migrated.sqlite.connection import Patience, environment_errors, open_for_migrating, open_for_reading, protect
+from migrated.sqlite.copying import copy_to, copying_errors, file_errors, open_immutable
+from migrated.sqlite.restoring import out_of_wal, private_copy, put_back
+from migrated.sqlite.shelf import new_part
+from migrated.sqlite.space import require_free
+
+_MARGIN = 1_000_000
+_ALIKE = ("page_size", "auto_vacuum", "encoding")
+
+
+class Rebuilding:
+    """One database, whose content becomes what `work` makes of a former state of it, or of the present one.
+
+    Until the end nobody else can write to it, and everybody can read.
+    """
+
+    def __init__(self, database: str, patience: Patience, proceed: Callable[[], None]) -> None:
+        self._database = database
+        self._patience = patience
+        self._proceed = proceed
+
+    def run(
+        self,
+        former: FormerState | None,
+        keep: Callable[[list[str]], AbstractContextManager[Snapshot]],
+        work: Callable[[apsw.Connection], Sequence[Step]],
+    ) -> KeptRows:
+        """`keep` takes a snapshot and spares those with the given ids; `work` says which steps it took.
+
+        Raises `LedgerMovedError` when another process wrote between the last look and the end, and whatever `keep`
+        and `work` raise. The database is as it was then.
+        """
+        spare = [former.snapshot.id] if former and former.snapshot else []
+        with (
+            environment_errors(self._database),
+            contextlib.closing(open_for_migrating(self._database, self._patience, create=False)) as holder,
+            contextlib.closing(open_for_reading(self._database, self._patience)) as watcher,
+        ):
+            holder.execute("BEGIN IMMEDIATE")
+            moment = watcher.pragma("data_version")
+            with keep(spare) as kept, new_part(self._database) as part:
+                self._fill(part, kept if former is None else former.snapshot, kept, holder)
+                with private_copy(part, self._database) as copy:
+                    rows = self._change(copy, former, kept, work)
+                    out_of_wal(copy)
+                    with file_errors(self._database):
+                        os.unlink(part)
+                    holder.execute("ROLLBACK")
+                    holder.close()
+                    put_back(
+                        copy, self._database, lambda: _require(watcher, moment), self._patience, self._proceed
+                    )
+        return rows
+
+    def _fill(self, part: str, source: Snapshot | None, kept: Snapshot, live: apsw.Connection) -> None:
+        needed = 3 * max(kept.size, source.size if source else 0) + _MARGIN
+        require_free(os.path.dirname(part), needed, "going back", self._database)
+        if source is not None:
+            with (
+                copying_errors(self._database, part),
+                contextlib.closing(open_immutable(source.path)) as past,
+            ):
+                copy_to(part, past, self._database, self._proceed)
+            return
+        with copying_errors(self._database, part), contextlib.closing(apsw.Connection(part)) as empty:
+            for name in _ALIKE:
+                empty.pragma(name, live.pragma(name))
+            empty.execute("VACUUM").fetchall()
+
+    def _change(
+        self,
+        copy: apsw.Connection,
+        former: FormerState | None,
+        kept: Snapshot,
+        work: Callable[[apsw.Connection], Sequence[Step]],
+    ) -> KeptRows:
+        out_of_wal(copy)
+        protect(copy)
+        copy.pragma("synchronous", "off")
+        with contextlib.closing(open_immutable(kept.path)) as present:
+            undone = self._go_on_from(copy, former, present) if former else []
+        steps = work(copy)
+        back = [step.migration for step in steps if step.direction.value == "down"]
+        forth = [step.migration for step in steps if step.direction.value == "up"]
+        putting = PuttingBack(copy, kept, undone + back, forth, None if former else [step.sql for step in steps])
+        with copy:
+            rows = putting.run()
+        detach(copy)
+        return rows
+
+    def _go_on_from(self, copy: apsw.Connection, former: FormerState, present: apsw.Connection) -> list[Migration]:
+        """Give a former state the history of what came after it; return what is not applied in it any more."""
+        then = _known(former.applied)
+        now = ledger.read(present, self._database)
+        undone = history.recorded(
+            present, [each.version for each in now if (each.version, each.checksum) not in then], self._database
+        )
+        with copy:
+            ledger.create(copy, self._database)
+            history.append_from(copy, present)
+            if former.snapshot is not None:
+                history.record_restore(copy, former.snapshot, "redo")
+        return list(undone.values())
+
+
+def _known(applied: Iterable[AppliedMigration]) -> set[tuple[int, str]]:
+    return {(entry.version, entry.checksum) for entry in applied}
+
+
+def _require(watcher: apsw.Connection, moment: object) -> None:
+    if watcher.pragma("data_version") != moment:
+        raise LedgerMovedError

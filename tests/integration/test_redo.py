@@ -1,0 +1,707 @@
+"""A database that follows its migrations whatever happens to them: edited, removed, renamed, brought back."""
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from support import applied_versions, everything, execute, query, schema
+
+from migrated import (
+    ChecksumMismatchError,
+    DatabaseError,
+    ExecutionFailedError,
+    Migration,
+    MigrationNotFoundError,
+    MigrationRunner,
+    OnChanged,
+    OnMissing,
+    Policy,
+    RollbackFailedError,
+    SnapshotPolicy,
+    SnapshotWhen,
+    Supervision,
+)
+from migrated.backend import FormerState, KeptRows, Observer
+from migrated.sqlite import rebuilding, restoring
+
+FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
+BEFORE_EACH = SnapshotPolicy(SnapshotWhen.BEFORE_EACH)
+USERS = Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)", "DROP TABLE users")
+POSTS = Migration(
+    2, "posts", "CREATE TABLE posts (id INTEGER PRIMARY KEY, user REFERENCES users)", "DROP TABLE posts"
+)
+NICK = Migration(3, "nick", "ALTER TABLE users ADD COLUMN nick", "ALTER TABLE users DROP COLUMN nick")
+ALL = (USERS, POSTS, NICK)
+TYPED = "INSERT INTO users VALUES (1, 'Ann', 'a'), (7, 'Bob', 'b'); INSERT INTO posts VALUES (5, 7)"
+
+
+class Witness(Observer):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.kept: list[KeptRows] = []
+        self.went: list[FormerState] = []
+        self.updates: list[str] = []
+        self.snapshots: list[str] = []
+
+    def rows_kept(self, kept: KeptRows) -> None:
+        self.kept.append(kept)
+
+    def went_back(self, former: FormerState) -> None:
+        self.went.append(former)
+
+    def updated(self, migration: Migration) -> None:
+        self.updates.append(migration.label)
+
+    def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
+        self.snapshots.append(identifier)
+
+
+def edited(migration: Migration, up: str, down: str | None = None) -> Migration:
+    return Migration(migration.version, migration.name, up, migration.down_sql if down is None else down)
+
+
+def without_down(migration: Migration) -> Migration:
+    return Migration(migration.version, migration.name, migration.up_sql)
+
+
+def runner_of(
+    database: Path,
+    *migrations: Migration,
+    policy: Policy = FOLLOWING,
+    snapshots: SnapshotPolicy = BEFORE_EACH,
+    observer: Observer | None = None,
+    supervision: Supervision | None = None,
+) -> MigrationRunner:
+    runner = MigrationRunner(
+        database, policy=policy, snapshots=snapshots, observer=observer, supervision=supervision
+    )
+    runner.add_migrations(migrations)
+    return runner
+
+
+def run(database: Path, *migrations: Migration, policy: Policy = FOLLOWING) -> Witness:
+    witness = Witness()
+    runner_of(database, *migrations, policy=policy, observer=witness).run()
+    return witness
+
+
+def history(database: Path) -> list[tuple[object, ...]]:
+    return query(database, "SELECT action, version FROM _migrations_history ORDER BY id")
+
+
+def as_fresh(database: Path, *migrations: Migration) -> bool:
+    """Whether the schema, and the ledger, are those of a new database migrated with these."""
+    fresh = database.with_name(f"fresh-{len(list(database.parent.iterdir()))}.db")
+    run(fresh, *migrations)
+    same_ledger = "SELECT version, name, checksum FROM _migrations ORDER BY version"
+    return schema(database) == schema(fresh) and query(database, same_ledger) == query(fresh, same_ledger)
+
+
+@pytest.fixture(params=["delete", "wal"])
+def home(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A database with all three applied, and rows that a person typed."""
+    database = tmp_path / "app.db"
+    execute(database, f"PRAGMA journal_mode = {request.param}")
+    run(database, *ALL)
+    execute(database, TYPED)
+    return database
+
+
+class TestEdited:
+    def test_it_is_rolled_back_with_those_above_and_all_are_applied_as_they_are_now(self, home: Path) -> None:
+        new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, mail TEXT DEFAULT 'none')")
+        run(home, new, POSTS, NICK)
+
+        assert as_fresh(home, new, POSTS, NICK)
+        assert history(home)[3:] == [
+            *(("rollback", version) for version in (3, 2, 1)),
+            *(("redo", version) for version in (1, 2, 3)),
+        ]
+
+    def test_the_down_text_is_the_one_that_was_recorded(self, home: Path) -> None:
+        run(home, USERS, POSTS, edited(NICK, "ALTER TABLE users ADD COLUMN nickname", "SELECT * FROM nowhere"))
+
+        assert [row[1] for row in query(home, "PRAGMA table_info(users)")] == ["id", "name", "nickname"]
+
+    def test_those_below_are_not_touched(self, home: Path) -> None:
+        run(home, USERS, POSTS, edited(NICK, "ALTER TABLE users ADD COLUMN nickname"))
+
+        assert history(home)[3:] == [("rollback", 3), ("redo", 3)]
+        assert query(home, "SELECT * FROM posts") == [(5, 7)]
+
+    def test_failure_leaves_the_database_as_before(self, home: Path) -> None:
+        before = everything(home)
+        broken = edited(POSTS, "CREATE TABLE posts (id INTEGER PRIMARY KEY);\nSELECT * FROM nowhere")
+
+        with pytest.raises(ExecutionFailedError) as caught:
+            run(home, USERS, broken, NICK)
+
+        assert (caught.value.version, caught.value.line, caught.value.column) == (2, 2, 1)
+        assert caught.value.completed == ()
+        assert everything(home) == before
+        assert [each.reason for each in MigrationRunner(home).snapshots() if each.reason == "before-redo"] == []
+
+    def test_failing_pending_one_undoes_the_redo_too(self, home: Path) -> None:
+        before = everything(home)
+
+        with pytest.raises(ExecutionFailedError):
+            run(home, USERS, POSTS, edited(NICK, "SELECT 1"), Migration(4, "broken", "SELECT * FROM nowhere"))
+
+        assert everything(home) == before
+
+    def test_failing_rollback_leaves_the_database_as_before(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        wrong = edited(USERS, USERS.up_sql, "DROP TABLE nowhere")
+        run(database, wrong)
+        before = everything(database)
+
+        with pytest.raises(RollbackFailedError, match="no such table: nowhere"):
+            run(database, edited(wrong, "CREATE TABLE users (id)"))
+
+        assert everything(database) == before
+
+    def test_nothing_is_done_for_a_comment_in_the_header(self, home: Path) -> None:
+        assert run(home, *ALL).kept == []
+        assert len(history(home)) == 3
+
+    def test_one_that_became_a_draft_is_rolled_back(self, home: Path) -> None:
+        run(home, USERS, POSTS, edited(NICK, "-- not yet"))
+
+        assert applied_versions(home) == [1, 2]
+        assert as_fresh(home, USERS, POSTS)
+
+    def test_several_are_one_transaction(self, home: Path) -> None:
+        new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)")
+        other = edited(NICK, "ALTER TABLE users ADD COLUMN nickname")
+        counter = "PRAGMA data_version"
+        watcher = apsw.Connection(str(home))
+        before = watcher.execute(counter).get
+        run(home, new, POSTS, other)
+        (after, again) = (watcher.execute(counter).get, watcher.execute(counter).get)
+        watcher.close()
+
+        assert as_fresh(home, new, POSTS, other)
+        assert before != after == again
+
+    def test_late_one_is_applied_in_the_same_run(self, home: Path) -> None:
+        tags = Migration(4, "tags", "CREATE TABLE tags (id)", "DROP TABLE tags")
+        run(home, USERS, POSTS, edited(NICK, "ALTER TABLE users ADD COLUMN nickname"), tags)
+
+        assert applied_versions(home) == [1, 2, 3, 4]
+
+    def test_foreign_keys_are_off_meanwhile(self, home: Path) -> None:
+        run(home, edited(USERS, f"{USERS.up_sql} STRICT"), POSTS, edited(NICK, f"{NICK.up_sql} TEXT"))
+
+        assert query(home, "SELECT * FROM posts") == [(5, 7)]
+        assert query(home, "PRAGMA foreign_key_check") == []
+
+
+class TestTyped:
+    """Rows that a person typed."""
+
+    def test_they_are_there_again_in_every_table_that_was_made_anew(self, home: Path) -> None:
+        new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, mail TEXT DEFAULT 'none')")
+        witness = run(home, new, POSTS, NICK)
+
+        assert query(home, "SELECT id, name, mail, nick FROM users") == [
+            (1, "Ann", "none", "a"),
+            (7, "Bob", "none", "b"),
+        ]
+        assert query(home, "SELECT * FROM posts") == [(5, 7)]
+        assert [(dict(kept.put_back), dict(kept.left_out)) for kept in witness.kept] == [
+            ({"posts": 1, "users": 2}, {})
+        ]
+
+    def test_what_has_no_place_any_more_is_in_the_snapshot_that_is_named(self, home: Path) -> None:
+        (kept,) = run(home, USERS).kept
+        (snapshot,) = [each for each in MigrationRunner(home).snapshots() if each.id == kept.snapshot]
+
+        assert kept.left_out == {"posts": "1 row; the table is not there any more"}
+        assert query(snapshot.path, "SELECT * FROM posts") == [(5, 7)]
+        assert query(home, "SELECT * FROM users") == [(1, "Ann"), (7, "Bob")]
+
+    def test_rows_that_do_not_fit_are_told(self, home: Path) -> None:
+        new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT CHECK (name != 'Ann'))")
+        (kept,) = run(home, new, NICK).kept
+
+        assert kept.put_back == {"users": 1}
+        assert kept.left_out["users"] == "1 of 2 rows; they do not fit the table any more"
+        assert query(home, "SELECT id, nick FROM users") == [(7, "b")]
+
+    def test_rows_that_a_changed_migration_writes_are_its_own(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        seeds = Migration(
+            1,
+            "modes",
+            "CREATE TABLE modes (name);\nINSERT INTO modes VALUES ('old'), ('older')",
+            "DROP TABLE modes",
+        )
+        run(database, seeds)
+        (kept,) = run(database, edited(seeds, "CREATE TABLE modes (name);\nINSERT INTO modes VALUES ('new')")).kept
+
+        assert query(database, "SELECT * FROM modes") == [("new",)]
+        assert kept.left_out == {"modes": "2 rows, 1 now; a migration that changed writes to it"}
+
+    def test_rows_that_an_unchanged_migration_wrote_are_there_once(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        seeds = Migration(
+            2, "modes", "CREATE TABLE modes (name);\nINSERT INTO modes VALUES ('a'), ('b')", "DROP TABLE modes"
+        )
+        run(database, USERS, seeds)
+        execute(database, "DELETE FROM modes WHERE name = 'a'; INSERT INTO modes VALUES ('mine')")
+        run(database, edited(USERS, "CREATE TABLE users (id)"), seeds)
+
+        assert query(database, "SELECT * FROM modes") == [("b",), ("mine",)]
+
+    def test_changed_conversion_counts_and_not_the_old_rows(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        prices = Migration(1, "prices", "CREATE TABLE prices (id INTEGER PRIMARY KEY, price)", "DROP TABLE prices")
+        cents = Migration(
+            2, "cents", "UPDATE prices SET price = price * 100", "UPDATE prices SET price = price / 100"
+        )
+        run(database, prices)
+        execute(database, "INSERT INTO prices VALUES (1, 5)")
+        run(database, prices, cents)
+        run(database, prices, edited(cents, "UPDATE prices SET price = price * 1000", "SELECT 1"))
+
+        assert query(database, "SELECT price FROM prices") == [(5000,)]
+
+    def test_triggers_do_not_fire_for_them(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        log = Migration(
+            2,
+            "log",
+            "CREATE TABLE log (id);\n"
+            "CREATE TRIGGER noted AFTER INSERT ON users BEGIN INSERT INTO log VALUES (new.id); END",
+            "DROP TRIGGER noted;\nDROP TABLE log",
+        )
+        run(database, USERS, log)
+        execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+        run(database, edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name, age)"), log)
+
+        assert query(database, "SELECT * FROM log") == [(1,)]
+
+    def test_numbers_that_were_given_are_not_given_again(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        things = Migration(1, "a", "CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT, x)", "DROP TABLE a")
+        run(database, things)
+        execute(database, "INSERT INTO a (x) VALUES ('one'), ('two'); DELETE FROM a WHERE x = 'two'")
+        run(database, edited(things, "CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT, x, y)"))
+        execute(database, "INSERT INTO a (x) VALUES ('three')")
+
+        assert query(database, "SELECT id, x FROM a") == [(1, "one"), (3, "three")]
+
+    def test_rows_stay_away_whose_parents_do(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        kinds = Migration(
+            1, "kinds", "CREATE TABLE kinds (id PRIMARY KEY);\nINSERT INTO kinds VALUES (1)", "DROP TABLE kinds"
+        )
+        things = Migration(2, "things", "CREATE TABLE things (kind REFERENCES kinds)", "DROP TABLE things")
+        run(database, kinds, things)
+        execute(database, "INSERT INTO kinds VALUES (2); INSERT INTO things VALUES (2)")
+        (kept,) = run(
+            database, edited(kinds, "CREATE TABLE kinds (id PRIMARY KEY);\nINSERT INTO kinds VALUES (9)"), things
+        ).kept
+
+        assert query(database, "PRAGMA foreign_key_check") == []
+        assert query(database, "SELECT * FROM things") == []
+        assert kept.left_out["things"] == "1 row; some would have no parent any more"
+
+    @pytest.mark.parametrize(
+        "table",
+        [
+            "t (a, b, PRIMARY KEY (a)) WITHOUT ROWID",
+            "t (a TEXT, b ANY) STRICT",
+            't (a, b, "rowid")',
+            "t (a, b, c GENERATED ALWAYS AS (a || b) STORED)",
+            't ("a b""c" COLLATE NOCASE, [ö])',
+        ],
+    )
+    def test_tables_of_every_kind_get_them(self, tmp_path: Path, table: str) -> None:
+        database = tmp_path / "app.db"
+        made = Migration(2, "t", f"CREATE TABLE {table}", "DROP TABLE t")
+        run(database, USERS, made)
+        columns = len(query(database, "SELECT 1 FROM pragma_table_xinfo('t') WHERE hidden = 0"))
+        values = ", ".join(["'x'", "cast(x'ff00fe' AS TEXT)", "7"][:columns])
+        names = ", ".join(
+            f'"{str(row[0]).replace(chr(34), chr(34) * 2)}"'
+            for row in query(database, "SELECT name FROM pragma_table_xinfo('t') WHERE hidden = 0")
+        )
+        execute(database, f"INSERT INTO t ({names}) VALUES ({values})")
+        digest = f"SELECT {', '.join(f'hex({name})' for name in names.split(', '))} FROM t"
+        before = query(database, digest)
+        (kept,) = run(database, edited(USERS, "CREATE TABLE users (other)"), made).kept
+
+        assert kept.put_back == {"t": 1}
+        assert query(database, digest) == before
+
+    def test_full_text_index_finds_them_again(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        found = Migration(2, "words", "CREATE VIRTUAL TABLE words USING fts5(text)", "DROP TABLE words")
+        run(database, USERS, found)
+        execute(database, "INSERT INTO words VALUES ('a needle in the hay')")
+        run(database, edited(USERS, "CREATE TABLE users (other)"), found)
+
+        assert query(database, "SELECT text FROM words WHERE words MATCH 'needle'") == [("a needle in the hay",)]
+
+
+class TestWithoutDownText:
+    def test_content_goes_back_to_before_it_and_other_tables_keep_their_rows(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS)
+        execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+        run(database, USERS, without_down(POSTS))
+        execute(database, "INSERT INTO users VALUES (2, 'Bob'); UPDATE users SET name = 'Anna' WHERE id = 1")
+        new = Migration(2, "posts", "CREATE TABLE posts (id INTEGER PRIMARY KEY, text)")
+        witness = run(database, USERS, new)
+
+        assert as_fresh(database, USERS, new)
+        assert query(database, "SELECT * FROM users") == [(1, "Anna"), (2, "Bob")]
+        (former,) = witness.went
+        assert former.snapshot is not None
+        assert [entry.version for entry in former.applied] == [1]
+
+    def test_present_content_is_kept_first(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS, without_down(POSTS))
+        execute(database, "INSERT INTO users VALUES (1, 'Ann'); INSERT INTO posts VALUES (5, 1)")
+        witness = run(database, USERS, Migration(2, "notes", "CREATE TABLE notes (id)"))
+        (snapshot,) = [each for each in MigrationRunner(database).snapshots() if each.id in witness.snapshots]
+
+        assert snapshot.reason == "before-redo"
+        assert query(snapshot.path, "SELECT * FROM posts") == [(5, 1)]
+        assert witness.kept[0].left_out == {"posts": "1 row; the table is not there any more"}
+
+    def test_first_one_goes_back_to_nothing(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, without_down(USERS), POSTS)
+        execute(database, "INSERT INTO users VALUES (1, 'Ann'); INSERT INTO posts VALUES (5, 1)")
+        new = Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, age)")
+        witness = run(database, new, POSTS)
+
+        assert [former.snapshot for former in witness.went] == [None]
+        assert as_fresh(database, new, POSTS)
+        assert query(database, "SELECT * FROM users") == [(1, "Ann", None)]
+        assert query(database, "SELECT * FROM posts") == [(5, 1)]
+
+    def test_failure_leaves_the_database_as_before(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, without_down(USERS))
+        execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+        before, files = everything(database), sorted((tmp_path / ".migrated").rglob("*"))
+
+        with pytest.raises(ExecutionFailedError, match="nowhere"):
+            run(database, Migration(1, "users", "CREATE TABLE users (id);\nSELECT * FROM nowhere"))
+
+        assert everything(database) == before
+        assert list((tmp_path / ".migrated/snapshots").iterdir()) == []
+        assert [path for path in files if not path.exists()] == []
+
+    def test_history_goes_on(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS)
+        run(database, USERS, without_down(POSTS))
+        before = query(database, "SELECT * FROM _migrations_history ORDER BY id")
+        run(database, USERS, Migration(2, "posts", "CREATE TABLE posts (id)"))
+
+        assert query(database, "SELECT * FROM _migrations_history ORDER BY id")[: len(before)] == before
+        assert history(database)[len(before) :] == [("restore", 1), ("apply", 2)]
+
+    def test_one_that_is_gone_is_handled_likewise(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS)
+        run(database, USERS, without_down(POSTS))
+        execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+        run(database, USERS)
+
+        assert as_fresh(database, USERS)
+        assert query(database, "SELECT * FROM users") == [(1, "Ann")]
+
+    def test_without_a_snapshot_it_is_refused_and_says_what_to_do(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        execute(database, "CREATE TABLE there (id)")
+        runner_of(database, without_down(USERS), snapshots=SnapshotPolicy(SnapshotWhen.NEVER)).run()
+        before = everything(database)
+
+        with pytest.raises(RollbackFailedError) as caught:
+            run(database, Migration(1, "users", "CREATE TABLE users (other)"))
+
+        assert "no snapshot of the time before" in caught.value.message
+        assert "put the file back as it was applied, with a DOWN section" in str(caught.value.hint)
+        assert everything(database) == before
+
+    def test_what_the_hint_says_helps(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        execute(database, "CREATE TABLE there (id)")
+        runner_of(database, without_down(USERS), snapshots=SnapshotPolicy(SnapshotWhen.NEVER)).run()
+        assert run(database, USERS).updates == ["1_users"]
+        run(database, Migration(1, "users", "CREATE TABLE users (other)"))
+
+        assert [row[1] for row in query(database, "PRAGMA table_info(users)")] == ["other"]
+
+    def test_snapshot_of_another_file_of_this_name_is_not_used(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS, POSTS)
+        run(database, USERS, POSTS, NICK)
+        database.unlink()
+        execute(database, "CREATE TABLE there (id)")
+        never = SnapshotPolicy(SnapshotWhen.NEVER)
+        runner_of(database, USERS, snapshots=never).run()
+        runner_of(database, USERS, without_down(POSTS), snapshots=never).run()
+        before = everything(database)
+
+        with pytest.raises(RollbackFailedError):
+            run(database, USERS, Migration(2, "posts", "CREATE TABLE posts (other)"))
+
+        assert everything(database) == before
+
+    def test_each_database_has_its_own_way(self, tmp_path: Path) -> None:
+        one, two = tmp_path / "one.db", tmp_path / "two.db"
+        run(one, USERS)
+        run(one, USERS, without_down(POSTS))
+        run(two, USERS, POSTS)
+        new = Migration(2, "posts", "CREATE TABLE posts (id)")
+
+        assert (len(run(one, USERS, new).went), len(run(two, USERS, new).went)) == (1, 0)
+        assert schema(one) == schema(two)
+
+    def test_snapshot_that_leads_nowhere_is_passed_over(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS)
+        run(database, USERS, without_down(POSTS))
+        run(database, USERS, without_down(POSTS), NICK)
+        for snapshot in MigrationRunner(database).snapshots()[:-1]:
+            Path(snapshot.path).write_bytes(b"no database")
+        before = everything(database)
+        run(database, USERS, Migration(2, "posts", "CREATE TABLE posts (id)"), NICK)
+
+        assert everything(database) != before
+        assert applied_versions(database) == [1, 2, 3]
+
+
+class TestOnACopy:
+    PIECES = Migration(
+        2,
+        "pieces",
+        "-- migrated: no-transaction\nCREATE TABLE one (id);\nVACUUM;\nCREATE TABLE two (id)",
+        "DROP TABLE two;\nDROP TABLE one",
+    )
+    ANEW = edited(PIECES, PIECES.up_sql.replace("two (id)", "two (id, name)"))
+
+    def test_migration_without_a_transaction_is_redone_wholly_or_not_at_all(self, home: Path) -> None:
+        database = home.with_name("pieces.db")
+        run(database, USERS, self.PIECES)
+        execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+        before = everything(database)
+        broken = edited(self.PIECES, f"{self.PIECES.up_sql};\nSELECT * FROM nowhere")
+
+        with pytest.raises(ExecutionFailedError):
+            run(database, USERS, broken)
+        assert everything(database) == before
+
+        run(database, USERS, self.ANEW)
+        assert as_fresh(database, USERS, self.ANEW)
+        assert query(database, "SELECT * FROM users") == [(1, "Ann")]
+
+    def test_foreign_keys_are_enforced_where_a_migration_asks_for_it(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        posts = edited(
+            POSTS, "CREATE TABLE posts (id INTEGER PRIMARY KEY, user REFERENCES users ON DELETE CASCADE)"
+        )
+        purge = Migration(3, "purge", "-- migrated: foreign-keys=on\nDELETE FROM users WHERE id = 1", "SELECT 1")
+        run(database, USERS, posts)
+        execute(
+            database, "INSERT INTO users VALUES (1, 'Ann'), (2, 'Bob'); INSERT INTO posts VALUES (1, 1), (2, 2)"
+        )
+        run(database, USERS, posts, purge)
+        run(database, USERS, posts, edited(purge, "-- migrated: foreign-keys=on\nDELETE FROM users WHERE id = 2"))
+
+        assert query(database, "SELECT * FROM posts") == []
+
+    def test_writer_that_comes_between_is_not_overwritten(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The lock has to be given up for a moment before the copy becomes the content."""
+        database = tmp_path / "app.db"
+        execute(database, "PRAGMA journal_mode = wal")
+        run(database, USERS, self.PIECES)
+        put_back, calls = restoring.put_back, count()
+
+        def after_a_writer(*arguments: Any) -> None:
+            if next(calls) == 0:
+                execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+            put_back(*arguments)
+
+        monkeypatch.setattr(rebuilding, "put_back", after_a_writer)
+        run(database, USERS, self.ANEW)
+
+        assert next(calls) == 2
+        assert query(database, "SELECT * FROM users") == [(1, "Ann")]
+        assert as_fresh(database, USERS, self.ANEW)
+
+    def test_stop_leaves_the_database_as_before(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS, self.PIECES)
+        before = everything(database)
+        supervision = Supervision()
+
+        class Stopping(Observer):
+            def beginning(self, step: object, *, late: bool) -> None:
+                supervision.stop("SIGTERM", 1e18)
+
+        with pytest.raises(DatabaseError, match="SIGTERM"):
+            runner_of(database, USERS, self.ANEW, observer=Stopping(), supervision=supervision).run()
+
+        assert everything(database) == before
+        assert applied_versions(database) == [1, 2]
+
+
+class TestGone:
+    def test_it_is_rolled_back_with_the_recorded_text(self, home: Path) -> None:
+        run(home, USERS, POSTS)
+
+        assert as_fresh(home, USERS, POSTS)
+        assert query(home, "SELECT id, name FROM users") == [(1, "Ann"), (7, "Bob")]
+
+    def test_branch_that_goes_another_way_is_followed_there_and_back(self, home: Path) -> None:
+        likes = Migration(4, "likes", "CREATE TABLE likes (id)", "DROP TABLE likes")
+        run(home, USERS, likes)
+        assert as_fresh(home, USERS, likes)
+
+        run(home, *ALL)
+        assert as_fresh(home, *ALL)
+        assert query(home, "SELECT id, name FROM users") == [(1, "Ann"), (7, "Bob")]
+
+    def test_failing_one_of_the_new_branch_changes_nothing(self, home: Path) -> None:
+        before = everything(home)
+
+        with pytest.raises(ExecutionFailedError):
+            run(home, USERS, Migration(4, "likes", "SELECT * FROM nowhere"))
+
+        assert everything(home) == before
+
+
+class TestUpdated:
+    def test_new_name_is_recorded_and_nothing_else_happens(self, home: Path) -> None:
+        before = schema(home), query(home, "SELECT applied_at FROM _migrations")
+        renamed = Migration(3, "nickname", NICK.up_sql, NICK.down_sql)
+
+        assert run(home, USERS, POSTS, renamed).updates == ["3_nickname"]
+        assert query(home, "SELECT name FROM _migrations WHERE version = 3") == [("nickname",)]
+        assert (schema(home), query(home, "SELECT applied_at FROM _migrations")) == before
+        assert history(home)[3:] == [("update", 3)]
+        assert run(home, USERS, POSTS, renamed).updates == []
+
+    def test_new_down_text_is_recorded_and_used_once_the_file_is_gone(self, home: Path) -> None:
+        longer = edited(NICK, NICK.up_sql, "ALTER TABLE users DROP COLUMN nick;\nCREATE TABLE undone (id)")
+        run(home, USERS, POSTS, longer)
+        assert history(home)[3:] == [("update", 3)]
+
+        run(home, USERS, POSTS)
+        assert query(home, "SELECT name FROM sqlite_schema WHERE name = 'undone'") == [("undone",)]
+
+    def test_neither_is_recorded_under_the_policy_of_production(self, home: Path) -> None:
+        before = everything(home)
+        renamed = Migration(3, "nickname", NICK.up_sql, "SELECT 1")
+        run(home, USERS, POSTS, renamed, policy=Policy())
+
+        assert everything(home) == before
+
+
+class TestAsked:
+    """By a person: `migrated redo`."""
+
+    def test_newest_is_redone_and_rows_of_others_stay(self, home: Path) -> None:
+        done = runner_of(home, *ALL, policy=Policy()).redo()
+
+        assert [entry.version for entry in done] == [3]
+        assert history(home)[3:] == [("rollback", 3), ("redo", 3)]
+        assert query(home, "SELECT id, nick FROM users") == [(1, "a"), (7, "b")]
+
+    def test_so_many_or_all_above_a_version(self, home: Path) -> None:
+        assert [entry.version for entry in runner_of(home, *ALL, policy=Policy()).redo(2)] == [2, 3]
+        assert [entry.version for entry in runner_of(home, *ALL, policy=Policy()).redo_above(0)] == [1, 2, 3]
+        assert query(home, "SELECT count(*) FROM users") == [(2,)]
+
+    def test_what_is_pending_stays_pending(self, home: Path) -> None:
+        more = Migration(4, "more", "CREATE TABLE more (id)")
+        runner_of(home, *ALL, more, policy=Policy()).redo()
+
+        assert applied_versions(home) == [1, 2, 3]
+
+    def test_edited_one_is_what_it_is_for(self, home: Path) -> None:
+        new = edited(NICK, "ALTER TABLE users ADD COLUMN nickname")
+        runner_of(home, USERS, POSTS, new, policy=Policy()).redo()
+
+        assert as_fresh(home, USERS, POSTS, new)
+
+    def test_edited_one_below_is_refused(self, home: Path) -> None:
+        before = everything(home)
+
+        with pytest.raises(ChecksumMismatchError):
+            runner_of(home, edited(USERS, "SELECT 1"), POSTS, NICK, policy=Policy()).redo()
+
+        assert everything(home) == before
+
+    def test_missing_one_is_refused(self, home: Path) -> None:
+        before = everything(home)
+
+        with pytest.raises(MigrationNotFoundError):
+            runner_of(home, USERS, POSTS, policy=Policy()).redo()
+
+        assert everything(home) == before
+
+    def test_without_down_text_it_is_refused(self, home: Path) -> None:
+        run(home, *ALL, Migration(4, "more", "CREATE TABLE more (id)"))
+        before = everything(home)
+
+        with pytest.raises(RollbackFailedError):
+            runner_of(home, *ALL, Migration(4, "more", "CREATE TABLE more (id)"), policy=Policy()).redo()
+
+        assert everything(home) == before
+
+    def test_unknown_version_is_refused(self, home: Path) -> None:
+        with pytest.raises(MigrationNotFoundError):
+            runner_of(home, *ALL).redo_above(9)
+
+
+class TestProduction:
+    """Nothing of this happens unless it is asked for."""
+
+    @pytest.mark.parametrize(
+        ("migrations", "error"),
+        [
+            pytest.param((edited(USERS, "SELECT 1"), POSTS, NICK), ChecksumMismatchError, id="edited"),
+            pytest.param((USERS, POSTS), MigrationNotFoundError, id="gone"),
+            pytest.param((USERS, edited(NICK, "SELECT 1")), ChecksumMismatchError, id="another branch"),
+        ],
+    )
+    def test_it_is_refused_and_nothing_changes(
+        self, home: Path, migrations: tuple[Migration, ...], error: type[Exception]
+    ) -> None:
+        before = everything(home)
+
+        with pytest.raises(error):
+            run(home, *migrations, policy=Policy())
+
+        assert everything(home) == before
+
+
+def test_in_memory_database_follows_too() -> None:
+    runner = MigrationRunner(":memory:", policy=FOLLOWING)
+    runner.add_migrations(ALL)
+    runner.run()
+    runner._migrations[3] = edited(NICK, "ALTER TABLE users ADD COLUMN nickname")
+    runner.run()
+
+    assert [entry.checksum for entry in runner.get_applied()][2] == runner._migrations[3].checksum
+
+
+def test_target_limits_what_is_new_and_not_what_is_redone(home: Path) -> None:
+    new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, mail)")
+    runner_of(home, new, POSTS, NICK, Migration(4, "more", "CREATE TABLE more (id)")).run_up_to(1)
+
+    assert applied_versions(home) == [1, 2, 3]
