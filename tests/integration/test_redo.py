@@ -458,6 +458,29 @@ class TestWithoutDownText:
 
         assert everything(database) == before
 
+    def test_what_was_recorded_later_does_not_count_for_the_older_content(self, home: Path) -> None:
+        new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, age)")
+        run(home, new, POSTS, NICK)
+        assert run(home, new, POSTS, without_down(NICK)).updates == ["3_nick"]
+        other = Migration(3, "nick", "ALTER TABLE users ADD COLUMN nickname")
+        run(home, new, POSTS, other)
+
+        assert as_fresh(home, new, POSTS, other)
+        assert query(home, "SELECT id, name FROM users") == [(1, "Ann"), (7, "Bob")]
+
+    def test_recorded_text_is_that_of_what_is_applied(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        other = edited(POSTS, "CREATE TABLE notes (id)", "DROP TABLE notes")
+        stuck = Migration(3, "stuck", "CREATE TABLE stuck (id)")
+        run(database, USERS, POSTS)
+        for posts in (POSTS, other, POSTS):
+            run(database, USERS, posts, stuck)
+        assert run(database, USERS, POSTS, stuck.with_down("DROP TABLE stuck")).updates == ["3_stuck"]
+        last = edited(POSTS, "CREATE TABLE last (id)", "")
+        assert run(database, USERS, last, stuck).went == []
+
+        assert as_fresh(database, USERS, last, stuck)
+
     def test_each_database_has_its_own_way(self, tmp_path: Path) -> None:
         one, two = tmp_path / "one.db", tmp_path / "two.db"
         run(one, USERS)
@@ -582,6 +605,30 @@ class TestGone:
             run(home, USERS, Migration(4, "likes", "SELECT * FROM nowhere"))
 
         assert everything(home) == before
+
+    def test_one_that_is_ignored_stays_though_one_below_is_redone(self, home: Path) -> None:
+        ignoring = Policy(OnChanged.REDO, OnMissing.IGNORE)
+        execute(home, "DELETE FROM posts")
+        run(home, edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY)"), NICK, policy=ignoring)
+
+        assert applied_versions(home) == [1, 2, 3]
+        assert history(home)[3:] == [("rollback", 3), ("rollback", 1), ("redo", 1), ("redo", 3)]
+
+    def test_content_does_not_go_back_to_before_one_that_is_ignored(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        for number in (1, 2, 3):
+            run(database, *[USERS, without_down(POSTS), NICK][:number])
+        before = everything(database)
+
+        with pytest.raises(RollbackFailedError, match="no snapshot of the time before"):
+            run(
+                database,
+                USERS,
+                Migration(2, "posts", "CREATE TABLE posts (id)"),
+                policy=Policy(OnChanged.REDO, OnMissing.IGNORE),
+            )
+
+        assert everything(database) == before
 
 
 class TestUpdated:

@@ -293,6 +293,15 @@ def test_only_the_newest_stay_and_those_that_are_spared(database: Path) -> None:
     assert listed(str(database)) == [made[0], made[3], newest]
 
 
+def test_many_of_one_kind_do_not_push_out_the_other(database: Path) -> None:
+    fill(database)
+    before_run = taken(database, version=1, keep=1)
+
+    others = [take(str(database), reason="before-redo", version=1, keep=1) for _ in range(3)]
+
+    assert listed(str(database)) == [before_run, others[-1]]
+
+
 def test_new_one_stays_though_the_clock_went_back(database: Path) -> None:
     fill(database)
     folder = database.parent / ".migrated" / "snapshots"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support import checksum, query, schema, write_migration
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import checksum, execute, query, schema, write_migration
 
 from migrated import (
     ChecksumMismatchError,
@@ -17,6 +17,7 @@ from migrated import (
     MigrationError,
     MigrationNotFoundError,
     MigrationRunner,
+    OnChanged,
     OnLate,
     OnMissing,
     Policy,
@@ -43,21 +44,30 @@ def is_reversible(version: int) -> bool:
 
 
 class Expected:
-    """What the model says of an action: the steps that are done, and the error that ends it."""
+    """What the model says of an action: the steps that are done, and the error that ends it.
+
+    Where it `goes_back`, an older content is the beginning, and what the history says of it depends on which.
+    """
 
     def __init__(
         self,
         steps: list[tuple[str, int]] | None = None,
         error: type[MigrationError] | None = None,
         culprits: set[int] | None = None,
+        *,
+        goes_back: bool = False,
     ) -> None:
         self.steps = steps or []
+        self.goes_back = goes_back
         self.error = error
         self.culprits = culprits or set()
 
 
 class Migrating(RuleBasedStateMachine):
-    """`files` is the directory, `ledger` what is applied: both map a version to the kind of its text."""
+    """`files` is the directory, `ledger` what is applied: both map a version to the kind of its text.
+
+    `rows` are those that a person typed into the tables of the migrations.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,18 +82,21 @@ class Migrating(RuleBasedStateMachine):
         self.gone: dict[int, str] = {}
         self.ledger: dict[int, str] = {}
         self.history: list[tuple[str, int]] = []
+        self.rows: dict[int, set[int]] = {}
+        self.typed = 0
         self.runner: MigrationRunner | None = None
 
     def teardown(self) -> None:
         shutil.rmtree(self.home)
 
     @initialize(
+        on_changed=st.sampled_from(OnChanged),
         on_missing=st.sampled_from(OnMissing),
         on_late=st.sampled_from([OnLate.APPLY, *OnLate]),
         versions=st.sets(VERSIONS, min_size=2, max_size=5),
     )
-    def begin(self, on_missing: OnMissing, on_late: OnLate, versions: set[int]) -> None:
-        self.policy = Policy(on_missing=on_missing, on_late=on_late)
+    def begin(self, on_changed: OnChanged, on_missing: OnMissing, on_late: OnLate, versions: set[int]) -> None:
+        self.policy = Policy(on_changed, on_missing, on_late)
         for version in versions:
             self._put(version, GOOD)
         self.run()
@@ -135,6 +148,21 @@ class Migrating(RuleBasedStateMachine):
         self.runner = None
 
     # The actions
+
+    @precondition(lambda self: self.files.keys() & self.ledger.keys())
+    @rule(data=st.data())
+    def edit_and_run(self, data: st.DataObject) -> None:
+        self._edit(data.draw(st.sampled_from(sorted(self.files.keys() & self.ledger.keys()))), data)
+        self.runner = None
+        self.run()
+
+    @precondition(lambda self: self.ledger)
+    @rule(data=st.data())
+    def type_a_row(self, data: st.DataObject) -> None:
+        version = data.draw(st.sampled_from(sorted(self.ledger)))
+        self.typed += 1
+        execute(self.database, f"INSERT INTO t{version} (id) VALUES ({self.typed})")
+        self.rows.setdefault(version, set()).add(self.typed)
 
     @rule(restarted=st.booleans())
     def run_later(self, restarted: bool) -> None:  # noqa: FBT001 - drawn by name
@@ -190,12 +218,7 @@ class Migrating(RuleBasedStateMachine):
             action(self.runner)
         except MigrationError as raised:
             error = raised
-        for direction, version in expected.steps:
-            self.history.append((direction, version))
-            if direction == "apply":
-                self.ledger[version] = self.files[version]
-            else:
-                del self.ledger[version]
+        self._take(expected)
 
         assert type(error) is (expected.error or type(None)), error
         if error is not None:
@@ -207,6 +230,23 @@ class Migrating(RuleBasedStateMachine):
             assert {offender.version for offender in error.offenders} == expected.culprits
         if isinstance(error, ExecutionFailedError):
             assert {error.version} == expected.culprits
+
+    def _take(self, expected: Expected) -> None:
+        for direction, version in expected.steps:
+            if direction == "rollback":
+                del self.ledger[version]
+            else:
+                self.ledger[version] = self.files[version]
+        # A redo drops no row for good but of a table that is gone.
+        again = {version for direction, version in expected.steps if direction != "rollback"}
+        for version in {version for direction, version in expected.steps if direction == "rollback"} - again:
+            self.rows.pop(version, None)
+        if expected.goes_back:
+            rows = query(self.database, "SELECT action, version FROM _migrations_history ORDER BY id")
+            assert [(str(action), version) for action, version in rows][: len(self.history)] == self.history
+            self.history = [(str(action), int(str(version))) for action, version in rows]
+        else:
+            self.history += expected.steps
 
     # What the contract says
 
@@ -228,17 +268,20 @@ class Migrating(RuleBasedStateMachine):
     def _upward(self, target: int | None) -> Expected:
         missing = self.ledger.keys() - self.files.keys()
         late = {version for version in self._pending() if version < max(self.ledger, default=0)}
+        redoes = self.policy.on_changed is OnChanged.REDO
         refusals: list[tuple[type[MigrationError], set[int]]] = [
-            (ChecksumMismatchError, set(self._changed())),
+            (ChecksumMismatchError, set() if redoes else set(self._changed())),
             (MigrationNotFoundError, set(missing) if self.policy.on_missing is OnMissing.REFUSE else set()),
             (LateMigrationError, late if self.policy.on_late is OnLate.REFUSE else set()),
         ]
         raised = [(error, culprits) for error, culprits in refusals if culprits]
         if raised:
             return Expected(error=raised[0][0], culprits=set().union(*(culprits for _, culprits in raised)))
-        expected = Expected()
-        if self.policy.on_missing is OnMissing.ROLLBACK:
-            expected = self._downward(list(missing))
+        if self.policy.on_missing is not OnMissing.ROLLBACK:
+            missing = set()
+        if redoes and (missing or self._changed()):
+            return self._redone(missing, target)
+        expected = self._downward(list(missing))
         for version in [] if expected.error else self._pending():
             if target is not None and version > target:
                 break
@@ -247,8 +290,25 @@ class Migrating(RuleBasedStateMachine):
             expected.steps.append(("apply", version))
         return expected
 
+    def _redone(self, missing: set[int], target: int | None) -> Expected:
+        lowest = min(self._changed(), default=UNKNOWN)
+        back = {v for v in self.ledger if v in missing or (v >= lowest and v in self.files)}
+        stuck = not all(is_reversible(version) for version in back)
+        forth = sorted(
+            version
+            for version in (back & self.files.keys()) | set(self._pending())
+            if self.files[version] != DRAFT
+            and (target is None or version <= target or version in back or version in self.ledger)
+        )
+        failing = [version for version in forth if self.files[version] == FAILING]
+        if failing:
+            return Expected(error=ExecutionFailedError, culprits={failing[0]})
+        down = [("rollback", version) for version in sorted(back, reverse=True)]
+        up = [("redo" if version in back else "apply", version) for version in forth]
+        return Expected(down + up, goes_back=stuck)
+
     def _downward(self, versions: list[int]) -> Expected:
-        if self._changed():
+        if self._changed() and self.policy.on_changed is OnChanged.REFUSE:
             return Expected(error=ChecksumMismatchError, culprits=set(self._changed()))
         if not all(is_reversible(version) for version in versions):
             return Expected(error=RollbackFailedError)
@@ -268,6 +328,9 @@ class Migrating(RuleBasedStateMachine):
             ("table", f"t{version}", up_text(version, kind).rstrip(";"))
             for version, kind in sorted(self.ledger.items())
         ]
+        for version in self.ledger:
+            there = {row[0] for row in query(self.database, f"SELECT id FROM t{version}")}
+            assert there == self.rows.get(version, set()), f"rows of t{version}"
         assert query(self.database, "SELECT action, version FROM _migrations_history ORDER BY id") == self.history
 
     @invariant()
