@@ -6,13 +6,13 @@ step one transaction, inside which the ledger is read once more. Refusals come b
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import apsw
 
 from migrated import planning, refusals
 from migrated.backend import Database, LedgerMovedError, Observer, Session
-from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError
+from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, RefusedError
 from migrated.model import (
     AppliedMigration,
     Migration,
@@ -22,7 +22,7 @@ from migrated.model import (
     Snapshot,
     Unfinished,
 )
-from migrated.planning import OnMissing, Policy, Status
+from migrated.planning import OnMissing, Policy, State, Status
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
@@ -144,7 +144,8 @@ class MigrationRunner:
         `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so.
         Changes nothing.
         """  # noqa: D205 - one sentence
-        refusals.refuse_by_policy(self.statuses(), self._policy)
+        with self._remembering():
+            refusals.refuse_by_policy(self.statuses(), self._policy)
 
     def run(self) -> list[AppliedMigration]:
         """Apply everything pending, ascending, and return the new ledger entries.
@@ -242,7 +243,22 @@ class MigrationRunner:
         with self._lock():
             self._database.restore(snapshot, self._observer, reason)
 
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """Give a refusal of changed migrations their recorded texts: only these show what changed."""
+        try:
+            yield
+        except RefusedError as refusal:
+            changed = [offender.version for offender in refusal.offenders if offender.state is State.CHANGED]
+            with suppress(MigrationError):
+                refusal.recorded = self._database.recorded(changed) if changed else {}
+            raise
+
     def _carry_out(self, decide: Decision) -> list[AppliedMigration]:
+        with self._remembering():
+            return self._look_and_carry_out(decide)
+
+    def _look_and_carry_out(self, decide: Decision) -> list[AppliedMigration]:
         statuses = self.statuses()
         refusals.refuse_unfinished(statuses)
         if not any(decide(statuses, self._database.recorded)):

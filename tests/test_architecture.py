@@ -20,11 +20,11 @@ FLOORS = [
     ["work"],
     ["sources", "sqlite", "locks", "logs", "config"],
     ["discovery", "configfile", "backend", "owners"],
-    ["settings", "events", "refusals", "supervision", "sink"],
+    ["settings", "events", "refusals", "supervision", "sink", "console"],
     ["planning", "differences"],
     ["model"],
     ["directives"],
-    ["sqltext", "errors"],
+    ["sqltext", "errors", "colours"],
     ["about"],
 ]
 INNER_FLOORS = {
@@ -66,6 +66,7 @@ PURE = [
     "planning",
     "differences",
     "refusals",
+    "console",
     "supervision",
     "backend",
     "work",

@@ -286,7 +286,8 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
         {
             "event": "checksum.mismatch",
             "level": "error",
-            "message": "1_change was changed after it was applied to app.db",
+            "message": "1_change was changed after it was applied to app.db: statements differ",
+            "reason": "statements differ",
             "expected": applied,
             "found": edited,
             **mismatch,
