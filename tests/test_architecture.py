@@ -30,7 +30,7 @@ FLOORS = [
 INNER_FLOORS = {
     "cli": [
         ["__init__"],
-        ["run_daemon", "up", "down", "status", "verify", "new", "wait", "repair", "snapshots", "restore"],
+        ["run_daemon", "up", "down", "status", "verify", "diff", "new", "wait", "repair", "snapshots", "restore"],
         ["applying", "plan"],
         ["reading", "worker", "progress", "alone"],
         ["render"],

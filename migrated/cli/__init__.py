@@ -8,6 +8,7 @@ from types import ModuleType
 
 from migrated.about import VERSION
 from migrated.cli import (
+    diff,
     down,
     new,
     options,
@@ -30,6 +31,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     status,
     plan,
     verify,
+    diff,
     new,
     repair,
     snapshots,
