@@ -1,6 +1,6 @@
 """The closed vocabulary of failures. Attributes are the interface, the text is for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -80,7 +80,8 @@ class RollbackFailedError(MigrationError):
 class RefusedError(MigrationError):
     """Base of what blocks a database until a person settles it: nothing was changed.
 
-    `offenders` names every migration concerned, lowest version first.
+    `offenders` names every migration concerned, lowest version first. `recorded` has, by version, those of them
+    whose text changed as they were when applied, as far as that was recorded.
     """
 
     exit_code = 4
@@ -89,6 +90,7 @@ class RefusedError(MigrationError):
     def __init__(self, message: str, *, offenders: Sequence[Any] = (), **attributes: Any) -> None:
         super().__init__(message, **attributes)
         self.offenders = tuple(offenders)
+        self.recorded: Mapping[int, Any] = {}
 
 
 class ChecksumMismatchError(RefusedError):

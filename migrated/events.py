@@ -139,7 +139,7 @@ MIGRATION_FAILED = Event(
 CHECKSUM_MISMATCH = Event(
     "checksum.mismatch",
     "error",
-    "{version}_{name} was changed after it was applied to {database}",
+    "{version}_{name} was changed after it was applied to {database}: {reason}",
     "one line per changed migration; with `expected` and `found`",
 )
 MIGRATION_MISSING = Event(

@@ -3,11 +3,11 @@
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from migrated import events
+from migrated import differences, events
 from migrated.backend import Observer
 from migrated.discovery import DatabasePath
 from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
@@ -40,7 +40,10 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told."""
+    """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told.
+
+    `changes` has, by version, what the log says of the text of each changed migration.
+    """
 
     database: DatabasePath
     result: Result
@@ -49,6 +52,7 @@ class Outcome:
     pending: int = 0
     execution_time_ms: int = 0
     error: MigrationError | None = None
+    changes: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def did_something(self) -> bool:
@@ -108,7 +112,20 @@ def work_on(
         _pending(runner) if readable else 0,
         round((time.monotonic() - started) * 1000),
         error,
+        _changes(error) if isinstance(error, RefusedError) else {},
     )
+
+
+def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
+    """Whether each change matters and, for people, the difference; the texts themselves may be large, and go."""
+    found: dict[int, dict[str, object]] = {}
+    for status in refusal.offenders:
+        if status.state is State.CHANGED:
+            change = differences.change(status.applied, status.migration, refusal.recorded.get(status.version))
+            shown = differences.excerpt(change.diff(change.up), status.version) if change.up else None
+            found[status.version] = {"reason": change.reason, "difference": shown}
+    refusal.recorded = {}
+    return found
 
 
 def internal(error: Exception) -> dict[str, str]:
@@ -159,7 +176,7 @@ def report_error(outcome: Outcome, log: Log) -> None:
             log.failure(replace(events.MIGRATION_MISSING, sentence="{reason}"), refusal)
         case RefusedError() as refusal:
             for offender in refusal.offenders:
-                _report_offender(offender, refusal, log)
+                _report_offender(offender, refusal, log, outcome.changes.get(offender.version))
         case LockHeldError() as held:
             log.failure(events.LOCK_HELD, held)
         case DatabaseError() as unavailable:
@@ -168,7 +185,7 @@ def report_error(outcome: Outcome, log: Log) -> None:
             log.failure(events.MIGRATION_FAILED, failed)
 
 
-def _report_offender(status: Status, refusal: RefusedError, log: Log) -> None:
+def _report_offender(status: Status, refusal: RefusedError, log: Log, change: Mapping[str, object] | None) -> None:
     if status.state not in _STATE_EVENTS:
         return
     log(
@@ -179,6 +196,7 @@ def _report_offender(status: Status, refusal: RefusedError, log: Log) -> None:
         expected=status.applied.checksum if status.applied else None,
         found=status.migration.checksum if status.migration and status.applied else None,
         hint=refusal.hint,
+        **(change or {}),
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from migrated import colours
+from migrated.console import Console, is_for_programs
 from migrated.errors import MigrationError
 from migrated.events import Event
 from migrated.sink import Line, Sink
@@ -41,13 +43,6 @@ LONGEST_STATEMENT = 2000
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _FIRST_KEYS = ("timestamp", "level", "event", "message", "service", "pid", "run_id")
-_COLOURS = {
-    "debug": "\033[2m",
-    "info": "",
-    "warning": "\033[33m",
-    "error": "\033[31m",
-    "critical": "\033[31;1m",
-}
 
 
 class Log:
@@ -108,18 +103,20 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
 def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool = False) -> Log:
     """Set structlog up for this process. `auto` is console on a terminal, JSON otherwise.
 
+    The console leaves out what is only for programs, unless the level is debug.
     `queued` is for a process that must not wait for whoever reads its log: a thread of its own writes, and
     `Log.close` ends it.
     """
     on_terminal = os.isatty(descriptor)
     as_console = log_format == "console" or (log_format == "auto" and on_terminal)
-    colours = on_terminal and not os.environ.get("NO_COLOR")
-    render: Callable[[Line], bytes] = _Console(colours=colours) if as_console else _json(descriptor)
+    coloured = colours.are_wanted(on_terminal=on_terminal)
+    render: Callable[[Line], bytes] = Console(colours=coloured) if as_console else _json(descriptor)
     sink = Sink(render, descriptor)
     if queued:
         sink.start_thread()
     structlog.configure(
         processors=[
+            *([_drop_what_is_for_programs] if as_console and level != "debug" else []),
             structlog.processors.add_log_level,
             # Not "iso": that leaves the fraction out when it is nought, and the width must not vary.
             structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
@@ -130,6 +127,12 @@ def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool 
         cache_logger_on_first_use=False,
     )
     return Log(structlog.get_logger(), sink)
+
+
+def _drop_what_is_for_programs(_logger: object, _method: str, line: Line) -> Line:
+    if is_for_programs(line):
+        raise structlog.DropEvent
+    return line
 
 
 class _Finish:
@@ -157,7 +160,8 @@ def _json(descriptor: int) -> Callable[[Line], bytes]:
     to_journal = _is_journal(descriptor)
 
     def render(line: Line) -> bytes:
-        line.pop("excerpt", None)
+        for shown_to_people in ("excerpt", "difference"):
+            line.pop(shown_to_people, None)
         prefix = b"<%d>" % _PRIORITIES[line["level"]] if to_journal else b""
         return prefix + _fitting(line)
 
@@ -215,26 +219,3 @@ def _text(value: object) -> str:
         return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     except UnicodeEncodeError:
         return text.encode(errors="backslashreplace").decode()
-
-
-class _Console:
-    """Time, level, sentence; below it the hint and the excerpt of the file."""
-
-    def __init__(self, *, colours: bool) -> None:
-        self._colours = colours
-
-    def __call__(self, line: Line) -> bytes:
-        level = line["level"]
-        clock = str(line["timestamp"])[11:19]
-        text = f"{clock} {level + ' ':<8}{line['message']}"
-        if line.get("file") and line.get("line"):
-            text += f"\n         at {line['file']}:{line['line']}:{line.get('column', 1)}"
-        if line.get("excerpt"):
-            text += "".join(f"\n         {row}" for row in str(line["excerpt"]).split("\n"))
-        if line.get("expected") and line.get("found"):
-            text += f"\n         expected {line['expected']}\n         found    {line['found']}"
-        if line.get("hint"):
-            text += f"\n         hint: {line['hint']}"
-        if self._colours and _COLOURS[level]:
-            text = f"{_COLOURS[level]}{text}\033[0m"
-        return text.encode(errors="backslashreplace")

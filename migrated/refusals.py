@@ -127,9 +127,11 @@ def _changed(statuses: Iterable[Status]) -> RefusedError | None:
         f"found {_found(status)}"
         for status in changed
     )
+    which = f" {changed[0].version}" if len(changed) == 1 else ""
     return ChecksumMismatchError(
         message,
-        hint="restore the text that was applied (only the UP section counts) and make the change a new migration",
+        hint=f"`migrated diff{which}` shows what changed; restore the text that was applied (only the UP section "
+        "counts) and make the change a new migration",
         expected=_expected(changed[0]),
         found=_found(changed[0]),
         **_of_first(changed),

@@ -6,14 +6,14 @@ step one transaction, inside which the ledger is read once more. Refusals come b
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import apsw
 
 from migrated import planning, refusals
 from migrated.agenda import Agenda, Recorded, agenda_of, plan_redo, plan_run
 from migrated.backend import Database, Observer
-from migrated.errors import ChecksumMismatchError, InvalidFormatError
+from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, RefusedError
 from migrated.execution import Decision, Execution
 from migrated.model import (
     AppliedMigration,
@@ -24,7 +24,7 @@ from migrated.model import (
     Snapshot,
     Unfinished,
 )
-from migrated.planning import OnChanged, Policy, Status
+from migrated.planning import OnChanged, Policy, State, Status
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
@@ -143,7 +143,8 @@ class MigrationRunner:
         `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so.
         Changes nothing.
         """  # noqa: D205 - one sentence
-        refusals.refuse_by_policy(self.statuses(), self._policy)
+        with self._remembering():
+            refusals.refuse_by_policy(self.statuses(), self._policy)
 
     def run(self) -> list[AppliedMigration]:
         """Apply everything pending, ascending, and return the new ledger entries.
@@ -265,6 +266,17 @@ class MigrationRunner:
         with self._lock():
             self._database.restore(snapshot, self._observer, reason)
 
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """Give a refusal of changed migrations their recorded texts: only these show what changed."""
+        try:
+            yield
+        except RefusedError as refusal:
+            changed = [offender.version for offender in refusal.offenders if offender.state is State.CHANGED]
+            with suppress(MigrationError):
+                refusal.recorded = self._database.recorded(changed) if changed else {}
+            raise
+
     def _carry_out(self, decide: Decision, *, may_go_back: bool = False) -> list[AppliedMigration]:
         execution = Execution(
             self._database,
@@ -275,6 +287,10 @@ class MigrationRunner:
             supervision=self._supervision,
             may_go_back=may_go_back and self._policy.on_changed is OnChanged.REDO,
         )
+        with self._remembering():
+            return self._look_and_carry_out(execution, decide)
+
+    def _look_and_carry_out(self, execution: Execution, decide: Decision) -> list[AppliedMigration]:
         if not execution.is_needed(decide):
             return []
         with self._lock():

@@ -28,6 +28,21 @@ _TRIGGER = re.compile(
     rf"(?:EXPLAIN{_BLANK}+(?:QUERY{_BLANK}+PLAN{_BLANK}+)?)?CREATE{_BLANK}+(?:TEMP(?:ORARY)?{_BLANK}+)?TRIGGER\b",
     re.IGNORECASE,
 )
+# SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
+# x '41' are two that mean something else.
+_IN_NAME = r"[0-9A-Za-z_$\u0080-\U0010ffff]"
+_EXACT_TOKEN = re.compile(
+    rf"""(?P<blank>[ \t\n\f\r][ \t\n\v\f\r]*|--[^\n]*|/\*(?!\Z)(?s:.*?)(?:\*/|\Z))
+    |\ufeff
+    |[xX]'[^']*(?:'|\Z)
+    |'(?:[^']++|'')*+(?:'|\Z) | "(?:[^"]++|"")*+(?:"|\Z) | `(?:[^`]++|``)*+(?:`|\Z) | \[[^\]]*(?:\]|\Z)
+    |(?:0[xX][0-9a-fA-F_]+|(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?){_IN_NAME}*
+    |[@:$\#](?:{_IN_NAME}|::)+(?:\([^ \t\n\f\r)]*\)?)? | \?[0-9]*
+    |{_IN_NAME}+
+    |->>?|==?|<[=><]?|>[=>]?|!=|\|\|
+    |(?s:.)""",
+    re.VERBOSE,
+)
 # Of the statements that a migration may hold; END, which may not begin one, ends many a CASE.
 _BEGINNINGS = re.compile(
     r"(?:ALTER|ANALYZE|CREATE|DELETE|DROP|EXPLAIN|INSERT|PRAGMA|REINDEX|REPLACE|SELECT|UPDATE|VACUUM|VALUES|WITH)\b",
@@ -119,6 +134,11 @@ def significant(sql: str) -> list[str]:
             case _:
                 found.append(token.group())
     return found
+
+
+def exact_tokens(sql: str) -> list[str]:
+    """The tokens of a text as SQLite reads them, each as it is written; white space and comments left out."""
+    return [token.group() for token in _EXACT_TOKEN.finditer(sql) if token.lastgroup != "blank"]
 
 
 def line_comments(

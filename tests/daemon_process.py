@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -54,6 +55,32 @@ def migrated(
         timeout=3 * DEADLINE,
         check=False,
     )
+
+
+def on_a_terminal(directory: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Run the program on a terminal to its end: its exit code, and all that the terminal was sent."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*PROGRAM, *arguments],
+        cwd=directory,
+        env=environment(TERM="xterm", COLUMNS="100", **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:
+                # How a terminal says that nobody holds its other end.
+                break
+            if not part:
+                break
+            seen += part
+        os.close(ours)
+        return process.wait(), seen.decode().replace("\r\n", "\n")
 
 
 def bring_up(directory: Path, target: int | None = None, *, database: str = "app.db") -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 from migrated.about import VERSION
 from migrated.cli import (
     dev,
+    diff,
     down,
     new,
     options,
@@ -34,6 +35,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     status,
     plan,
     verify,
+    diff,
     new,
     repair,
     snapshots,

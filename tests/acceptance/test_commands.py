@@ -43,6 +43,7 @@ OPTIONS = {
     "status": ["--json", "--exit-code"],
     "plan": ["--to", "--json"],
     "verify": ["--json"],
+    "diff": ["VERSION", "--json"],
     "new": ["NAME"],
     "wait": ["--timeout"],
 }
@@ -52,6 +53,7 @@ READING = [
     pytest.param(["plan"], id="plan"),
     pytest.param(["plan", "--to", "0"], id="plan down"),
     pytest.param(["verify"], id="verify"),
+    pytest.param(["diff"], id="diff"),
     pytest.param(["wait", "--timeout", "1ms"], id="wait"),
     pytest.param(["up", "--dry-run"], id="up dry"),
 ]

@@ -37,7 +37,7 @@ def modules_after(directory: Path, *arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["plan"], ["verify"], ["--help"], ["status", "--help"]], ids=str
+    "arguments", [["status"], ["plan"], ["verify"], ["diff"], ["--help"], ["status", "--help"]], ids=str
 )
 def test_a_reading_command_loads_little(tmp_path: Path, migrations: Path, arguments: list[str]) -> None:
     write_migration(migrations, 1)

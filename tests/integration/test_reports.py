@@ -9,7 +9,15 @@ import pytest
 from integration.children import Children, line_from
 from support import checksum, execute, put_file, write_migration
 
-from migrated import LockHeldError, MigrationRunner, OnLate, OnMissing, Policy, read_migrations
+from migrated import (
+    ChecksumMismatchError,
+    LockHeldError,
+    MigrationRunner,
+    OnLate,
+    OnMissing,
+    Policy,
+    read_migrations,
+)
 from migrated.discovery import DatabasePath
 from migrated.fleet import Action, Outcome, Result, report, work_on
 from migrated.logs import configure
@@ -273,7 +281,8 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
         checksum("CREATE TABLE other (x);"),
     )
     hint = (
-        "restore the text that was applied (only the UP section counts) and make the change a new migration; "
+        "`migrated diff 1` shows what changed; restore the text that was applied (only the UP section counts) "
+        "and make the change a new migration; "
         "bring the file back, roll it back with `migrated down` (its down text was recorded), "
         'or set on_missing = "ignore"'
     )
@@ -286,7 +295,8 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
         {
             "event": "checksum.mismatch",
             "level": "error",
-            "message": "1_change was changed after it was applied to app.db",
+            "message": "1_change was changed after it was applied to app.db: statements differ",
+            "reason": "statements differ",
             "expected": applied,
             "found": edited,
             **mismatch,
@@ -313,6 +323,20 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
         finished("refused", 0, 1),
     ]
     assert (outcome.result, outcome.applied, outcome.pending) == (Result.REFUSED, 0, 1)
+
+
+def test_what_is_kept_of_a_changed_text_is_short(work: Work, migrations: Path) -> None:
+    """The daemon keeps it for each of its databases for as long as they are refused."""
+    write_migration(migrations, 1, up="\n".join(f"SELECT '{'x' * 1000}', {n};" for n in range(1000)))
+    work.do()
+    write_migration(migrations, 1, up="\n".join(f"SELECT '{'y' * 1000}', {n};" for n in range(1000)))
+
+    outcome, _ = work.do()
+
+    assert isinstance(outcome.error, ChecksumMismatchError)
+    assert outcome.error.recorded == {}
+    assert list(outcome.changes) == [1]
+    assert 1000 < len(str(outcome.changes[1]["difference"])) < 10_000
 
 
 def test_late_is_applied_and_told(work: Work, migrations: Path) -> None:

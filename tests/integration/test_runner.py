@@ -464,6 +464,21 @@ def test_edited_migration_is_refused_before_anything_runs(
         for new in edited
     )
     assert refused.value.completed == ()
+    assert {version: was.up_sql for version, was in refused.value.recorded.items()} == {
+        version: table(version).up_sql for version in (1, 2)
+    }
+    assert bench.everything() == before
+
+
+def test_record_that_cannot_be_read_does_not_hide_the_refusal(bench: Bench) -> None:
+    bench.runner(table(1)).run()
+    bench.run("UPDATE _migrations_history SET directives = 'of-a-later-version'")
+    before = bench.everything()
+
+    with pytest.raises(ChecksumMismatchError) as refused:
+        bench.runner(Migration(1, "make_1", "SELECT 1")).run()
+
+    assert refused.value.recorded == {}
     assert bench.everything() == before
 
 

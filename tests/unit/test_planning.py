@@ -296,7 +296,13 @@ def mismatch(version: int) -> str:
     )
 
 
-HOW_CHANGED = "restore the text that was applied (only the UP section counts) and make the change a new migration"
+def how_changed(version: str = "") -> str:
+    return (
+        f"`migrated diff{version}` shows what changed; restore the text that was applied (only the UP section "
+        "counts) and make the change a new migration"
+    )
+
+
 HOW_MISSING = (
     "bring the file back, roll it back with `migrated down` (its down text was recorded), "
     'or set on_missing = "ignore"'
@@ -313,7 +319,7 @@ HOW_LATE = 'give them a version above, or set on_late = "apply"'
             Policy(),
             ChecksumMismatchError,
             f"{mismatch(1)}; {mismatch(3)}",
-            HOW_CHANGED,
+            how_changed(),
             [1, 3],
             id="changed",
         ),
@@ -344,7 +350,7 @@ HOW_LATE = 'give them a version above, or set on_late = "apply"'
             ChecksumMismatchError,
             f"{mismatch(4)}; applied, but no migration has it any more: 2_m2; "
             "pending below the highest applied version: 1_m1",
-            f"{HOW_CHANGED}; {HOW_MISSING}; {HOW_LATE}",
+            f"{how_changed(' 4')}; {HOW_MISSING}; {HOW_LATE}",
             [1, 2, 4],
             id="all three",
         ),
@@ -364,7 +370,7 @@ HOW_LATE = 'give them a version above, or set on_late = "apply"'
             IGNORING,
             ChecksumMismatchError,
             mismatch(1),
-            HOW_CHANGED,
+            how_changed(" 1"),
             [1],
             id="ignoring the missing does not ignore the changed",
         ),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrated.sqltext import LineComment, first_token, has_statement, line_comments, statement_end
+from migrated.sqltext import LineComment, exact_tokens, first_token, has_statement, line_comments, statement_end
 
 TRIGGER = "CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET a = 1; SELECT 2; END;"
 OPENINGS = [
@@ -241,3 +241,91 @@ def test_line_comment_is_the_rest_of_its_line(fragments: list[str]) -> None:
 
     for comment in line_comments(sql):
         assert sql[comment.start :].partition("\n")[0] == comment.text
+
+
+# Tokens
+
+
+class Nulls(dict[str, object]):
+    """A value for every parameter."""
+
+    def __missing__(self, name: str) -> object:
+        return None
+
+
+def outcome(sql: str) -> object:
+    """What SQLite makes of a text: the rows, or an error that names the token where it stopped."""
+    connection = apsw.Connection(":memory:")
+    try:
+        return connection.execute(sql, Nulls()).fetchall()
+    except apsw.Error as error:
+        return str(error)
+    finally:
+        connection.close()
+
+
+PIECES = [
+    *(
+        "'",
+        '"',
+        "`",
+        "[",
+        "]",
+        "(",
+        ")",
+        ";",
+        ",",
+        ".",
+        "-",
+        "+",
+        "*",
+        "/",
+        "%",
+        "=",
+        "<",
+        ">",
+        "!",
+        "|",
+        "&",
+        "~",
+    ),
+    *(
+        "?",
+        "@",
+        ":",
+        "#",
+        "$",
+        "\\",
+        "^",
+        "_",
+        " ",
+        "\n",
+        "\t",
+        "\f",
+        "--",
+        "-- c\n",
+        "/*",
+        "*/",
+        "/* c */",
+        "->>",
+    ),
+    *("x'41'", "x'4", "X''", "''", "it", "1", "0x1F", "1e5", "1e", "1.", "e-5", ".5", "1_0", "_1", "0x", "1.5e+3"),
+    *("||", "<>", "::", "a", "x", "é", "€", "\u00a0", "\ufeff", "SELECT", "AS", "$a", "::b", "(c)"),
+]
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
+def test_tokens_are_those_of_sqlite(pieces: str) -> None:
+    """Apart from one another they mean the same as together: no token was cut in two, and no two were one."""
+    sql = f"SELECT {pieces}"
+
+    assert outcome("\n".join(exact_tokens(sql))) == outcome(sql)
+
+
+@given(st.text())
+def test_tokens_and_what_stands_between_are_the_whole_text(text: str) -> None:
+    rest = text
+    for token in exact_tokens(text):
+        _, found, rest = rest.partition(token)
+        assert found

@@ -1,0 +1,176 @@
+"""migrated diff [VERSION]."""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from migrated import colours
+from migrated.cli import options
+from migrated.cli.render import print_json, print_problem, writable
+from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
+
+if TYPE_CHECKING:
+    from migrated.cli.reading import View
+    from migrated.differences import Change, Difference
+    from migrated.planning import Status
+    from migrated.settings import Config
+
+NAME = "diff"
+SUMMARY = "show what changed in the files of applied migrations"
+EXAMPLE = "migrated diff 20240101120000 -d app.db"
+
+_COLOURS = {"cosmetic": colours.GREEN, "real": colours.RED}
+
+
+@dataclass
+class _Found:
+    """What there is to show: changes with their databases, and what is to be said of databases without any."""
+
+    changes: "list[tuple[str, Change]]" = field(default_factory=list)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    faults: list[tuple[str | None, MigrationError]] = field(default_factory=list)
+
+    def remark(self, text: str, database: str) -> None:
+        """Say something of a database, once for all of which it is true."""
+        self.remarks.setdefault(text, []).append(database)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument(
+        "version", nargs="?", type=options.version, metavar="VERSION", help="only this one (default: every one)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Show it; changes and creates nothing. Exit 0 also where something changed: scripts have `verify`."""
+    found = _find(options.configuration(arguments), arguments.version)
+    if arguments.json:
+        _print_document(found)
+    else:
+        for database, fault in found.faults:
+            print_problem(f"{database}: {fault}" if database else str(fault))
+        _show(found)
+    return combined_exit_code([fault.exit_code for _, fault in found.faults])
+
+
+def _find(config: "Config", version: int | None) -> _Found:
+    from migrated.cli import reading
+
+    found = _Found()
+    for target in reading.look(config):
+        found.faults += [(None, problem) for problem in target.problems]
+        for view in target.databases:
+            try:
+                _compare(view, version, found)
+            except MigrationError as error:
+                found.faults.append((view.database.name, error))
+    if version is not None and not (found.changes or found.remarks or found.faults):
+        unknown = MigrationNotFoundError(
+            f"version {version} is unknown: neither the migrations nor the ledger have it",
+            version=version,
+            hint="`migrated status` lists the versions",
+        )
+        found.faults.append((None, unknown))
+    return found
+
+
+def _compare(view: "View", version: int | None, found: _Found) -> None:
+    from migrated.differences import change
+
+    if view.error:
+        raise view.error
+    name = view.database.name
+    statuses = [status for status in view.statuses if version in {None, status.version}]
+    recorded = view.handle.recorded(status.version for status in statuses if status.applied)
+    same = True
+    for status in statuses:
+        if status.applied and status.migration:
+            compared = change(status.applied, status.migration, recorded.get(status.version))
+            if compared.is_mismatch or compared.down:
+                found.changes.append((name, compared))
+                same = False
+                continue
+        if version is not None:
+            found.remark(_as_it_is(status), name)
+    if same and version is None:
+        found.remark(f"{view.applied} applied, no file has changed", name)
+
+
+def _as_it_is(status: "Status") -> str:
+    if status.applied is None:
+        return f"{status.label} is not applied"
+    return f"{status.label} is {'as it was applied' if status.migration else 'applied, and no file has it'}"
+
+
+def _show(found: _Found) -> None:
+    """Every change once, with all the databases that have it."""
+    alike: dict[object, list[tuple[str, Change]]] = {}
+    for database, change in found.changes:
+        same = change.present.label, change.present.file, change.applied.checksum, change.up, change.down
+        alike.setdefault(same, []).append((database, change))
+    for number, group in enumerate(alike.values()):
+        if number:
+            print()
+        _show_change([database for database, _ in group], [change for _, change in group])
+    for text, databases in found.remarks.items():
+        print(_printable(f"{', '.join(databases)}: {text}"))
+
+
+def _show_change(databases: list[str], changes: "list[Change]") -> None:
+    change = changes[0]
+    title = f"{', '.join(databases)}: {change.present.label}"
+    if change.up:
+        _show_difference(f"{title} was changed after it was applied", change.up, changes)
+    elif change.is_mismatch:
+        print(_printable(f"{title} was changed after it was applied: {change.reason}"))
+        print(f"  expected checksum {change.applied.checksum}")
+        print(f"  found             {change.present.checksum}")
+    if change.down:
+        _show_difference(f"{title}, DOWN (not covered by the checksum)", change.down, changes)
+
+
+def _show_difference(title: str, difference: "Difference", changes: "list[Change]") -> None:
+    paint = colours.are_wanted(on_terminal=sys.stdout.isatty())
+    reason = colours.painted(difference.reason, _COLOURS[difference.verdict]) if paint else difference.reason
+    print(f"{_printable(title)}: {reason}")
+    diff = changes[0].diff(difference, [change.applied.applied_at for change in changes])
+    lines = [_printable(line) for line in diff]
+    for line in colours.painted_diff(lines) if paint else lines:
+        print(line)
+
+
+def _printable(text: str) -> str:
+    # Only where it could do harm: a program, such as patch, wants the text as it is.
+    return colours.visible(writable(text)) if sys.stdout.isatty() else writable(text)
+
+
+def _print_document(found: _Found) -> None:
+    from migrated.cli.reading import problem
+
+    problems = [{"database": database} | (problem(fault) or {}) for database, fault in found.faults]
+    print_json({"differences": [_document(*each) for each in found.changes], "problems": problems})
+
+
+def _document(database: str, change: "Change") -> dict[str, Any]:
+    down = change.down
+    return {
+        "database": database,
+        "version": change.present.version,
+        "name": change.present.name,
+        "file": change.present.file,
+        "applied_at": change.applied.applied_at.isoformat(),
+        "expected": change.applied.checksum,
+        "found": change.present.checksum,
+        **_difference(change, change.up),
+        "reason": change.reason if change.is_mismatch else None,
+        "down": _difference(change, down) | {"reason": down.reason} if down else None,
+    }
+
+
+def _difference(change: "Change", difference: "Difference | None") -> dict[str, Any]:
+    if difference is None:
+        return {"verdict": None, "diff": None}
+    return {"verdict": difference.verdict.value, "diff": "\n".join(change.diff(difference))}

@@ -1,0 +1,102 @@
+"""The log for a person at a terminal: what happened, where, and what to do, without what only programs need."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from migrated.colours import BOLD_RED, CYAN, DIM, GREEN, RED, YELLOW, painted, painted_diff, visible
+
+_INDENT = " " * 9
+_OF_LEVEL = {"debug": DIM, "info": "", "warning": YELLOW, "error": RED, "critical": BOLD_RED}
+_GOOD = {
+    *("migration.applied", "migration.rolled_back", "migration.updated"),
+    *("database.recovered", "database.unblocked", "watch.restored"),
+}
+_ASIDE = {
+    *("daemon.starting", "config.loaded", "watch.started", "database.discovered"),
+    *("snapshot.taken", "snapshot.skipped", "run.finished"),
+}
+_FOR_PROGRAMS = {"migration.applying", "migration.rolling_back", "daemon.alive"}
+_TOLD_EACH = {"ChecksumMismatchError", "MigrationNotFoundError", "LateMigrationError"}
+_TOLD_ONCE = {"ExecutionFailedError", "RollbackFailedError"}
+
+
+def is_for_programs(line: Mapping[str, Any]) -> bool:
+    """Whether other lines tell a person all that this one says."""
+    if line["event"] == "run.finished":
+        return line.get("outcome") != "applied" or (line.get("applied") == 1 and not line.get("pending"))
+    return line["event"] in _FOR_PROGRAMS
+
+
+class Console:
+    """Renders a line: time, level, sentence; below them the place, the excerpt or the difference, and the hint."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+        self._run: object = None
+        self._shown: dict[object, list[str]] = {}
+
+    def __call__(self, line: Mapping[str, Any]) -> bytes:
+        """The text, without the last line feed."""
+        rows = [self._first(line), *(f"{_INDENT}{row}" if row else "" for row in self._details(line))]
+        return "\n".join(rows).encode(errors="backslashreplace")
+
+    def _first(self, line: Mapping[str, Any]) -> str:
+        event, level = line["event"], line["level"]
+        clock, tag = str(line["timestamp"])[11:19], f"{level + ' ':<8}"
+        sentence = visible(_sentence(line))
+        if level == "debug" or event in _ASIDE:
+            return self._paint(f"{clock} {tag}{sentence}", DIM)
+        if level != "info":
+            return f"{self._paint(clock, DIM)} {self._paint(f'{tag}{sentence}', _OF_LEVEL[level])}"
+        if event in _GOOD:
+            # The verb and the migration; where and how long it took stand beside them.
+            verb, label, rest = sentence.partition(f"{line.get('version')}_{line.get('name')}")
+            sentence = self._paint(f"{verb}{label}", GREEN) + rest
+        return f"{self._paint(f'{clock} {tag}', DIM)}{sentence}"
+
+    def _details(self, line: Mapping[str, Any]) -> Iterator[str]:
+        if _is_told_already(line):
+            return
+        if line.get("file") and line.get("line"):
+            yield visible(f"at {line['file']}:{line['line']}:{line.get('column', 1)}")
+        if line.get("excerpt"):
+            for row in visible(str(line["excerpt"])).split("\n"):
+                yield self._paint(row, RED) if row.strip(" |") == "^" else row
+        if line.get("difference"):
+            yield from self._difference(line)
+        elif line.get("expected") and line.get("found"):
+            yield visible(f"expected {line['expected']}")
+            yield visible(f"found    {line['found']}")
+        if line.get("hint"):
+            yield f"{self._paint('hint:', CYAN)} {visible(str(line['hint']))}"
+
+    def _difference(self, line: Mapping[str, Any]) -> Iterator[str]:
+        """Once for all the databases of a run that have the same, and not again when the complaint is repeated."""
+        if line.get("repeated"):
+            return
+        if self._run != line.get("run_id"):
+            self._run, self._shown = line.get("run_id"), {}
+        rows = visible(str(line["difference"])).split("\n")
+        # The first two are labels, with the time at which each database had it.
+        if self._shown.get(line.get("version")) == rows[2:]:
+            yield "the difference is the one shown above"
+            return
+        self._shown[line.get("version")] = rows[2:]
+        yield from painted_diff(rows) if self._colours else rows
+
+    def _paint(self, text: str, colour: str) -> str:
+        return painted(text, colour) if self._colours else text
+
+
+def _sentence(line: Mapping[str, Any]) -> str:
+    if _is_told_already(line):
+        return f"nothing more is applied to {line.get('database')} until that is settled"
+    return str(line["message"])
+
+
+def _is_told_already(line: Mapping[str, Any]) -> bool:
+    """Whether this only says that a database is blocked, and the lines before it have said by what."""
+    error = line.get("error")
+    if line["event"] != "database.blocked" or not isinstance(error, Mapping):
+        return False
+    return error.get("type") in _TOLD_EACH or (error.get("type") in _TOLD_ONCE and not line.get("repeated"))

@@ -1,0 +1,152 @@
+"""What became of a migration's text since it was applied: a unified diff, and whether the difference matters."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+
+from migrated.model import AppliedMigration, Migration, MigrationDirection, Step
+from migrated.sqltext import exact_tokens
+
+UNRECORDED = "the text that was applied is not recorded"
+LONGEST_EXCERPT = 40
+"""How many lines of a diff are shown where it is not what was asked for."""
+
+_WIDEST_EXCERPT = 200
+_CONTEXT = 3
+# Comparing line by line takes up to 0.2 s for so many, and a minute for ten times as many.
+_MOST_LINES = 10_000
+_Opcode = tuple[str, int, int, int, int]
+
+
+class Verdict(StrEnum):
+    """Whether a difference matters.
+
+    Cosmetic: only comments and white space differ, directives aside. Letter case is never cosmetic, since a
+    column keeps the case that it was made with, and programs see that.
+    """
+
+    COSMETIC = "cosmetic"
+    REAL = "real"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two texts differ. `hunks` are those of a unified diff; both sides have the line numbers of the file."""
+
+    verdict: Verdict
+    reason: str
+    hunks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What has become of an applied migration.
+
+    `up` and `down` are None for a section that is as it was, or whose old text is not known.
+    """
+
+    applied: AppliedMigration
+    present: Migration
+    up: Difference | None = None
+    down: Difference | None = None
+
+    @property
+    def is_mismatch(self) -> bool:
+        """Whether the checksum is another one, so that the migration counts as changed."""
+        return self.applied.checksum != self.present.checksum
+
+    @property
+    def reason(self) -> str:
+        """In what a mismatch consists, for people."""
+        return self.up.reason if self.up else UNRECORDED
+
+    def diff(self, difference: Difference, times: Sequence[datetime] = ()) -> list[str]:
+        """The lines of a unified diff; `times` are those of several databases that have the same change."""
+        moments = sorted(f"{when:%Y-%m-%d %H:%M:%S}" for when in times or [self.applied.applied_at])
+        when = " to ".join(dict.fromkeys((moments[0], moments[-1])))
+        new = self.present.file or f"{self.present.label} as it is now"
+        return [f"--- as applied {when} UTC", f"+++ {new}", *difference.hunks]
+
+
+def change(applied: AppliedMigration, present: Migration, recorded: Migration | None) -> Change:
+    """Compare a migration with what was `recorded` when it was applied, if that is what the ledger's entry is of.
+
+    An entry that was made by other means has no text, or another one than the history's last.
+    """
+    if recorded is None or Migration.compute_checksum(recorded.up_sql) != applied.checksum:
+        return Change(applied, present)
+    up, down = (_difference(Step(recorded, way), Step(present, way)) for way in MigrationDirection)
+    return Change(applied, present, up, down)
+
+
+def excerpt(diff: Sequence[str], version: int) -> str:
+    """As much of a diff as may stand among other things, and how to see the rest."""
+    shown = [line if len(line) <= _WIDEST_EXCERPT else f"{line[:_WIDEST_EXCERPT]} …" for line in diff]
+    left = len(diff) - LONGEST_EXCERPT
+    if left > 0:
+        shown[LONGEST_EXCERPT:] = [f"… {left} more line{'s' * (left != 1)}: migrated diff {version}"]
+    return "\n".join(shown)
+
+
+def _difference(old: Step, new: Step) -> Difference | None:
+    if old.sql == new.sql:
+        return None
+    return _compared(old.sql, new.sql, new.place.line, same_directives=old.directives == new.directives)
+
+
+# The databases of a fleet, and one that stays refused, ask the same again and again.
+@lru_cache(maxsize=32)
+def _compared(old: str, new: str, first_line: int, *, same_directives: bool) -> Difference:
+    if exact_tokens(old) != exact_tokens(new):
+        verdict, reason = Verdict.REAL, "statements differ"
+    elif not same_directives:
+        verdict, reason = Verdict.REAL, "directives differ"
+    else:
+        verdict, reason = Verdict.COSMETIC, "only comments and white space differ"
+    return Difference(verdict, reason, tuple(_hunks(_lines(old), _lines(new), first_line)))
+
+
+def _lines(text: str) -> list[str]:
+    # Not splitlines(): to SQLite, and to an editor, only a line feed ends a line.
+    return text.split("\n") if text else []
+
+
+def _hunks(old: list[str], new: list[str], first_line: int) -> Iterator[str]:
+    above, below = _common(old, new)
+    old, new = old[above : len(old) - below], new[above : len(new) - below]
+    first_line += above
+    for group in _groups(old, new):
+        (_, old_start, _, new_start, _), (_, _, old_end, _, new_end) = group[0], group[-1]
+        yield f"@@ -{_range(old_start, old_end, first_line)} +{_range(new_start, new_end, first_line)} @@"
+        for kind, old_from, old_to, new_from, new_to in group:
+            if kind == "equal":
+                yield from (f" {line}" for line in old[old_from:old_to])
+                continue
+            yield from (f"-{line}" for line in old[old_from:old_to])
+            yield from (f"+{line}" for line in new[new_from:new_to])
+
+
+def _common(old: list[str], new: list[str]) -> tuple[int, int]:
+    """How many equal lines may be cut off above and below: all but those that are shown around a difference."""
+    shorter = min(len(old), len(new))
+    above = next((n for n in range(shorter) if old[n] != new[n]), shorter)
+    below = next((n for n in range(shorter - above) if old[-1 - n] != new[-1 - n]), shorter - above)
+    return max(above - _CONTEXT, 0), max(below - _CONTEXT, 0)
+
+
+def _groups(old: list[str], new: list[str]) -> Iterable[Sequence[_Opcode]]:
+    if max(len(old), len(new)) > _MOST_LINES:
+        return [[("replace", 0, len(old), 0, len(new))]]
+    # Imported here: most of the time nothing differs.
+    from difflib import SequenceMatcher
+
+    return SequenceMatcher(None, old, new).get_grouped_opcodes(_CONTEXT)
+
+
+def _range(start: int, end: int, first_line: int) -> str:
+    """Lines as diff writes them: an empty range is named by the line before it."""
+    length = end - start
+    line = first_line + start - (length == 0)
+    return str(line) if length == 1 else f"{line},{length}"
