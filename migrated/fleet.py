@@ -40,7 +40,10 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told."""
+    """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told.
+
+    `versions` are those that were applied or rolled back, in that order.
+    """
 
     database: DatabasePath
     result: Result
@@ -49,6 +52,7 @@ class Outcome:
     pending: int = 0
     execution_time_ms: int = 0
     error: MigrationError | None = None
+    versions: tuple[int, ...] = ()
 
     @property
     def did_something(self) -> bool:
@@ -108,6 +112,7 @@ def work_on(
         _pending(runner) if readable else 0,
         round((time.monotonic() - started) * 1000),
         error,
+        tuple(reporter.versions),
     )
 
 
