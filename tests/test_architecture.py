@@ -39,7 +39,7 @@ INNER_FLOORS = {
     ],
     "daemon": [
         ["loop"],
-        ["tracking", "directories"],
+        ["tracking", "directories", "hooking"],
         ["passes"],
         ["holding", "watcher", "schedule", "settle", "systemd"],
         ["__init__"],
