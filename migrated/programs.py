@@ -51,7 +51,10 @@ def run_program(
     time is over its whole process group is ended. Never raises for what a program can do.
     """
     deadline = time.monotonic() + timeout
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        return _not_started(error, command[0], directory)
     try:
         try:
             process = _start(command, directory, environment, writer)
@@ -164,10 +167,9 @@ def _exited(code: int, run: _Run, directory: str) -> Ended:
 
 
 def _not_started(error: Exception, program: str, directory: str) -> Ended:
-    number = error.errno if isinstance(error, OSError) else None
-    if not os.path.isdir(directory):
-        return Ended(f"{directory}, where it would run, is not a directory", "put it back")
-    match number:
+    if isinstance(error, OSError) and error.filename == directory:
+        return Ended(f"{directory}, where it would run, cannot be entered: {error.strerror}")
+    match getattr(error, "errno", None):
         case errno.ENOENT:
             hint = f"a name without a slash is looked for in PATH, other paths begin in {directory}"
             return Ended(f"{program}, or the program that its first line names, was not found", hint)

@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon_process import DEADLINE, DaemonProcess, bring_up, is_caught, log_lines, migrated, poll, running
+from daemon_process import (
+    DEADLINE,
+    DaemonProcess,
+    bring_up,
+    children,
+    is_caught,
+    log_lines,
+    migrated,
+    poll,
+    running,
+)
 from support import PROGRAM, applied_versions, put_file, write_migration
 
 BROKEN = "INSERT INTO nowhere VALUES (1);"
@@ -322,10 +332,3 @@ class TestStop:
             assert daemon.wait() == -signal.SIGTERM
         assert daemon.logged("hook.failed") == []
         open_gate(tmp_path)
-
-
-def children(pid: int) -> list[str]:
-    """The processes that it has started and that are not reaped yet."""
-    return [
-        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]

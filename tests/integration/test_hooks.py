@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import poll
+from daemon_process import children, poll
 
 from migrated import hooks, programs
 from migrated.hooks import Occasion, run_hook
@@ -63,10 +64,10 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
+    before = children(os.getpid())
     yield Place(tmp_path)
     # Whatever a test started is reaped, unless it was meant to live on.
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert set(children(os.getpid())) - set(before) == set()
 
 
 def is_alive(pid: str) -> bool:
@@ -191,6 +192,20 @@ def test_what_cannot_be_started(place: Place) -> None:
     )
 
 
+def test_no_descriptor_is_left_for_its_output(place: Place) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = os.open("/dev/null", os.O_RDONLY)
+    os.close(highest)
+    # One is left, for the log.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+    try:
+        reason, _ = place.failure("true")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert reason == "true could not be started: [Errno 24] Too many open files"
+
+
 def test_directory_that_is_gone(place: Place, tmp_path: Path) -> None:
     config = Config(str(tmp_path / "gone" / "migrated.toml"), (), hooks=Hooks(("true",)))
     descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
@@ -198,7 +213,8 @@ def test_directory_that_is_gone(place: Place, tmp_path: Path) -> None:
     os.close(descriptor)
     line = json.loads((tmp_path / "log").read_text())
 
-    assert line["reason"] == f"{tmp_path / 'gone'}, where it would run, is not a directory"
+    gone = tmp_path / "gone"
+    assert line["reason"] == f"{gone}, where it would run, cannot be entered: No such file or directory"
 
 
 def test_what_it_exited_with_is_told_with_what_it_printed(place: Place) -> None:
