@@ -15,6 +15,7 @@ from migrated.settings import (
     DEFAULT_MIGRATIONS,
     Config,
     Faults,
+    Hooks,
     LogFormat,
     LogLevel,
     SnapshotPolicy,
@@ -35,6 +36,12 @@ class Size(int):
     """Bytes, written as a text."""
 
 
+class Command(tuple[str, ...]):
+    """A program and its arguments, written as a list of texts; empty for none."""
+
+    __slots__ = ()
+
+
 class SnapshotTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The table `snapshots`; what is left out has the default."""
 
@@ -52,7 +59,9 @@ TOP_KEYS: dict[str, Any] = {
     "watch": WatchMode,
     "lock_timeout": Duration,
     "stop_grace": Duration,
+    "hooks": Any,
 }
+HOOK_KEYS: dict[str, Any] = {"after_apply": Command, "on_failure": Command, "timeout": Duration}
 TARGET_KEYS: dict[str, Any] = {
     "databases": list[str],
     "migrations": str,
@@ -87,6 +96,7 @@ def read_config_file(path: Path) -> tuple[Config, Faults]:
     for key in _NOT_NOUGHT:
         if values.get(key, 1) <= 0:
             faults.add(key, "must be more than nothing")
+    values["hooks"] = _hooks(values.pop("hooks", {}), faults)
     targets = _tables(table.get("target", [{}]), faults)
     base = path.absolute().parent
     return Config(
@@ -121,8 +131,18 @@ def _tables(value: object, faults: Faults) -> list[dict[str, Any]]:
     return [{}]
 
 
+def _hooks(value: object, faults: Faults) -> Hooks:
+    if not isinstance(value, dict):
+        faults.add("hooks", "expected a table, written [hooks]")
+        return Hooks()
+    values = _converted(value, HOOK_KEYS, faults, prefix="hooks.")
+    if values.get("timeout", 1) <= 0:
+        faults.add("hooks.timeout", "must be more than nothing")
+    return Hooks(**values)
+
+
 def _target(entry: Mapping[str, Any], number: int, base: Path, faults: Faults) -> Target:
-    values = _converted(entry, TARGET_KEYS | POLICY_KEYS, faults, number)
+    values = _converted(entry, TARGET_KEYS | POLICY_KEYS, faults, number, prefix=f"target[{number}].")
     if isinstance(kept := values.get("snapshots"), SnapshotTable):
         values["snapshots"] = SnapshotPolicy(kept.when, kept.keep, kept.max_size)
     policy = Policy(**{key: values.pop(key) for key in POLICY_KEYS if key in values})
@@ -137,10 +157,9 @@ def _target(entry: Mapping[str, Any], number: int, base: Path, faults: Faults) -
 
 
 def _converted(
-    entry: Mapping[str, Any], keys: Mapping[str, Any], faults: Faults, number: int | None = None
+    entry: Mapping[str, Any], keys: Mapping[str, Any], faults: Faults, number: int | None = None, prefix: str = ""
 ) -> dict[str, Any]:
     """Convert each key by itself, so that one fault does not hide the next."""
-    prefix = "" if number is None else f"target[{number}]."
     values = {}
     for key, value in entry.items():
         if key not in keys:
@@ -154,7 +173,9 @@ def _converted(
     return values
 
 
-def _measure(kind: type[Any], value: object) -> Duration | Size:
+def _measure(kind: type[Any], value: object) -> Duration | Size | Command:
+    if kind is Command:
+        return _command(value)
     if kind is Size:
         if isinstance(value, str):
             return Size(parse_size(value))
@@ -162,6 +183,28 @@ def _measure(kind: type[Any], value: object) -> Duration | Size:
     if kind is Duration and isinstance(value, str):
         return Duration(parse_duration(value))
     raise ValueError('expected a duration such as "250ms", "30s" or "5m"')
+
+
+def _command(value: object) -> Command:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        example = ", ".join(msgspec.json.encode(word).decode() for word in _split(value))
+        raise ValueError(f"expected a list of texts, the program and its arguments, such as [{example}]")
+    if value and not value[0]:
+        raise ValueError("expected the name of a program first")
+    if any("\0" in word for word in value):
+        raise ValueError("no argument can hold a NUL")
+    return Command(value)
+
+
+def _split(line: object) -> list[str]:
+    """What a shell would make of a line, for an example."""
+    import shlex
+
+    try:
+        words = shlex.split(line) if isinstance(line, str) else []
+    except ValueError:
+        words = []
+    return words or ["sqlc", "generate"]
 
 
 def _readable(error: Exception, kind: Any) -> tuple[str, str]:

@@ -187,6 +187,18 @@ SCHEMA_OBJECTS_DROPPED = Event(
     "{version}_{name} rebuilt a table of {database} without what belonged to it: {reason}",
     "indexes or triggers went with a table that is there again",
 )
+HOOK_FINISHED = Event(
+    "hook.finished",
+    "info",
+    "hook {name} finished in {execution_time_ms} ms",
+    "a hook's program exited with 0; `output` has the end of what it printed",
+)
+HOOK_FAILED = Event(
+    "hook.failed",
+    "error",
+    "hook {name} failed: {reason}",
+    "a hook's program was not run, failed or was ended; nothing else changes by that",
+)
 RUN_FINISHED = Event(
     "run.finished",
     "info",

@@ -42,7 +42,8 @@ class Result(StrEnum):
 class Outcome:
     """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told.
 
-    `changes` has, by version, what the log says of the text of each changed migration.
+    `versions` are those that were applied or rolled back, in that order. `changes` has, by version, what the log
+    says of the text of each changed migration.
     """
 
     database: DatabasePath
@@ -53,6 +54,7 @@ class Outcome:
     execution_time_ms: int = 0
     error: MigrationError | None = None
     changes: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
+    versions: tuple[int, ...] = ()
 
     @property
     def did_something(self) -> bool:
@@ -113,6 +115,7 @@ def work_on(
         round((time.monotonic() - started) * 1000),
         error,
         _changes(error) if isinstance(error, RefusedError) else {},
+        tuple(reporter.versions),
     )
 
 

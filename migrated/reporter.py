@@ -18,6 +18,7 @@ class Reporter(Observer):
         self.applied = 0
         self.rolled_back = 0
         self.updates = 0
+        self.versions: list[int] = []
         self._also = also or Observer()
 
     def lock_waiting(self, holder: str) -> None:
@@ -51,6 +52,7 @@ class Reporter(Observer):
         up = direction is MigrationDirection.UP
         self.applied += up
         self.rolled_back += not up
+        self.versions.append(done.entry.version)
         keys = {"version": done.entry.version, "name": done.entry.name, "direction": direction.value}
         if done.dropped:
             self.log(events.SCHEMA_OBJECTS_DROPPED, **keys, reason=", ".join(done.dropped))

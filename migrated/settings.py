@@ -1,5 +1,6 @@
 """The settings as values, with their defaults, and the faults that reading them may find."""
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -43,6 +44,27 @@ DEVELOPMENT_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.BEFORE_EACH, keep=20)
 """What `migrated dev` keeps, unless it is told otherwise: an edited migration may have no other way back."""
 
 NO_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.NEVER)
+
+
+class HookName(StrEnum):
+    """On which occasion a program is run."""
+
+    AFTER_APPLY = "after_apply"
+    ON_FAILURE = "on_failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Programs with their arguments, none where empty, and how many seconds each may take."""
+
+    after_apply: tuple[str, ...] = ()
+    on_failure: tuple[str, ...] = ()
+    timeout: float = 60.0
+
+    def command(self, name: HookName) -> tuple[str, ...]:
+        """The program of a hook, with its arguments."""
+        return self.after_apply if name is HookName.AFTER_APPLY else self.on_failure
+
 
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -102,6 +124,12 @@ class Config:
     watch: WatchMode = "auto"
     lock_timeout: float = 10.0
     stop_grace: float = 30.0
+    hooks: Hooks = Hooks()
+
+    @property
+    def directory(self) -> str:
+        """That of the configuration file: what its relative paths begin at, and where hooks run."""
+        return os.path.dirname(os.path.abspath(self.source))
 
 
 def for_development(config: Config) -> Config:
@@ -127,7 +155,8 @@ class Faults:
     def add(self, key: str, reason: str, *, table: int | None = None) -> None:
         """Note one; `table` is the number of the `[[target]]` that the key stands in."""
         parts = [part for part in key.split(".") if not part.startswith("target[")]
-        line = next((line for part in reversed(parts) if (line := self._line_of(part, table))), None)
+        within = parts[0] if table is None and len(parts) > 1 else ""
+        line = next((line for part in reversed(parts) if (line := self._line_of(part, table, within))), None)
         self.found.append(f"{self.source}{f':{line}' if line else ''}: {key}: {reason}")
 
     def require_path(self, path: str, key: str, *, table: int | None = None) -> None:
@@ -146,14 +175,16 @@ class Faults:
                 hint="the README lists every key and its values",
             )
 
-    def _line_of(self, key: str, number: int | None) -> int | None:
+    def _line_of(self, key: str, number: int | None, within: str) -> int | None:
         """The line of a key, for a message alone: the first that looks like it below the right header."""
-        start = 0
+        inner = f"{self.table}.{within}" if self.table else within
         if number is not None:
             name = re.escape(f"{self.table}.target" if self.table else "target")
             start = self._below(rf"\[\[[ \t]*{name}[ \t]*\]\]", number)
-        elif self.table:
-            start = self._below(rf"\[[ \t]*{re.escape(self.table)}[ \t]*\]", 0)
+        else:
+            # A table may have a header of its own, or stand in a line below that of ours.
+            names = [re.escape(name) for name in (self.table, inner if key != within else "") if name]
+            start = max((self._below(rf"\[[ \t]*{name}[ \t]*\]", 0) for name in names), default=0)
         pattern = rf"^[ \t]*(?:\[\[?[^\]\n]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=\]]"
         found = re.compile(pattern, re.MULTILINE).search(self.text, start)
         return self.text.count("\n", 0, found.start()) + 1 if found else None

@@ -139,6 +139,23 @@ def poll(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def is_caught(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal."""
+    (mask,) = (
+        line.split()[1]
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("SigCgt")
+    )
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def children(pid: int) -> list[str]:
+    """The processes that it has started and that are not reaped yet."""
+    return [
+        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
 def require(wrapper: Sequence[str], command: Sequence[str] = ("true",)) -> None:
     """Skip the test where this machine does not let us."""
     if not shutil.which([*wrapper, *command][0]):

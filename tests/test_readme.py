@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from support import ROOT, query
 from migrated import errors
 from migrated.cli import COMMANDS, EXIT_CODES, build_parser
 from migrated.config import Overrides, load_config
-from migrated.configfile import POLICY_KEYS, TARGET_KEYS, TOP_KEYS
+from migrated.configfile import HOOK_KEYS, POLICY_KEYS, TARGET_KEYS, TOP_KEYS
 from migrated.directives import Directive
 from migrated.events import EVENTS
+from migrated.hooks import Occasion
 from migrated.planning import OnChanged, OnLate, OnMissing, State
-from migrated.settings import Config, Target
+from migrated.settings import Config, HookName, Target
 
 README = (ROOT / "README.md").read_text()
 
@@ -88,9 +90,17 @@ def test_configuration_shown_holds_every_key_with_its_default(tmp_path: Path) ->
     config = load_config(Overrides(), tmp_path)
 
     assert table.keys() == TOP_KEYS.keys()
+    assert table["hooks"].keys() == HOOK_KEYS.keys()
     assert target.keys() == TARGET_KEYS.keys() | POLICY_KEYS.keys()
     default = Target(str(tmp_path), ("app.db",), str(tmp_path / "migrations"))
     assert Config(str(tmp_path / "migrated.toml"), (default,)) == config
+
+
+def test_what_hooks_are_told_stands_in_the_readme() -> None:
+    occasion = Occasion(HookName.ON_FAILURE, "r", "failed", ("/srv/a.db",) * 20_000, (1,), "reason", "file")
+    told = {*occasion.variables(), *replace(occasion, databases=("/srv/a.db",)).variables()}
+
+    assert {row[0].strip("`") for row in _table(_section("Hooks"))} == told
 
 
 @pytest.mark.parametrize(

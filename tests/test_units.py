@@ -33,5 +33,7 @@ def test_unit_waits_for_readiness_and_does_not_restart_what_cannot_get_better(un
     lines = (ROOT / unit).read_text().splitlines()
 
     assert "Type=notify" in lines
+    # SIGTERM to the daemon alone, which gives its hooks time.
+    assert "KillMode=mixed" in lines
     assert "RestartPreventExitStatus=2 78" in lines
     assert [line for line in lines if line.startswith("ExecStart=") and " run" in line] != []

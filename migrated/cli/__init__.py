@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -61,6 +62,8 @@ exit codes:
 def run() -> None:
     """Run the program: the console script, and `python -m migrated`."""
     _open_standard_streams()
+    # Where it was inherited as ignored, the exit code of a hook could not be told.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.exit(main())
 
 

@@ -10,8 +10,10 @@ from migrated.cli.worker import in_worker
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Outcome, Result, report, report_end, work_on
+from migrated.hooks import run_hook, within_a_hook
 from migrated.logs import Log
 from migrated.model import Migration
+from migrated.occasions import Gathering
 from migrated.settings import Config, Target
 from migrated.sources.directory import read_finished
 from migrated.supervision import Supervision
@@ -28,7 +30,9 @@ def on_every_database(config: Config, action: Action, around: Work = lambda _dat
 
 
 def _work_on_every(config: Config, action: Action, around: Work, supervision: Supervision) -> int:
-    log = logs.configure(config.log_format, config.log_level).bind(run_id=logs.new_run_id())
+    run_id = logs.new_run_id()
+    log = logs.configure(config.log_format, config.log_level).bind(run_id=run_id)
+    gathering = Gathering(run_id)
     codes: list[int] = []
     for target, databases in assign(config.targets):
         try:
@@ -42,6 +46,8 @@ def _work_on_every(config: Config, action: Action, around: Work, supervision: Su
                 log.failure(events.DATABASE_UNAVAILABLE, error, database=", ".join(target.databases))
             for database in databases:
                 report_end(Outcome(database, Result.REFUSED, error=error), log.bind(database=database.name))
+            paths = [database.path for database in databases]
+            gathering.add_trouble(Result.REFUSED if is_of_files else Result.UNAVAILABLE, error, paths)
             codes.append(error.exit_code)
             continue
         for database in databases:
@@ -60,10 +66,19 @@ def _work_on_every(config: Config, action: Action, around: Work, supervision: Su
             with ProgressBar(log) as bar:
                 outcome = around(database, partial(work, also=bar))
             report(outcome, log)
+            gathering.add(outcome, is_news=not _is_given_up(outcome, supervision))
             codes.append(outcome.error.exit_code if outcome.error else 0)
             if outcome.result is Result.CURRENT and sys.stdout.isatty():
                 print(f"{database.name}: nothing to do")
+    if not within_a_hook():
+        for occasion in gathering.occasions():
+            run_hook(config, occasion, log, supervision)
     return combined_exit_code(codes)
+
+
+def _is_given_up(outcome: Outcome, supervision: Supervision) -> bool:
+    """Whether it only waited for something, and was told to stop."""
+    return supervision.stop_requested() and outcome.error is not None and outcome.error.transient
 
 
 def _read(target: Target, log: Log) -> list[Migration]:

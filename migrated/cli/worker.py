@@ -5,7 +5,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from migrated.cli.render import print_problem
@@ -13,6 +14,7 @@ from migrated.supervision import Supervision
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _KILLED = 128
+_LOOK_UP_SECONDS = 1.0
 
 
 class _Finished:
@@ -48,7 +50,7 @@ def in_worker(work: Callable[[Supervision], int], stop_grace: float) -> int:
     thread.start()
     stopped_by = 0
     try:
-        while isinstance(message := inbox.get(), signal.Signals):
+        while not isinstance(message := _next(inbox), _Finished):
             stopped_by = stopped_by or message
             _pass_on(message, supervision, stop_grace)
     finally:
@@ -58,6 +60,13 @@ def in_worker(work: Callable[[Supervision], int], stop_grace: float) -> int:
     if message.error is not None:
         raise message.error
     return _KILLED + stopped_by if stopped_by else message.code or 0
+
+
+def _next(inbox: "SimpleQueue[_Finished | signal.Signals]") -> "_Finished | signal.Signals":
+    while True:
+        # A signal that another thread took is heard here only when this one looks up.
+        with suppress(Empty):
+            return inbox.get(timeout=_LOOK_UP_SECONDS)
 
 
 def _pass_on(number: signal.Signals, supervision: Supervision, stop_grace: float) -> None:

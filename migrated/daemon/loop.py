@@ -20,6 +20,7 @@ from migrated.about import VERSION
 from migrated.daemon import systemd
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
+from migrated.daemon.hooking import HookEnded, HookQueue, News
 from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Visited
 from migrated.daemon.settle import Settle
 from migrated.daemon.tracking import Tracker
@@ -67,13 +68,15 @@ class Daemon:
         self._config = config
         self._load = load
         self._log = log
-        self._inbox: SimpleQueue[Message | Changed | Signalled] = SimpleQueue()
+        self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled] = SimpleQueue()
         self._locks = DaemonLocks()
         self._tracker = Tracker(log, random.random)
         self._directories = Directories(log, self._changed)
         self._settle = Settle(config.settle, config.settle_max)
         self._touched: set[str] = set()
         self._supervision = Supervision()
+        self._hooks = HookQueue(log, self._supervision, self._inbox.put)
+        self._news = News()
         self._beats = 0
         self._reload_wanted = False
         self._ready = False
@@ -94,7 +97,7 @@ class Daemon:
         except LockHeldError as error:
             self._log.failure(events.LOCK_HELD, error)
             return error.exit_code
-        with WatchdogComplaints(self._changed), ThreadPoolExecutor(1, "migrated-worker") as worker:
+        with WatchdogComplaints(self._changed), ThreadPoolExecutor(1, "migrated-worker") as worker, self._hooks:
             try:
                 self._directories.watch(self._config)
                 self._loop(worker)
@@ -105,7 +108,7 @@ class Daemon:
         return 0
 
     def _loop(self, worker: ThreadPoolExecutor) -> None:
-        while not self._supervision.stop_requested() or self._pass is not None:
+        while not self._supervision.stop_requested() or self._pass is not None or self._hooks.is_busy:
             now = time.monotonic()
             if now >= self._tick_at:
                 self._tick(now)
@@ -153,6 +156,7 @@ class Daemon:
 
     def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:
         run_id = new_run_id()
+        self._news.begin(run_id)
         work = Pass(
             self._config,
             run_id,
@@ -167,7 +171,7 @@ class Daemon:
         )
         self._pass = worker.submit(work.run)
 
-    def _handle(self, message: Message | Changed | Signalled) -> None:
+    def _handle(self, message: Message | HookEnded | Changed | Signalled) -> None:
         now = time.monotonic()
         match message:
             case Changed(directory):
@@ -177,13 +181,17 @@ class Daemon:
                 self._obey(signal.Signals(number))
             case Scanned():
                 self._directories.scanned(message, now)
+                self._news.scanned(message)
             case Found(databases):
                 self._tracker.found(databases)
+                self._news.found(databases)
             case Visited(outcome):
-                if not self._supervision.stop_requested() or not _is_of_stopping(outcome.error):
-                    self._tracker.visited(message, now)
+                told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
+                self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
             case PassEnded():
                 self._pass_ended()
+            case HookEnded():
+                self._hooks.ended()
 
     def _obey(self, number: signal.Signals) -> None:
         match number:
@@ -217,6 +225,7 @@ class Daemon:
             # Raises what the pass did not expect: a fault of ours, on which the service manager restarts us.
             self._pass.result()
         self._pass = None
+        self._hooks.put(self._config, self._news.occasions())
         if self._supervision.stop_requested():
             return
         summary = self._summary()

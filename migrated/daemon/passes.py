@@ -22,11 +22,12 @@ from migrated.supervision import Supervision
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """A directory was read, or could not be."""
+    """A directory was read, or could not be; `databases` are the paths of those that take its migrations."""
 
     directory: str
     listing: Listing | None
     error: RefusedError | None = None
+    databases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Pass:
                     self._work_on_target(target, databases)
                 except Exception as surprise:  # noqa: BLE001 - one directory's surprise must not stop the others
                     fault = MigrationFileError(file=target.migrations, **internal(surprise))
-                    self.post(Scanned(target.migrations, None, fault))
+                    self.post(Scanned(target.migrations, None, fault, _paths(databases)))
             self.post(Found(tuple(database for _, databases in assigned for database in databases)))
         finally:
             self.post(PassEnded())
@@ -94,9 +95,9 @@ class Pass:
         try:
             listing = read_directory(target.migrations)
         except RefusedError as error:
-            self.post(Scanned(target.migrations, None, error))
+            self.post(Scanned(target.migrations, None, error, _paths(databases)))
             return
-        self.post(Scanned(target.migrations, listing))
+        self.post(Scanned(target.migrations, listing, None, _paths(databases)))
         if listing.invalid or listing.unfinished:
             return
         mark = _mark(listing.migrations)
@@ -131,6 +132,10 @@ class Pass:
             )
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, Result.UNAVAILABLE, error=error)
+
+
+def _paths(databases: list[DatabasePath]) -> tuple[str, ...]:
+    return tuple(database.path for database in databases)
 
 
 def _mark(migrations: list[Migration]) -> int:

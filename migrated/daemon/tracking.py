@@ -72,8 +72,8 @@ class Tracker:
                 due.add(path)
         return frozenset(due)
 
-    def visited(self, visit: Visited, now: float) -> None:
-        """Take what a visit came to, and say what is new."""
+    def visited(self, visit: Visited, now: float) -> bool:
+        """Take what a visit came to, and say what is new. Whether it is in a trouble that it was not in before."""
         outcome = visit.outcome
         log = self._log.bind(run_id=visit.run_id, database=outcome.database.name)
         tracked = self._databases.get(outcome.database.path) or _Tracked(outcome)
@@ -84,15 +84,17 @@ class Tracker:
             tried = outcome.result is Result.FAILED or outcome.applied or outcome.rolled_back
             if outcome.result is Result.FAILED:
                 report_error(outcome, log)
-            if self._complain(tracked, log, now) or tried:
+            is_news = self._complain(tracked, log, now)
+            if is_news or tried:
                 report_end(outcome, log)
-            return
+            return is_news
         if tracked.blocked:
             log(events.DATABASE_UNBLOCKED)
         if tracked.unavailable:
             log(events.DATABASE_RECOVERED)
         self._databases[outcome.database.path] = _Tracked(outcome)
         report_end(outcome, log)
+        return False
 
     def repeat_complaints(self, now: float) -> None:
         """Say again what has been standing for long, so that no trouble is ever silent."""
@@ -118,7 +120,10 @@ class Tracker:
         """Tell the trouble if it is time to; whether that was the first time."""
         outcome = tracked.outcome
         error = outcome.error
-        if error is None or not tracked.complaint.is_due(f"{outcome.result}: {error.message}", now):
+        if error is None:
+            return False
+        # Another version that fails for the same reason is another cause.
+        if not tracked.complaint.is_due(f"{outcome.result}: {error.version}: {error.message}", now):
             return False
         repeated = tracked.complaint.repeated or None
         log = log.bind(repeated=repeated)

@@ -16,6 +16,7 @@ from daemon_process import (
     Line,
     bring_up,
     environment,
+    is_caught,
     log_lines,
     migrated,
     poll,
@@ -414,16 +415,6 @@ def is_busy(database: Path) -> bool:
     finally:
         connection.close()
     return False
-
-
-def is_caught(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler for the signal."""
-    (mask,) = (
-        line.split()[1]
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-        if line.startswith("SigCgt")
-    )
-    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 WATCH_THREADS = """

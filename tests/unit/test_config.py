@@ -5,7 +5,7 @@ import pytest
 from migrated.config import Overrides, load_config
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnLate, OnMissing, Policy
-from migrated.settings import Config, Target, parse_duration, parse_size
+from migrated.settings import Config, HookName, Hooks, Target, parse_duration, parse_size
 
 HINT = "\nhint: the README lists every key and its values"
 DURATION = 'expected a duration such as "250ms", "30s" or "5m", got '
@@ -371,7 +371,7 @@ busy_timeout = "-1s"
 databases = ["", ":memory:", "a.db"]
 """,
     )
-    top_keys = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace"
+    top_keys = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace, hooks"
     when = "expected one of never, before-run, before-each"
     target_keys = (
         "databases, migrations, create, busy_timeout, statement_timeout, transaction, snapshots, application_id, "
@@ -442,7 +442,7 @@ def test_targets_are_tables_in_a_list(tmp_path: Path, text: str) -> None:
 def test_misspelt_target_is_an_unknown_key(tmp_path: Path) -> None:
     path = write(tmp_path, "\n[[targets]]\n")
 
-    known = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace"
+    known = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace, hooks"
     assert refusal(tmp_path).faults == (f"{path}:2: targets: unknown key; known are {known}",)
 
 
@@ -504,6 +504,93 @@ def test_faults_of_file_and_options_come_together(tmp_path: Path) -> None:
         f"{path}:1: settle: {DURATION}1",
         f"{path}: -d: ':memory:' is not the path of a file",
     )
+
+
+# Hooks
+
+
+def test_hooks(tmp_path: Path) -> None:
+    config = load(tmp_path, '[hooks]\nafter_apply = ["sqlc", "generate"]\ntimeout = "5m"\n')
+
+    assert config.hooks == Hooks(("sqlc", "generate"), (), 300.0)
+    assert [config.hooks.command(name) for name in HookName] == [("sqlc", "generate"), ()]
+
+
+@pytest.mark.parametrize("text", ["", "[hooks]", "hooks = {}", "[hooks]\nafter_apply = []\non_failure = []"])
+def test_there_are_no_hooks_unless_asked_for(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text).hooks == Hooks((), (), 60.0)
+
+
+def test_hooks_run_beside_the_file_whatever_the_options_say(tmp_path: Path) -> None:
+    write(tmp_path, "", "deploy/x.toml")
+    overrides = Overrides(file="deploy/x.toml", databases=["b.db"], migrations="b")
+
+    assert load_config(overrides, tmp_path).directory == str(tmp_path / "deploy")
+
+
+def test_faults_of_hooks_have_their_key_and_line(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """[hooks]
+after_apply = "sqlc generate --file 'a b'"
+on_failure = ["alert", 3]
+timeout = 60
+before_apply = ["x"]
+""",
+    )
+    expected = "expected a list of texts, the program and its arguments, such as"
+    line = "sqlc generate --file 'a b'"
+
+    assert refusal(tmp_path).faults == (
+        f'{path}:2: hooks.after_apply: {expected} ["sqlc", "generate", "--file", "a b"], got {line!r}',
+        f'{path}:3: hooks.on_failure: {expected} ["sqlc", "generate"], got [\'alert\', 3]',
+        f"{path}:4: hooks.timeout: {DURATION}60",
+        f"{path}:5: hooks.before_apply: unknown key; known are after_apply, on_failure, timeout",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        pytest.param("hooks = 3", "1: hooks: expected a table, written [hooks]", id="a number"),
+        pytest.param("[[hooks]]", "1: hooks: expected a table, written [hooks]", id="a list of tables"),
+        pytest.param('[hooks]\ntimeout = "0s"', "2: hooks.timeout: must be more than nothing", id="no time"),
+        pytest.param(
+            "hooks = { timeout = 1 }", f"1: hooks.timeout: {DURATION}1", id="inline, at the line of the table"
+        ),
+        pytest.param(
+            '[hooks]\non_failure = [""]',
+            "2: hooks.on_failure: expected the name of a program first, got ['']",
+            id="no program",
+        ),
+        pytest.param(
+            '[hooks]\non_failure = ["a", "\\u0000"]',
+            "2: hooks.on_failure: no argument can hold a NUL, got ['a', '\\x00']",
+            id="NUL",
+        ),
+        pytest.param(
+            '[hooks]\non_failure = "it\'s"',
+            '2: hooks.on_failure: expected a list of texts, the program and its arguments, such as ["sqlc", '
+            '"generate"], got "it\'s"',
+            id="a quotation mark left open",
+        ),
+    ],
+)
+def test_bad_hooks(tmp_path: Path, text: str, fault: str) -> None:
+    path = write(tmp_path, text)
+
+    assert refusal(tmp_path).faults == (f"{path}:{fault}",)
+
+
+def test_line_is_not_that_of_another_tables_timeout(tmp_path: Path) -> None:
+    """Pytest has a `timeout` too."""
+    path = write(
+        tmp_path,
+        "[tool.migrated]\n[tool.pytest.ini_options]\ntimeout = 60\n\n[tool.migrated.hooks]\ntimeout = 60\n",
+        "pyproject.toml",
+    )
+
+    assert refusal(tmp_path).faults == (f"{path}:6: hooks.timeout: {DURATION}60",)
 
 
 def test_file_that_is_not_toml(tmp_path: Path) -> None:

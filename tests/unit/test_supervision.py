@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -159,3 +160,16 @@ class TestWorker:
 
         with pytest.raises(ValueError, match="no"):
             in_worker(work, 30)
+
+    def test_signal_that_another_thread_took_is_heard(self) -> None:
+        """While a hook is started none is blocked in the thread that works."""
+
+        def work(supervision: Supervision) -> int:
+            waiting = threading.main_thread().ident
+            poll(lambda: sys._current_frames()[waiting or 0].f_code.co_name == "_next", "the main thread waiting")
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            poll(supervision.stop_requested, "the signal passed on")
+            return 0
+
+        assert in_worker(work, 30) == 143

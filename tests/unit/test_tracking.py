@@ -148,6 +148,28 @@ def test_second_visit_tells_what_is_new(told: Told, before: Visited, visited: Vi
     assert events == told.after(visited, 1.0)
 
 
+@pytest.mark.parametrize("visited", [failed(), refusal(), unavailable()], ids=["failed", "refused", "unavailable"])
+def test_trouble_is_news_once(told: Told, visited: Visited) -> None:
+    assert told.tracker.visited(visited, 0.0)
+    # At the next pass, when it is repeated in the log, and after that.
+    assert [told.tracker.visited(visited, now) for now in (1.0, 100.0, 1000.0)] == [False] * 3
+    assert not told.tracker.visited(current(), 1001.0)
+    assert told.tracker.visited(visited, 1002.0)
+
+
+def test_other_version_that_fails_for_the_same_reason_is_news(told: Told) -> None:
+    told.after(failed())
+    other = ExecutionFailedError("no such table: x", version=8, name="eight")
+
+    assert told.tracker.visited(visit(Result.FAILED, other, done=1), 1.0)
+    assert told.events() == ["migration.failed", "database.blocked", "run.finished"]
+
+
+@pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
+def test_what_is_well_is_no_news_of_trouble(told: Told, visited: Visited) -> None:
+    assert not told.tracker.visited(visited, 0.0)
+
+
 def test_recovery_is_told_once(told: Told) -> None:
     told.after(refusal())
     told.after(current())

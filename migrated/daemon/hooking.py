@@ -1,0 +1,116 @@
+"""The daemon's hooks: which are wanted after a pass, and running them while the daemon goes on.
+
+Owned by the loop's thread, but for the programs, which a thread of their own waits for.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from migrated.daemon.passes import Scanned
+from migrated.discovery import DatabasePath
+from migrated.fleet import Outcome, Result
+from migrated.hooks import Occasion, run_hook
+from migrated.logs import Log
+from migrated.occasions import Gathering
+from migrated.settings import Config, HookName
+from migrated.supervision import Supervision
+
+
+@dataclass(frozen=True, slots=True)
+class HookEnded:
+    """The program of a hook has ended, however that was."""
+
+
+class News:
+    """What is new in the pass that is under way, and was not in those before it."""
+
+    def __init__(self) -> None:
+        self._gathering = Gathering("")
+        self._faults: dict[str, str] = {}
+
+    def begin(self, run_id: str) -> None:
+        """A pass begins."""
+        self._gathering = Gathering(run_id)
+
+    def scanned(self, scan: Scanned) -> None:
+        """Take what reading a directory gave. News are the databases that its faults did not block before."""
+        errors = scan.listing.invalid if scan.listing else [scan.error] if scan.error else []
+        cause = "\n".join(map(str, errors))
+        blocked = [path for path in scan.databases if cause and self._faults.get(path) != cause]
+        self._faults |= dict.fromkeys(scan.databases, cause)
+        if blocked:
+            self._gathering.add_trouble(Result.REFUSED, errors[0], blocked)
+
+    def found(self, databases: Iterable[DatabasePath]) -> None:
+        """Take the present set of databases: those gone are forgotten."""
+        paths = {database.path for database in databases}
+        self._faults = {path: cause for path, cause in self._faults.items() if path in paths}
+
+    def visited(self, outcome: Outcome, *, is_news: bool) -> None:
+        """Take what a visit came to; `is_news` whether its trouble, if any, is new."""
+        self._gathering.add(outcome, is_news=is_news)
+
+    def occasions(self) -> list[Occasion]:
+        """What there is to run hooks for, once the pass is over."""
+        return self._gathering.occasions()
+
+
+class HookQueue:
+    """Runs one hook at a time, in order. What waits is bounded: several runs of the same hook become one.
+
+    `post` is called, in the other thread, when one has ended; then `ended` is to be called. A context manager.
+    """
+
+    def __init__(self, log: Log, supervision: Supervision, post: Callable[[HookEnded], None]) -> None:
+        self._log = log
+        self._supervision = supervision
+        self._post = post
+        self._thread = ThreadPoolExecutor(1, "migrated-hooks")
+        self._waiting: dict[HookName, tuple[Config, Occasion]] = {}
+        self._is_running = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether one is running; others wait only while one is."""
+        return self._is_running
+
+    def put(self, config: Config, occasions: Iterable[Occasion]) -> None:
+        """Run what is configured for these occasions, as soon as those before them have ended."""
+        for occasion in occasions:
+            if config.hooks.command(occasion.hook):
+                waiting = self._waiting.get(occasion.hook)
+                merged = waiting[1].followed_by(occasion) if waiting else occasion
+                self._waiting[occasion.hook] = config, merged
+        self._start_next()
+
+    def ended(self) -> None:
+        """Go on with the next one."""
+        self._is_running = False
+        self._start_next()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._supervision.interrupt()
+        self._thread.shutdown()
+
+    def _start_next(self) -> None:
+        if self._is_running or not self._waiting:
+            return
+        # Its place is that of the first of those it was merged from.
+        config, occasion = self._waiting.pop(next(iter(self._waiting)))
+        self._is_running = True
+        self._thread.submit(self._run, config, occasion)
+
+    def _run(self, config: Config, occasion: Occasion) -> None:
+        try:
+            run_hook(config, occasion, self._log, self._supervision)
+        finally:
+            self._post(HookEnded())

@@ -1,0 +1,188 @@
+"""Running one program to its end, or to the end of its time.
+
+It has a session of its own, so that nothing meant for us reaches it and all that it started can be ended with it.
+What it prints is read as it comes, and only the end of it is kept.
+"""
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from migrated.supervision import Supervision
+
+GRACE_SECONDS = 2.0
+"""How long a program that was told to end may take for it, before it is killed."""
+KEPT_BYTES = 8192
+_INTERVAL_SECONDS = 0.02
+_CHUNK = 65536
+_MOST_CHUNKS_AFTER_THE_END = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How it went. `reason` says what went wrong, and is None where the program ran and exited with 0.
+
+    `output` has the last bytes of what it printed to standard output and standard error together; `is_cut` where
+    that was more.
+    """
+
+    reason: str | None
+    hint: str | None = None
+    output: bytes = b""
+    is_cut: bool = False
+
+
+def run_program(
+    command: Sequence[str],
+    directory: str,
+    environment: Mapping[str, str | bytes],
+    timeout: float,
+    supervision: Supervision,
+) -> Ended:
+    """Run `command` in `directory`, for `timeout` seconds at most and no longer than `supervision` allows.
+
+    It is over when the program itself ended; what that left running in the background is left alone. When its
+    time is over its whole process group is ended. Never raises for what a program can do.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        return _not_started(error, command[0], directory)
+    try:
+        try:
+            process = _start(command, directory, environment, writer)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            return _not_started(error, command[0], directory)
+        finally:
+            os.close(writer)
+        run = _Run(process, reader)
+        if run.wait(lambda now: now >= deadline or supervision.must_end(now)):
+            return _exited(process.wait(), run, directory)
+        if supervision.must_end(time.monotonic()):
+            reason, hint = f"it was ended, since migrated is stopping: {supervision.reason}", "raise stop_grace"
+        else:
+            reason, hint = f"it took longer than {timeout:g} s, and was ended", "raise `timeout` in [hooks]"
+        if run.end():
+            process.wait()
+        else:
+            reason += "; it lives on, even after SIGKILL"
+        return Ended(reason, hint, bytes(run.output), run.is_cut)
+    finally:
+        os.close(reader)
+
+
+def _start(
+    command: Sequence[str], directory: str, environment: Mapping[str, str | bytes], output: int
+) -> subprocess.Popen[bytes]:
+    # The thread that works in a command has signals blocked, and a program would inherit that: it could not
+    # be ended by SIGTERM. What we handle or Python ignores is at its default in the program anyway.
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        return subprocess.Popen(  # noqa: S603 - which program is for the configuration's owner to say
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Run:
+    """A program that runs, and what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], reader: int) -> None:
+        os.set_blocking(reader, False)
+        self._pid = process.pid
+        self._reader = reader
+        self._poll = select.poll()
+        self._poll.register(reader, select.POLLIN)
+        self._is_open = True
+        self.output = bytearray()
+        self.is_cut = False
+
+    def wait(self, is_over: Callable[[float], bool]) -> bool:
+        """Take in what it prints, until it has ended or until `is_over`; whether it has ended."""
+        while not self._has_ended():
+            if is_over(time.monotonic()):
+                return False
+            self._take_in(_INTERVAL_SECONDS)
+        for _ in range(_MOST_CHUNKS_AFTER_THE_END):
+            self._take_in(0)
+        return True
+
+    def end(self) -> bool:
+        """End the whole process group: ask first, kill in the end. Whether it is gone now."""
+        self._signal(signal.SIGTERM)
+        give_up = time.monotonic() + GRACE_SECONDS
+        # Those that print into the pipe are still ending where the program itself has.
+        while time.monotonic() < give_up and not (self._has_ended() and not self._is_open):
+            self._take_in(_INTERVAL_SECONDS)
+        self._signal(signal.SIGKILL)
+        give_up = time.monotonic() + GRACE_SECONDS
+        return self.wait(lambda now: now >= give_up)
+
+    def _has_ended(self) -> bool:
+        try:
+            # Not reaped yet: until then nobody else can get its number, and a signal cannot hit a stranger.
+            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Of a group that runs as another user, or is gone.
+        with suppress(OSError):
+            os.killpg(self._pid, number)
+
+    def _take_in(self, seconds: float) -> None:
+        """Read once, waiting up to `seconds` for something to read."""
+        if not self._is_open:
+            time.sleep(seconds)
+        elif self._poll.poll(seconds * 1000):
+            data = os.read(self._reader, _CHUNK)
+            if not data:
+                self._is_open = False
+                self._poll.unregister(self._reader)
+            self.output += data
+            self.is_cut = self.is_cut or len(self.output) > KEPT_BYTES
+            del self.output[:-KEPT_BYTES]
+
+
+def _exited(code: int, run: _Run, directory: str) -> Ended:
+    output = bytes(run.output)
+    if code == 0:
+        return Ended(None, None, output, run.is_cut)
+    reason = f"it was ended by {_signal_name(-code)}" if code < 0 else f"it exited with {code}"
+    return Ended(reason, f"run it by hand in {directory} to see why", output, run.is_cut)
+
+
+def _not_started(error: Exception, program: str, directory: str) -> Ended:
+    if isinstance(error, OSError) and error.filename == directory:
+        return Ended(f"{directory}, where it would run, cannot be entered: {error.strerror}")
+    match getattr(error, "errno", None):
+        case errno.ENOENT:
+            hint = f"a name without a slash is looked for in PATH, other paths begin in {directory}"
+            return Ended(f"{program}, or the program that its first line names, was not found", hint)
+        case errno.EACCES:
+            return Ended(f"{program} is not executable", f"chmod +x {program}")
+        case errno.ENOEXEC:
+            return Ended(f"{program} is no program", "a script begins with a line such as #!/bin/sh")
+        case _:
+            return Ended(f"{program} could not be started: {error}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,351 @@
+"""Real programs as hooks: what they find, how they end, and what the log says of it."""
+
+import json
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_process import children, poll
+
+from migrated import hooks, programs
+from migrated.hooks import Occasion, run_hook
+from migrated.logs import LONGEST_LINE, configure
+from migrated.settings import Config, HookName, Hooks
+from migrated.supervision import Supervision
+
+Line = dict[str, Any]
+APPLIED = Occasion(HookName.AFTER_APPLY, "r1", "applied", ("/srv/a.db",), (7, 8))
+DIRECTORY_HINT = "a name without a slash is looked for in PATH, other paths begin in"
+
+
+class Place:
+    """A directory with a configuration file and a hook in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.supervision = Supervision()
+        self.raw = b""
+
+    def put(self, text: str, name: str = "hook", mode: int = 0o755) -> Path:
+        path = self.home / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def run(self, *command: str, script: str | None = None, timeout: float = 30.0, of: Occasion = APPLIED) -> Line:
+        """Run a hook, and return the one line that the log has of it."""
+        if script is not None:
+            self.put(f"#!/bin/sh\n{script}\n")
+        found = command or ("./hook",)
+        config = Config(str(self.home / "migrated.toml"), (), hooks=Hooks(found, found, timeout))
+        log_file = self.home / "log"
+        descriptor = os.open(log_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        try:
+            run_hook(config, of, configure("json", "debug", descriptor), self.supervision)
+        finally:
+            os.close(descriptor)
+        self.raw = log_file.read_bytes()
+        (line,) = (json.loads(line) for line in self.raw.splitlines())
+        assert isinstance(line, dict)
+        assert isinstance(line["execution_time_ms"], int)
+        return line
+
+    def failure(self, *command: str, script: str | None = None, timeout: float = 30.0) -> tuple[str, str | None]:
+        line = self.run(*command, script=script, timeout=timeout)
+        assert (line["event"], line["level"], line["name"]) == ("hook.failed", "error", "after_apply")
+        return line["reason"], line.get("hint")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    before = children(os.getpid())
+    yield Place(tmp_path)
+    # Whatever a test started is reaped, unless it was meant to live on.
+    assert set(children(os.getpid())) - set(before) == set()
+
+
+def is_alive(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+# What it finds
+
+
+def test_what_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_THE_DAEMON", "kept")
+    for foreign in ("MIGRATED_REASON", "MIGRATED_DATABASE", "MIGRATED_TRUNCATED", "NOTIFY_SOCKET"):
+        monkeypatch.setenv(foreign, "of an outer one")
+    two = Occasion(HookName.ON_FAILURE, "r1", "refused", ("/srv/a b.db", "/srv/ü.db"), (7,), None, "/srv/7_x.sql")
+    line = place.run(
+        script='printf "%s|" "$MIGRATED_EVENT" "$MIGRATED_DATABASES" "$MIGRATED_VERSIONS" "$MIGRATED_OUTCOME" '
+        '"$MIGRATED_RUN_ID" "$MIGRATED_FILE" "$OF_THE_DAEMON" '
+        '"${MIGRATED_REASON-none}" "${MIGRATED_DATABASE-none}" "${NOTIFY_SOCKET-none}"',
+        of=two,
+    )
+
+    assert line["output"] == ("on_failure|/srv/a b.db\n/srv/ü.db|7|refused|r1|/srv/7_x.sql|kept|none|none|none|")
+    assert (line["event"], line["level"], line["name"], line["run_id"]) == (
+        "hook.finished",
+        "info",
+        "on_failure",
+        "r1",
+    )
+    assert "reason" not in line
+
+
+@pytest.mark.parametrize(
+    ("reason", "seen"),
+    [
+        pytest.param(os.fsdecode(b"caf\xe9.sql"), b"caf\xe9.sql", id="a file name that is not UTF-8"),
+        pytest.param("a\0b", b"a\\0b", id="NUL"),
+        pytest.param("half \ud800", b"half \\ud800", id="half a character"),
+        pytest.param("x" * 10_000, b"x" * 4000, id="a long story"),
+    ],
+)
+def test_whatever_text_it_is_told(place: Place, reason: str, seen: bytes) -> None:
+    place.run(
+        script='printf %s "$MIGRATED_REASON" > seen',
+        of=Occasion(HookName.ON_FAILURE, "r1", "failed", (), (), reason),
+    )
+
+    assert (place.home / "seen").read_bytes() == seen
+
+
+def test_as_many_databases_as_there_may_be(place: Place) -> None:
+    many = tuple(f"/srv/tenants/{number:040}.db" for number in range(10_000))
+    occasion = Occasion(HookName.AFTER_APPLY, "r1", "applied", many, tuple(range(10**14, 10**14 + 10_000)))
+    line = place.run(script='echo "$MIGRATED_DATABASES" | head -1; echo "$MIGRATED_TRUNCATED"', of=occasion)
+
+    assert line["output"] == f"{many[0]}\n1"
+
+
+def test_its_surroundings_are_clean(place: Place) -> None:
+    """Of the thread that works in a command, which has signals blocked, and of what else we hold open."""
+    stdin_before = os.dup(0)
+    inherited = os.open("/dev/zero", os.O_RDONLY)
+    os.dup2(inherited, 0)
+    os.set_inheritable(inherited, True)  # noqa: FBT003 - so is its signature
+    script = (
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status; pwd; readlink /proc/$$/fd/0; cat; "
+        "set -- $(cat /proc/$$/stat); echo $1 $5 $6; "
+        f"test -e /proc/$$/fd/{inherited} && echo {inherited}"
+    )
+    lines: list[Line] = []
+
+    def work() -> None:
+        blocked = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        lines.append(place.run(script=script))
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= blocked
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    os.dup2(stdin_before, 0)
+    os.close(stdin_before)
+    os.close(inherited)
+
+    mask, ignored, here, stdin, numbers = lines[0]["output"].split("\n")
+    assert mask.split() == ["SigBlk:", "0" * 16]
+    # What this very process was started with, say SIGHUP under nohup, is left as it is.
+    assert int(ignored.split()[1], 16) & (1 << signal.SIGPIPE - 1) == 0
+    assert (here, stdin) == (str(place.home), "/dev/null")
+    # A process group and a session of its own.
+    assert len(set(numbers.split())) == 1
+
+
+# How it ends
+
+
+def test_program_may_lie_beside_the_file_or_in_the_path(place: Place) -> None:
+    assert place.run("echo", "two words")["output"] == "two words"
+    place.put("#!/bin/sh\necho here $1\n", "other")
+    assert place.run("./other", "now")["output"] == "here now"
+
+
+def test_what_cannot_be_started(place: Place) -> None:
+    assert place.failure("no-such-program", "x") == (
+        "no-such-program, or the program that its first line names, was not found",
+        f"{DIRECTORY_HINT} {place.home}",
+    )
+    place.put("#!/no/such/shell\n", "orphan")
+    assert place.failure("./orphan")[0] == "./orphan, or the program that its first line names, was not found"
+    place.put("#!/bin/sh\n", "plain", 0o644)
+    assert place.failure("./plain") == ("./plain is not executable", "chmod +x ./plain")
+    place.put("echo no first line\n", "shapeless")
+    assert place.failure("./shapeless") == (
+        "./shapeless is no program",
+        "a script begins with a line such as #!/bin/sh",
+    )
+    assert place.failure("true", "x" * 200_000)[0] == (
+        "true could not be started: [Errno 7] Argument list too long: 'true'"
+    )
+
+
+def test_no_descriptor_is_left_for_its_output(place: Place) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = os.open("/dev/null", os.O_RDONLY)
+    os.close(highest)
+    # One is left, for the log.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+    try:
+        reason, _ = place.failure("true")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert reason == "true could not be started: [Errno 24] Too many open files"
+
+
+def test_directory_that_is_gone(place: Place, tmp_path: Path) -> None:
+    config = Config(str(tmp_path / "gone" / "migrated.toml"), (), hooks=Hooks(("true",)))
+    descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
+    run_hook(config, APPLIED, configure("json", "info", descriptor), place.supervision)
+    os.close(descriptor)
+    line = json.loads((tmp_path / "log").read_text())
+
+    gone = tmp_path / "gone"
+    assert line["reason"] == f"{gone}, where it would run, cannot be entered: No such file or directory"
+
+
+def test_what_it_exited_with_is_told_with_what_it_printed(place: Place) -> None:
+    line = place.run(script="echo out; echo err >&2; exit 3")
+
+    assert (line["event"], line["reason"], line["output"]) == ("hook.failed", "it exited with 3", "out\nerr")
+    assert line["hint"] == f"run it by hand in {place.home} to see why"
+    assert line["message"] == "hook after_apply failed: it exited with 3"
+
+
+@pytest.mark.parametrize(("number", "name"), [("KILL", "SIGKILL"), ("40", "signal 40")])
+def test_signal_that_ended_it_is_told(place: Place, number: str, name: str) -> None:
+    assert place.failure(script=f"kill -{number} $$")[0] == f"it was ended by {name}"
+
+
+def test_whole_group_is_ended_when_its_time_is_over(place: Place) -> None:
+    reason, hint = place.failure(script="sleep 60 & echo $$ $! > pids; echo begun; sleep 60", timeout=0.3)
+
+    assert (reason, hint) == ("it took longer than 0.3 s, and was ended", "raise `timeout` in [hooks]")
+    assert json.loads(place.raw)["output"] == "begun"
+    assert 300 <= json.loads(place.raw)["execution_time_ms"] < 2000
+    pids = (place.home / "pids").read_text().split()
+    poll(lambda: not any(map(is_alive, pids)), "the end of the group")
+
+
+def test_time_is_given_for_an_orderly_end(place: Place) -> None:
+    reason, _ = place.failure(script="trap 'echo tidy; exit 0' TERM; while :; do sleep 0.05; done", timeout=0.3)
+
+    assert reason == "it took longer than 0.3 s, and was ended"
+    assert json.loads(place.raw)["output"].endswith("tidy")
+
+
+def test_what_does_not_heed_sigterm_is_killed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "GRACE_SECONDS", 0.3)
+    place.failure(script="trap '' TERM; echo $$ > pids; while :; do sleep 0.05; done", timeout=0.2)
+
+    assert not is_alive((place.home / "pids").read_text().strip())
+    assert 500 <= json.loads(place.raw)["execution_time_ms"] < 2000
+
+
+def test_what_it_leaves_in_the_background_is_not_waited_for(place: Place) -> None:
+    began = time.monotonic()
+    line = place.run(script="sleep 30 & echo $! > pids; echo done")
+    pid = (place.home / "pids").read_text().strip()
+
+    assert (line["event"], line["output"]) == ("hook.finished", "done")
+    assert time.monotonic() - began < 10
+    assert is_alive(pid)
+    os.kill(int(pid), signal.SIGKILL)
+
+
+def test_one_that_closes_its_output_is_waited_for(place: Place) -> None:
+    line = place.run(script="exec >&- 2>&-; sleep 0.3; : > ended; exit 4")
+
+    assert line["reason"] == "it exited with 4"
+    assert (place.home / "ended").exists()
+
+
+# What it prints
+
+
+def test_bytes_that_are_no_text(place: Place) -> None:
+    line = place.run(script=r"printf 'caf\351 \000\033[31m red'; exit 1")
+
+    assert line["output"] == "caf\\xe9 \0\033[31m red"
+
+
+@pytest.mark.parametrize("what", ["yes wordy", "yes \"$(printf '\\377\\001')\""], ids=["text", "bytes"])
+def test_much_is_cut_to_its_end(place: Place, what: str) -> None:
+    line = place.run(script=f"{what} | head -c 5000000; echo; echo the last line; exit 1")
+
+    assert line["truncated"] is True
+    assert line["output"].endswith("\nthe last line")
+    assert 1000 < len(json.dumps(line["output"], ensure_ascii=False)) <= hooks.LONGEST_OUTPUT
+    assert len(place.raw) < LONGEST_LINE
+    assert line["reason"] == "it exited with 1"
+
+
+def test_endless_output_takes_no_memory_and_ends_with_the_time(place: Place) -> None:
+    line = place.run("yes", timeout=0.3)
+
+    assert line["reason"] == "it took longer than 0.3 s, and was ended"
+    assert set(line["output"].split("\n")) == {"y"}
+
+
+def test_what_is_kept_begins_with_a_whole_line(place: Place) -> None:
+    line = place.run(script="seq 10000 20000")
+    first, *_, last = line["output"].split("\n")
+
+    assert (len(first), last, line["truncated"]) == (5, "20000", True)
+
+
+def test_terminal_is_not_obeyed(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    place.put("#!/bin/sh\nprintf 'one\\033[2J\\ntwo'\n")
+    config = Config(str(place.home / "migrated.toml"), (), hooks=Hooks(("./hook",)))
+    run_hook(config, APPLIED, configure("console", "info"), place.supervision)
+
+    assert capfd.readouterr().err.partition("\n")[2] == "         one\\x1b[2J\n         two\n"
+
+
+# When we are to stop
+
+
+def test_it_is_ended_when_the_time_for_stopping_is_over(place: Place) -> None:
+    place.supervision.stop("SIGTERM", time.monotonic() + 0.3)
+    reason, hint = place.failure(script="sleep 60")
+
+    assert (reason, hint) == ("it was ended, since migrated is stopping: SIGTERM", "raise stop_grace")
+
+
+def test_it_is_not_begun_after_that(place: Place) -> None:
+    place.supervision.stop("SIGTERM", time.monotonic())
+    reason, hint = place.failure(script=": > begun")
+
+    assert (reason, hint) == ("it was not run, since migrated is stopping: SIGTERM", "raise stop_grace")
+    assert not (place.home / "begun").exists()
+
+
+def test_stopping_alone_does_not_end_it(place: Place) -> None:
+    place.supervision.stop("SIGTERM", time.monotonic() + 60)
+
+    assert place.run(script="sleep 0.2; echo done")["output"] == "done"
+
+
+def test_fault_of_our_own_is_told_and_goes_no_further(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(hooks, "run_program", fails)
+
+    assert place.failure() == (
+        "internal error: RuntimeError('ours')",
+        "this is a fault of migrated itself; please report it",
+    )

@@ -1,0 +1,164 @@
+"""What outcomes give reason to run hooks for, and what these are told."""
+
+import os
+
+import pytest
+
+from migrated.discovery import DatabasePath
+from migrated.errors import (
+    INTERRUPTED,
+    ChecksumMismatchError,
+    DatabaseError,
+    ExecutionFailedError,
+    InvalidFormatError,
+    MigrationError,
+)
+from migrated.fleet import Outcome, Result
+from migrated.hooks import LONGEST_VARIABLE, Occasion
+from migrated.model import Migration
+from migrated.occasions import Gathering
+from migrated.planning import examine
+from migrated.settings import HookName
+
+APPLY, FAILURE = HookName.AFTER_APPLY, HookName.ON_FAILURE
+BROKEN = ExecutionFailedError("no such table: x", version=7, name="seven", file="/srv/7_seven.sql")
+BUSY = DatabaseError("database is locked", transient=True)
+CHANGED = ChecksumMismatchError(
+    "2 migrations were changed", offenders=examine([Migration(n, "x", "SELECT 1;") for n in (3, 4)], []), version=3
+)
+
+
+def outcome(
+    name: str, result: Result, *versions: int, error: MigrationError | None = None, rolled_back: int = 0
+) -> Outcome:
+    path = DatabasePath(name, f"/srv/{name}")
+    return Outcome(path, result, len(versions), rolled_back, error=error, versions=versions)
+
+
+def occasions(*outcomes: Outcome, is_news: bool = True) -> list[Occasion]:
+    gathering = Gathering("r1")
+    for each in outcomes:
+        gathering.add(each, is_news=is_news)
+    return gathering.occasions()
+
+
+def test_nothing_to_tell_gives_none() -> None:
+    assert occasions() == []
+    assert occasions(outcome("a", Result.CURRENT), outcome("b", Result.CURRENT)) == []
+
+
+def test_all_that_was_applied_is_one_occasion() -> None:
+    found = occasions(
+        outcome("b", Result.APPLIED, 9, 10),
+        outcome("c", Result.CURRENT),
+        outcome("a", Result.APPLIED, 10, 2),
+    )
+
+    assert found == [Occasion(APPLY, "r1", "applied", ("/srv/b", "/srv/a"), (2, 9, 10))]
+
+
+def test_all_that_is_wrong_is_one_occasion_named_after_the_worst() -> None:
+    found = occasions(
+        outcome("a", Result.UNAVAILABLE, error=BUSY),
+        outcome("b", Result.REFUSED, error=CHANGED),
+        outcome("c", Result.FAILED, error=BROKEN),
+    )
+
+    assert found == [
+        Occasion(
+            FAILURE,
+            "r1",
+            "failed",
+            ("/srv/a", "/srv/b", "/srv/c"),
+            (3, 4, 7),
+            "no such table: x",
+            "/srv/7_seven.sql",
+        )
+    ]
+
+
+def test_what_was_applied_before_a_failure_is_an_occasion_of_its_own() -> None:
+    found = occasions(
+        outcome("a", Result.FAILED, 5, 6, error=BROKEN),
+        outcome("b", Result.APPLIED, 8),
+    )
+
+    assert [(each.hook, each.outcome, each.databases, each.versions) for each in found] == [
+        (APPLY, "failed", ("/srv/a", "/srv/b"), (5, 6, 8)),
+        (FAILURE, "failed", ("/srv/a",), (7,)),
+    ]
+
+
+def test_trouble_that_is_no_news_gives_none_but_what_was_applied_does() -> None:
+    assert occasions(outcome("a", Result.FAILED, error=BROKEN), is_news=False) == []
+    (found,) = occasions(outcome("a", Result.FAILED, 5, error=BROKEN), is_news=False)
+    assert (found.hook, found.versions) == (APPLY, (5,))
+
+
+def test_what_was_interrupted_on_demand_did_not_fail() -> None:
+    interrupted = ExecutionFailedError("it was interrupted: SIGTERM", version=7, code=INTERRUPTED)
+
+    assert occasions(outcome("a", Result.FAILED, error=interrupted)) == []
+
+
+def test_fault_of_a_directory_concerns_its_databases() -> None:
+    gathering = Gathering("r1")
+    fault = InvalidFormatError("version 7 is claimed twice", version=7, file="/srv/007_x.sql")
+    gathering.add_trouble(Result.REFUSED, fault, ["/srv/a", "/srv/b"])
+
+    reason, file = "version 7 is claimed twice", "/srv/007_x.sql"
+    assert gathering.occasions() == [
+        Occasion(FAILURE, "r1", "refused", ("/srv/a", "/srv/b"), (7,), reason, file),
+    ]
+
+
+def test_two_runs_in_one_are_about_all_and_come_to_the_later_one() -> None:
+    first = Occasion(FAILURE, "r1", "failed", ("/srv/a", "/srv/b"), (7, 9), "first", "/srv/7_x.sql")
+    second = Occasion(FAILURE, "r2", "refused", ("/srv/c", "/srv/a"), (8,), "second")
+
+    assert first.followed_by(second) == Occasion(
+        FAILURE, "r2", "refused", ("/srv/a", "/srv/b", "/srv/c"), (7, 8, 9), "second", None
+    )
+
+
+# What the program is told
+
+
+def test_variables() -> None:
+    told = Occasion(FAILURE, "r1", "failed", ("/srv/a",), (7, 9), "no such table: x", "/srv/7_x.sql").variables()
+
+    assert told == {
+        "MIGRATED_EVENT": "on_failure",
+        "MIGRATED_DATABASE": "/srv/a",
+        "MIGRATED_DATABASES": "/srv/a",
+        "MIGRATED_VERSIONS": "7 9",
+        "MIGRATED_OUTCOME": "failed",
+        "MIGRATED_RUN_ID": "r1",
+        "MIGRATED_REASON": "no such table: x",
+        "MIGRATED_FILE": "/srv/7_x.sql",
+    }
+
+
+def test_of_several_databases_none_is_the_database() -> None:
+    told = Occasion(APPLY, "r1", "applied", ("/srv/a", "/srv/b")).variables()
+
+    assert told == {
+        "MIGRATED_EVENT": "after_apply",
+        "MIGRATED_DATABASES": "/srv/a\n/srv/b",
+        "MIGRATED_VERSIONS": "",
+        "MIGRATED_OUTCOME": "applied",
+        "MIGRATED_RUN_ID": "r1",
+    }
+
+
+@pytest.mark.parametrize("name", ["tenant", "täñänt", os.fsdecode(b"\xff\xfe")], ids=ascii)
+def test_what_the_kernel_would_not_take_is_cut_between_two_and_said(name: str) -> None:
+    paths = [f"/srv/{name}{number}.db" for number in range(20_000)]
+    told = Occasion(APPLY, "r1", "applied", tuple(paths), tuple(range(10**14, 10**14 + 20_000))).variables()
+
+    kept = told["MIGRATED_DATABASES"].split("\n")
+    assert kept == paths[: len(kept)]
+    assert 0.99 * LONGEST_VARIABLE < len(os.fsencode(told["MIGRATED_DATABASES"])) <= LONGEST_VARIABLE
+    assert set(map(len, told["MIGRATED_VERSIONS"].split(" "))) == {15}
+    assert told["MIGRATED_TRUNCATED"] == "1"
+    assert "MIGRATED_TRUNCATED" not in Occasion(APPLY, "r1", "applied", tuple(paths[:10])).variables()
