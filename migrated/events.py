@@ -166,6 +166,18 @@ SCHEMA_OBJECTS_DROPPED = Event(
     "{version}_{name} rebuilt a table of {database} without what belonged to it: {reason}",
     "indexes or triggers went with a table that is there again",
 )
+SCHEMA_DUMPED = Event(
+    "schema.dumped",
+    "info",
+    "wrote the schema of {database} to {file}",
+    "the file `schema_file` did not have the schema that the first database has now",
+)
+SCHEMA_DUMP_FAILED = Event(
+    "schema.dump_failed",
+    "error",
+    "the schema of {database} was not written to {file}: {reason}",
+    "the migrations stand all the same; tried again at every pass, told once for each cause",
+)
 RUN_FINISHED = Event(
     "run.finished",
     "info",

@@ -8,6 +8,7 @@ from migrated import events, logs
 from migrated.cli.progress import ProgressBar
 from migrated.cli.worker import in_worker
 from migrated.discovery import DatabasePath, assign, require_some
+from migrated.dumping import SchemaFiles
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Outcome, Result, report, report_end, work_on
 from migrated.logs import Log
@@ -59,6 +60,8 @@ def _work_on_every(config: Config, action: Action, around: Work, supervision: Su
             )
             with ProgressBar(log) as bar:
                 outcome = around(database, partial(work, also=bar))
+            if database is databases[0]:
+                SchemaFiles().update(target, outcome, log, supervision)
             report(outcome, log)
             codes.append(outcome.error.exit_code if outcome.error else 0)
             if outcome.result is Result.CURRENT and sys.stdout.isatty():

@@ -747,7 +747,7 @@ PROMISED = {
         "migration": "applying applied rolling_back rolled_back progress failed missing late",
         "checksum": "mismatch",
         "snapshot": "taken skipped restored",
-        "schema": "dumped drifted objects_dropped",
+        "schema": "dumped dump_failed drifted objects_dropped",
         "hook": "finished failed",
         "run": "finished",
         "fleet": "halted resumed finished",
