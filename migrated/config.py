@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from migrated.discovery import would_be_found
 from migrated.settings import DEFAULT_DATABASE, DEFAULT_MIGRATIONS, Config, Faults, Target
 
 
@@ -39,6 +40,9 @@ def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -
 
         config, faults = read_config_file(file)
     config = _override(config, overrides, here, faults)
+    for number, target in enumerate(config.targets):
+        if target.schema_file is not None and (reason := _unfit(target.schema_file, number, config.targets)):
+            faults.add(f"target[{number}].schema_file", reason, table=number)
     faults.raise_if_any()
     return config
 
@@ -80,6 +84,23 @@ def _from_url(url: str, faults: Faults) -> str:
             return path
     faults.add("DATABASE_URL", f"expected sqlite:PATH or sqlite:///PATH, got {url!r}")
     return DEFAULT_DATABASE
+
+
+def _unfit(schema_file: str, number: int, targets: Sequence[Target]) -> str | None:
+    """Why the file may not be that of target `number`; it is written over."""
+    path = os.path.realpath(schema_file)
+    if os.path.isdir(path):
+        return f"{schema_file} is a directory"
+    for target in targets:
+        if os.path.dirname(path) == os.path.realpath(target.migrations):
+            return f"{schema_file} lies in the migrations directory, where it would be taken for a migration"
+        # Or would be as soon as it is written.
+        if would_be_found(target, schema_file):
+            return f"{schema_file} is, or would be taken for, one of the databases {', '.join(target.databases)}"
+    others = (target.schema_file for target in targets[:number] if target.schema_file is not None)
+    if path in map(os.path.realpath, others):
+        return f"{schema_file} is that of another target; each needs one of its own"
+    return None
 
 
 def _override(config: Config, overrides: Overrides, here: Path, faults: Faults) -> Config:

@@ -71,6 +71,7 @@ TARGET_KEYS: dict[str, Any] = {
     "transaction": TransactionMode,
     "snapshots": SnapshotTable,
     "application_id": Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**32)],
+    "schema_file": str,
 }
 POLICY_KEYS: dict[str, Any] = {"on_changed": OnChanged, "on_missing": OnMissing, "on_late": OnLate}
 _NOT_NOUGHT = ("settle", "settle_max", "resync_interval")
@@ -142,17 +143,21 @@ def _hooks(value: object, faults: Faults) -> Hooks:
 
 
 def _target(entry: Mapping[str, Any], number: int, base: Path, faults: Faults) -> Target:
-    values = _converted(entry, TARGET_KEYS | POLICY_KEYS, faults, number, prefix=f"target[{number}].")
+    prefix = f"target[{number}]."
+    values = _converted(entry, TARGET_KEYS | POLICY_KEYS, faults, number, prefix=prefix)
     if isinstance(kept := values.get("snapshots"), SnapshotTable):
         values["snapshots"] = SnapshotPolicy(kept.when, kept.keep, kept.max_size)
     policy = Policy(**{key: values.pop(key) for key in POLICY_KEYS if key in values})
     databases = values.pop("databases", [DEFAULT_DATABASE])
     migrations = values.pop("migrations", DEFAULT_MIGRATIONS)
     if not databases:
-        faults.add(f"target[{number}].databases", "expected at least one path or glob", table=number)
-    for database in databases:
-        faults.require_path(database, f"target[{number}].databases", table=number)
-    faults.require_path(migrations, f"target[{number}].migrations", table=number)
+        faults.add(f"{prefix}databases", "expected at least one path or glob", table=number)
+    databases = [path for path in databases if faults.require_path(path, f"{prefix}databases", table=number)]
+    if not faults.require_path(migrations, f"{prefix}migrations", table=number):
+        migrations = DEFAULT_MIGRATIONS
+    schema_file = values.pop("schema_file", None)
+    if schema_file is not None and faults.require_path(schema_file, f"{prefix}schema_file", table=number):
+        values["schema_file"] = str(base / schema_file)
     return Target(str(base), tuple(databases), str(base / migrations), policy=policy, **values)
 
 

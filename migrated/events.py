@@ -199,6 +199,18 @@ HOOK_FAILED = Event(
     "hook {name} failed: {reason}",
     "a hook's program was not run, failed or was ended; nothing else changes by that",
 )
+SCHEMA_DUMPED = Event(
+    "schema.dumped",
+    "info",
+    "wrote the schema of {database} to {file}",
+    "the file `schema_file` did not have the schema that the first database has now",
+)
+SCHEMA_DUMP_FAILED = Event(
+    "schema.dump_failed",
+    "error",
+    "the schema of {database} was not written to {file}: {reason}",
+    "the migrations stand all the same; tried again at every pass, told once for each cause",
+)
 RUN_FINISHED = Event(
     "run.finished",
     "info",

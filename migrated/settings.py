@@ -108,11 +108,12 @@ class Target:
     transaction: TransactionMode = TransactionMode.EACH
     snapshots: SnapshotPolicy = SnapshotPolicy()
     application_id: int = 0
+    schema_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The configuration in force. Durations are seconds, the migrations' paths are absolute."""
+    """The configuration in force. Durations are seconds; the paths of migrations and schema files are absolute."""
 
     source: str
     targets: tuple[Target, ...]
@@ -159,10 +160,12 @@ class Faults:
         line = next((line for part in reversed(parts) if (line := self._line_of(part, table, within))), None)
         self.found.append(f"{self.source}{f':{line}' if line else ''}: {key}: {reason}")
 
-    def require_path(self, path: str, key: str, *, table: int | None = None) -> None:
-        """Note one unless `path` can be that of a file."""
-        if not path or path == ":memory:":
+    def require_path(self, path: str, key: str, *, table: int | None = None) -> bool:
+        """Whether `path` can be that of a file; note a fault if not."""
+        if not path or path == ":memory:" or "\0" in path:
             self.add(key, f"{path!r} is not the path of a file", table=table)
+            return False
+        return True
 
     def raise_if_any(self) -> None:
         """Raise one `ConfigError` with all of them."""

@@ -120,6 +120,21 @@ def quoted(name: str) -> str:
     return f'"{doubled}"'
 
 
+def terminated(sql: str) -> str:
+    """A whole statement with its semicolon, which no comment at its end may swallow.
+
+    The semicolon stands right behind the text: SQLite keeps what is before it, white space too.
+    """
+    if "--" not in sql.rpartition("\n")[2] and "/*" not in sql:
+        return f"{sql};"
+    *_, last = _TOKEN.finditer(sql)
+    if last.lastgroup == "line_comment":
+        # SQLite takes white space off the end of a view, so that it must not come and go here.
+        return f"{sql.rstrip()}\n;"
+    unfinished = last.lastgroup == "block_comment" and not last.group().endswith("*/", 2)
+    return f"{sql}*/;" if unfinished else f"{sql};"
+
+
 def significant(sql: str) -> list[str]:
     """The tokens of a text without white space and comments; names folded and without their quotes."""
     found = []

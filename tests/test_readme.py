@@ -84,7 +84,8 @@ def test_every_option_stands_in_the_readme() -> None:
 
 def test_configuration_shown_holds_every_key_with_its_default(tmp_path: Path) -> None:
     shown = _code(_section("Configuration"), "toml")
-    table = tomllib.loads(shown)
+    # A key without a default stands in a comment.
+    table = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", shown, flags=re.MULTILINE))
     (target,) = table.pop("target")
     (tmp_path / "migrated.toml").write_text(shown)
     config = load_config(Overrides(), tmp_path)

@@ -21,6 +21,7 @@ class _Found(NamedTuple):
     target: "Target"
     database: "DatabasePath"
     snapshot: Snapshot
+    is_first: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
     config = options.configuration(arguments)
     found = _find(config, arguments.id)
     if arguments.dry_run:
-        _show_losses(*found)
+        _show_losses(found.target, found.database, found.snapshot)
         return 0
     from migrated.cli.worker import in_worker
 
@@ -48,7 +49,7 @@ def _find(config: "Config", identifier: str) -> "_Found":
     from migrated.sqlite import snapshots
 
     found = [
-        _Found(target, database, snapshot)
+        _Found(target, database, snapshot, database is databases[0])
         for target, databases in assign(config.targets)
         for database in databases
         if (snapshot := snapshots.find(database.path, identifier))
@@ -85,11 +86,12 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
 def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "Supervision") -> int:
     from migrated import events, logs
     from migrated.cli.alone import without_a_daemon
+    from migrated.dumping import SchemaFiles
     from migrated.fleet import Outcome, Result, report_error
     from migrated.reporter import Reporter
     from migrated.runner import MigrationRunner
 
-    target, database, snapshot = found
+    target, database, snapshot, is_first = found
     log = logs.configure(config.log_format, config.log_level).bind(
         database=database.name, run_id=logs.new_run_id()
     )
@@ -111,5 +113,7 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
         return Outcome(database, Result.APPLIED)
 
     outcome = without_a_daemon(database, work)
+    if is_first:
+        SchemaFiles().update(target, outcome, log, supervision)
     report_error(outcome, log)
     return outcome.error.exit_code if outcome.error else 0

@@ -26,6 +26,7 @@ from migrated.daemon.settle import Settle
 from migrated.daemon.tracking import Tracker
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.discovery import assign
+from migrated.dumping import SchemaFiles
 from migrated.errors import INTERRUPTED, ConfigError, DatabaseError, LockHeldError, MigrationError
 from migrated.locks import DAEMON, lock_path
 from migrated.logs import Log, new_run_id
@@ -70,6 +71,7 @@ class Daemon:
         self._log = log
         self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled] = SimpleQueue()
         self._locks = DaemonLocks()
+        self._schemas = SchemaFiles()
         self._tracker = Tracker(log, random.random)
         self._directories = Directories(log, self._changed)
         self._settle = Settle(config.settle, config.settle_max)
@@ -168,6 +170,7 @@ class Daemon:
             self._tracker.known(),
             only,
             self._tracker.resting(),
+            self._schemas,
         )
         self._pass = worker.submit(work.run)
 
@@ -249,6 +252,7 @@ class Daemon:
             self._locks.release(keeping=self._lock_paths(config))
             self._settle = Settle(config.settle, config.settle_max)
             self._resync_at = time.monotonic()
+            self._schemas = SchemaFiles()
             self._tracker.try_all()
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)

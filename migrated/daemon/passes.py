@@ -11,6 +11,7 @@ from migrated import events
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.discovery import DatabasePath, assign
+from migrated.dumping import SchemaFiles
 from migrated.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.fleet import Outcome, Result, internal, work_on
 from migrated.logs import Log
@@ -72,6 +73,7 @@ class Pass:
     known: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     resting: Mapping[str, Rest] = field(default_factory=dict)
+    schemas: SchemaFiles = field(default_factory=SchemaFiles)
 
     def run(self) -> None:
         """Do it, and post `PassEnded` whatever happens."""
@@ -104,9 +106,11 @@ class Pass:
         for database in databases:
             if self.supervision.stop_requested():
                 return
-            self._visit(target, database, listing.migrations, mark)
+            self._visit(target, database, listing.migrations, mark, is_first=database is databases[0])
 
-    def _visit(self, target: Target, database: DatabasePath, migrations: list[Migration], mark: int) -> None:
+    def _visit(
+        self, target: Target, database: DatabasePath, migrations: list[Migration], mark: int, *, is_first: bool
+    ) -> None:
         if self.only is not None and database.path not in self.only:
             return
         fingerprint = look_at(database.path)
@@ -114,6 +118,8 @@ class Pass:
         if rest is not None and not rest.is_over(mark, fingerprint, self.now):
             return
         outcome = self._work(target, database, migrations)
+        if is_first:
+            self.schemas.update(target, outcome, self.log, self.supervision)
         # What we wrote ourselves must not pass for somebody else's change.
         after = look_at(database.path)
         self.post(Visited(outcome, mark, after, self.run_id))

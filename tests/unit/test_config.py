@@ -375,7 +375,7 @@ databases = ["", ":memory:", "a.db"]
     when = "expected one of never, before-run, before-each"
     target_keys = (
         "databases, migrations, create, busy_timeout, statement_timeout, transaction, snapshots, application_id, "
-        "on_changed, on_missing, on_late"
+        "schema_file, on_changed, on_missing, on_late"
     )
     faults = [
         "1: log_format: expected one of auto, json, console, got 'xml'",
@@ -652,3 +652,88 @@ def test_empty_database_url_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DATABASE_URL", "")
 
     assert load_config(Overrides(), tmp_path).targets == (target(tmp_path),)
+
+
+# The schema file
+
+
+def test_schema_file_is_relative_to_the_file(tmp_path: Path) -> None:
+    config = load(tmp_path, '[[target]]\nschema_file = "db/schema.sql"\n[[target]]\ndatabases = ["b.db"]\n')
+
+    assert [one.schema_file for one in config.targets] == [str(tmp_path / "db/schema.sql"), None]
+
+
+MIGRATIONS_DIRECTORY = "lies in the migrations directory, where it would be taken for a migration"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        pytest.param('schema_file = ""', "'' is not the path of a file", id="empty"),
+        pytest.param('schema_file = "a\\u0000"', "'a\\x00' is not the path of a file", id="NUL"),
+        pytest.param("schema_file = 7", "expected `str`, got 7", id="no text"),
+        pytest.param('schema_file = "there"', "{here}/there is a directory", id="directory"),
+        pytest.param(
+            'schema_file = "migrations/schema.sql"',
+            f"{{here}}/migrations/schema.sql {MIGRATIONS_DIRECTORY}",
+            id="migration",
+        ),
+        pytest.param(
+            'schema_file = "link/schema.sql"\nmigrations = "there"',
+            f"{{here}}/link/schema.sql {MIGRATIONS_DIRECTORY}",
+            id="migration by a link",
+        ),
+        pytest.param(
+            'schema_file = "other/schema.sql"\n[[target]]\nmigrations = "other"\ndatabases = ["b.db"]',
+            f"{{here}}/other/schema.sql {MIGRATIONS_DIRECTORY}",
+            id="migration of another target",
+        ),
+        pytest.param(
+            'schema_file = "./there/../app.db"',
+            "{here}/there/../app.db is, or would be taken for, one of the databases app.db",
+            id="database",
+        ),
+        pytest.param(
+            'schema_file = "data/schema.sql"\ndatabases = ["a.db", "data/*"]',
+            "{here}/data/schema.sql is, or would be taken for, one of the databases a.db, data/*",
+            id="database by a pattern",
+        ),
+    ],
+)
+def test_schema_file_that_would_do_harm_is_a_fault(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    path = write(tmp_path, f"[[target]]\n{text}\n")
+
+    assert refusal(tmp_path).faults == (f"{path}:2: target[0].schema_file: {fault.format(here=tmp_path)}",)
+
+
+@pytest.mark.parametrize("second", ["schema.sql", "there/../schema.sql", "link.sql"])
+def test_two_targets_cannot_have_one_schema_file(tmp_path: Path, second: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.sql").symlink_to("schema.sql")
+    path = write(
+        tmp_path,
+        '[[target]]\nschema_file = "schema.sql"\n'
+        f'[[target]]\ndatabases = ["b.db"]\nschema_file = "{second}"\n[[target]]\ndatabases = ["c.db"]\n',
+    )
+
+    (fault,) = refusal(tmp_path).faults
+
+    reason = f"{tmp_path}/{second} is that of another target; each needs one of its own"
+    assert fault == f"{path}:5: target[1].schema_file: {reason}"
+
+
+def test_options_may_make_a_schema_file_a_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[target]]\nschema_file = "sql/schema.sql"\n')
+
+    (fault,) = refusal(tmp_path, Overrides(migrations="sql")).faults
+
+    assert fault == f"{path}:2: target[0].schema_file: {tmp_path}/sql/schema.sql {MIGRATIONS_DIRECTORY}"
+
+
+@pytest.mark.parametrize("below", ["migrations/db/schema.sql", "schema.sql"])
+def test_schema_file_may_lie_elsewhere(tmp_path: Path, below: str) -> None:
+    (tmp_path / "migrations").mkdir()
+
+    assert load(tmp_path, f'[[target]]\nschema_file = "{below}"\n').targets[0].schema_file == str(tmp_path / below)

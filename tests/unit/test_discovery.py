@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from migrated.discovery import DatabasePath, assign, discover
+from migrated.discovery import DatabasePath, assign, discover, would_be_found
 from migrated.settings import Target
 
 
@@ -118,3 +119,50 @@ def test_database_of_several_targets_is_the_first_s(base: Path) -> None:
         (second, ["a.db", "new.db"]),
         (third, []),
     ] == [(target, [database.name for database in found]) for target, found in assign([first, second, third])]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there yet"])
+@pytest.mark.parametrize(
+    ("configured", "path", "expected"),
+    [
+        ("app.db", "app.db", True),
+        ("app.db", "x/../app.db", True),
+        ("x.db", "app.db", False),
+        ("*", "app.db", True),
+        ("*", ".app.db", False),
+        (".*", ".app.db", True),
+        ("*", "x/app.db", False),
+        ("*/*.db", "x/app.db", True),
+        ("*/*.db", "x/app.sql", False),
+        ("*/[!x].db", "x/a.db", True),
+        ("**", "app.db", True),
+        ("**", "x/y/app.db", True),
+        ("**/*.db", "app.db", True),
+        ("x/**/app.db", "x/y/z/app.db", True),
+        ("x/**/app.db", "y/z/app.db", False),
+        ("**/*.db", "x/.y/app.db", False),
+        ("x/**/**", "x/app.db", True),
+        ("x**/app.db", "xx/y/app.db", False),
+    ],
+)
+def test_what_would_be_found_is_what_is_found_once_it_is_there(
+    tmp_path: Path, configured: str, path: str, *, expected: bool, there: bool
+) -> None:
+    for directory in ("x/y/z", "x/.y", "xx/y", "y/z"):
+        (tmp_path / directory).mkdir(parents=True)
+    target = Target(str(tmp_path), (configured,), str(tmp_path / "migrations"))
+    if there:
+        (tmp_path / path).touch()
+        found = [database.path for database in discover(target)]
+
+        assert (os.path.abspath(tmp_path / path) in found) is expected
+    assert would_be_found(target, str(tmp_path / path)) is expected
+
+
+def test_what_would_be_found_is_seen_through_links(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    through_link = Target(str(tmp_path / "link"), ("*.db", "one.sqlite"), str(tmp_path / "migrations"))
+
+    assert would_be_found(through_link, str(tmp_path / "link/app.db"))
+    assert would_be_found(through_link, str(tmp_path / "real/one.sqlite"))

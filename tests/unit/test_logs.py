@@ -780,7 +780,7 @@ PROMISED = {
         "rows": "put_back left_out",
         "checksum": "mismatch",
         "snapshot": "taken skipped restored",
-        "schema": "dumped drifted objects_dropped",
+        "schema": "dumped dump_failed drifted objects_dropped",
         "hook": "finished failed",
         "run": "finished",
         "fleet": "halted resumed finished",

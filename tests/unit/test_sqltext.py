@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrated.sqltext import LineComment, exact_tokens, first_token, has_statement, line_comments, statement_end
+from migrated.sqltext import (
+    LineComment,
+    exact_tokens,
+    first_token,
+    has_statement,
+    line_comments,
+    statement_end,
+    terminated,
+)
 
 TRIGGER = "CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET a = 1; SELECT 2; END;"
 OPENINGS = [
@@ -329,3 +337,22 @@ def test_tokens_and_what_stands_between_are_the_whole_text(text: str) -> None:
     for token in exact_tokens(text):
         _, found, rest = rest.partition(token)
         assert found
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        pytest.param("CREATE TABLE t (a)", "CREATE TABLE t (a);", id="plain"),
+        pytest.param("CREATE TABLE t (a) \n", "CREATE TABLE t (a) \n;", id="white space stays"),
+        pytest.param("SELECT 1 -- it's ", "SELECT 1 -- it's\n;", id="line comment"),
+        pytest.param("SELECT 1 -- a\n", "SELECT 1 -- a\n;", id="line comment that is ended"),
+        pytest.param("SELECT '-- a'", "SELECT '-- a';", id="no comment"),
+        pytest.param("SELECT 1 /* -- */", "SELECT 1 /* -- */;", id="block comment"),
+        pytest.param("SELECT 1 /* a", "SELECT 1 /* a*/;", id="open block comment"),
+        pytest.param("SELECT 1 /*/", "SELECT 1 /*/*/;", id="block comment that looks ended"),
+        pytest.param("SELECT '/* a'", "SELECT '/* a';", id="no block comment"),
+    ],
+)
+def test_statement_is_terminated_behind_its_comment(sql: str, expected: str) -> None:
+    assert expected == terminated(sql)
+    assert statement_end(expected, 0) == len(expected)

@@ -1,0 +1,136 @@
+"""The schema of a database as SQL that makes an empty database like it, with the record of what is applied."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import apsw
+
+from migrated.sqlite import history, ledger
+from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_reading
+from migrated.sqlite.guard import LEDGER_PREFIX
+from migrated.sqltext import folded, terminated
+
+_HEADING = "-- Written by migrated after each change of the schema: what is edited here will be lost."
+_RECORD = "-- The record of migrated: what is applied."
+_ROWS_KEPT = {"_migrations": ("version", "name", "checksum")}
+"""Of our own tables, those whose rows are kept, and their columns; the others of a row take their defaults.
+
+The text must be the same wherever the same migrations were applied, so it holds no time and no host.
+"""
+_NUMBERS = ("application_id", "user_version")
+_ORDER = ("table", "index", "view", "virtual", "trigger")
+"""What comes later may need what comes earlier in order to be made."""
+# An index without a text belongs to a constraint. Any of these texts may be no UTF-8.
+_OBJECTS = """
+SELECT coalesce(l.type, o.type), CAST(o.name AS BLOB), CAST(o.tbl_name AS BLOB), CAST(o.sql AS BLOB)
+FROM main.sqlite_schema AS o
+LEFT JOIN pragma_table_list AS l ON o.type = 'table' AND l.schema = 'main' AND l.name = o.name
+WHERE o.sql IS NOT NULL AND substr(o.name, 1, 7) != 'sqlite_'
+"""
+
+
+class _Object(NamedTuple):
+    kind: str
+    name: str
+    table: str
+    sql: str
+
+
+def read_schema(database: str, patience: Patience) -> bytes | None:
+    """Everything but the rows of a database, as a script; changes nothing.
+
+    None where there is nothing to tell: no database yet, or a migration without a transaction that stopped half
+    way. Raises `DatabaseError`. The text is UTF-8 unless the database holds something that is not.
+    """
+    if is_absent_or_empty(database):
+        return None
+    with (
+        contextlib.closing(open_for_reading(database, patience)) as connection,
+        environment_errors(database),
+    ):
+        # One moment, whoever writes meanwhile.
+        connection.execute("BEGIN")
+        if history.unfinished(connection, database):
+            return None
+        return "\n\n".join(_paragraphs(connection, database)).encode(errors="surrogateescape")
+
+
+def _paragraphs(connection: apsw.Connection, database: str) -> Iterator[str]:
+    yield _HEADING
+    encoding = str(connection.pragma("encoding"))
+    if encoding != "UTF-8":
+        yield f"PRAGMA encoding = '{encoding}';"
+    yield "BEGIN;"
+    numbers = {name: connection.pragma(name) for name in _NUMBERS}
+    yield from (f"PRAGMA {name} = {number};" for name, number in numbers.items() if number)
+    yield from (terminated(each.sql) for each in _objects(connection, encoding))
+    if ledger.has(connection, "_migrations"):
+        yield _RECORD
+        yield from _bookkeeping()
+        yield from _rows(connection, database)
+    yield "COMMIT;\n"
+
+
+def _objects(connection: apsw.Connection, encoding: str) -> list[_Object]:
+    """What people made, in the order in which it can be made again."""
+    errors = "surrogateescape" if encoding == "UTF-8" else "replace"
+    found = [
+        _Object(str(kind), *(bytes(text).decode(encoding, errors) for text in texts))
+        for kind, *texts in connection.execute(_OBJECTS)
+    ]
+    shadows = _shadows(found)
+    found = [each for each in found if folded(each.table) not in shadows and not _is_ours(each)]
+    return sorted(found, key=lambda each: (_rank(each), each.name))
+
+
+def _rank(each: _Object) -> int:
+    # A table that was taken for a shadow and is none.
+    return _ORDER.index("table" if each.kind == "shadow" else each.kind)
+
+
+def _is_ours(each: _Object) -> bool:
+    return any(folded(name).startswith(LEDGER_PREFIX) for name in (each.name, each.table))
+
+
+def _shadows(found: Iterable[_Object]) -> set[str]:
+    """The names of the tables that virtual tables make for themselves.
+
+    SQLite goes by the name alone, and would take a table `docs_content` of the application's, which the virtual
+    table `docs` reads from, for one. So it is tried which are made.
+    """
+    suspected = {folded(each.name) for each in found if each.kind == "shadow"}
+    if not suspected:
+        return set()
+    made: set[str] = set()
+    with contextlib.closing(apsw.Connection(":memory:")) as trial:
+        for each in sorted((each for each in found if each.kind in {"table", "view", "virtual"}), key=_rank):
+            try:
+                trial.execute(each.sql).fetchall()
+            except (apsw.Error, UnicodeEncodeError):
+                # It needs something of the application's, a tokenizer perhaps: the name has to do.
+                made |= {name for name in suspected if name.startswith(f"{folded(each.name)}_")}
+        made |= {folded(str(name)) for (name,) in trial.execute("SELECT name FROM sqlite_schema")}
+    return suspected & made
+
+
+def _bookkeeping() -> Iterator[str]:
+    """Our own tables as they are made today, whatever version made those of the database."""
+    with contextlib.closing(apsw.Connection(":memory:")) as fresh:
+        ledger.create(fresh, ":memory:")
+        for (sql,) in fresh.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"):
+            yield terminated(str(sql))
+
+
+def _rows(connection: apsw.Connection, database: str) -> Iterator[str]:
+    for table, columns in _ROWS_KEPT.items():
+        if not ledger.has(connection, table):
+            continue
+        values = ", ".join(f"quote({column})" for column in columns)
+        try:
+            rows = connection.execute(f"SELECT {values} FROM main.{table} ORDER BY {columns[0]}").fetchall()
+        except apsw.SQLError as error:
+            raise ledger.not_ours(table, error, database) from error
+        beginning = f"INSERT INTO {table} ({', '.join(columns)}) VALUES"
+        if rows:
+            yield "\n".join(f"{beginning} ({', '.join(map(str, row))});" for row in rows)
