@@ -1,11 +1,12 @@
 """What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from migrated import planning, refusals
-from migrated.model import Migration, MigrationDirection, MigrationPlan, Step
-from migrated.planning import OnChanged, OnMissing, Policy, State, Status
+from migrated.model import AppliedRepeatable, Migration, MigrationDirection, MigrationPlan, Record, Step
+from migrated.planning import OnChanged, OnMissing, Policy, RepeatableStatus, State, Status
 
 Recorded = Callable[[list[int]], Mapping[int, Migration]]
 """Asked for versions: those migrations as they were applied, as far as that is known."""
@@ -14,27 +15,56 @@ _NO_WAY_DOWN = MigrationPlan(MigrationDirection.DOWN)
 _NO_WAY_UP = MigrationPlan(MigrationDirection.UP)
 
 
+class Findings(NamedTuple):
+    """The states of all migrations in one database."""
+
+    statuses: Sequence[Status]
+    repeatables: Sequence[RepeatableStatus] = ()
+
+
+def find(available: Iterable[Migration], record: Record) -> Findings:
+    """Compare what there is with what the database says."""
+    migrations = list(available)
+    return Findings(
+        planning.examine(migrations, record.applied, record.unfinished),
+        planning.examine_repeatables(migrations, record.repeatables),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """First `down`, then `up`; true while there is anything to do.
+    """First `down`, then `up`, then `repeat`; true while there is anything to do.
 
-    With `is_redo` all of it is done or nothing, and what a person typed into the database is kept. `updates` are
-    applied migrations whose name, down text or header is another now: only the record changes. `direction` is the
-    way that was asked for: rolling back may only clear the way for going up.
+    What the repeatable migrations in `undo` made is dropped first: it could stand in the way, and would not be
+    there in a database made anew. With `is_redo` all of it is done or nothing, and what a person typed into the
+    database is kept. `updates` are applied migrations whose name, down text or header is another now: only the
+    record changes. `direction` is the way that was asked for: rolling back may only clear the way for going up.
     """
 
     down: MigrationPlan = _NO_WAY_DOWN
     up: MigrationPlan = _NO_WAY_UP
+    repeat: Sequence[Migration] = ()
+    undo: Sequence[AppliedRepeatable] = ()
     updates: Sequence[Migration] = ()
     is_redo: bool = False
     direction: MigrationDirection = MigrationDirection.UP
 
     def __bool__(self) -> bool:
-        return bool(self.down or self.up or self.updates)
+        return bool(self.down or self.up or self.repeat or self.undo or self.updates)
 
     @property
     def steps(self) -> list[Step]:
         """Every step in its order."""
+        return self.versioned + self.repetitions
+
+    @property
+    def repetitions(self) -> list[Step]:
+        """Those of repeatable migrations."""
+        return [Step(migration, MigrationDirection.UP) for migration in self.repeat]
+
+    @property
+    def versioned(self) -> list[Step]:
+        """Those of the others."""
         back = {migration.version for migration in self.down}
         down = [Step(migration, MigrationDirection.DOWN) for migration in self.down]
         return down + [Step(each, MigrationDirection.UP, each.version in back) for each in self.up]
@@ -53,7 +83,7 @@ def agenda_of(plan: MigrationPlan) -> Agenda:
 
 
 def plan_run(
-    statuses: Sequence[Status],
+    findings: Findings,
     recorded: Recorded,
     policy: Policy,
     target: int | None = None,
@@ -61,27 +91,57 @@ def plan_run(
 ) -> Agenda:
     """Bring the database to what the migrations say, at or below `target` where one is given.
 
-    Versions in `again` are applied whatever the target. Raises the refusal that the policy asks for,
-    `RollbackFailedError` when what has to be rolled back cannot be.
+    Versions in `again` are applied whatever the target; repeatable migrations only without one. Raises the refusal
+    that the policy asks for, `RollbackFailedError` when what has to be rolled back cannot be.
     """
+    statuses, repeatables = findings
     refusals.refuse_by_policy(statuses, policy)
     redoes = policy.on_changed is OnChanged.REDO
     back = versions_to_roll_back(statuses, policy)
     updates = _updates(statuses, recorded, back) if redoes else ()
+    repeat, undo = ([], []) if target is not None else _repetitions(repeatables, policy)
     if not back:
-        return Agenda(up=_way_up(statuses, target, again), updates=updates)
+        return Agenda(up=_way_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
     down = planning.plan_down(statuses, recorded(back), back)
     up = _way_up(_without(statuses, back), target, {*back, *again})
-    return Agenda(down, up, updates, is_redo=redoes)
+    if redoes:
+        repeat, undo = _all_again(repeatables, [each.migration for each in repeatables])
+    return Agenda(down, up, repeat, undo, updates, is_redo=redoes)
 
 
-def plan_redo(
-    statuses: Sequence[Status], recorded: Recorded, versions: Collection[int], again: Collection[int]
-) -> Agenda:
-    """Roll back `versions`, as far as they are applied, and apply those in `again` as they are now."""
+def plan_redo(findings: Findings, recorded: Recorded, versions: Collection[int], again: Collection[int]) -> Agenda:
+    """Roll back `versions`, as far as they are applied, and apply those in `again` as they are now.
+
+    Likewise the repeatable migrations that are applied.
+    """
+    statuses, repeatables = findings
+    if not versions:
+        return Agenda()
     down = planning.plan_down(statuses, recorded(list(versions)), versions)
     up = [each for each in planning.pending(_without(statuses, versions)) if each.version in again]
-    return Agenda(down, MigrationPlan(MigrationDirection.UP, up), is_redo=True)
+    repeat, undo = _all_again(repeatables, [each.migration for each in repeatables if each.applied])
+    return Agenda(down, MigrationPlan(MigrationDirection.UP, up), repeat, undo, is_redo=True)
+
+
+def _repetitions(
+    repeatables: Sequence[RepeatableStatus], policy: Policy
+) -> tuple[list[Migration], list[AppliedRepeatable]]:
+    """What is new or changed; and what has to be undone before, or is gone."""
+    undone = {State.PENDING} if policy.on_changed is OnChanged.REDO else set()
+    if policy.on_missing is OnMissing.ROLLBACK:
+        undone.add(State.MISSING)
+    return (
+        [each.migration for each in repeatables if each.migration and each.state is State.PENDING],
+        [each.applied for each in repeatables if each.applied and each.state in undone],
+    )
+
+
+def _all_again(
+    repeatables: Sequence[RepeatableStatus], wanted: Iterable[Migration | None]
+) -> tuple[list[Migration], list[AppliedRepeatable]]:
+    """Views stand in the way of changes to their tables, and triggers go with theirs."""
+    repeat = [migration for migration in wanted if migration and not migration.is_draft]
+    return repeat, [each.applied for each in repeatables if each.applied]
 
 
 def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[int]:

@@ -5,7 +5,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Snapshot, Step, Unfinished
+from migrated.model import (
+    AppliedMigration,
+    AppliedRepeatable,
+    Migration,
+    MigrationDirection,
+    Record,
+    Repair,
+    Snapshot,
+    Step,
+    Unfinished,
+)
 
 
 class LedgerMovedError(Exception):
@@ -107,11 +117,8 @@ class Observer:
 class Session(Protocol):
     """A database open for changing. A step is done wholly and recorded, or not at all."""
 
-    def applied(self) -> list[AppliedMigration]:
-        """Read the ledger; steps planned from it are valid until somebody else changes it."""
-
-    def unfinished(self) -> Unfinished | None:
-        """What the last `applied()` found to have stopped half way."""
+    def look(self) -> Record:
+        """Read the record; steps planned from it are valid until somebody else changes it."""
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied."""
@@ -134,6 +141,9 @@ class Session(Protocol):
         should have been kept and are lost. With `keeps_rows` the content is kept as a snapshot first, and the
         rows that the steps took from tables which they did not mean to change are put back in the end.
         """
+
+    def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
+        """Drop what repeatable migrations made, and forget these; in the transaction that is open, if one is."""
 
     def update(self, migrations: Sequence[Migration]) -> None:
         """Record the present name, down text and header of applied migrations; `LedgerMovedError` as above."""
@@ -168,8 +178,8 @@ class Database(Protocol):
     def require_usable(self) -> None:
         """Raise `DatabaseError` for what can be seen to be in the way of changing it, before anything is."""
 
-    def look(self) -> tuple[list[AppliedMigration], Unfinished | None]:
-        """Read the ledger, and what stopped half way if anything did, changing nothing."""
+    def look(self) -> Record:
+        """Read the record, changing nothing."""
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied, changing nothing."""

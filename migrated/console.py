@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from migrated.colours import BOLD_RED, CYAN, DIM, GREEN, RED, YELLOW, painted, painted_diff, visible
+from migrated.errors import label_of
 
 _INDENT = " " * 9
 _OF_LEVEL = {"debug": DIM, "info": "", "warning": YELLOW, "error": RED, "critical": BOLD_RED}
@@ -50,7 +51,7 @@ class Console:
             return f"{self._paint(clock, DIM)} {self._paint(f'{tag}{sentence}', _OF_LEVEL[level])}"
         if event in _GOOD:
             # The verb and the migration; where and how long it took stand beside them.
-            verb, label, rest = sentence.partition(f"{line.get('version')}_{line.get('name')}")
+            verb, label, rest = sentence.partition(label_of(line.get("version"), str(line.get("name"))))
             sentence = self._paint(f"{verb}{label}", GREEN) + rest
         return f"{self._paint(f'{clock} {tag}', DIM)}{sentence}"
 

@@ -4,6 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def label_of(version: object, name: str) -> str:
+    """How people name a migration: `<version>_<name>`; a repeatable one has only its name, `R__<name>`."""
+    return f"{version}_{name}" if version else name
+
+
 class MigrationError(Exception):
     """Base of every failure of this package; never raised itself.
 
@@ -46,6 +51,11 @@ class MigrationError(Exception):
         self.code = code or type(self).code
         self.transient = transient
         self.completed = tuple(completed)
+
+    @property
+    def label(self) -> str:
+        """The migration's, as people name it; an empty string where the failure is not one's."""
+        return label_of(self.version, self.name or "")
 
     @property
     def place(self) -> str:

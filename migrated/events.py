@@ -1,6 +1,7 @@
 """The log events: their names are an interface, written against by alerts. Additions only.
 
-`sentence` becomes the `message`; it is filled from the event's own keys and may change between versions.
+`sentence` becomes the `message`; it is filled from the event's own keys, and may change between versions.
+`{migration}` in it is the label of the migration that `version` and `name` stand for.
 """
 
 from dataclasses import dataclass
@@ -100,58 +101,58 @@ DATABASE_UNBLOCKED = Event(
     "database.unblocked", "info", "{database} is no longer blocked", "after database.blocked"
 )
 MIGRATION_APPLYING = Event(
-    "migration.applying", "info", "applying {version}_{name} to {database}", "a migration begins"
+    "migration.applying", "info", "applying {migration} to {database}", "a migration begins"
 )
 MIGRATION_APPLIED = Event(
     "migration.applied",
     "info",
-    "applied {version}_{name} to {database} in {execution_time_ms} ms",
+    "applied {migration} to {database} in {execution_time_ms} ms",
     "it is committed together with its ledger row",
 )
 MIGRATION_ROLLING_BACK = Event(
-    "migration.rolling_back", "info", "rolling back {version}_{name} in {database}", "a rollback begins"
+    "migration.rolling_back", "info", "rolling back {migration} in {database}", "a rollback begins"
 )
 MIGRATION_ROLLED_BACK = Event(
     "migration.rolled_back",
     "info",
-    "rolled back {version}_{name} in {database} in {execution_time_ms} ms",
+    "rolled back {migration} in {database} in {execution_time_ms} ms",
     "it is committed together with the ledger's change",
 )
 MIGRATION_UPDATED = Event(
     "migration.updated",
     "info",
-    "recorded the name and the DOWN section of {version}_{name} as they are now in {database}",
+    "recorded the name and the DOWN section of {migration} as they are now in {database}",
     'an applied migration was renamed, or another DOWN section written; with `on_changed = "redo"` only',
 )
 MIGRATION_PROGRESS = Event(
     "migration.progress",
     "info",
-    "{version}_{name} in {database}: statement {statement_number} of {statement_count}, line {line}, after "
+    "{migration} in {database}: statement {statement_number} of {statement_count}, line {line}, after "
     "{execution_time_ms} ms",
     "every three seconds while a statement is running; rows_changed counts those before it",
 )
 MIGRATION_FAILED = Event(
     "migration.failed",
     "error",
-    "{version}_{name} failed in {database}: {reason}",
+    "{migration} failed in {database}: {reason}",
     "all of that migration was undone; without a transaction, the failing statement was",
 )
 CHECKSUM_MISMATCH = Event(
     "checksum.mismatch",
     "error",
-    "{version}_{name} was changed after it was applied to {database}: {reason}",
+    "{migration} was changed after it was applied to {database}: {reason}",
     "one line per changed migration; with `expected` and `found`",
 )
 MIGRATION_MISSING = Event(
     "migration.missing",
     "warning",
-    "{version}_{name} is applied to {database}, but no file has it",
+    "{migration} is applied to {database}, but no file has it",
     "one line per missing migration",
 )
 MIGRATION_LATE = Event(
     "migration.late",
     "warning",
-    "{version}_{name} lies below the highest version applied to {database}",
+    "{migration} lies below the highest version applied to {database}",
     "applied late, or refused, as `on_late` says",
 )
 SNAPSHOT_TAKEN = Event(
@@ -184,7 +185,7 @@ ROWS_LEFT_OUT = Event(
 SCHEMA_OBJECTS_DROPPED = Event(
     "schema.objects_dropped",
     "warning",
-    "{version}_{name} rebuilt a table of {database} without what belonged to it: {reason}",
+    "{migration} rebuilt a table of {database} without what belonged to it: {reason}",
     "indexes or triggers went with a table that is there again",
 )
 HOOK_FINISHED = Event(

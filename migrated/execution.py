@@ -1,18 +1,18 @@
 """Carrying out what was decided: in the database itself or, where that cannot be one transaction, on a copy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from migrated import planning, refusals
-from migrated.agenda import Agenda, Recorded
+from migrated.agenda import Agenda, Findings, Recorded, find
 from migrated.backend import Database, Done, FormerState, KeptRows, LedgerMovedError, Observer, Progress, Session
 from migrated.errors import INTERRUPTED, DatabaseError, MigrationError, RollbackFailedError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Step
+from migrated.model import AppliedMigration, Migration, MigrationDirection, Record, Step
 from migrated.planning import OnMissing, Policy, Status
 from migrated.settings import TransactionMode
 from migrated.supervision import Supervision
 from migrated.work import Work
 
-Decision = Callable[[Sequence[Status], Recorded], Agenda]
+Decision = Callable[[Findings, Recorded], Agenda]
 """What is to be done, given the states and the record of the migrations; raises where that cannot be."""
 
 
@@ -25,7 +25,7 @@ class Execution:
     def __init__(
         self,
         database: Database,
-        migrations: Mapping[int, Migration],
+        migrations: Sequence[Migration],
         *,
         policy: Policy,
         transaction: TransactionMode,
@@ -43,10 +43,10 @@ class Execution:
 
     def is_needed(self, decide: Decision) -> bool:
         """Whether there is anything to do, found without the lock. Raises the refusals."""
-        statuses = planning.examine(self._migrations.values(), *self._database.look())
-        refusals.refuse_unfinished(statuses)
+        findings = find(self._migrations, self._database.look())
+        refusals.refuse_unfinished(findings.statuses)
         try:
-            return bool(decide(statuses, self._database.recorded))
+            return bool(decide(findings, self._database.recorded))
         except RollbackFailedError:
             if not self._may_go_back:
                 raise
@@ -67,9 +67,9 @@ class Execution:
     def _in_place(self, session: Session, work: Work, decide: Decision) -> bool:
         """Return whether it was done: not where it has to be done on a copy."""
         while True:
-            statuses = self._examine(session)
+            findings = self._find(session)
             try:
-                agenda = decide(statuses, session.recorded)
+                agenda = decide(findings, session.recorded)
             except RollbackFailedError:
                 if not self._may_go_back:
                     raise
@@ -77,19 +77,19 @@ class Execution:
             if agenda.needs_copy:
                 return False
             try:
-                self._take(work, agenda, statuses)
+                self._take(work, agenda, findings)
             except LedgerMovedError:
                 continue
             return True
 
-    def _examine(self, session: Session) -> list[Status]:
-        statuses = planning.examine(self._migrations.values(), session.applied(), session.unfinished())
-        refusals.refuse_unfinished(statuses)
-        return statuses
+    def _find(self, session: Session) -> Findings:
+        findings = find(self._migrations, session.look())
+        refusals.refuse_unfinished(findings.statuses)
+        return findings
 
-    def _take(self, work: Work, agenda: Agenda, statuses: list[Status], *, on_copy: bool = False) -> None:
+    def _take(self, work: Work, agenda: Agenda, findings: Findings, *, on_copy: bool = False) -> None:
         try:
-            work.carry_out(agenda, statuses, self._transaction, on_copy=on_copy)
+            work.carry_out(agenda, findings.statuses, self._transaction, on_copy=on_copy)
         except MigrationError as error:
             error.completed = () if on_copy else tuple(work.completed)
             raise
@@ -101,10 +101,10 @@ class Execution:
 
         def change(session: Session) -> None:
             work = Work(session, observer, self._supervision)
-            statuses = self._examine(session)
+            findings = self._find(session)
             # The history of a copy goes on beyond the state that it is in.
             recorded = session.recorded if former is None else former.recorded_of
-            self._take(work, decide(statuses, recorded), statuses, on_copy=True)
+            self._take(work, decide(findings, recorded), findings, on_copy=True)
             if self._supervision.stop_requested():
                 raise _stopped(self._database.name, self._supervision.reason)
             completed.extend(work.completed)
@@ -118,13 +118,12 @@ class Execution:
 
         Raises `RollbackFailedError` where there is none.
         """
-        applied, unfinished = self._database.look()
-        statuses = planning.examine(self._migrations.values(), applied, unfinished)
+        findings = find(self._migrations, self._database.look())
         try:
-            decide(statuses, self._database.recorded)
+            decide(findings, self._database.recorded)
         except RollbackFailedError as stuck:
             for former in self._database.former_states():
-                if self._leads_on(former, statuses, decide):
+                if self._leads_on(former, findings.statuses, decide):
                     return former
             raise RollbackFailedError(
                 f"{stuck.message}, and no snapshot of the time before",
@@ -136,9 +135,9 @@ class Execution:
         return None
 
     def _leads_on(self, former: FormerState, statuses: Sequence[Status], decide: Decision) -> bool:
-        then = planning.examine(self._migrations.values(), former.applied)
+        then = find(self._migrations, Record(list(former.applied)))
         if self._policy.on_missing is OnMissing.IGNORE and (
-            set(planning.missing_versions(statuses)) - set(planning.missing_versions(then))
+            set(planning.missing_versions(statuses)) - set(planning.missing_versions(then.statuses))
         ):
             # What nobody could apply again must not be lost.
             return False

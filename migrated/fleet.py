@@ -155,7 +155,7 @@ def _result(error: MigrationError | None, reporter: Reporter) -> Result:
 
 def _pending(runner: MigrationRunner) -> int:
     try:
-        return len(runner.pending())
+        return runner.count_pending()
     except MigrationError:
         # The outcome already says why the database cannot be read.
         return 0

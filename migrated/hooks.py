@@ -49,7 +49,7 @@ class Occasion:
     def variables(self) -> dict[str, str]:
         """What the program finds in its environment. Of a list that is too long for it the beginning is there."""
         databases, fewer = _joined(self.databases, "\n")
-        versions, less = _joined(map(str, self.versions), " ")
+        versions, less = _joined((str(version) for version in self.versions if version), " ")
         found = {
             _EVENT: self.hook.value,
             "MIGRATED_DATABASE": self.databases[0] if len(self.databases) == 1 else None,

@@ -16,7 +16,7 @@ import msgspec
 
 from migrated import colours
 from migrated.console import Console, is_for_programs
-from migrated.errors import MigrationError
+from migrated.errors import MigrationError, label_of
 from migrated.events import Event
 from migrated.sink import Line, Sink
 
@@ -153,6 +153,8 @@ class _Finish:
 
 class _Gaps(dict[str, Any]):
     def __missing__(self, key: str) -> str:
+        if key == "migration" and "name" in self:
+            return label_of(self.get("version"), str(self["name"]))
         return "?"
 
 

@@ -6,14 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from migrated.directives import Directive, directives_at_top
-from migrated.errors import InvalidFormatError
+from migrated.errors import InvalidFormatError, label_of
 from migrated.sqltext import has_statement, statements
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
 """The largest number that SQLite keeps in an INTEGER PRIMARY KEY."""
+REPEATABLE = "R__"
+"""What the name of a repeatable migration's file begins with."""
 
 
 class MigrationDirection(Enum):
@@ -46,8 +49,9 @@ class Migration:
 
     `checksum` is the lower-case hex SHA-256 of `up_sql` in UTF-8: the text hashed is the text executed.
     It is computed unless given. `header` holds the directives that stand above both sections; those at the
-    top of a section are read from its text. Raises `InvalidFormatError` for a version outside 1 … 2^63-1,
-    an empty name, an unknown directive, or text that SQLite could not take.
+    top of a section are read from its text. One that `is_repeatable` has no version (0 stands there) and no down
+    text: it is applied after all others, whenever its text is new. Raises `InvalidFormatError` for a version
+    outside 1 … 2^63-1, an empty name, an unknown directive, or text that SQLite could not take.
     """
 
     version: int
@@ -57,16 +61,10 @@ class Migration:
     checksum: str = field(default="", kw_only=True)
     header: frozenset[Directive] = field(default=frozenset(), kw_only=True)
     origin: Origin | None = field(default=None, kw_only=True, compare=False, repr=False)
+    is_repeatable: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.version, bool) or not isinstance(self.version, int):
-            raise InvalidFormatError(f"version {self.version!r} is not a whole number")
-        if not 1 <= self.version <= HIGHEST_VERSION:
-            raise InvalidFormatError(
-                f"version {self.version} is out of range: expected 1 to {HIGHEST_VERSION}",
-                version=self.version,
-                name=self.name,
-            )
+        self._require_version()
         if not self.name:
             raise InvalidFormatError(f"migration {self.version} has no name", version=self.version)
         directives_at_top(self.up_sql)
@@ -79,6 +77,24 @@ class Migration:
                 )
         if not self.checksum:
             object.__setattr__(self, "checksum", self.compute_checksum(self.up_sql))
+
+    @staticmethod
+    def repeatable(name: str, sql: str) -> "Migration":
+        """One without a version: a view or a trigger, say, whose text drops and makes it."""
+        return Migration(0, name, sql, is_repeatable=True)
+
+    def _require_version(self) -> None:
+        if isinstance(self.version, bool) or not isinstance(self.version, int):
+            raise InvalidFormatError(f"version {self.version!r} is not a whole number")
+        if self.is_repeatable:
+            if self.version or self.down_sql is not None:
+                raise InvalidFormatError("a repeatable migration has no version and no down text", name=self.name)
+        elif not 1 <= self.version <= HIGHEST_VERSION:
+            raise InvalidFormatError(
+                f"version {self.version} is out of range: expected 1 to {HIGHEST_VERSION}",
+                version=self.version,
+                name=self.name,
+            )
 
     @staticmethod
     def compute_checksum(sql: str) -> str:
@@ -95,8 +111,13 @@ class Migration:
 
     @property
     def label(self) -> str:
-        """`<version>_<name>`, as people name it."""
-        return f"{self.version}_{self.name}"
+        """`<version>_<name>`, as people name it; `R__<name>` for a repeatable one."""
+        return f"{REPEATABLE}{self.name}" if self.is_repeatable else f"{self.version}_{self.name}"
+
+    @property
+    def known_as(self) -> tuple[int | None, str]:
+        """Version and name, as errors and the log have them; a repeatable one is known by its label alone."""
+        return (None, self.label) if self.is_repeatable else (self.version, self.name)
 
     @property
     def file(self) -> str | None:
@@ -139,7 +160,21 @@ class AppliedMigration:
     @property
     def label(self) -> str:
         """`<version>_<name>`, as people name it."""
-        return f"{self.version}_{self.name}"
+        return label_of(self.version, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedRepeatable:
+    """What a database says of a repeatable migration: when it was applied last, with which text.
+
+    `objects` are the views and triggers that it made then, each as its kind and its name.
+    """
+
+    name: str
+    checksum: str
+    applied_at: datetime
+    execution_time_ms: int
+    objects: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +212,14 @@ class Unfinished:
     def __str__(self) -> str:
         going = "" if self.direction is MigrationDirection.UP else "the rollback of "
         return f"{going}{self.recorded.label} stopped after statement {self.statement} of {self.statements}"
+
+
+class Record(NamedTuple):
+    """What a database says of itself: what is applied, and what stopped half way, if anything did."""
+
+    applied: list[AppliedMigration]
+    unfinished: Unfinished | None = None
+    repeatables: Sequence[AppliedRepeatable] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from migrated.errors import MigrationNotFoundError, RollbackFailedError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan, Step, Unfinished
+from migrated.model import (
+    AppliedMigration,
+    AppliedRepeatable,
+    Migration,
+    MigrationDirection,
+    MigrationPlan,
+    Step,
+    Unfinished,
+)
 
 
 class State(StrEnum):
@@ -84,11 +92,43 @@ class Status:
         return self._known.label if self._known else str(self.version)
 
 
+@dataclass(frozen=True, slots=True)
+class RepeatableStatus:
+    """One repeatable migration, as the directory and the database have it; at least one of them does."""
+
+    name: str
+    state: State
+    migration: Migration | None
+    applied: AppliedRepeatable | None
+
+
+def examine_repeatables(
+    available: Iterable[Migration], applied: Iterable[AppliedRepeatable]
+) -> list[RepeatableStatus]:
+    """The state of every repeatable migration that either side knows, by name; `pending` when its text is new."""
+    migrations = {migration.name: migration for migration in available if migration.is_repeatable}
+    ledger = {entry.name: entry for entry in applied}
+    return [
+        RepeatableStatus(
+            name, _repeatable_state(migrations.get(name), ledger.get(name)), migrations.get(name), ledger.get(name)
+        )
+        for name in sorted(migrations.keys() | ledger.keys())
+    ]
+
+
+def _repeatable_state(migration: Migration | None, applied: AppliedRepeatable | None) -> State:
+    if migration is None:
+        return State.MISSING
+    if migration.is_draft:
+        return State.DRAFT
+    return State.APPLIED if applied and applied.checksum == migration.checksum else State.PENDING
+
+
 def examine(
     available: Iterable[Migration], applied: Iterable[AppliedMigration], unfinished: Unfinished | None = None
 ) -> list[Status]:
     """The state of every version that either side knows, ascending."""
-    migrations = {migration.version: migration for migration in available}
+    migrations = {migration.version: migration for migration in available if not migration.is_repeatable}
     ledger = {entry.version: entry for entry in applied}
     stopped = {unfinished.version: unfinished} if unfinished else {}
     highest = max(ledger, default=0)

@@ -53,7 +53,7 @@ class Reporter(Observer):
         self.applied += up
         self.rolled_back += not up
         self.versions.append(done.entry.version)
-        keys = {"version": done.entry.version, "name": done.entry.name, "direction": direction.value}
+        keys = {"version": done.entry.version or None, "name": done.entry.name, "direction": direction.value}
         if done.dropped:
             self.log(events.SCHEMA_OBJECTS_DROPPED, **keys, reason=", ".join(done.dropped))
         self.log(
@@ -94,9 +94,10 @@ class Reporter(Observer):
 
 
 def _of(step: Step) -> dict[str, object]:
+    version, name = step.migration.known_as
     return {
-        "version": step.migration.version,
-        "name": step.migration.name,
+        "version": version,
+        "name": name,
         "file": step.migration.file,
         "direction": step.direction.value,
     }

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import apsw
 
 from migrated import planning, refusals
-from migrated.agenda import Agenda, Recorded, agenda_of, plan_redo, plan_run
+from migrated.agenda import Agenda, Findings, Recorded, agenda_of, find, plan_redo, plan_run
 from migrated.backend import Database, Observer
 from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, RefusedError
 from migrated.execution import Decision, Execution
@@ -24,7 +24,7 @@ from migrated.model import (
     Snapshot,
     Unfinished,
 )
-from migrated.planning import OnChanged, Policy, State, Status
+from migrated.planning import OnChanged, Policy, RepeatableStatus, State, Status
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
@@ -72,15 +72,21 @@ class MigrationRunner:
         self._policy = policy
         self._lock_timeout = lock_timeout
         self._observer = observer or Observer()
-        self._migrations: dict[int, Migration] = {}
+        self._migrations: dict[int | str, Migration] = {}
+
+    @property
+    def _available(self) -> list[Migration]:
+        # Those with a version may come in any order; the others are applied by their names.
+        return sorted(self._migrations.values(), key=lambda each: (each.is_repeatable, each.version, each.name))
 
     def add_migration(self, migration: Migration) -> None:
         """Make a migration known, in any order.
 
-        Raises `InvalidFormatError` when another has its version, `ChecksumMismatchError` when the checksum it
-        was given is not that of its text.
+        Raises `InvalidFormatError` when another has its version (or its name, for a repeatable one),
+        `ChecksumMismatchError` when the checksum it was given is not that of its text.
         """
-        known = self._migrations.get(migration.version)
+        key = migration.label if migration.is_repeatable else migration.version
+        known = self._migrations.get(key)
         if known is not None:
             raise InvalidFormatError(
                 f"version {migration.version} is claimed twice: by {known.label} and by {migration.label}",
@@ -97,7 +103,7 @@ class MigrationRunner:
                 expected=migration.checksum,
                 found=found,
             )
-        self._migrations[migration.version] = migration
+        self._migrations[key] = migration
 
     def add_migrations(self, migrations: Iterable[Migration]) -> None:
         """Make several known. Raises as `add_migration`, having added those before."""
@@ -115,7 +121,7 @@ class MigrationRunner:
 
     def get_applied(self) -> list[AppliedMigration]:
         """What the ledger has, ascending by version. Changes nothing."""
-        return self._database.look()[0]
+        return self._database.look().applied
 
     def current_version(self) -> int | None:
         """The highest applied version, None when nothing is applied. Changes nothing."""
@@ -123,11 +129,21 @@ class MigrationRunner:
 
     def statuses(self) -> list[Status]:
         """The state of every version that the migrations or the ledger have. Changes nothing."""
-        return planning.examine(self._migrations.values(), *self._database.look())
+        return [*find(self._available, self._database.look()).statuses]
+
+    def repeatables(self) -> list[RepeatableStatus]:
+        """The state of every repeatable migration that the program or the database has. Changes nothing."""
+        return [*find(self._available, self._database.look()).repeatables]
 
     def pending(self) -> list[Migration]:
         """What `run` would apply, ascending; drafts are not among them. Changes nothing."""
         return planning.pending(self.statuses())
+
+    def count_pending(self) -> int:
+        """How many migrations `run` would apply, repeatable ones included. Changes nothing."""
+        findings = find(self._available, self._database.look())
+        repeatables = sum(each.state is State.PENDING for each in findings.repeatables)
+        return len(planning.pending(findings.statuses)) + repeatables
 
     def plan(self, target: int | None = None) -> MigrationPlan:
         """Say what `run_to(target)`, or `run()` without a target, would do. Changes nothing.
@@ -157,16 +173,17 @@ class MigrationRunner:
         the run is one transaction then, after the content was kept as a snapshot.
         """
         return self._carry_out(
-            lambda statuses, recorded: plan_run(statuses, recorded, self._policy), may_go_back=True
+            lambda findings, recorded: plan_run(findings, recorded, self._policy), may_go_back=True
         )
 
     def run_up_to(self, version: int) -> list[AppliedMigration]:
         """Apply everything pending at or below `version`; roll back only as `run` does. Raises as these two."""
         again = {entry.version for entry in self.get_applied()}
 
-        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
-            planning.require_known(statuses, version)
-            return plan_run(statuses, recorded, self._policy, version, again)
+        def decide(findings: Findings, recorded: Recorded) -> Agenda:
+            if version not in again:
+                planning.require_known(findings.statuses, version)
+            return plan_run(findings, recorded, self._policy, version, again)
 
         return self._carry_out(decide, may_go_back=True)
 
@@ -175,35 +192,28 @@ class MigrationRunner:
 
         Verifies checksums first. Raises as `run` and `plan`, and `RollbackFailedError` when a rollback failed.
         """
-        way: MigrationDirection | None = None
-
-        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
-            nonlocal way
-            refusals.refuse_changed(statuses)
-            plan = planning.plan_to(statuses, version, recorded)
-            if way is None and plan:
-                way = plan.direction
-            if plan.direction is not way:
-                # Another runner finished our way up: going down now was never asked for.
-                return Agenda()
-            up = way is MigrationDirection.UP
-            return plan_run(statuses, recorded, self._policy, version) if up else agenda_of(plan)
-
-        return self._carry_out(decide)
+        with self._remembering():
+            refusals.refuse_changed(self.statuses())
+        plan = self.plan(version)
+        if not plan:
+            return []
+        # Another runner may finish our way meanwhile: the other way was never asked for.
+        return self.run_up_to(version) if plan.direction is MigrationDirection.UP else self.roll_back_to(version)
 
     def roll_back_to(self, version: int) -> list[AppliedMigration]:
         """Roll back everything above `version`, newest first; never apply. Raises as `run_to`."""
 
-        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
-            planning.require_known(statuses, version)
-            return self._downward(statuses, recorded, planning.applied_above(statuses, version))
+        def decide(findings: Findings, recorded: Recorded) -> Agenda:
+            planning.require_known(findings.statuses, version)
+            above = planning.applied_above(findings.statuses, version)
+            return self._downward(findings.statuses, recorded, above)
 
         return self._carry_out(decide)
 
     def roll_back(self, steps: int = 1) -> list[AppliedMigration]:
         """Roll back the `steps` highest applied versions, newest first. Raises as `run_to`."""
         wanted = planning.newest_applied(self.statuses(), steps)
-        return self._carry_out(lambda statuses, recorded: self._downward(statuses, recorded, wanted))
+        return self._carry_out(lambda findings, recorded: self._downward(findings.statuses, recorded, wanted))
 
     def redo(self, steps: int = 1) -> list[AppliedMigration]:
         """Roll back the `steps` highest applied versions and apply them as they are now, in one transaction.
@@ -227,9 +237,9 @@ class MigrationRunner:
         wanted = choose(statuses)
         again = {status.version for status in statuses if status.applied}
 
-        def decide(statuses: Sequence[Status], recorded: Recorded) -> Agenda:
-            refusals.refuse_redo(statuses, wanted)
-            return plan_redo(statuses, recorded, wanted, again)
+        def decide(findings: Findings, recorded: Recorded) -> Agenda:
+            refusals.refuse_redo(findings.statuses, wanted)
+            return plan_redo(findings, recorded, wanted, again)
 
         return self._carry_out(decide, may_go_back=True)
 
@@ -240,7 +250,7 @@ class MigrationRunner:
 
     def unfinished(self) -> Unfinished | None:
         """The migration without a transaction that stopped half way, if one did. Changes nothing."""
-        return self._database.look()[1]
+        return self._database.look().unfinished
 
     def repair(self, version: int, how: Repair, *, reason: str | None = None) -> None:
         """Settle the unfinished migration `version` as a person decided, and keep `reason` in the history.
@@ -251,7 +261,7 @@ class MigrationRunner:
         `MigrationNotFoundError` when this migration is not unfinished.
         """
         with self._lock(), self._database.session(self._observer) as session:
-            settle_unfinished(session, self._migrations, version, how, reason)
+            settle_unfinished(session, self._available, version, how, reason)
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots of the database, oldest first. Changes nothing."""
@@ -280,7 +290,7 @@ class MigrationRunner:
     def _carry_out(self, decide: Decision, *, may_go_back: bool = False) -> list[AppliedMigration]:
         execution = Execution(
             self._database,
-            self._migrations,
+            self._available,
             policy=self._policy,
             transaction=self._transaction,
             observer=self._observer,

@@ -1,6 +1,6 @@
 """Taking the steps of a plan in a session: each in a transaction of its own, or several in one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from migrated.agenda import Agenda
 from migrated.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
@@ -8,6 +8,7 @@ from migrated.directives import Directive
 from migrated.errors import MigrationError, MigrationNotFoundError
 from migrated.model import (
     AppliedMigration,
+    AppliedRepeatable,
     Migration,
     MigrationDirection,
     Repair,
@@ -49,6 +50,7 @@ class Work:
         On a copy nothing has to be one transaction: all of it is thrown away when a step fails.
         """
         steps = agenda.steps
+        is_whole = agenda.is_redo or (transaction is TransactionMode.RUN and len(steps) > 1)
         self._late = {status.version for status in statuses if status.state is State.LATE}
         self._way = steps[0].direction if steps else self._way
         if agenda.updates:
@@ -56,16 +58,28 @@ class Work:
             for migration in agenda.updates:
                 self._observer.updated(migration)
         self._observer.planned(len(steps))
-        if agenda.is_redo and not on_copy:
-            self._take_whole(steps, keeps_rows=True)
-        elif transaction is TransactionMode.RUN and len(steps) > 1 and not on_copy:
+        if is_whole and not on_copy:
             refuse_mixture(steps, statuses)
-            self._take_whole(steps)
+            self._take_whole(steps, agenda.undo, keeps_rows=agenda.is_redo)
         elif self._session.is_new():
             self._take_in_groups(steps)
         else:
-            self._take_each(steps)
+            if on_copy:
+                self._undo(agenda.undo)
+            self._take_each(agenda.versioned)
+            self._repeat(agenda.repetitions, () if on_copy else agenda.undo)
         self._way = agenda.direction
+
+    def _undo(self, repeatables: Sequence[AppliedRepeatable]) -> None:
+        if repeatables:
+            self._session.undo_repeatables(repeatables)
+
+    def _repeat(self, steps: Sequence[Step], undo: Sequence[AppliedRepeatable]) -> None:
+        if not undo or any(step.needs_own_transaction for step in steps):
+            self._undo(undo)
+            self._take_each(steps)
+        elif not self._supervision.stop_requested():
+            self._take_together(steps, keep_good=False, undo=undo)
 
     def _take_each(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -86,25 +100,33 @@ class Work:
             steps = steps[taken or 1 :]
         return None
 
-    def _take_whole(self, steps: Sequence[Step], *, keeps_rows: bool = False) -> None:
+    def _take_whole(self, steps: Sequence[Step], undo: Sequence[AppliedRepeatable], *, keeps_rows: bool) -> None:
         if self._supervision.stop_requested():
             return
         try:
-            self._take_together(steps, keep_good=False, keeps_rows=keeps_rows)
+            self._take_together(steps, keep_good=False, undo=undo, keeps_rows=keeps_rows)
         except MigrationError as error:
             undone = "nothing of this run was kept: it is one transaction"
             error.hint = f"{error.hint}; {undone}" if error.hint else undone
             raise
 
-    def _take_together(self, steps: Sequence[Step], *, keep_good: bool, keeps_rows: bool = False) -> int:
+    def _take_together(
+        self,
+        steps: Sequence[Step],
+        *,
+        keep_good: bool,
+        undo: Sequence[AppliedRepeatable] = (),
+        keeps_rows: bool = False,
+    ) -> int:
         """How many were taken. What is done is told only once it is committed."""
         done: list[Done] = []
         batch: Batch | None = None
-        enforced = Directive.FOREIGN_KEYS_ON in steps[0].directives
+        enforced = any(Directive.FOREIGN_KEYS_ON in step.directives for step in steps[:1])
         try:
             with self._session.together(
                 keep_good=keep_good, foreign_keys=enforced, keeps_rows=keeps_rows
             ) as batch:
+                self._undo(undo)
                 for step in steps:
                     if keep_good and (batch.is_full or self._supervision.stop_requested()):
                         break
@@ -122,26 +144,26 @@ class Work:
         try:
             return self._session.execute(step)
         except MigrationError as error:
-            if error.version is None:
-                error.version, error.name = migration.version, migration.name
+            if error.name is None:
+                error.version, error.name = migration.known_as
             raise
 
     def _finish(self, done: Done, step: Step) -> None:
-        self._completed[step.direction].append(done.entry)
+        if not step.migration.is_repeatable:
+            self._completed[step.direction].append(done.entry)
         self._observer.done(done, step.direction)
 
 
 def settle_unfinished(
-    session: Session, available: Mapping[int, Migration], version: int, how: Repair, reason: str | None
+    session: Session, available: Sequence[Migration], version: int, how: Repair, reason: str | None
 ) -> None:
     """Do what a person decided about the unfinished migration `version`. Raises as `MigrationRunner.repair`."""
     while True:
         try:
-            session.applied()
-            unfinished = session.unfinished()
+            unfinished = session.look().unfinished
             if unfinished is None or unfinished.version != version:
                 raise _not_unfinished(version, unfinished)
-            present = available.get(version, unfinished.recorded)
+            present = next((each for each in available if each.version == version), unfinished.recorded)
             if unfinished.direction is MigrationDirection.DOWN and not present.is_reversible:
                 # The file has no down text; the recorded one was being run.
                 present = unfinished.recorded

@@ -175,7 +175,7 @@ def _has(line: Line, keys: Line) -> bool:
 
 
 class DaemonProcess:
-    """`migrated run` in a directory. A context manager: at its end the process is gone, however the test went.
+    """`migrated run`, or `dev`, in a directory. A context manager: at its end the process is gone in any case.
 
     The log is read in order: waiting looks only at lines after the one that was given last. With `stderr` the
     log goes to that descriptor and is not read.
@@ -186,6 +186,7 @@ class DaemonProcess:
         directory: Path,
         *arguments: str | Path,
         wrapper: Sequence[str] = (),
+        command: str = "run",
         stderr: int | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
@@ -202,7 +203,7 @@ class DaemonProcess:
         self._address: bytes = self._ear.getsockname()
         notify = {"NOTIFY_SOCKET": "@" + self._address[1:].decode()}
         self.process = subprocess.Popen(
-            [*wrapper, *PROGRAM, "run", *map(str, arguments)],
+            [*wrapper, *PROGRAM, command, *map(str, arguments)],
             cwd=directory,
             env=environment(**notify, **(variables or {})),
             stdin=subprocess.DEVNULL,

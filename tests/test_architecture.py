@@ -58,7 +58,7 @@ INNER_FLOORS = {
         ["failures", "checks", "snapshots", "rewriting"],
         ["shelf"],
         ["copying"],
-        ["script", "history", "oversight"],
+        ["script", "history", "repeatables", "oversight"],
         ["ledger"],
         ["carrying"],
         ["guard", "foreign_keys", "belongings", "connection", "space", "preflight"],

@@ -73,7 +73,7 @@ def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agend
                 return agenda_of(plan), None
         if view.refusal:
             return agenda_of(planning.plan_up(view.statuses, target)), view.refusal
-        return plan_run(view.statuses, view.handle.recorded, view.target.policy, target), None
+        return plan_run(view.findings, view.handle.recorded, view.target.policy, target), None
     except MigrationError as error:
         return None, error
 
@@ -84,7 +84,7 @@ def _show(view: "View", agenda: "Agenda | None", refusal: MigrationError | None)
         print_problem(f"{name}: {refusal}")
     if agenda is None or refusal is not None:
         return
-    parts = [(agenda.down, "roll back"), (agenda.up, "apply")]
+    parts = [([*agenda.down], "roll back"), ([*agenda.up, *agenda.repeat], "apply")]
     counts = [f"{len(plan)} to {verb}" for plan, verb in parts if plan]
     print(f"{name}: {', '.join(counts) or 'nothing to do'}")
     for plan, verb in parts:
@@ -100,8 +100,8 @@ def _document(view: "View", agenda: "Agenda | None", refusal: MigrationError | N
         "direction": agenda.direction.value if agenda else None,
         "migrations": [
             {
-                "version": step.migration.version,
-                "name": step.migration.name,
+                "version": step.migration.known_as[0],
+                "name": step.migration.known_as[1],
                 "direction": step.direction.value,
                 "checksum": step.migration.checksum,
                 "file": step.migration.file,

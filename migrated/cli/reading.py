@@ -1,10 +1,11 @@
 """What the reading commands share: the state of every database, with nothing changed anywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from migrated import planning, refusals
+from migrated import refusals
+from migrated.agenda import Findings, find
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError
 from migrated.model import Migration, Unfinished
@@ -21,9 +22,14 @@ class View:
     database: DatabasePath
     target: Target
     handle: SqliteDatabase
-    statuses: list[Status]
+    findings: Findings = field(default_factory=lambda: Findings([]))
     error: MigrationError | None = None
     refusal: MigrationError | None = None
+
+    @property
+    def statuses(self) -> Sequence[Status]:
+        """Of the migrations with a version."""
+        return self.findings.statuses
 
     def count(self, *states: State) -> int:
         """How many migrations are in one of these states."""
@@ -31,8 +37,9 @@ class View:
 
     @property
     def pending(self) -> int:
-        """How many could be applied."""
-        return self.count(State.PENDING, State.LATE)
+        """How many could be applied, repeatable ones included."""
+        repeatables = sum(each.state is State.PENDING for each in self.findings.repeatables)
+        return self.count(State.PENDING, State.LATE) + repeatables
 
     @property
     def applied(self) -> int:
@@ -93,9 +100,9 @@ def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -
         busy_timeout=target.busy_timeout,
         application_id=target.application_id,
     )
-    view = View(database, target, handle, [])
+    view = View(database, target, handle)
     try:
-        view.statuses = planning.examine(migrations, *handle.look())
+        view.findings = find(migrations, handle.look())
     except DatabaseError as error:
         view.error = error
         return view

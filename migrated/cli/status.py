@@ -6,6 +6,7 @@ from typing import Any
 from migrated.cli import options
 from migrated.cli.render import print_json, print_problem, print_table
 from migrated.errors import combined_exit_code
+from migrated.model import REPEATABLE
 
 NAME = "status"
 SUMMARY = "show the state of every migration in every database"
@@ -54,18 +55,19 @@ def _show(view: Any) -> None:
         counts = f"{database.applied} applied, {database.pending} pending"
         title = f"{database.database.name}: {database.summary}, {counts}"
         rows = [_row(status) for status in database.statuses]
+        rows += [_row(status, "-") for status in database.findings.repeatables]
         print_table(title, ("version", "name", "applied at (UTC)", "ms", "state"), rows)
         trouble = database.error or database.refusal
         if trouble:
             print_problem(f"{database.database.name}: {trouble}")
 
 
-def _row(status: Any) -> tuple[Any, ...]:
+def _row(status: Any, version: str | None = None) -> tuple[Any, ...]:
     applied = status.applied
     when = applied.applied_at.strftime("%Y-%m-%d %H:%M:%S") if applied else "-"
     return (
-        status.version,
-        status.name,
+        version or status.version,
+        status.name if version is None else f"{REPEATABLE}{status.name}",
         when,
         applied.execution_time_ms if applied else "-",
         status.state.value,
@@ -104,6 +106,19 @@ def _database(view: Any) -> dict[str, Any]:
         "pending": view.pending,
         "problem": problem(view.error or view.refusal),
         "migrations": [_migration(status) for status in view.statuses],
+        "repeatables": [_repeatable(status) for status in view.findings.repeatables],
+    }
+
+
+def _repeatable(status: Any) -> dict[str, Any]:
+    migration, applied = status.migration, status.applied
+    return {
+        "name": f"{REPEATABLE}{status.name}",
+        "state": status.state.value,
+        "checksum": (applied or migration).checksum,
+        "file": migration.file if migration else None,
+        "applied_at": applied.applied_at.isoformat() if applied else None,
+        "execution_time_ms": applied.execution_time_ms if applied else None,
     }
 
 

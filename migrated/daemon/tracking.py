@@ -132,7 +132,7 @@ class Tracker:
         if outcome.result in _BLOCKING:
             keys = failure_keys(error)
             if outcome.result is Result.FAILED:
-                keys |= {"reason": f"{error.version}_{error.name} failed: {error.message}", "excerpt": None}
+                keys |= {"reason": f"{error.label} failed: {error.message}", "excerpt": None}
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
 

@@ -35,8 +35,8 @@ class Remark:
 class Listing:
     """What a migrations directory holds at one moment.
 
-    `migrations` is ascending and holds drafts too. While `invalid` or `unfinished` is not empty the
-    listing is not fit for applying anything.
+    `migrations` is ascending and holds drafts too; repeatable ones come last, by name. While `invalid` or
+    `unfinished` is not empty the listing is not fit for applying anything.
     """
 
     directory: str
@@ -61,7 +61,7 @@ class _UnfinishedError(Exception):
 
 
 def read_migrations(directory: str | os.PathLike[str]) -> list[Migration]:
-    """Read a directory's migrations, ascending by version, drafts included.
+    """Read a directory's migrations, ascending by version, drafts included; repeatable ones come last, by name.
 
     Raises `MigrationFileError` when the directory or a file cannot be read or is still being written,
     `InvalidFormatError` when a file is invalid or two have one version. The error tells of every fault.
@@ -183,7 +183,7 @@ def _open_for_writing(descriptor: int) -> bool | None:
 
 
 def _refuse_duplicates(listing: Listing, names: list[str]) -> None:
-    listing.migrations.sort(key=lambda migration: migration.version)
+    listing.migrations.sort(key=lambda each: (each.is_repeatable, each.version, each.name))
     unused = {remark.file for remark in listing.ignored}
     claims: dict[int, list[str]] = {}
     for name in names:

@@ -3,10 +3,16 @@
 import re
 from dataclasses import dataclass
 
-from migrated.model import HIGHEST_VERSION
+from migrated.model import HIGHEST_VERSION, REPEATABLE
 
-RULE = "expected <version>_<name>.sql, such as 20240101120000_add_users.sql; the name of letters, digits, _ and -"
+RULE = (
+    "expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or R__<name>.sql; the name of letters, "
+    "digits, _ and -"
+)
 _NAME = re.compile(r"(?P<version>[0-9]+)_(?P<name>[A-Za-z0-9_-]+)\.sql", re.ASCII)
+
+
+_REPEATABLE = re.compile(rf"{REPEATABLE}(?P<name>[A-Za-z0-9_-]+)\.sql", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +24,27 @@ class FileName:
 
 
 @dataclass(frozen=True, slots=True)
+class RepeatableName:
+    """The name of a repeatable migration's file."""
+
+    name: str
+    version: None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Misnamed:
     """An SQL file whose name does not fit, and why."""
 
     reason: str
 
 
-def read_name(file_name: str) -> FileName | Misnamed | None:
+def read_name(file_name: str) -> FileName | RepeatableName | Misnamed | None:
     """What a directory entry's name says; None for hidden files, editors' droppings and other kinds of file."""
     if file_name.startswith(".") or not file_name.lower().endswith(".sql"):
         return None
     fits = _NAME.fullmatch(file_name)
+    if repeatable := _REPEATABLE.fullmatch(file_name):
+        return RepeatableName(repeatable["name"])
     if fits is None:
         return Misnamed(f"the name does not fit: {RULE}")
     # A number of this many digits could not be an SQLite integer, and int() itself refuses very long ones.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from migrated.directives import Directive, directive_in, directives_at_top
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, MigrationDirection, Origin, Place
-from migrated.sources.naming import FileName
+from migrated.sources.naming import FileName, RepeatableName
 from migrated.sqltext import LineComment, first_token, has_statement, line_comments, may_begin_statement
 
 _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
@@ -41,7 +41,7 @@ def decode(content: bytes) -> str:
     return text
 
 
-def parse_migration(named: FileName, content: bytes, *, file: str) -> Migration:
+def parse_migration(named: FileName | RepeatableName, content: bytes, *, file: str) -> Migration:
     """Read a migration file's content. `file` is only written into errors and the result's origin.
 
     Raises `InvalidFormatError`, with the file and where it can be said the line, for anything that the
@@ -49,7 +49,7 @@ def parse_migration(named: FileName, content: bytes, *, file: str) -> Migration:
     """
     try:
         text = decode(content)
-        return _parse(named, text, file)
+        return _parse(named, text, file) if isinstance(named, FileName) else _parse_repeatable(named, text, file)
     except InvalidFormatError as error:
         error.file, error.version, error.name = file, named.version, named.name
         raise
@@ -81,6 +81,28 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
         header=header,
         origin=Origin(file, up_place, down_place),
     )
+
+
+def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
+    """The whole file is what is run, whenever it is another; there are no sections."""
+    comments = list(line_comments(text, lambda comment: _marker(text, comment) is not None))
+    marker = next((comment for comment in comments if _marker(text, comment)), None)
+    if marker is not None:
+        raise InvalidFormatError(
+            "a repeatable migration has no sections",
+            line=_line(text, marker.start),
+            hint="remove the marker; let the file itself drop what it makes anew, with DROP ... IF EXISTS",
+        )
+    _check_directives(text, comments, [])
+    _check_header(named, text[: first_token(text)])
+    sql, place = _cut(text, 0, len(text))
+    if Directive.NO_TRANSACTION in directives_at_top(sql):
+        raise InvalidFormatError(
+            "a repeatable migration runs in a transaction",
+            line=place.line,
+            hint=f"remove `-- migrated: {Directive.NO_TRANSACTION}`, or make it a migration with a version",
+        )
+    return Migration(0, named.name, sql, is_repeatable=True, origin=Origin(file, place))
 
 
 def _undoing(down_sql: str | None, header: frozenset[Directive]) -> str | None:
@@ -124,7 +146,7 @@ def _marker(text: str, comment: LineComment) -> re.Match[str] | None:
     return _MARKER.match(comment.text) if alone else None
 
 
-def _check_header(named: FileName, header: str) -> None:
+def _check_header(named: FileName | RepeatableName, header: str) -> None:
     for comment in line_comments(header):
         found = _HEADER.match(comment.text)
         if found is None:
@@ -133,17 +155,13 @@ def _check_header(named: FileName, header: str) -> None:
         if key == "Migration":
             expected, agrees = named.name, value == named.name
         else:
-            expected, agrees = str(named.version), value.isascii() and value.isdigit() and _same(value, named)
+            expected, agrees = str(named.version or "none"), value.lstrip("0") == str(named.version)
         if not agrees:
             raise InvalidFormatError(
                 f"the header says `{key}: {value}`, the file name says {expected}",
                 line=_line(header, comment.start),
                 hint="make them agree, or remove the header line",
             )
-
-
-def _same(digits: str, named: FileName) -> bool:
-    return digits.lstrip("0") == str(named.version)
 
 
 def _check_directives(text: str, comments: list[LineComment], sections: list[_Section]) -> None:

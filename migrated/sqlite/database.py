@@ -9,9 +9,9 @@ import apsw
 
 from migrated.backend import FormerState, Observer, Session
 from migrated.errors import DatabaseError
-from migrated.model import AppliedMigration, Migration, Snapshot, Step, Unfinished
+from migrated.model import Migration, Record, Snapshot, Step
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
-from migrated.sqlite import history, ledger, preflight, snapshots
+from migrated.sqlite import history, ledger, preflight, repeatables, snapshots
 from migrated.sqlite.connection import (
     Patience,
     borrowed,
@@ -78,15 +78,19 @@ class SqliteDatabase:
         """Whether there is no database in the file yet."""
         return self._shared is None and is_absent_or_empty(self.name)
 
-    def look(self) -> tuple[list[AppliedMigration], Unfinished | None]:
-        """What the ledger says, and what stopped half way, if anything did.
+    def look(self) -> Record:
+        """What is applied, and what stopped half way, if anything did.
 
         Changes nothing, creates nothing; a database to be created has neither.
         """
         with self._reading() as connection:
             if connection is None:
-                return [], None
-            return ledger.read(connection, self.name), history.unfinished(connection, self.name)
+                return Record([])
+            return Record(
+                ledger.read(connection, self.name),
+                history.unfinished(connection, self.name),
+                repeatables.read(connection, self.name),
+            )
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when they were last applied, as far as the history has them."""
@@ -154,7 +158,7 @@ class SqliteDatabase:
             return session.taken
 
         def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
-            versions = [entry.version for entry in self.look()[0]]
+            versions = [entry.version for entry in self.look().applied]
             return keeper.redoing(max(versions, default=None), spare)
 
         kept = Rebuilding(self.name, self._patience, keeper.go_on).run(former, keep, change)
@@ -163,7 +167,7 @@ class SqliteDatabase:
         observer.rows_kept(kept)
 
     def _keep_before_restore(self, keeper: Keeper, snapshot: Snapshot) -> None:
-        versions = [entry.version for entry in self.look()[0]]
+        versions = [entry.version for entry in self.look().applied]
         keeper.keep(BEFORE_RESTORE, version=max(versions, default=None), spare=[snapshot.id])
 
     def _keeper(self, observer: Observer) -> Keeper:

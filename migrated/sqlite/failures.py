@@ -22,14 +22,9 @@ def failure(
     """The failure of a migration on its way up or down."""
     migration = step.migration
     kind = ExecutionFailedError if step.direction is MigrationDirection.UP else RollbackFailedError
+    version, name = migration.known_as
     return kind(
-        message,
-        hint=hint,
-        code=code,
-        transient=transient,
-        version=migration.version,
-        name=migration.name,
-        file=migration.file,
+        message, hint=hint, code=code, transient=transient, version=version, name=name, file=migration.file
     )
 
 
@@ -37,7 +32,7 @@ def translated(error: StatementError, step: Step, database: str, oversight: Over
     """The same with the place in the file; a `DatabaseError` where the SQL is not to blame."""
     place, migration = step.place, step.migration
     found = interrupted(step, oversight) or _kind_of(error, step, database)
-    found.version, found.name = migration.version, migration.name
+    found.version, found.name = migration.known_as
     found.file = migration.file
     found.line = place.line + error.line - 1
     found.column = error.column + (place.column - 1 if error.line == 1 else 0)

@@ -39,6 +39,7 @@ _TEMPORARY = {
     apsw.SQLITE_CREATE_TEMP_TRIGGER,
     apsw.SQLITE_CREATE_TEMP_INDEX,
 }
+_MAKES = {apsw.SQLITE_CREATE_VIEW: "view", apsw.SQLITE_CREATE_TRIGGER: "trigger"}
 _NOT_IN_TRANSACTION = {"journal_mode", "locking_mode", "synchronous", "wal_checkpoint"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
 _FORBIDDEN_PRAGMAS = {
@@ -90,7 +91,7 @@ class Guard:
     `reason` and `hint` are set by the first refusal. `pragma` is the last one met, with its value.
     `leaves_traces` tells that the connection should not be used for another migration: temporary objects were
     made, or a pragma was set. `is_alone` is set for a statement outside of any transaction, `is_vacuuming` for
-    a VACUUM there, `is_resting` while our own statements run.
+    a VACUUM there, `is_resting` while our own statements run. `made` are views and triggers that were made.
     """
 
     def __init__(self) -> None:
@@ -101,6 +102,7 @@ class Guard:
         self.is_resting = False
         self.is_vacuuming = False
         self.is_alone = False
+        self.made: set[tuple[str, str]] = set()
         self._touch = Touch()
 
     def take_touch(self) -> Touch:
@@ -121,6 +123,8 @@ class Guard:
             self.leaves_traces |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
             if action == apsw.SQLITE_PRAGMA:
                 self.pragma = (first or "").lower(), second
+            if action in _MAKES:
+                self.made.add((_MAKES[action], first or ""))
             self._touch.note(action, first or "", second)
             return apsw.SQLITE_OK
         if self.reason is None:

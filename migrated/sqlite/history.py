@@ -146,6 +146,12 @@ def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
     connection.executemany(f"INSERT INTO main._migrations_history ({names}) VALUES ({places})", rows)
 
 
+def record_repeatable(connection: apsw.Connection, migration: Migration, course: Course) -> None:
+    """Add that a repeatable migration was applied: under its label, and 0, for it has no version."""
+    what = ("repeat", 0, migration.label, migration.checksum, "", migration.up_sql, None)
+    _add(connection, what, course)
+
+
 def violations(connection: apsw.Connection) -> dict[str, int]:
     """Those that the last entry speaks of, by table."""
     rows = connection.execute("SELECT violations FROM main._migrations_history ORDER BY id DESC LIMIT 1")

@@ -92,7 +92,7 @@ class Rebuilding:
         copy.pragma("synchronous", "off")
         with contextlib.closing(open_immutable(kept.path)) as present:
             undone = self._go_on_from(copy, former, present) if former else []
-        steps = work(copy)
+        steps = [step for step in work(copy) if not step.migration.is_repeatable]
         back = [step.migration for step in steps if step.direction.value == "down"]
         forth = [step.migration for step in steps if step.direction.value == "up"]
         putting = PuttingBack(copy, kept, undone + back, forth, None if former else [step.sql for step in steps])

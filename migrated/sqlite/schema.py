@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 import apsw
 
-from migrated.sqlite import history, ledger
+from migrated.sqlite import history, ledger, repeatables
 from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_reading
 from migrated.sqlite.guard import LEDGER_PREFIX
 from migrated.sqltext import folded, terminated
 
 _HEADING = "-- Written by migrated after each change of the schema: what is edited here will be lost."
 _RECORD = "-- The record of migrated: what is applied."
-_ROWS_KEPT = {"_migrations": ("version", "name", "checksum")}
+_ROWS_KEPT = {
+    "_migrations": ("version", "name", "checksum"),
+    repeatables.TABLE: ("name", "checksum", "objects"),
+}
 """Of our own tables, those whose rows are kept, and their columns; the others of a row take their defaults.
 
 The text must be the same wherever the same migrations were applied, so it holds no time and no host.
@@ -67,7 +70,7 @@ def _paragraphs(connection: apsw.Connection, database: str) -> Iterator[str]:
     yield from (terminated(each.sql) for each in _objects(connection, encoding))
     if ledger.has(connection, "_migrations"):
         yield _RECORD
-        yield from _bookkeeping()
+        yield from _bookkeeping(has_repeatables=ledger.has(connection, repeatables.TABLE))
         yield from _rows(connection, database)
     yield "COMMIT;\n"
 
@@ -114,10 +117,12 @@ def _shadows(found: Iterable[_Object]) -> set[str]:
     return suspected & made
 
 
-def _bookkeeping() -> Iterator[str]:
+def _bookkeeping(*, has_repeatables: bool) -> Iterator[str]:
     """Our own tables as they are made today, whatever version made those of the database."""
     with contextlib.closing(apsw.Connection(":memory:")) as fresh:
         ledger.create(fresh, ":memory:")
+        if has_repeatables:
+            repeatables.create(fresh)
         for (sql,) in fresh.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"):
             yield terminated(str(sql))
 

@@ -9,8 +9,18 @@ import apsw
 from migrated.backend import BatchLostError, Done, KeptRows, LedgerMovedError, Observer
 from migrated.directives import Directive
 from migrated.errors import MigrationError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Repair, Snapshot, Step, Unfinished
-from migrated.sqlite import history, ledger
+from migrated.model import (
+    AppliedMigration,
+    AppliedRepeatable,
+    Migration,
+    MigrationDirection,
+    Record,
+    Repair,
+    Snapshot,
+    Step,
+    Unfinished,
+)
+from migrated.sqlite import history, ledger, repeatables
 from migrated.sqlite.carrying import PuttingBack, detach
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
@@ -64,22 +74,26 @@ class SqliteSession:
         self._data_version: int | None = None
         self._ledger: list[AppliedMigration] = []
         self._unfinished: Unfinished | None = None
+        self._repeatables: Sequence[AppliedRepeatable] = ()
         self._has_ledger = False
         self._began_empty: str | None = None
         self._batch: Batch | None = None
 
-    def applied(self) -> list[AppliedMigration]:
-        """Read the ledger. The next steps hold only while nobody else changes it."""
+    def look(self) -> Record:
+        """Read the record. The next steps hold only while nobody else changes it."""
         connection = self._connection()
         # First the counter, then the ledger: a change in between is then noticed, at the cost of one more look.
         self._data_version = connection.pragma("data_version")
-        self._ledger = ledger.read(connection, self.name)
-        self._unfinished = history.unfinished(connection, self.name)
-        return list(self._ledger)
+        record = self._read(connection)
+        self._ledger, self._unfinished, self._repeatables = list(record.applied), *record[1:]
+        return record
 
-    def unfinished(self) -> Unfinished | None:
-        """What `applied()` found to have stopped half way."""
-        return self._unfinished
+    def _read(self, connection: apsw.Connection) -> Record:
+        return Record(
+            ledger.read(connection, self.name),
+            history.unfinished(connection, self.name),
+            repeatables.read(connection, self.name),
+        )
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """As `SqliteDatabase.recorded`."""
@@ -98,7 +112,7 @@ class SqliteSession:
     def execute(self, step: Step) -> Done:
         """Apply a migration or roll it back, and record it, in one transaction, or in that of the batch.
 
-        Raises `LedgerMovedError` when somebody else changed the ledger since `applied()`, `ExecutionFailedError`
+        Raises `LedgerMovedError` when somebody else changed the record since `look()`, `ExecutionFailedError`
         or `RollbackFailedError` when the SQL is at fault or was interrupted, `DatabaseError` when the file, the
         disk or another connection is. In each case nothing of it remains; of a migration without a transaction,
         the statements that it was recorded for do.
@@ -172,8 +186,17 @@ class SqliteSession:
             self._observer.rows_kept(kept)
 
     def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> KeptRows:
-        down, up = ([s.migration for s in self.taken if s.direction is way] for way in _WAYS)
-        return PuttingBack(connection, snapshot, down, up, [step.sql for step in self.taken]).run()
+        steps = [step for step in self.taken if not step.migration.is_repeatable]
+        down, up = ([step.migration for step in steps if step.direction is way] for way in _WAYS)
+        return PuttingBack(connection, snapshot, down, up, [step.sql for step in steps]).run()
+
+    def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
+        """Drop what they made, and forget them. Raises `LedgerMovedError`."""
+        connection = self._connection()
+        with environment_errors(self.name), self.transaction(connection):
+            self.require_unmoved(connection)
+            repeatables.undo(connection, entries)
+            self._repeatables = repeatables.read(connection, self.name)
 
     def update(self, migrations: Sequence[Migration]) -> None:
         """Record the present name, down text and header of applied migrations. Raises `LedgerMovedError`."""
@@ -215,7 +238,7 @@ class SqliteSession:
         self._open = None
 
     def require_unmoved(self, connection: apsw.Connection) -> None:
-        """Raise `LedgerMovedError` when somebody else changed the record since `applied()`.
+        """Raise `LedgerMovedError` when somebody else changed the record since `look()`.
 
         The write lock is ours by now. The counter moves with every commit of anybody, the application's too;
         only a record that differs makes the plan void.
@@ -223,8 +246,7 @@ class SqliteSession:
         data_version = connection.pragma("data_version")
         if data_version != self._data_version:
             self._has_ledger = False
-            there = ledger.read(connection, self.name), history.unfinished(connection, self.name)
-            if there != (self._ledger, self._unfinished):
+            if self._read(connection) != (self._ledger, self._unfinished, self._repeatables):
                 raise LedgerMovedError
             self._data_version = data_version
 
@@ -272,6 +294,9 @@ class SqliteSession:
 
     def _remember(self, done: Done, step: Step, guard: Guard) -> None:
         self.taken.append(step)
+        if step.migration.is_repeatable:
+            self._repeatables = repeatables.read(self._connection(), self.name)
+            return
         self._ledger = [entry for entry in self._ledger if entry.version != step.migration.version]
         if step.direction is MigrationDirection.UP:
             insort(self._ledger, done.entry, key=lambda entry: entry.version)

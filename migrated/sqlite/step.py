@@ -6,7 +6,7 @@ import apsw
 
 from migrated.backend import Done
 from migrated.model import Step
-from migrated.sqlite import history
+from migrated.sqlite import history, repeatables
 from migrated.sqlite.checks import Checks, UnacceptableError
 from migrated.sqlite.failures import failure, interrupted, translated
 from migrated.sqlite.guard import Guard
@@ -50,5 +50,10 @@ def run_step(
     rows_changed = connection.total_changes() - changes
     elapsed = round((time.monotonic() - started) * 1000)
     dropped = checks.dropped()
-    entry = history.record_step(connection, step, Course(elapsed, rows_changed, reason=reason))
+    course = Course(elapsed, rows_changed, reason=reason)
+    if step.migration.is_repeatable:
+        entry = repeatables.enter(connection, step.migration, elapsed, guard.made)
+        history.record_repeatable(connection, step.migration, course)
+    else:
+        entry = history.record_step(connection, step, course)
     return Done(entry, elapsed, rows_changed, dropped)

@@ -96,7 +96,7 @@ class _Intruder(Observer):
         if step.migration.version != self._before:
             return
         with SqliteDatabase(self._database).session(Observer()) as session:
-            session.applied()
+            session.look()
             for theirs in self._theirs:
                 session.execute(Step(theirs, step.direction))
         self._theirs = []

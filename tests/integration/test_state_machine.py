@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import checksum, execute, query, schema, write_migration
+from support import checksum, execute, put_file, query, schema, write_migration
 
 from migrated import (
     ChecksumMismatchError,
@@ -59,6 +59,8 @@ class Expected:
     ) -> None:
         self.steps = steps or []
         self.goes_back = goes_back
+        self.repeats = False
+        self.is_redo = False
         self.error = error
         self.culprits = culprits or set()
 
@@ -66,7 +68,8 @@ class Expected:
 class Migrating(RuleBasedStateMachine):
     """`files` is the directory, `ledger` what is applied: both map a version to the kind of its text.
 
-    `rows` are those that a person typed into the tables of the migrations.
+    `rows` are those that a person typed into the tables of the migrations. `repeatables` and `views` are the files
+    and what is there of repeatable migrations, each of which makes one view.
     """
 
     def __init__(self) -> None:
@@ -83,6 +86,8 @@ class Migrating(RuleBasedStateMachine):
         self.ledger: dict[int, str] = {}
         self.history: list[tuple[str, int]] = []
         self.rows: dict[int, set[int]] = {}
+        self.repeatables: dict[str, str] = {}
+        self.views: dict[str, str] = {}
         self.typed = 0
         self.runner: MigrationRunner | None = None
 
@@ -164,6 +169,16 @@ class Migrating(RuleBasedStateMachine):
         execute(self.database, f"INSERT INTO t{version} (id) VALUES ({self.typed})")
         self.rows.setdefault(version, set()).add(self.typed)
 
+    @rule(name=st.sampled_from("ab"), kind=st.sampled_from([GOOD, EDITED, None]))
+    def change_a_view(self, name: str, kind: str | None) -> None:
+        self.runner = None
+        if kind is not None:
+            text = f"DROP VIEW IF EXISTS {name};\nCREATE VIEW {name} AS SELECT '{kind}' AS kind;"
+            put_file(self.directory, f"R__{name}.sql", text)
+            self.repeatables[name] = kind
+        elif self.repeatables.pop(name, None):
+            (self.directory / f"R__{name}.sql").unlink()
+
     @rule(restarted=st.booleans())
     def run_later(self, restarted: bool) -> None:  # noqa: FBT001 - drawn by name
         if restarted:
@@ -172,7 +187,9 @@ class Migrating(RuleBasedStateMachine):
 
     @rule()
     def run(self) -> None:
-        self._act(lambda runner: runner.run(), self._upward(None))
+        expected = self._upward(None)
+        expected.repeats = True
+        self._act(lambda runner: runner.run(), expected)
 
     @rule(data=st.data())
     def run_up_to(self, data: st.DataObject) -> None:
@@ -219,6 +236,11 @@ class Migrating(RuleBasedStateMachine):
         except MigrationError as raised:
             error = raised
         self._take(expected)
+        if expected.repeats and error is None:
+            gone = self.views.keys() - self.repeatables.keys()
+            if self.policy.on_missing is OnMissing.ROLLBACK or (expected.is_redo):
+                self.views = {name: kind for name, kind in self.views.items() if name not in gone}
+            self.views |= self.repeatables
 
         assert type(error) is (expected.error or type(None)), error
         if error is not None:
@@ -242,7 +264,9 @@ class Migrating(RuleBasedStateMachine):
         for version in {version for direction, version in expected.steps if direction == "rollback"} - again:
             self.rows.pop(version, None)
         if expected.goes_back:
-            rows = query(self.database, "SELECT action, version FROM _migrations_history ORDER BY id")
+            rows = query(
+                self.database, "SELECT action, version FROM _migrations_history WHERE version > 0 ORDER BY id"
+            )
             assert [(str(action), version) for action, version in rows][: len(self.history)] == self.history
             self.history = [(str(action), int(str(version))) for action, version in rows]
         else:
@@ -305,7 +329,9 @@ class Migrating(RuleBasedStateMachine):
             return Expected(error=ExecutionFailedError, culprits={failing[0]})
         down = [("rollback", version) for version in sorted(back, reverse=True)]
         up = [("redo" if version in back else "apply", version) for version in forth]
-        return Expected(down + up, goes_back=stuck)
+        expected = Expected(down + up, goes_back=stuck)
+        expected.repeats = expected.is_redo = True
+        return expected
 
     def _downward(self, versions: list[int]) -> Expected:
         if self._changed() and self.policy.on_changed is OnChanged.REFUSE:
@@ -319,19 +345,25 @@ class Migrating(RuleBasedStateMachine):
     @invariant()
     def ledger_and_schema_are_those_of_the_model(self) -> None:
         if not self.history:
-            assert not self.database.exists() or schema(self.database) == []
+            assert not self.database.exists() or not self.ledger
             return
         assert query(self.database, "SELECT version, name, checksum FROM _migrations ORDER BY version") == [
             (version, "change", checksum(up_text(version, kind))) for version, kind in sorted(self.ledger.items())
         ]
-        assert schema(self.database) == [
+        assert [row for row in schema(self.database) if row[0] == "table"] == [
             ("table", f"t{version}", up_text(version, kind).rstrip(";"))
             for version, kind in sorted(self.ledger.items())
+        ]
+        assert query(self.database, "SELECT name, sql FROM sqlite_schema WHERE type = 'view' ORDER BY name") == [
+            (name, f"CREATE VIEW {name} AS SELECT '{kind}' AS kind") for name, kind in sorted(self.views.items())
         ]
         for version in self.ledger:
             there = {row[0] for row in query(self.database, f"SELECT id FROM t{version}")}
             assert there == self.rows.get(version, set()), f"rows of t{version}"
-        assert query(self.database, "SELECT action, version FROM _migrations_history ORDER BY id") == self.history
+        assert (
+            query(self.database, "SELECT action, version FROM _migrations_history WHERE version > 0 ORDER BY id")
+            == self.history
+        )
 
     @invariant()
     def looking_agrees_with_the_model(self) -> None:

@@ -14,7 +14,8 @@ LONG_AGO = DIFF.replace("then", "long ago")
 
 
 def line(event: Event, **keys: object) -> dict[str, object]:
-    message = event.sentence.format_map({"database": "app.db", "reason": "it did not work", **keys})
+    said = {"migration": f"{keys.get('version')}_{keys.get('name')}", "database": "app.db"}
+    message = event.sentence.format_map(said | {"reason": "it did not work"} | keys)
     common = {"timestamp": "2024-01-01T12:00:00.000000Z", "level": event.level, "event": event.name}
     return {**common, "message": message, "database": "app.db", **keys}
 

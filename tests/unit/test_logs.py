@@ -811,7 +811,17 @@ def test_event_has_a_level_a_sentence_and_a_meaning(event: Event) -> None:
 def test_sentence_is_filled_from_keys_that_there_are(event: Event) -> None:
     fields = {field for _, field, _, _ in string.Formatter().parse(event.sentence) if field is not None}
 
-    assert fields - KEYS == set()
+    assert fields - KEYS - {"migration"} == set()
+
+
+@pytest.mark.parametrize(
+    ("keys", "label"),
+    [({"version": 7, "name": "users"}, "7_users"), ({"name": "R__views"}, "R__views"), ({"version": 7}, "?")],
+)
+def test_migration_is_called_by_its_label(output: Output, keys: dict[str, object], label: str) -> None:
+    output.log("json")(Event("thing.happened", "info", "applied {migration}", ""), **keys)
+
+    assert output.line()["message"] == f"applied {label}"
 
 
 def test_no_two_events_have_one_name() -> None:

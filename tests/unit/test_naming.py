@@ -3,8 +3,8 @@ import pytest
 from migrated.sources.naming import FileName, Misnamed, file_name, read_name
 
 UNFIT = Misnamed(
-    "the name does not fit: expected <version>_<name>.sql, such as 20240101120000_add_users.sql; "
-    "the name of letters, digits, _ and -"
+    "the name does not fit: expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or "
+    "R__<name>.sql; the name of letters, digits, _ and -"
 )
 OUT_OF_RANGE = Misnamed("the version is out of range: expected 1 to 9223372036854775807")
 

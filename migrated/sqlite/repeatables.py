@@ -1,0 +1,68 @@
+"""`_migrations_repeatable`: which repeatable migrations are applied, with which text, and what they made.
+
+The table is made with the first of them.
+"""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import apsw
+
+from migrated.model import AppliedMigration, AppliedRepeatable, Migration
+from migrated.sqlite import ledger
+from migrated.sqltext import quoted
+
+TABLE = "_migrations_repeatable"
+_CREATE = f"""
+CREATE TABLE IF NOT EXISTS main.{TABLE} (
+    name TEXT PRIMARY KEY,
+    checksum TEXT NOT NULL,
+    applied_at TEXT NOT NULL DEFAULT (datetime('now')),
+    execution_time_ms INTEGER NOT NULL DEFAULT 0,
+    objects TEXT NOT NULL DEFAULT '[]'
+)
+"""
+_READ = f"SELECT name, checksum, applied_at, execution_time_ms, objects FROM main.{TABLE} ORDER BY name"
+_ENTER = f"INSERT OR REPLACE INTO main.{TABLE} (name, checksum, execution_time_ms, objects) VALUES (?, ?, ?, ?)"
+_KINDS = {"view", "trigger"}
+
+
+def read(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
+    """What is applied, by name. Raises `DatabaseError` when the table is not as we make it."""
+    if not ledger.has(connection, TABLE):
+        return []
+    try:
+        return [_entry(*row) for row in connection.execute(_READ)]
+    except (apsw.SQLError, ValueError, TypeError) as error:
+        raise ledger.not_ours(TABLE, error, database) from error
+
+
+def create(connection: apsw.Connection) -> None:
+    """Make the table where it is not there yet."""
+    connection.execute(_CREATE).fetchall()
+
+
+def enter(
+    connection: apsw.Connection, migration: Migration, execution_time_ms: int, objects: Iterable[tuple[str, str]]
+) -> AppliedMigration:
+    """Record that one is applied, with what it made. The entry returned has no version: 0 stands there."""
+    create(connection)
+    made = json.dumps(sorted(objects), ensure_ascii=False)
+    connection.execute(_ENTER, (migration.name, migration.checksum, execution_time_ms, made))
+    return AppliedMigration(0, migration.label, migration.checksum, datetime.now(UTC), execution_time_ms)
+
+
+def undo(connection: apsw.Connection, entries: Iterable[AppliedRepeatable]) -> None:
+    """Drop what these made, as far as it is still there, and forget them."""
+    for entry in entries:
+        for kind, name in entry.objects:
+            if kind in _KINDS:
+                connection.execute(f"DROP {kind} IF EXISTS main.{quoted(name)}").fetchall()
+        connection.execute(f"DELETE FROM main.{TABLE} WHERE name = ?", (entry.name,))
+
+
+def _entry(name: str, checksum: str, applied_at: str, execution_time_ms: int, objects: str) -> AppliedRepeatable:
+    when = datetime.fromisoformat(applied_at).replace(tzinfo=UTC)
+    made = tuple((str(kind), str(thing)) for kind, thing in json.loads(objects))
+    return AppliedRepeatable(str(name), str(checksum), when, int(execution_time_ms), made)
