@@ -46,7 +46,7 @@ INNER_FLOORS = {
         ["loop"],
         ["tracking", "directories", "hooking"],
         ["passes"],
-        ["holding", "watcher", "schedule", "settle", "systemd"],
+        ["holding", "watcher", "schedule", "settle", "systemd", "checkout"],
         ["__init__"],
     ],
     "sources": [["directory"], ["parsing"], ["naming", "mounts"], ["__init__"]],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from migrated import events
+from migrated.daemon.checkout import is_under_way
 from migrated.daemon.passes import Scanned
 from migrated.daemon.schedule import Complaint
 from migrated.daemon.watcher import DirectoryWatch, WatchNews
@@ -66,6 +67,10 @@ class Directories:
             news = directory.watch.check()
             if news is not None:
                 self._tell(path, directory, news, now)
+
+    def are_in_a_checkout(self) -> bool:
+        """Whether git is changing the files of one of them."""
+        return any(is_under_way(path) for path in self._directories)
 
     def stop(self) -> None:
         """End every watch."""

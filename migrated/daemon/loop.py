@@ -125,10 +125,9 @@ class Daemon:
     def _next_wake(self) -> float:
         times = [self._tick_at]
         if self._pass is None:
-            times += [self._resync_at]
-            times += [
-                at for at in (self._settle.due_at(), self._tracker.retry_at(), self._directories.look_at) if at
-            ]
+            settled_at = self._settle.due_at()
+            others = (self._resync_at, self._tracker.retry_at(), self._directories.look_at)
+            times += [at for at in others if at] if settled_at is None else [settled_at]
         return min(times)
 
     def _tick(self, now: float) -> None:
@@ -146,10 +145,15 @@ class Daemon:
             return
         if self._reload_wanted:
             self._reload()
+        if self._settle.is_due(now) and self._directories.are_in_a_checkout():
+            self._settle.notice(now)
         if self._settle.take(now):
             self._log(events.FILES_CHANGED, file=", ".join(sorted(self._touched)))
             self._touched.clear()
             self._resync_at = now
+        if self._settle.due_at() is not None:
+            # What is changing is not looked at half way, whatever else is due.
+            return
         if self._directories.take_look(now) or now >= self._resync_at:
             self._resync_at = now + self._config.resync_interval
             self._submit(worker, now, None)

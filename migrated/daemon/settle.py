@@ -26,8 +26,12 @@ class Settle:
 
     def take(self, now: float) -> bool:
         """Whether to act now; if so, the burst is over."""
-        due = self.due_at()
-        if due is None or now < due:
+        if not self.is_due(now):
             return False
         self._first = None
         return True
+
+    def is_due(self, now: float) -> bool:
+        """Whether to act now; a change that is noticed may put that off, up to the maximum."""
+        due = self.due_at()
+        return due is not None and now >= due

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,30 @@ def test_files_that_come_and_go_at_once_cause_nothing(tmp_path: Path) -> None:
         daemon.stop()
 
     assert len(daemon.logged("run.finished")) == 1
+    assert daemon.logged("migration.rolled_back") == []
+
+
+def test_nothing_is_done_half_way_through_a_checkout(tmp_path: Path) -> None:
+    """However long it takes: a file that is missing for a moment must not cost its table."""
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrated.toml").write_text('settle = "1ms"\nsettle_max = "60s"\nresync_interval = "100ms"\n')
+    with DaemonProcess(tmp_path, command="dev") as daemon:
+        day = Day(tmp_path, daemon.wait_until_ready())
+        day.git("init", "-q")
+        path = day.save(1, "users", USERS, "users")
+        daemon.wait_for("run.finished")
+        lock = tmp_path / ".git" / "index.lock"
+        lock.touch()
+        path.unlink()
+        # Hundreds of times what it would take to notice.
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            assert schema(day.database) != []
+        day.save(1, "users", USERS, "users")
+        lock.unlink()
+        day.followed()
+        daemon.stop()
+
     assert daemon.logged("migration.rolled_back") == []
 
 

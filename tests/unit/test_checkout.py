@@ -1,0 +1,59 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from migrated.daemon.checkout import is_under_way
+
+
+def git(home: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    done = subprocess.run(["git", *identity, *arguments], cwd=home, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "-q")
+    (tmp_path / "db" / "migrations").mkdir(parents=True)
+    return tmp_path
+
+
+def test_git_s_lock_says_so(repository: Path) -> None:
+    directory = str(repository / "db" / "migrations")
+    assert not is_under_way(directory)
+
+    (repository / ".git" / "index.lock").touch()
+    assert is_under_way(directory)
+
+
+def test_worktree_has_a_lock_of_its_own(repository: Path) -> None:
+    git(repository, "commit", "-q", "--allow-empty", "-m", "one")
+    git(repository, "worktree", "add", "-q", "other")
+    lock = Path(git(repository / "other", "rev-parse", "--absolute-git-dir")) / "index.lock"
+    assert not is_under_way(str(repository / "other"))
+
+    lock.touch()
+    assert is_under_way(str(repository / "other"))
+    assert not is_under_way(str(repository / "db"))
+
+
+def test_git_takes_the_lock_that_we_look_for(repository: Path) -> None:
+    """A hook of git's runs while it holds the lock."""
+    hook = repository / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nls .git > seen\n")
+    hook.chmod(0o755)
+    (repository / "file").touch()
+    git(repository, "add", "file")
+    git(repository, "commit", "-qam", "one")
+
+    assert "index.lock" in (repository / "seen").read_text().split()
+
+
+def test_directory_outside_of_any_repository_is_in_none(tmp_path: Path) -> None:
+    assert not is_under_way(str(tmp_path))
+
+
+def test_directory_that_is_gone_is_in_none(tmp_path: Path) -> None:
+    assert not is_under_way(str(tmp_path / "gone"))
