@@ -37,7 +37,7 @@ def detach(connection: apsw.Connection) -> None:
 class PuttingBack:
     """From `snapshot`, taken before migrations that were as in `before` were made what they are in `after`.
 
-    `texts` says which tables are concerned: those that are named in one of them; all, where it is None.
+    Only the tables in `touched` are concerned; all, where it is None.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class PuttingBack:
         snapshot: Snapshot,
         before: Iterable[Migration],
         after: Iterable[Migration],
-        texts: Iterable[str] | None,
+        touched: Iterable[str] | None,
     ) -> None:
         self._connection = connection
         self._snapshot = snapshot
-        self._concerned = None if texts is None else {folded(word) for text in texts for word in words(text)}
+        self._concerned = None if touched is None else {folded(name) for name in touched}
         self._meant = {name for text in _changed_texts([*before], [*after]) for name in _written(text)}
         self._put_back: dict[str, int] = {}
         self._left_out: dict[str, str] = {}

@@ -9,7 +9,7 @@ import apsw
 
 from migrated.backend import FormerState, Observer, Session
 from migrated.errors import DatabaseError
-from migrated.model import Migration, Record, Snapshot, Step
+from migrated.model import Migration, Record, Snapshot
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
 from migrated.sqlite import history, ledger, preflight, repeatables, snapshots
 from migrated.sqlite.connection import (
@@ -140,11 +140,11 @@ class SqliteDatabase:
         Raises `LedgerMovedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
         raises; the database is as it was then, and a snapshot of it may have been kept in vain.
         """
-        from migrated.sqlite.rebuilding import Rebuilding
+        from migrated.sqlite.rebuilding import Rebuilding, Taken
 
         keeper = self._keeper(observer)
 
-        def change(copy: apsw.Connection) -> list[Step]:
+        def change(copy: apsw.Connection) -> Taken:
             session = SqliteSession(
                 self.name,
                 self._patience,
@@ -155,7 +155,7 @@ class SqliteDatabase:
                 shared=True,
             )
             work(session)
-            return session.taken
+            return Taken(session.taken, session.touched)
 
         def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
             versions = [entry.version for entry in self.look().applied]

@@ -54,7 +54,7 @@ _FORBIDDEN_PRAGMAS = {
 class Touch:
     """What one statement does to tables, by their names: writes rows, drops them, alters their definition.
 
-    `removed` are the indexes and triggers that it drops by name.
+    `removed` are the indexes and triggers that it drops by name, `unindexed` the tables that only lose an index.
     """
 
     def __init__(self) -> None:
@@ -62,6 +62,7 @@ class Touch:
         self.dropped: set[str] = set()
         self.altered: set[str] = set()
         self.removed: set[str] = set()
+        self.unindexed: set[str] = set()
         self.adds_trigger = False
 
     def note(self, action: int, first: str, second: str | None) -> None:
@@ -75,6 +76,7 @@ class Touch:
                 self.altered.add(second or "")
             case apsw.SQLITE_DROP_INDEX:
                 # Without an index its table may be no parent any more.
+                self.unindexed |= {second or ""} - self.written
                 self.written.add(second or "")
                 self.removed.add(first)
             case apsw.SQLITE_DROP_TRIGGER:
@@ -91,7 +93,8 @@ class Guard:
     `reason` and `hint` are set by the first refusal. `pragma` is the last one met, with its value.
     `leaves_traces` tells that the connection should not be used for another migration: temporary objects were
     made, or a pragma was set. `is_alone` is set for a statement outside of any transaction, `is_vacuuming` for
-    a VACUUM there, `is_resting` while our own statements run. `made` are views and triggers that were made.
+    a VACUUM there, `is_resting` while our own statements run. `made` are views and triggers that were made,
+    `touched` the tables that were written, dropped or altered.
     """
 
     def __init__(self) -> None:
@@ -103,11 +106,14 @@ class Guard:
         self.is_vacuuming = False
         self.is_alone = False
         self.made: set[tuple[str, str]] = set()
+        self.touched: set[str] = set()
         self._touch = Touch()
 
     def take_touch(self) -> Touch:
         """What the statement that was prepared last does."""
         touch, self._touch = self._touch, Touch()
+        # The loss of an index makes no other rows, though it may break a foreign key.
+        self.touched |= touch.written - touch.unindexed | touch.dropped | touch.altered
         return touch
 
     def __call__(

@@ -3,7 +3,9 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import apsw
 
@@ -21,6 +23,13 @@ _MARGIN = 1_000_000
 _ALIKE = ("page_size", "auto_vacuum", "encoding")
 
 
+class Taken(NamedTuple):
+    """The steps that were done, and the tables that they wrote, dropped or altered."""
+
+    steps: Sequence[Step]
+    touched: AbstractSet[str]
+
+
 class Rebuilding:
     """One database, whose content becomes what `work` makes of a former state of it, or of the present one.
 
@@ -36,9 +45,9 @@ class Rebuilding:
         self,
         former: FormerState | None,
         keep: Callable[[list[str]], AbstractContextManager[Snapshot]],
-        work: Callable[[apsw.Connection], Sequence[Step]],
+        work: Callable[[apsw.Connection], Taken],
     ) -> KeptRows:
-        """`keep` takes a snapshot and spares those with the given ids; `work` says which steps it took.
+        """`keep` takes a snapshot and spares those with the given ids; `work` says what it did.
 
         Raises `LedgerMovedError` when another process wrote between the last look and the end, and whatever `keep`
         and `work` raise. The database is as it was then.
@@ -85,17 +94,18 @@ class Rebuilding:
         copy: apsw.Connection,
         former: FormerState | None,
         kept: Snapshot,
-        work: Callable[[apsw.Connection], Sequence[Step]],
+        work: Callable[[apsw.Connection], Taken],
     ) -> KeptRows:
         out_of_wal(copy)
         protect(copy)
         copy.pragma("synchronous", "off")
         with contextlib.closing(open_immutable(kept.path)) as present:
             undone = self._go_on_from(copy, former, present) if former else []
-        steps = [step for step in work(copy) if not step.migration.is_repeatable]
+        taken = work(copy)
+        steps = [step for step in taken.steps if not step.migration.is_repeatable]
         back = [step.migration for step in steps if step.direction.value == "down"]
         forth = [step.migration for step in steps if step.direction.value == "up"]
-        putting = PuttingBack(copy, kept, undone + back, forth, None if former else [step.sql for step in steps])
+        putting = PuttingBack(copy, kept, undone + back, forth, None if former else taken.touched)
         with copy:
             rows = putting.run()
         detach(copy)

@@ -48,7 +48,8 @@ class Batch:
 class SqliteSession:
     """The database open for changing. Each step is one transaction: wholly done and recorded, or not at all.
 
-    `preparation` is called for each, before its first statement. `taken` are the steps that were done.
+    `preparation` is called for each, before its first statement. `taken` are the steps that were done,
+    `touched` the tables that they wrote, dropped or altered.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SqliteSession:
         self.name = name
         self.oversight = Oversight(patience.supervision, statement_timeout, observer.progress)
         self.taken: list[Step] = []
+        self.touched: set[str] = set()
         self._observer = observer
         self._patience = patience
         self._connect = connect
@@ -188,7 +190,7 @@ class SqliteSession:
     def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> KeptRows:
         steps = [step for step in self.taken if not step.migration.is_repeatable]
         down, up = ([step.migration for step in steps if step.direction is way] for way in _WAYS)
-        return PuttingBack(connection, snapshot, down, up, [step.sql for step in steps]).run()
+        return PuttingBack(connection, snapshot, down, up, self.touched).run()
 
     def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
         """Drop what they made, and forget them. Raises `LedgerMovedError`."""
@@ -294,6 +296,7 @@ class SqliteSession:
 
     def _remember(self, done: Done, step: Step, guard: Guard) -> None:
         self.taken.append(step)
+        self.touched |= guard.touched
         if step.migration.is_repeatable:
             self._repeatables = repeatables.read(self._connection(), self.name)
             return

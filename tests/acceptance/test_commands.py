@@ -862,3 +862,29 @@ class TestOneRun:
         assert [(each["state"], each["problem"]["type"]) for each in shown] == [
             ("blocked", "InvalidFormatError")
         ] * 2
+
+
+class TestRepeatable:
+    """Files without a version, as the commands show them."""
+
+    def test_they_are_pending_then_applied_then_pending_again(self, tmp_path: Path, migrations: Path) -> None:
+        write_migration(migrations, 1)
+        put_file(migrations, "R__one.sql", "DROP VIEW IF EXISTS one;\nCREATE VIEW one AS SELECT 1;")
+        assert [line for line in migrated(tmp_path, "plan").stdout.splitlines() if "R__one" in line] == [
+            "  apply R__one"
+        ]
+        done = migrated(tmp_path, "up", "--log-format", "json")
+        applied = [line for line in log_lines(done.stderr) if line["event"] == "migration.applied"]
+        assert [(line.get("version"), line["name"]) for line in applied] == [(1, "change"), (None, "R__one")]
+        assert applied[1]["message"].startswith("applied R__one to app.db")
+        assert migrated(tmp_path, "status", "--exit-code").stdout.splitlines()[-1].split("\t")[::4] == [
+            "-",
+            "applied",
+        ]
+
+        put_file(migrations, "R__one.sql", "DROP VIEW IF EXISTS one;\nCREATE VIEW one AS SELECT 2;")
+        shown = migrated(tmp_path, "status", "--json", "--exit-code")
+        (database,) = json.loads(shown.stdout)["databases"]
+        assert shown.returncode == 3
+        assert (database["state"], database["pending"]) == ("pending", 1)
+        assert [(each["name"], each["state"]) for each in database["repeatables"]] == [("R__one", "pending")]

@@ -12,7 +12,7 @@ from daemon_process import DaemonProcess
 from integration.children import Children, line_from, tell
 from support import ROOT, applied_versions, execute, query, write_migration
 
-from migrated import Migration, MigrationRunner
+from migrated import Migration, MigrationRunner, OnChanged, OnMissing, Policy, SnapshotPolicy, SnapshotWhen
 from migrated.backend import Observer
 from migrated.model import Step
 
@@ -191,6 +191,36 @@ def _coming(texts: Iterator[tuple[int, str]], applied: int) -> Iterator[tuple[in
     wanted = {1: 7, 4: 3}.get(applied % 10, 0)
     for _, file in zip(range(wanted), texts, strict=False):
         yield file
+
+
+FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
+
+
+@pytest.mark.parametrize("down", ["DROP INDEX by_number; DROP TABLE extra", None], ids=["in place", "on a copy"])
+@hard_work(2, 30, 5, 500)
+def test_application_goes_on_while_migrations_are_redone(
+    live: Path, children: Children, load: int, count: int, down: str | None
+) -> None:
+    """Without a down text the content goes back to an old snapshot each time, and no row may be missing after."""
+    workers = Workers(children, live, load)
+    for number in range(count):
+        up = (
+            f"CREATE TABLE extra (id INTEGER PRIMARY KEY, note{number});\nCREATE INDEX by_number ON entry (number)"
+        )
+        runner = MigrationRunner(live, policy=FOLLOWING, snapshots=SnapshotPolicy(SnapshotWhen.BEFORE_EACH))
+        runner.add_migration(Migration(1, "extra", up, down))
+        workers.next_turn()
+        runner.run()
+    workers.finish_turn()
+
+    assert workers.busy == 0
+    written = Counter(query(live, "SELECT writer, number FROM entry"))
+    assert written == Counter(workers.acknowledged)
+    assert set(written) == {(writer, number) for writer in (1, 2) for number in range(1, count * load + 1)}
+    assert query(live, "SELECT sum(total) FROM account") == [(2 * count * load,)]
+    assert len(workers.schemas) > count // 4
+    assert query(live, "PRAGMA integrity_check") == [("ok",)]
+    assert query(live, "SELECT name FROM pragma_table_info('extra')") == [("id",), (f"note{count - 1}",)]
 
 
 @pytest.mark.parametrize("count", [200])

@@ -256,6 +256,13 @@ class TestTyped:
 
         assert query(database, "SELECT * FROM modes") == [("b",), ("mine",)]
 
+    def test_tables_that_nothing_happened_to_are_left_alone(self, home: Path) -> None:
+        indexed = Migration(4, "indexed", "CREATE INDEX by_name ON users (name)", "DROP INDEX by_name")
+        run(home, *ALL, indexed)
+        (kept,) = run(home, *ALL, edited(indexed, "CREATE INDEX by_name ON users (name, id)")).kept
+
+        assert (kept.put_back, kept.left_out) == ({}, {})
+
     def test_changed_conversion_counts_and_not_the_old_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         prices = Migration(1, "prices", "CREATE TABLE prices (id INTEGER PRIMARY KEY, price)", "DROP TABLE prices")
