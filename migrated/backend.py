@@ -160,6 +160,10 @@ class Batch(Protocol):
         """Whether what was done in it is there for good."""
 
     @property
+    def kept(self) -> KeptRows | None:
+        """What became of the rows, with `keeps_rows`; once it is committed."""
+
+    @property
     def is_full(self) -> bool:
         """Whether the next step needs a transaction of its own."""
 

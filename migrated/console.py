@@ -24,7 +24,8 @@ _TOLD_ONCE = {"ExecutionFailedError", "RollbackFailedError"}
 def is_for_programs(line: Mapping[str, Any]) -> bool:
     """Whether other lines tell a person all that this one says."""
     if line["event"] == "run.finished":
-        return line.get("outcome") != "applied" or (line.get("applied") == 1 and not line.get("pending"))
+        adds_nothing = line.get("applied", 0) <= 1 and not line.get("pending") and not line.get("direction")
+        return line.get("outcome") != "applied" or adds_nothing
     return line["event"] in _FOR_PROGRAMS
 
 

@@ -135,6 +135,8 @@ class Work:
             if batch is not None and batch.is_committed:
                 for one, step in zip(done, steps, strict=False):
                     self._finish(one, step)
+                if batch.kept is not None:
+                    self._observer.rows_kept(batch.kept)
         return len(done)
 
     def _take(self, step: Step) -> Done:

@@ -43,6 +43,7 @@ class Batch:
         self.is_full = False
         self.steps = 0
         self.snapshot: Snapshot | None = None
+        self.kept: KeptRows | None = None
 
 
 class SqliteSession:
@@ -67,7 +68,6 @@ class SqliteSession:
         self.oversight = Oversight(patience.supervision, statement_timeout, observer.progress)
         self.taken: list[Step] = []
         self.touched: set[str] = set()
-        self._observer = observer
         self._patience = patience
         self._connect = connect
         self._preparation = preparation
@@ -149,7 +149,6 @@ class SqliteSession:
         connection = self._connection()
         batch = Batch()
         before = list(self._ledger)
-        kept: KeptRows | None = None
         with (
             contextlib.ExitStack() as afterwards,
             environment_errors(self.name),
@@ -163,7 +162,7 @@ class SqliteSession:
                     batch.snapshot = afterwards.enter_context(self._preparation.redoing(connection))
                 yield batch
                 if batch.snapshot is not None:
-                    kept = self._put_back(connection, batch.snapshot)
+                    batch.kept = self._put_back(connection, batch.snapshot)
                 self._commit(connection)
                 batch.is_committed = True
             except MigrationError as error:
@@ -184,8 +183,6 @@ class SqliteSession:
                     self._ledger, self._has_ledger = before, False
                 if batch.is_full:
                     afterwards.callback(self._forget_connection)
-        if kept is not None:
-            self._observer.rows_kept(kept)
 
     def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> KeptRows:
         steps = [step for step in self.taken if not step.migration.is_repeatable]
