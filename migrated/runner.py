@@ -193,7 +193,9 @@ class MigrationRunner:
         Verifies checksums first. Raises as `run` and `plan`, and `RollbackFailedError` when a rollback failed.
         """
         with self._remembering():
-            refusals.refuse_changed(self.statuses())
+            statuses = self.statuses()
+            refusals.refuse_unfinished(statuses)
+            refusals.refuse_changed(statuses)
         plan = self.plan(version)
         if not plan:
             return []

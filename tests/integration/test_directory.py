@@ -14,8 +14,8 @@ from migrated import InvalidFormatError, MigrationFileError, read_migrations
 from migrated.sources.directory import QUIET_SECONDS, read_directory, read_finished
 
 MISNAMED = (
-    "the name does not fit: expected <version>_<name>.sql, such as 20240101120000_add_users.sql; "
-    "the name of letters, digits, _ and -"
+    "the name does not fit: expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or "
+    "R__<name>.sql; the name of letters, digits, _ and -"
 )
 OUT_OF_RANGE = "the version is out of range: expected 1 to 9223372036854775807"
 WRITING = "another process has it open for writing"
