@@ -227,10 +227,10 @@ def test_lnav_s_format_names_every_key() -> None:
     fields = {
         name for event in EVENTS.values() for _, name, _, _ in string.Formatter().parse(event.sentence) if name
     }
-
     of_errors = logs.failure_keys(DatabaseError("x")).keys() - {"error", "excerpt"}
 
-    assert (fields | of_errors) - known == set()
+    # `migration` stands in sentences alone: it is the name and the version as one.
+    assert (fields | of_errors) - known - {"migration"} == set()
 
 
 def test_lnav_shows_the_alerts(day: Day, lnav: Lnav) -> None:
