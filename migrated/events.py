@@ -37,7 +37,9 @@ DAEMON_RELOAD_FAILED = Event(
     "the new configuration is not used: {reason}",
     "after SIGHUP; the old configuration stays in force",
 )
-DAEMON_ALIVE = Event("daemon.alive", "info", "alive: {reason}", "every five minutes; its absence is an alarm")
+DAEMON_ALIVE = Event(
+    "daemon.alive", "info", "alive: {reason}", "every five minutes, with counts; its absence is an alarm"
+)
 DAEMON_STOPPING = Event(
     "daemon.stopping",
     "info",

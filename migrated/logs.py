@@ -1,4 +1,4 @@
-"""Structured logs through structlog: JSON lines for programs, short lines for a person at a terminal.
+"""Structured logs through structlog: lines of JSON for programs, short ones for a person at a terminal.
 
 A log call never raises. Every value is made plain before it is encoded; a line that cannot be written is
 counted, and the next one that can be says how many were lost.
@@ -18,6 +18,7 @@ from migrated import colours
 from migrated.console import Console, is_for_programs
 from migrated.errors import MigrationError, label_of
 from migrated.events import Event
+from migrated.logshapes import SHAPES, Shaper
 from migrated.sink import Line, Sink
 
 
@@ -103,14 +104,16 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
 def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool = False) -> Log:
     """Set structlog up for this process. `auto` is console on a terminal, JSON otherwise.
 
+    `json`, `ecs` and `otel` are JSON with the keys that `logshapes` gives them.
     The console leaves out what is only for programs, unless the level is debug.
     `queued` is for a process that must not wait for whoever reads its log: a thread of its own writes, and
     `Log.close` ends it.
     """
     on_terminal = os.isatty(descriptor)
     as_console = log_format == "console" or (log_format == "auto" and on_terminal)
+    shape = SHAPES.get(log_format, SHAPES["json"])
     coloured = colours.are_wanted(on_terminal=on_terminal)
-    render: Callable[[Line], bytes] = Console(colours=coloured) if as_console else _json(descriptor)
+    render: Callable[[Line], bytes] = Console(colours=coloured) if as_console else _json(descriptor, shape)
     sink = Sink(render, descriptor)
     if queued:
         sink.start_thread()
@@ -158,14 +161,14 @@ class _Gaps(dict[str, Any]):
         return "?"
 
 
-def _json(descriptor: int) -> Callable[[Line], bytes]:
+def _json(descriptor: int, shape: Shaper) -> Callable[[Line], bytes]:
     to_journal = _is_journal(descriptor)
 
     def render(line: Line) -> bytes:
         for shown_to_people in ("excerpt", "difference"):
             line.pop(shown_to_people, None)
         prefix = b"<%d>" % _PRIORITIES[line["level"]] if to_journal else b""
-        return prefix + _fitting(line)
+        return prefix + _fitting(line, shape)
 
     return render
 
@@ -179,11 +182,11 @@ def _is_journal(descriptor: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _fitting(line: Line) -> bytes:
+def _fitting(line: Line, shape: Shaper) -> bytes:
     """One JSON object in less than 4 KiB: long texts are cut, the longest first, and `truncated` says so."""
     if isinstance(line.get("statement"), str) and len(line["statement"]) > LONGEST_STATEMENT:
         line["statement"], line["truncated"] = line["statement"][:LONGEST_STATEMENT], True
-    encoded = msgspec.json.encode(line)
+    encoded = msgspec.json.encode(shape(line))
     while len(encoded) >= LONGEST_LINE - _ROOM_FOR_PREFIX:
         texts: list[tuple[MutableMapping[str, Any], str]] = [
             (line, key) for key in line if isinstance(line[key], str)
@@ -194,7 +197,7 @@ def _fitting(line: Line) -> bytes:
         if len(holder[key]) <= 1:
             break
         holder[key], line["truncated"] = holder[key][: len(holder[key]) // 2], True
-        encoded = msgspec.json.encode(line)
+        encoded = msgspec.json.encode(shape(line))
     return encoded
 
 

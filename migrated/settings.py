@@ -11,7 +11,7 @@ from migrated.planning import OnChanged, OnMissing, Policy
 
 DEFAULT_MIGRATIONS = "migrations"
 DEFAULT_DATABASE = "app.db"
-LogFormat = Literal["auto", "json", "console"]
+LogFormat = Literal["auto", "json", "ecs", "otel", "console"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 WatchMode = Literal["auto", "events", "polling"]
 

@@ -133,6 +133,12 @@ def test_keys_of_the_log_are_told() -> None:
     assert {key for key in keys if f"`{key}`" not in _section("Log events")} == set()
 
 
+def test_files_for_log_aggregation_are_those_there_are() -> None:
+    told = {name for row in _table(_section("Log aggregation")) for name in re.findall(r"`([\w-]+\.\w+)`", row[0])}
+
+    assert told == {path.name for path in (ROOT / "systemd/logging").iterdir()}
+
+
 def test_ledger_shown_is_the_one_made(database: Path) -> None:
     from migrated import MigrationRunner
 

@@ -138,7 +138,7 @@ class Daemon:
         self._directories.repeat_complaints(now)
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_SECONDS
-            self._log(events.DAEMON_ALIVE, reason=self._summary())
+            self._log(events.DAEMON_ALIVE, reason=self._summary(), **self._tracker.counts())
 
     def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
         if self._supervision.stop_requested():
@@ -239,7 +239,7 @@ class Daemon:
         systemd.notify(f"STATUS={summary}", *([] if self._ready else ["READY=1"]))
         if not self._ready:
             self._ready = True
-            self._log(events.DAEMON_READY, reason=summary)
+            self._log(events.DAEMON_READY, reason=summary, **self._tracker.counts())
 
     def _reload(self) -> None:
         self._reload_wanted = False

@@ -15,6 +15,7 @@ from migrated.logs import Log, failure_keys
 _STATUS_WIDTH = 100
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}
+_STATES = {"current": set(Result) - _TROUBLE, "blocked": _BLOCKING, "unavailable": {Result.UNAVAILABLE}}
 
 
 @dataclass(slots=True)
@@ -136,16 +137,28 @@ class Tracker:
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
 
+    def counts(self) -> dict[str, int]:
+        """How many databases there are and in which state, and the migrations that wait in those in trouble.
+
+        One that was not visited yet is in no state; of one that is unavailable nothing is known to wait.
+        """
+        outcomes = self._outcomes()
+        states = {name: sum(outcome.result in kinds for outcome in outcomes) for name, kinds in _STATES.items()}
+        pending = sum(outcome.pending for outcome in outcomes if outcome.result in _TROUBLE)
+        return {"databases": len(self._databases), **states, "pending": pending}
+
     def summary(self) -> str:
         """One line for `systemctl status` and the log."""
-        results = [tracked.outcome for tracked in self._databases.values() if tracked]
-        current = sum(outcome.result not in _TROUBLE for outcome in results)
-        text = f"{current} of {len(self._databases)} databases current"
-        for name, kinds in (("blocked", _BLOCKING), ("unavailable", {Result.UNAVAILABLE})):
-            those = [outcome for outcome in results if outcome.result in kinds]
-            if those:
-                text += f"; {len(those)} {name}: {_short(those[0])}"
+        counts = self.counts()
+        text = f"{counts['current']} of {counts['databases']} databases current"
+        for name in ("blocked", "unavailable"):
+            if counts[name]:
+                first = next(outcome for outcome in self._outcomes() if outcome.result in _STATES[name])
+                text += f"; {counts[name]} {name}: {_short(first)}"
         return text
+
+    def _outcomes(self) -> list[Outcome]:
+        return [tracked.outcome for tracked in self._databases.values() if tracked]
 
 
 def _short(outcome: Outcome) -> str:

@@ -819,6 +819,27 @@ class TestOddPaths:
             assert "Traceback" not in looked.stderr
 
 
+class TestShapesOfTheLog:
+    @pytest.mark.parametrize("shape", ["json", "ecs", "otel"])
+    def test_error_in_a_huge_statement_from_an_odd_directory_is_told_in_short_lines(
+        self, tmp_path: Path, shape: str
+    ) -> None:
+        (tmp_path / "migrated.toml").write_text(f'log_format = "{shape}"\n')
+        odd = tmp_path / os.fsdecode(b"m\xff")
+        odd.mkdir()
+        write_migration(odd, 1, up=f"INSERT INTO missing VALUES ('{'é' * 500_000}');")
+
+        done = migrated(tmp_path, "up", "-m", odd)
+        lines = done.stderr.encode().splitlines()
+        (failed,) = [line for line in map(json.loads, lines) if "migration.failed" in json.dumps(line)]
+
+        assert done.returncode == 1
+        assert max(map(len, lines)) < 4096
+        assert all(isinstance(json.loads(line), dict) for line in lines)
+        for told in ("1_change failed", "no such table: missing", "m\\\\xff/1_change.sql", "INSERT INTO missing"):
+            assert told in json.dumps(failed)
+
+
 class TestStreams:
     @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
     def test_a_closed_stream_harms_nothing(

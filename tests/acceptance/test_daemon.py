@@ -776,7 +776,31 @@ class TestProcess:
             daemon.wait_for("migration.applied", version=2)
 
 
+# The heartbeat is due at every tick; what follows the wrapper is `python -m migrated`.
+_HASTY = """
+import sys
+from migrated.cli import run
+from migrated.daemon import loop
+loop.ALIVE_SECONDS = 0.0
+sys.argv = sys.argv[3:]
+run()
+"""
+
+
 class TestLog:
+    def test_heartbeat_counts_databases_and_what_waits(self, tmp_path: Path, migrations: Path) -> None:
+        write_migration(migrations, 1, up="CREATE TABLE one (x);")
+        write_migration(migrations, 2)
+        execute(tmp_path / "b.db", "CREATE TABLE one (x)")
+        (tmp_path / "c.db").write_bytes(b"no database at all, but long enough to be taken for one" * 40)
+        options = [part for name in "abc" for part in ("-d", f"{name}.db")]
+        with DaemonProcess(tmp_path, *options, wrapper=[sys.executable, "-c", _HASTY]) as daemon:
+            counts = {"databases": 3, "current": 1, "blocked": 1, "unavailable": 1, "pending": 2}
+            daemon.wait_for("daemon.ready", **counts)
+            alive = daemon.wait_for("daemon.alive", **counts)
+
+        assert alive["message"].startswith("alive: 1 of 3 databases current; 1 blocked")
+
     def end(self, daemon: DaemonProcess, database: Path, versions: Iterable[int]) -> None:
         """See that it goes on working although nobody can read what it says."""
         daemon.wait_for_notice("READY")

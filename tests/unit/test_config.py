@@ -378,7 +378,7 @@ databases = ["", ":memory:", "a.db"]
         "schema_file, on_changed, on_missing, on_late"
     )
     faults = [
-        "1: log_format: expected one of auto, json, console, got 'xml'",
+        "1: log_format: expected one of auto, json, ecs, otel, console, got 'xml'",
         "2: log_level: expected one of debug, info, warning, error, critical, got 3",
         f"3: settle: {DURATION}50",
         f"4: settle_max: {DURATION}0.5",

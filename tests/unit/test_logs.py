@@ -2,6 +2,7 @@ import json
 import os
 import re
 import resource
+import socket
 import string
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from migrated.events import EVENTS, Event
 from migrated.logs import Log
 
 PLAIN = Event("thing.happened", "info", "something happened", "")
+FORMATS = ["json", "ecs", "otel"]
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 FIRST = ("timestamp", "level", "event", "message", "service", "pid")
 
@@ -64,6 +66,20 @@ def strictly(line: bytes) -> dict[str, Any]:
     read = json.loads(line, parse_constant=refuse)
     assert isinstance(read, dict)
     return read
+
+
+def own_keys(line: dict[str, Any], log_format: str) -> dict[str, Any]:
+    """What a line in any of the formats has of the keys that only we have."""
+    if log_format == "ecs":
+        return dict(line["labels"])
+    if log_format == "otel":
+        (record,) = line["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+        found: dict[str, Any] = {}
+        for attribute in record["attributes"]:
+            ((kind, value),) = attribute["value"].items()
+            found[attribute["key"].removeprefix("migrated.")] = int(value) if kind == "intValue" else value
+        return found
+    return line
 
 
 def without_time(line: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +313,8 @@ HORRORS = [
     pytest.param(-(10**30), id="huge negative number"),
     pytest.param(float("nan"), id="nan"),
     pytest.param(float("inf"), id="infinity"),
+    pytest.param(1e300, id="huge fraction"),
+    pytest.param(2**63 - 1, id="largest number"),
     pytest.param(1 + 2j, id="complex number"),
     pytest.param("/srv/\udcff.sql", id="name that is not UTF-8"),
     pytest.param(Path("/srv/\udcff.sql"), id="path that is not UTF-8"),
@@ -334,6 +352,20 @@ def test_line_survives_whatever_is_in_it(output: Output, event: Event, horror: o
     assert len(raw) < 4096
     assert (line["event"], line["level"], line["database"]) == (event.name, event.level, "app.db")
     assert None not in line.values()
+
+
+@pytest.mark.parametrize("horror", HORRORS)
+@pytest.mark.parametrize("key", ["reason", "hint", "file", "statement", "execution_time_ms", "outcome"])
+@pytest.mark.parametrize("log_format", ["ecs", "otel"])
+def test_line_in_another_shape_survives_whatever_is_in_it(
+    output: Output, log_format: str, key: str, horror: object
+) -> None:
+    output.log(log_format)(PLAIN, version=7, **{key: horror})
+
+    (raw,) = output.raw()
+
+    assert len(raw) < 4096
+    assert own_keys(strictly(raw), log_format)["version"] == 7
 
 
 @pytest.mark.parametrize("horror", HORRORS)
@@ -407,13 +439,16 @@ def test_message_of_an_error_is_cut_and_its_class_is_not(output: Output) -> None
     assert error.message == "x" * 10_000
 
 
+@pytest.mark.parametrize("log_format", FORMATS)
 @pytest.mark.parametrize("journal", [False, True], ids=["file", "journal"])
-def test_no_length_slips_past_the_limit(output: Output, monkeypatch: pytest.MonkeyPatch, *, journal: bool) -> None:
+def test_no_length_slips_past_the_limit(
+    output: Output, monkeypatch: pytest.MonkeyPatch, log_format: str, *, journal: bool
+) -> None:
     if journal:
         status = os.fstat(output.descriptor)
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-    log = output.log()
-    for length in range(3850, 3980):
+    log = output.log(log_format)
+    for length in range(3350, 3980):
         log(PLAIN, reason="x" * length)
 
     longest = max(len(line) + 1 for line in output.raw())
@@ -431,6 +466,19 @@ def test_excerpt_and_difference_are_for_people_alone(output: Output) -> None:
 
 
 PREFIXES = [("debug", b"<7>"), ("info", b"<6>"), ("warning", b"<4>"), ("error", b"<3>"), ("critical", b"<2>")]
+
+
+@pytest.mark.parametrize("log_format", ["ecs", "otel"])
+def test_journal_is_told_the_priority_in_any_shape(
+    output: Output, monkeypatch: pytest.MonkeyPatch, log_format: str
+) -> None:
+    status = os.fstat(output.descriptor)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    output.log(log_format)(events.DATABASE_UNAVAILABLE, version=7)
+    (line,) = output.raw()
+
+    assert line[:3] == b"<3>"
+    assert own_keys(strictly(line[3:]), log_format)["version"] == 7
 
 
 @pytest.mark.parametrize(("level", "prefix"), PREFIXES)
@@ -486,9 +534,10 @@ def test_others_are_not(output: Output, monkeypatch: pytest.MonkeyPatch, stream:
 # What cannot be written
 
 
-def test_closed_pipe_is_no_failure() -> None:
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_closed_pipe_is_no_failure(log_format: str) -> None:
     reading, writing = os.pipe()
-    log = logs.configure("json", "info", writing)
+    log = logs.configure(log_format, "info", writing)
     os.close(reading)
     log(PLAIN)
     log(PLAIN)
@@ -498,9 +547,10 @@ def test_closed_pipe_is_no_failure() -> None:
     os.close(writing)
 
 
-def test_full_disk_is_no_failure() -> None:
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_full_disk_is_no_failure(log_format: str) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
-    log = logs.configure("json", "info", descriptor)
+    log = logs.configure(log_format, "info", descriptor)
     log(PLAIN)
     os.close(descriptor)
 
@@ -528,9 +578,10 @@ def swapped(descriptor: int, place: str) -> Callable[[], None]:
     return back
 
 
+@pytest.mark.parametrize("log_format", FORMATS)
 @pytest.mark.parametrize("lost", [1, 3])
-def test_next_line_says_how_many_were_lost(output: Output, lost: int) -> None:
-    log = output.log()
+def test_next_line_says_how_many_were_lost(output: Output, log_format: str, lost: int) -> None:
+    log = output.log(log_format)
     log(PLAIN, version=1)
     back = swapped(output.descriptor, "/dev/full")
     for _ in range(lost):
@@ -539,7 +590,8 @@ def test_next_line_says_how_many_were_lost(output: Output, lost: int) -> None:
     log(PLAIN, version=3)
     log(PLAIN, version=4)
 
-    assert [plain(version=1), plain(version=3, lost_lines=lost), plain(version=4)] == output.lines()
+    seen = [own_keys(strictly(line), log_format) for line in output.raw()]
+    assert [(line["version"], line.get("lost_lines")) for line in seen] == [(1, None), (3, lost), (4, None)]
 
 
 class Limit:
@@ -791,6 +843,7 @@ KEYS = {
     *("database", "version", "name", "file", "checksum", "expected", "found", "direction", "execution_time_ms"),
     *("rows_changed", "statement", "line", "column", "pending", "applied", "outcome", "reason", "hint", "holder"),
     *("program_version", "statement_number", "statement_count", "snapshot", "size"),
+    *("databases", "current", "blocked", "unavailable", "repeated"),
 }
 
 
@@ -830,19 +883,35 @@ def test_no_two_events_have_one_name() -> None:
     assert sorted(defined) == sorted(EVENTS)
 
 
-def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed() -> None:
-    """The pipe takes a few lines, the queue some thousands; what comes then is dropped and counted."""
-    reading, writing = os.pipe()
-    log = logs.configure("json", "info", writing, queued=True)
+def pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
+def journal() -> tuple[int, int]:
+    """What systemd connects a service's standard error to."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return ours.detach(), theirs.detach()
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@pytest.mark.parametrize("connect", [pipe, journal])
+def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed(
+    monkeypatch: pytest.MonkeyPatch, log_format: str, connect: Callable[[], tuple[int, int]]
+) -> None:
+    """What connects us takes a few lines, the queue some thousands; what comes then is dropped and counted."""
+    monkeypatch.setattr(sink, "_PATIENCE_SECONDS", 0.1)
+    reading, writing = connect()
+    log = logs.configure(log_format, "info", writing, queued=True)
     sent = 3 * sink.QUEUED_LINES
     for number in range(sent):
         log(PLAIN, version=number)
     received: list[dict[str, object]] = []
-    with os.fdopen(reading, "rb") as pipe:
-        reader = threading.Thread(target=lambda: received.extend(strictly(line) for line in pipe))
+    with os.fdopen(reading, "rb") as lines:
+        read = (own_keys(strictly(line), log_format) for line in lines)
+        reader = threading.Thread(target=lambda: received.extend(read))
         reader.start()
         while not any("lost_lines" in line for line in received):
-            log(PLAIN)
+            log(PLAIN, hint="more")
             sent += 1
             reader.join(0.01)
         log.close()

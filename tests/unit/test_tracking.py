@@ -1,6 +1,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,26 @@ def test_other_configuration_lets_all_be_tried(told: Told) -> None:
 
 
 # In one line
+
+
+@pytest.mark.parametrize(
+    ("visits", "counts"),
+    [
+        pytest.param([], (2, 0, 0, 0, 0), id="none visited yet"),
+        pytest.param([current(), applied(OTHER)], (2, 2, 0, 0, 0), id="both well"),
+        pytest.param([failed(), refusal(of=OTHER)], (2, 0, 2, 0, 6), id="two blocked"),
+        pytest.param([unavailable(), refusal(of=OTHER)], (2, 0, 1, 1, 3), id="one of each"),
+        pytest.param([refusal(), current()], (2, 1, 0, 0, 0), id="mended"),
+    ],
+)
+def test_counts(told: Told, visits: list[Visited], counts: tuple[int, ...]) -> None:
+    told.tracker.found([APP, OTHER])
+    for visited in visits:
+        pending = 3 if visited.outcome.result in {Result.FAILED, Result.REFUSED} else 0
+        told.after(replace(visited, outcome=replace(visited.outcome, pending=pending)))
+
+    names = ("databases", "current", "blocked", "unavailable", "pending")
+    assert dict(zip(names, counts, strict=True)) == told.tracker.counts()
 
 
 @pytest.mark.parametrize(
