@@ -167,6 +167,20 @@ class TestText:
 
         assert dump(database) == dump(copy)
 
+    def test_repeatable_migrations_are_among_what_is_applied(self, database: Path, copy: Path) -> None:
+        view = Migration.repeatable("seen", "DROP VIEW IF EXISTS seen;\nCREATE VIEW seen AS SELECT 1")
+        runner = MigrationRunner(database)
+        runner.add_migrations([Migration(1, "t", "CREATE TABLE t (x)"), view])
+        runner.run()
+        text = dump(database)
+        loaded = MigrationRunner(load(text, copy))
+        loaded.add_migrations([Migration(1, "t", "CREATE TABLE t (x)"), view])
+
+        assert dump(copy) == text
+        assert loaded.count_pending() == 0
+        assert loaded.repeatables()[0].applied is not None
+        assert loaded.repeatables()[0].applied.objects == (("view", "seen"),)
+
     def test_database_without_a_ledger_gets_none(self, database: Path) -> None:
         execute(database, "CREATE TABLE t (a)")
 
