@@ -27,6 +27,12 @@ DAEMON_STARTING = Event(
     "migrated {program_version} is starting",
     "the process began; nothing is read yet",
 )
+DAEMON_AS_ROOT = Event(
+    "daemon.as_root",
+    "warning",
+    "running as root: {reason}",
+    "once, at the start; what writes the migrations then has more power than it needs",
+)
 DAEMON_READY = Event(
     "daemon.ready", "info", "ready: {reason}", "the first pass over every database is done; systemd is told"
 )

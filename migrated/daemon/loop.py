@@ -18,6 +18,7 @@ from types import FrameType
 from migrated import events
 from migrated.about import VERSION
 from migrated.daemon import systemd
+from migrated.daemon.caution import warn_of_root
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.hooking import HookEnded, HookQueue, News
@@ -94,6 +95,7 @@ class Daemon:
             signal.signal(number, self._on_signal)
         self._log(events.DAEMON_STARTING, program_version=VERSION)
         self._log(events.CONFIG_LOADED, reason=self._config.source)
+        warn_of_root(self._config, self._log)
         try:
             self._take_locks(self._config)
         except LockHeldError as error:

@@ -769,7 +769,7 @@ def test_auto_is_json_but_on_a_terminal(output: Output) -> None:
 PROMISED = {
     f"{thing}.{happened}"
     for thing, many in {
-        "daemon": "starting ready reloaded reload_failed alive stopping stopped",
+        "daemon": "starting as_root ready reloaded reload_failed alive stopping stopped",
         "config": "loaded",
         "watch": "started lost restored",
         "files": "changed",
