@@ -4,6 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from enum import EnumType
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -63,6 +64,7 @@ TOP_KEYS: dict[str, Any] = {
     "stop_grace": Duration,
     "hooks": Any,
     "allow_insecure_permissions": bool,
+    "metrics_file": str,
 }
 HOOK_KEYS: dict[str, Any] = {"after_apply": Command, "on_failure": Command, "timeout": Duration}
 TARGET_KEYS: dict[str, Any] = {
@@ -106,6 +108,7 @@ def read_config_file(path: Path, *, trusting: bool = False) -> tuple[Config, Fau
     values["hooks"] = _hooks(values.pop("hooks", {}), faults)
     targets = _tables(table.get("target", [{}]), faults)
     base = path.absolute().parent
+    values["metrics_file"] = _metrics_file(values.get("metrics_file", ""), base, faults)
     return Config(
         str(path), tuple(_target(entry, n, base, faults) for n, entry in enumerate(targets)), **values
     ), faults
@@ -142,6 +145,16 @@ def _tool_table(table: Mapping[str, Any]) -> dict[str, Any] | None:
     tool = table.get("tool")
     found = tool.get("migrated") if isinstance(tool, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def _metrics_file(name: str, base: Path, faults: Faults) -> str | None:
+    if not name:
+        return None
+    if not name.endswith(".prom"):
+        faults.add("metrics_file", f"must end in .prom, as the collector reads no other file, got {name!r}")
+    if find_spec("prometheus_client") is None:
+        faults.add("metrics_file", "needs the library prometheus_client: pip install 'migrated[metrics]'")
+    return str(base / name)
 
 
 def _tables(value: object, faults: Faults) -> list[dict[str, Any]]:

@@ -218,6 +218,12 @@ SCHEMA_DUMP_FAILED = Event(
     "the schema of {database} was not written to {file}: {reason}",
     "the migrations stand all the same; tried again at every pass, told once for each cause",
 )
+METRICS_FAILED = Event(
+    "metrics.failed",
+    "warning",
+    "metrics cannot be written to {file}: {reason}",
+    "once per cause; the daemon goes on without them",
+)
 RUN_FINISHED = Event(
     "run.finished",
     "info",

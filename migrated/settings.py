@@ -128,6 +128,7 @@ class Config:
     stop_grace: float = 30.0
     hooks: Hooks = Hooks()
     allow_insecure_permissions: bool = False
+    metrics_file: str | None = None
 
     @property
     def directory(self) -> str:

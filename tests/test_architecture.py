@@ -44,6 +44,7 @@ INNER_FLOORS = {
     ],
     "daemon": [
         ["loop"],
+        ["metrics"],
         ["tracking", "directories", "hooking"],
         ["passes"],
         ["holding", "watcher", "schedule", "settle", "systemd", "checkout", "caution"],

@@ -136,6 +136,22 @@ class Tracker:
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
 
+    def states(self) -> dict[str, int]:
+        """How many databases are current, blocked, unavailable, and not tried yet ("unknown")."""
+        outcomes = [tracked.outcome for tracked in self._databases.values() if tracked]
+        blocked = sum(outcome.result in _BLOCKING for outcome in outcomes)
+        unavailable = sum(outcome.result is Result.UNAVAILABLE for outcome in outcomes)
+        return {
+            "current": len(outcomes) - blocked - unavailable,
+            "blocked": blocked,
+            "unavailable": unavailable,
+            "unknown": len(self._databases) - len(outcomes),
+        }
+
+    def pending(self) -> int:
+        """How many migrations were left, over all databases."""
+        return sum(tracked.outcome.pending for tracked in self._databases.values() if tracked)
+
     def summary(self) -> str:
         """One line for `systemctl status` and the log."""
         results = [tracked.outcome for tracked in self._databases.values() if tracked]

@@ -782,6 +782,7 @@ PROMISED = {
         "snapshot": "taken skipped restored",
         "schema": "dumped dump_failed drifted objects_dropped",
         "hook": "finished failed",
+        "metrics": "failed",
         "run": "finished",
         "fleet": "halted resumed finished",
     }.items()
