@@ -22,6 +22,7 @@ class Overrides:
     log_format: str | None = None
     log_level: str | None = None
     lock_timeout: float | None = None
+    allow_insecure_permissions: bool = False
 
 
 def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -> Config:
@@ -38,7 +39,7 @@ def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -
     else:
         from migrated.configfile import read_config_file
 
-        config, faults = read_config_file(file)
+        config, faults = read_config_file(file, trusting=overrides.allow_insecure_permissions)
     config = _override(config, overrides, here, faults)
     for number, target in enumerate(config.targets):
         if target.schema_file is not None and (reason := _unfit(target.schema_file, number, config.targets)):
@@ -119,4 +120,5 @@ def _override(config: Config, overrides: Overrides, here: Path, faults: Faults) 
         log_format=overrides.log_format or config.log_format,
         log_level=overrides.log_level or config.log_level,
         lock_timeout=config.lock_timeout if overrides.lock_timeout is None else overrides.lock_timeout,
+        allow_insecure_permissions=overrides.allow_insecure_permissions or config.allow_insecure_permissions,
     )

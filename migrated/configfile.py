@@ -1,8 +1,10 @@
 """`migrated.toml`, or `[tool.migrated]` in `pyproject.toml` -> Config; all faults at once."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from enum import EnumType
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -26,6 +28,7 @@ from migrated.settings import (
     parse_duration,
     parse_size,
 )
+from migrated.trust import CODE, Trust
 
 
 class Duration(float):
@@ -60,6 +63,8 @@ TOP_KEYS: dict[str, Any] = {
     "lock_timeout": Duration,
     "stop_grace": Duration,
     "hooks": Any,
+    "allow_insecure_permissions": bool,
+    "metrics_file": str,
 }
 HOOK_KEYS: dict[str, Any] = {"after_apply": Command, "on_failure": Command, "timeout": Duration}
 TARGET_KEYS: dict[str, Any] = {
@@ -82,9 +87,12 @@ def has_table(path: Path) -> bool:
     return _tool_table(_read(path)[0]) is not None
 
 
-def read_config_file(path: Path) -> tuple[Config, Faults]:
-    """Read a file. Its faults are for the caller to raise; a file that is not TOML raises `ConfigError`."""
-    table, text = _read(path)
+def read_config_file(path: Path, *, trusting: bool = False) -> tuple[Config, Faults]:
+    """Read a file. Its faults are for the caller to raise; a file that is not TOML raises `ConfigError`.
+
+    So does one that others can write, unless the caller is `trusting`.
+    """
+    table, text = _read(path, None if trusting else Trust())
     shared = path.name == "pyproject.toml"
     faults = Faults(str(path), text, "tool.migrated" if shared else "")
     if shared:
@@ -100,14 +108,18 @@ def read_config_file(path: Path) -> tuple[Config, Faults]:
     values["hooks"] = _hooks(values.pop("hooks", {}), faults)
     targets = _tables(table.get("target", [{}]), faults)
     base = path.absolute().parent
+    values["metrics_file"] = _metrics_file(values.get("metrics_file", ""), base, faults)
     return Config(
         str(path), tuple(_target(entry, n, base, faults) for n, entry in enumerate(targets)), **values
     ), faults
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
+def _read(path: Path, trust: Trust | None = None) -> tuple[dict[str, Any], str]:
     try:
-        text = path.read_text("utf-8")
+        with path.open(encoding="utf-8") as file:
+            if trust:
+                _require_safe(path, os.fstat(file.fileno()), trust)
+            text = file.read()
         return tomllib.loads(text), text
     except OSError as error:
         fault = f"{path}: cannot be read: {error.strerror or error}"
@@ -119,10 +131,30 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     raise ConfigError(fault, faults=[fault], hint="check the file given with -c, or the one in this directory")
 
 
+def _require_safe(path: Path, status: os.stat_result, trust: Trust) -> None:
+    weakness = trust.of(path, status)
+    if weakness is None:
+        return
+    # A key in the file cannot speak for the file: whoever can write the one can write the other.
+    fault = f"{path}: the configuration file is not safe: {weakness.reason}"
+    hint = f"`{weakness.fix}`; or give --allow-insecure-permissions, if whoever can write it may be trusted"
+    raise ConfigError(fault, faults=[fault], code=CODE, hint=hint)
+
+
 def _tool_table(table: Mapping[str, Any]) -> dict[str, Any] | None:
     tool = table.get("tool")
     found = tool.get("migrated") if isinstance(tool, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def _metrics_file(name: str, base: Path, faults: Faults) -> str | None:
+    if not name:
+        return None
+    if not name.endswith(".prom"):
+        faults.add("metrics_file", f"must end in .prom, as the collector reads no other file, got {name!r}")
+    if find_spec("prometheus_client") is None:
+        faults.add("metrics_file", "needs the library prometheus_client: pip install 'migrated[metrics]'")
+    return str(base / name)
 
 
 def _tables(value: object, faults: Faults) -> list[dict[str, Any]]:

@@ -27,6 +27,12 @@ DAEMON_STARTING = Event(
     "migrated {program_version} is starting",
     "the process began; nothing is read yet",
 )
+DAEMON_AS_ROOT = Event(
+    "daemon.as_root",
+    "warning",
+    "running as root: {reason}",
+    "once, at the start; what writes the migrations then has more power than it needs",
+)
 DAEMON_READY = Event(
     "daemon.ready", "info", "ready: {reason}", "the first pass over every database is done; systemd is told"
 )
@@ -213,6 +219,12 @@ SCHEMA_DUMP_FAILED = Event(
     "error",
     "the schema of {database} was not written to {file}: {reason}",
     "the migrations stand all the same; tried again at every pass, told once for each cause",
+)
+METRICS_FAILED = Event(
+    "metrics.failed",
+    "warning",
+    "metrics cannot be written to {file}: {reason}",
+    "once per cause; the daemon goes on without them",
 )
 RUN_FINISHED = Event(
     "run.finished",

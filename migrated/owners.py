@@ -1,5 +1,6 @@
 """Users and groups: who they are, what they may do with a file, and giving them what root makes in their place."""
 
+import grp
 import os
 import pwd
 import stat
@@ -14,12 +15,20 @@ def name_of(uid: int) -> str:
         return f"uid {uid}"
 
 
+def group_name_of(gid: int) -> str:
+    """The group's name, or its number where the system has no name for it."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
 def could_use(uid: int, *, group: int, mode: int) -> bool:
     """Whether a user could read and write a file of this group and mode that belongs to somebody else."""
     by_group, by_others = (mode & needed == needed for needed in (0o060, 0o006))
     if uid == 0 or by_group == by_others:
         return uid == 0 or by_group
-    return by_group if group in _groups_of(uid) else by_others
+    return by_group if group in groups_of(uid) else by_others
 
 
 def has_default_acl(directory: str) -> bool:
@@ -70,7 +79,8 @@ def _give(descriptor: int, target: int | str, owner: tuple[int, int]) -> None:
         os.chown(target, *owner)
 
 
-def _groups_of(uid: int) -> list[int]:
+def groups_of(uid: int) -> list[int]:
+    """The numbers of the groups that a user is in; none where the system does not know the user."""
     try:
         user = pwd.getpwuid(uid)
         return os.getgrouplist(user.pw_name, user.pw_gid)

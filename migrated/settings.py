@@ -8,6 +8,7 @@ from typing import Literal
 
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnMissing, Policy
+from migrated.trust import Trust
 
 DEFAULT_MIGRATIONS = "migrations"
 DEFAULT_DATABASE = "app.db"
@@ -126,11 +127,17 @@ class Config:
     lock_timeout: float = 10.0
     stop_grace: float = 30.0
     hooks: Hooks = Hooks()
+    allow_insecure_permissions: bool = False
+    metrics_file: str | None = None
 
     @property
     def directory(self) -> str:
         """That of the configuration file: what its relative paths begin at, and where hooks run."""
         return os.path.dirname(os.path.abspath(self.source))
+
+    def trust(self) -> Trust | None:
+        """Whom to trust with what is run; None for everybody."""
+        return None if self.allow_insecure_permissions else Trust()
 
 
 def for_development(config: Config) -> Config:

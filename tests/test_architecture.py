@@ -14,6 +14,7 @@ PACKAGE = ROOT / "migrated"
 FLOORS = [
     ["__main__"],
     ["cli"],
+    ["doctor"],
     ["daemon"],
     ["occasions", "dumping"],
     ["fleet"],
@@ -21,13 +22,13 @@ FLOORS = [
     ["execution"],
     ["work"],
     ["sources", "sqlite", "locks", "logs", "config", "programs"],
-    ["discovery", "configfile", "backend", "owners"],
+    ["discovery", "configfile", "backend"],
     ["settings", "events", "agenda", "supervision", "sink", "console", "logshapes"],
     ["refusals", "differences"],
     ["planning"],
     ["model"],
-    ["directives"],
-    ["sqltext", "errors", "colours"],
+    ["directives", "trust"],
+    ["sqltext", "errors", "colours", "owners"],
     ["about"],
 ]
 INNER_FLOORS = {
@@ -35,7 +36,7 @@ INNER_FLOORS = {
         ["__init__"],
         [
             *("run_daemon", "dev", "up", "down", "redo", "status", "verify", "diff", "new", "wait"),
-            *("repair", "snapshots", "restore"),
+            *("repair", "snapshots", "restore", "doctor"),
         ],
         ["applying", "plan", "serving"],
         ["reading", "worker", "progress", "alone"],
@@ -44,9 +45,16 @@ INNER_FLOORS = {
     ],
     "daemon": [
         ["loop"],
+        ["metrics"],
         ["tracking", "directories", "hooking"],
         ["passes"],
-        ["holding", "watcher", "schedule", "settle", "systemd", "checkout"],
+        ["holding", "watcher", "schedule", "settle", "systemd", "checkout", "caution"],
+        ["__init__"],
+    ],
+    "doctor": [
+        ["examination"],
+        ["machine", "directories", "databases", "places"],
+        ["findings"],
         ["__init__"],
     ],
     "sources": [["directory"], ["parsing"], ["naming", "mounts"], ["__init__"]],
@@ -56,7 +64,7 @@ INNER_FLOORS = {
         ["rebuilding"],
         ["piecewise", "step", "preparing", "restoring", "comparing", "former", "schema"],
         ["failures", "checks", "snapshots", "rewriting"],
-        ["shelf"],
+        ["shelf", "condition"],
         ["copying"],
         ["script", "history", "repeatables", "oversight"],
         ["ledger"],
@@ -87,6 +95,7 @@ PURE = [
     "daemon.schedule",
     "sources.naming",
     "sources.parsing",
+    "doctor.findings",
 ]
 OUTSIDE = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fcntl", "signal", "socket", "subprocess", "sys"),

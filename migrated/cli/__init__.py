@@ -11,6 +11,7 @@ from migrated.about import VERSION
 from migrated.cli import (
     dev,
     diff,
+    doctor,
     down,
     new,
     options,
@@ -42,6 +43,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     snapshots,
     restore,
     wait,
+    doctor,
 )
 """Each has NAME, SUMMARY, EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 
@@ -49,7 +51,7 @@ _HIGHEST_STREAM = 2
 EXIT_CODES = """\
 exit codes:
   0   done, or nothing to do
-  1   a migration or rollback failed
+  1   a migration or rollback failed; doctor: something is wrong
   2   wrong usage
   3   status --exit-code: something is pending; wait: not current in time
   4   refused: changed, missing, late or invalid files

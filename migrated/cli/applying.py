@@ -18,6 +18,7 @@ from migrated.occasions import Gathering
 from migrated.settings import Config, Target
 from migrated.sources.directory import read_finished
 from migrated.supervision import Supervision
+from migrated.trust import Trust
 
 Work = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 
@@ -47,7 +48,7 @@ class _Run:
         """Do it, run the hooks that this asks for, and return the exit code."""
         for target, databases in assign(self._config.targets):
             try:
-                migrations = _read(target, self._log)
+                migrations = _read(target, self._config.trust(), self._log)
                 require_some(target, databases)
             except MigrationError as error:
                 self._report_target(error, target, databases)
@@ -102,8 +103,8 @@ def _is_given_up(outcome: Outcome, supervision: Supervision) -> bool:
     return supervision.stop_requested() and outcome.error is not None and outcome.error.transient
 
 
-def _read(target: Target, log: Log) -> list[Migration]:
-    listing = read_finished(target.migrations)
+def _read(target: Target, trust: Trust | None, log: Log) -> list[Migration]:
+    listing = read_finished(target.migrations, trust)
     for remark in listing.ignored:
         log(events.FILE_IGNORED, file=remark.file, reason=remark.reason)
     for migration in listing.migrations:

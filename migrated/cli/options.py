@@ -42,6 +42,12 @@ def add_global(parser: argparse.ArgumentParser, *, before: bool) -> None:
         help="auto: console on a terminal, else JSON",
     )
     group.add_argument("--log-level", dest=f"{prefix}log_level", choices=get_args(LogLevel), help="default: info")
+    group.add_argument(
+        "--allow-insecure-permissions",
+        dest=f"{prefix}allow_insecure_permissions",
+        action="store_true",
+        help="use migrations and a configuration that others can write",
+    )
 
 
 def overrides(arguments: argparse.Namespace) -> Overrides:
@@ -59,6 +65,8 @@ def overrides(arguments: argparse.Namespace) -> Overrides:
         log_format=chosen("log_format"),
         log_level=chosen("log_level"),
         lock_timeout=getattr(arguments, "lock_timeout", None),
+        allow_insecure_permissions=arguments.before_allow_insecure_permissions
+        or arguments.allow_insecure_permissions,
     )
 
 

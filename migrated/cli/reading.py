@@ -81,7 +81,7 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
     for target, databases in assign(config.targets):
         view = TargetView(target)
         try:
-            view.listing = read_finished(target.migrations, timeout=patience)
+            view.listing = read_finished(target.migrations, config.trust(), timeout=patience)
             require_some(target, databases)
         except MigrationError as error:
             view.error = error

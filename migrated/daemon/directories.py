@@ -43,13 +43,17 @@ class _Directory:
 
 
 class Directories:
-    """Owned by the daemon's loop. `changed` is called, from other threads, with a directory to be looked at."""
+    """Owned by the daemon's loop. `changed` is called, from other threads, with a directory to be looked at.
+
+    `restarts` counts the watches that were built anew.
+    """
 
     def __init__(self, log: Log, changed: Callable[[str], None]) -> None:
         self._log = log
         self._changed = changed
         self._directories: dict[str, _Directory] = {}
         self.look_at: float | None = None
+        self.restarts = 0
 
     def watch(self, config: Config) -> None:
         """Watch what the configuration names, and nothing else any more."""
@@ -120,6 +124,7 @@ class Directories:
         return "; ".join(parts)
 
     def _tell(self, path: str, directory: _Directory, news: WatchNews, now: float) -> None:
+        self.restarts += news.kind == "restored"
         if news.kind == "lost":
             directory.loss = Complaint()
             directory.loss.is_due(news.reason, now)

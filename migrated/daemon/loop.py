@@ -18,9 +18,11 @@ from types import FrameType
 from migrated import events
 from migrated.about import VERSION
 from migrated.daemon import systemd
+from migrated.daemon.caution import warn_of_root
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.hooking import HookEnded, HookQueue, News
+from migrated.daemon.metrics import Metrics
 from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Visited
 from migrated.daemon.settle import Settle
 from migrated.daemon.tracking import Tracker
@@ -74,6 +76,7 @@ class Daemon:
         self._schemas = SchemaFiles()
         self._tracker = Tracker(log, random.random)
         self._directories = Directories(log, self._changed)
+        self._metrics = Metrics(config.metrics_file, self._tracker, self._directories, log)
         self._settle = Settle(config.settle, config.settle_max)
         self._touched: set[str] = set()
         self._supervision = Supervision()
@@ -94,6 +97,7 @@ class Daemon:
             signal.signal(number, self._on_signal)
         self._log(events.DAEMON_STARTING, program_version=VERSION)
         self._log(events.CONFIG_LOADED, reason=self._config.source)
+        warn_of_root(self._config, self._log)
         try:
             self._take_locks(self._config)
         except LockHeldError as error:
@@ -139,6 +143,7 @@ class Daemon:
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_SECONDS
             self._log(events.DAEMON_ALIVE, reason=self._summary(), **self._tracker.counts())
+            self._metrics.write()
 
     def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
         if self._supervision.stop_requested():
@@ -176,6 +181,7 @@ class Daemon:
             self._tracker.resting(),
             self._schemas,
         )
+        self._metrics.pass_began()
         self._pass = worker.submit(work.run)
 
     def _handle(self, message: Message | HookEnded | Changed | Signalled) -> None:
@@ -195,6 +201,8 @@ class Daemon:
             case Visited(outcome):
                 told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
                 self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
+                if told:
+                    self._metrics.visited(outcome)
             case PassEnded():
                 self._pass_ended()
             case HookEnded():
@@ -232,6 +240,7 @@ class Daemon:
             # Raises what the pass did not expect: a fault of ours, on which the service manager restarts us.
             self._pass.result()
         self._pass = None
+        self._metrics.pass_ended()
         self._hooks.put(self._config, self._news.occasions())
         if self._supervision.stop_requested():
             return
@@ -253,6 +262,7 @@ class Daemon:
             self._log.failure(events.DAEMON_RELOAD_FAILED, error)
         else:
             self._config = config
+            self._metrics.path = config.metrics_file
             self._locks.release(keeping=self._lock_paths(config))
             self._settle = Settle(config.settle, config.settle_max)
             self._resync_at = time.monotonic()

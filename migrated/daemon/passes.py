@@ -95,7 +95,7 @@ class Pass:
             if database.path not in self.known:
                 self.log(events.DATABASE_DISCOVERED, database=database.name)
         try:
-            listing = read_directory(target.migrations)
+            listing = read_directory(target.migrations, self.config.trust())
         except RefusedError as error:
             self.post(Scanned(target.migrations, None, error, _paths(databases)))
             return

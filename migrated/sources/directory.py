@@ -15,6 +15,7 @@ from migrated.model import Migration
 from migrated.sources.mounts import is_shared
 from migrated.sources.naming import FileName, Misnamed, read_name
 from migrated.sources.parsing import parse_migration
+from migrated.trust import CODE, Trust, Weakness
 
 QUIET_SECONDS = 2.0
 """How long a file must rest where the kernel cannot say whether somebody still has it open for writing."""
@@ -71,13 +72,15 @@ def read_migrations(directory: str | os.PathLike[str]) -> list[Migration]:
     return listing.migrations
 
 
-def read_finished(directory: str | os.PathLike[str], *, timeout: float = PATIENCE_SECONDS) -> Listing:
+def read_finished(
+    directory: str | os.PathLike[str], trust: Trust | None = None, *, timeout: float = PATIENCE_SECONDS
+) -> Listing:
     """Read a directory as `read_directory` does, waiting up to `timeout` seconds for files being written.
 
     Raises `MigrationFileError` when one is still being written then.
     """
     deadline = time.monotonic() + timeout
-    while (listing := read_directory(directory)).unfinished:
+    while (listing := read_directory(directory, trust)).unfinished:
         if time.monotonic() > deadline:
             first = listing.unfinished[0]
             raise MigrationFileError(
@@ -89,19 +92,26 @@ def read_finished(directory: str | os.PathLike[str], *, timeout: float = PATIENC
     return listing
 
 
-def read_directory(directory: str | os.PathLike[str]) -> Listing:
-    """Read every `*.sql` of a directory once. Raises `MigrationFileError` when that is not possible."""
+def read_directory(directory: str | os.PathLike[str], trust: Trust | None = None) -> Listing:
+    """Read every `*.sql` of a directory once. Raises `MigrationFileError` when that is not possible.
+
+    With `trust`, neither the directory nor a file of it may be such that others can write it: that is raised for
+    the directory, and a fault of the file. Without, the caller answers for them.
+    """
     path = Path(directory)
     with as_file_error(path, "migrations directory"):
         names = sorted(os.listdir(path))
+        weakness = trust.of(path, os.stat(path)) if trust else None
+    if weakness:
+        raise _insecure(path, "migrations directory", weakness)
     listing = Listing(str(path))
     for name in names:
-        _read_entry(path, name, listing)
+        _read_entry(path, name, listing, trust)
     _refuse_duplicates(listing, names)
     return listing
 
 
-def _read_entry(directory: Path, name: str, listing: Listing) -> None:
+def _read_entry(directory: Path, name: str, listing: Listing, trust: Trust | None) -> None:
     named = read_name(name)
     if named is None:
         return
@@ -110,7 +120,7 @@ def _read_entry(directory: Path, name: str, listing: Listing) -> None:
         listing.ignored.append(Remark(file, named.reason))
         return
     try:
-        content = _read_whole(directory / name)
+        content = _read_whole(directory / name, trust)
         if content is None:
             listing.ignored.append(Remark(file, "not a regular file"))
         else:
@@ -122,7 +132,7 @@ def _read_entry(directory: Path, name: str, listing: Listing) -> None:
         listing.invalid.append(error)
 
 
-def _read_whole(path: Path) -> bytes | None:
+def _read_whole(path: Path, trust: Trust | None) -> bytes | None:
     """The content of a finished file, None if it is not a regular file."""
     try:
         # Without O_NONBLOCK a named pipe would hang us here.
@@ -134,15 +144,17 @@ def _read_whole(path: Path) -> bytes | None:
         raise _file_error(path, "migration", error) from error
     try:
         with as_file_error(path, "migration"):
-            return _content(descriptor)
+            return _content(descriptor, path, trust)
     finally:
         os.close(descriptor)
 
 
-def _content(descriptor: int) -> bytes | None:
+def _content(descriptor: int, path: Path, trust: Trust | None) -> bytes | None:
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         return None
+    if trust and (weakness := trust.of_file(path, before)):
+        raise _insecure(path, "file", weakness)
     _require_finished(descriptor, before)
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         content = file.read()
@@ -215,4 +227,13 @@ def _file_error(path: Path, what: str, error: OSError) -> MigrationError:
         f"the {what} cannot be read: {error.strerror or error}",
         file=str(path),
         hint="check that it exists, is of the right kind and may be read by this user",
+    )
+
+
+def _insecure(path: Path, what: str, weakness: Weakness) -> MigrationError:
+    return MigrationFileError(
+        f"the {what} is not safe to run from: {weakness.reason}",
+        file=str(path),
+        code=CODE,
+        hint=f"`{weakness.fix}`; or set allow_insecure_permissions = true, if whoever can write it may be trusted",
     )

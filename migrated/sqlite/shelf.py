@@ -50,6 +50,12 @@ def names_in(database: str) -> dict[str, SnapshotName]:
     return {name: found for name in _entries(folder_of(database)) if (found := _read(name, ours))}
 
 
+def leftovers(database: str) -> list[str]:
+    """The paths of unfinished copies, which somebody is at work on or was killed over."""
+    folder = folder_of(database)
+    return [os.path.join(folder, name) for name in sorted(_leftovers(folder, _called(database)))]
+
+
 def snapshot_path(part: str, version: int | None, reason: str) -> str:
     """The path for an unfinished copy once it is a snapshot."""
     return os.path.join(os.path.dirname(part), f"{_identity(part)}.{version or 0}.{reason}.snapshot")

@@ -178,8 +178,9 @@ class TestText:
 
         assert dump(copy) == text
         assert loaded.count_pending() == 0
-        assert loaded.repeatables()[0].applied is not None
-        assert loaded.repeatables()[0].applied.objects == (("view", "seen"),)
+        (status,) = loaded.repeatables()
+        assert status.applied is not None
+        assert status.applied.objects == (("view", "seen"),)
 
     def test_database_without_a_ledger_gets_none(self, database: Path) -> None:
         execute(database, "CREATE TABLE t (a)")

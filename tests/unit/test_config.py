@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from migrated.config import Overrides, load_config
+from migrated.configfile import TOP_KEYS
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnLate, OnMissing, Policy
 from migrated.settings import Config, HookName, Hooks, Target, parse_duration, parse_size
@@ -371,7 +372,7 @@ busy_timeout = "-1s"
 databases = ["", ":memory:", "a.db"]
 """,
     )
-    top_keys = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace, hooks"
+    top_keys = ", ".join(TOP_KEYS)
     when = "expected one of never, before-run, before-each"
     target_keys = (
         "databases, migrations, create, busy_timeout, statement_timeout, transaction, snapshots, application_id, "
@@ -442,7 +443,7 @@ def test_targets_are_tables_in_a_list(tmp_path: Path, text: str) -> None:
 def test_misspelt_target_is_an_unknown_key(tmp_path: Path) -> None:
     path = write(tmp_path, "\n[[targets]]\n")
 
-    known = "log_format, log_level, settle, settle_max, resync_interval, watch, lock_timeout, stop_grace, hooks"
+    known = ", ".join(TOP_KEYS)
     assert refusal(tmp_path).faults == (f"{path}:2: targets: unknown key; known are {known}",)
 
 

@@ -821,7 +821,7 @@ def test_auto_is_json_but_on_a_terminal(output: Output) -> None:
 PROMISED = {
     f"{thing}.{happened}"
     for thing, many in {
-        "daemon": "starting ready reloaded reload_failed alive stopping stopped",
+        "daemon": "starting as_root ready reloaded reload_failed alive stopping stopped",
         "config": "loaded",
         "watch": "started lost restored",
         "files": "changed",
@@ -834,6 +834,7 @@ PROMISED = {
         "snapshot": "taken skipped restored",
         "schema": "dumped dump_failed drifted objects_dropped",
         "hook": "finished failed",
+        "metrics": "failed",
         "run": "finished",
         "fleet": "halted resumed finished",
     }.items()

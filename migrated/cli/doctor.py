@@ -1,0 +1,71 @@
+"""migrated doctor."""
+
+import argparse
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from migrated import colours
+from migrated.cli import options
+from migrated.cli.render import print_json, writable
+
+if TYPE_CHECKING:
+    from migrated.doctor.findings import Finding
+
+NAME = "doctor"
+SUMMARY = "look for what usually is wrong, and say how to mend it"
+EXAMPLE = "migrated doctor -c /etc/migrated/migrated.toml"
+
+_COLOURS = {"ok": colours.GREEN, "warning": colours.YELLOW, "problem": colours.RED}
+_WIDTH = 9
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Show what was found; exit 1 if there is a problem. Leaves everything as it is."""
+    from migrated.doctor.examination import examine
+
+    found = []
+    for finding in examine(lambda: options.configuration(arguments)):
+        found.append(finding)
+        if not arguments.json:
+            _show(finding)
+    counts = Counter(finding.level.value for finding in found)
+    if arguments.json:
+        print_json(
+            {
+                "findings": [_document(finding) for finding in found],
+                "problems": counts["problem"],
+                "warnings": counts["warning"],
+            }
+        )
+    else:
+        print(f"{_count(counts['problem'], 'problem')}, {_count(counts['warning'], 'warning')}")
+    return 1 if counts["problem"] else 0
+
+
+def _show(finding: "Finding") -> None:
+    mark = f"{finding.level:<{_WIDTH}}"
+    if colours.are_wanted(on_terminal=sys.stdout.isatty()):
+        mark = colours.painted(mark, _COLOURS[finding.level])
+    print(mark + writable(colours.visible(f"{finding.subject}: {finding.message}")))
+    if finding.hint:
+        print(" " * _WIDTH + writable(colours.visible(f"hint: {finding.hint}")))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'s' * (number != 1)}"
+
+
+def _document(finding: "Finding") -> dict[str, str | None]:
+    return {
+        "check": finding.check,
+        "level": finding.level.value,
+        "subject": finding.subject,
+        "message": finding.message,
+        "hint": finding.hint,
+    }

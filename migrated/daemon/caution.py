@@ -1,0 +1,27 @@
+"""A word about running as root, which no migration needs."""
+
+import os
+
+from migrated import events, owners
+from migrated.logs import Log
+from migrated.settings import Config
+
+
+def warn_of_root(config: Config, log: Log) -> None:
+    """Say it where this is root, naming the users to whom directories of migrations belong."""
+    if os.geteuid() != 0:
+        return
+    strangers = {user for target in config.targets if (user := _owner(target.migrations))}
+    reason = "whoever can write the migrations changes databases as root"
+    if strangers:
+        names = ", ".join(sorted(map(owners.name_of, strangers)))
+        reason = f"what {names} puts among the migrations is run as root"
+    hint = "run it as the user to whom the databases belong (User= in the unit)"
+    log(events.DAEMON_AS_ROOT, reason=reason, hint=hint)
+
+
+def _owner(directory: str) -> int | None:
+    try:
+        return os.stat(directory).st_uid
+    except OSError:
+        return None

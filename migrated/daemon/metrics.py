@@ -1,0 +1,129 @@
+"""Numbers for Prometheus: a file for the node exporter's textfile collector.
+
+https://github.com/prometheus/node_exporter#textfile-collector
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from migrated import events
+from migrated.about import VERSION
+from migrated.daemon.directories import Directories
+from migrated.daemon.tracking import Tracker
+from migrated.fleet import Outcome, Result
+from migrated.logs import Log
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+_STATES = ("current", "blocked", "unavailable")
+_FAILURES = (Result.FAILED, Result.UNAVAILABLE)
+_MODE = 0o644
+
+
+class Metrics:
+    """What the daemon did and found, written to `path` after each pass; nowhere without one.
+
+    Owned by the daemon's loop, as are those that it asks. It counts from the start of the process. What goes wrong
+    while it writes is logged once per cause, and never raised.
+    """
+
+    def __init__(self, path: str | None, tracker: Tracker, directories: Directories, log: Log) -> None:
+        self.path = path
+        self._tracker = tracker
+        self._directories = directories
+        self._log = log
+        self._applied = 0
+        self._failures = dict.fromkeys(_FAILURES, 0)
+        self._began = 0.0
+        self._duration = 0.0
+        self._succeeded_at = 0.0
+        self._complaint: str | None = None
+
+    def visited(self, outcome: Outcome) -> None:
+        """Count what came of a database."""
+        self._applied += outcome.applied
+        if outcome.result in self._failures:
+            self._failures[outcome.result] += 1
+
+    def pass_began(self) -> None:
+        """Take the time."""
+        self._began = time.monotonic()
+
+    def pass_ended(self) -> None:
+        """Take the time, see whether all is well, and write."""
+        self._duration = time.monotonic() - self._began
+        counts = self._tracker.counts()
+        if counts["current"] == counts["databases"] and not self._directories.summary():
+            self._succeeded_at = time.time()
+        self.write()
+
+    def write(self) -> None:
+        """Write all of it."""
+        if self.path is None:
+            return
+        try:
+            from prometheus_client import generate_latest
+
+            _put(self.path, generate_latest(self))
+        except Exception as error:  # noqa: BLE001 - the daemon's work is worth more than its numbers
+            reason = getattr(error, "strerror", None) or repr(error)
+            if reason != self._complaint:
+                self._complaint = reason
+                hint = "check that its directory exists and may be written by this user"
+                self._log(events.METRICS_FAILED, file=self.path, reason=reason, hint=hint)
+        else:
+            self._complaint = None
+
+    def collect(self) -> "Iterator[Metric]":
+        """As the library asks for them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+        databases = GaugeMetricFamily("migrated_databases", "Databases by their state", labels=["state"])
+        counts = self._tracker.counts()
+        tried = {state: counts[state] for state in _STATES}
+        for state, number in {**tried, "unknown": counts["databases"] - sum(tried.values())}.items():
+            databases.add_metric([state], number)
+        failures = CounterMetricFamily(
+            "migrated_failures", "Tries that failed, or found a database unavailable", labels=["outcome"]
+        )
+        for result, number in self._failures.items():
+            failures.add_metric([result.value], number)
+        yield databases
+        yield GaugeMetricFamily(
+            "migrated_pending_migrations",
+            "Migrations that are not applied, over all databases, when each was last tried",
+            counts["pending"],
+        )
+        yield CounterMetricFamily("migrated_applied", "Migrations applied", self._applied)
+        yield failures
+        yield GaugeMetricFamily(
+            "migrated_last_success_timestamp_seconds",
+            "When a pass last ended with every database current and every directory valid; 0: never yet",
+            self._succeeded_at,
+        )
+        yield GaugeMetricFamily("migrated_pass_duration_seconds", "How long the last pass took", self._duration)
+        yield CounterMetricFamily(
+            "migrated_watch_restarts", "Watches that were built anew", self._directories.restarts
+        )
+        yield InfoMetricFamily("migrated_build", "Which program this is", {"version": VERSION})
+
+
+def _put(path: str, content: bytes) -> None:
+    """Write a file whole, readable by the exporter's user whatever the umask, or leave what is there."""
+    beside = f"{path}.{os.getpid()}"
+    with suppress(FileNotFoundError):
+        os.unlink(beside)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(beside, flags, _MODE), "wb") as file:
+            os.fchmod(file.fileno(), _MODE)
+            file.write(content)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise

@@ -1,0 +1,169 @@
+"""Checks of one database: can it be used, what is applied, is there room, who owns what lies beside it."""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+
+from migrated import locks, owners, refusals
+from migrated.agenda import find
+from migrated.discovery import DatabasePath
+from migrated.doctor.findings import Finding, of_error, ok, problem, warning
+from migrated.errors import DatabaseError, RefusedError
+from migrated.model import Migration
+from migrated.planning import State
+from migrated.settings import SnapshotPolicy, SnapshotWhen, Target
+from migrated.sources.mounts import file_system, is_shared
+from migrated.sqlite import preflight, shelf
+from migrated.sqlite.condition import journal_mode
+from migrated.sqlite.database import SqliteDatabase
+from migrated.sqlite.space import free_space, readable_size
+
+BUSY_SECONDS = 1.0
+_SIBLINGS = ("-wal", "-shm", "-journal")
+_REBUILD = 3
+"""So many times its own size a database may need for a while."""
+_MARGIN = 1_000_000
+
+
+def check_usable(database: DatabasePath, target: Target) -> Iterator[Finding]:
+    """Whether it can be migrated by this user, and used by its owner afterwards. Raises `DatabaseError`."""
+    may_be_made = database.may_be_made(target)
+    preflight.require_usable(database.path, create=may_be_made)
+    try:
+        status = os.stat(database.path)
+    except FileNotFoundError:
+        if may_be_made:
+            yield ok("database.usable", database.name, "not there yet; it is made by the first run")
+        else:
+            hint = "check the path, or set create = true"
+            yield problem("database.usable", database.name, "it is missing, and may not be created", hint)
+        return
+    owner = owners.name_of(status.st_uid)
+    yield ok("database.usable", database.name, f"it can be written, and belongs to {owner}")
+    if os.geteuid() == 0 != status.st_uid:
+        hint = f"run `migrated doctor` as {owner}, if the service does"
+        yield warning("database.usable", database.name, f"root may do more with it than {owner}", hint)
+
+
+def check_content(
+    database: DatabasePath, target: Target, migrations: Sequence[Migration] | None
+) -> Iterator[Finding]:
+    """What is applied there, and whether a run would be refused. Without `migrations` only the ledger is read."""
+    handle = SqliteDatabase(
+        database.path,
+        create=database.may_be_made(target),
+        busy_timeout=min(BUSY_SECONDS, target.busy_timeout),
+        application_id=target.application_id,
+    )
+    if not os.path.exists(database.path):
+        return
+    try:
+        record = handle.look()
+        mode = journal_mode(database.path, busy_timeout=BUSY_SECONDS)
+    except DatabaseError as error:
+        if not error.code.startswith("SQLITE_BUSY"):
+            raise
+        by = f", by {error.holder}" if error.holder else ""
+        yield warning("database.content", database.name, f"it is in use at the moment{by}", "try again later")
+        return
+    counts = f"{len(record.applied)} applied"
+    if migrations is None:
+        yield ok("database.content", database.name, f"{counts}, journal mode {mode}")
+        return
+    statuses, repeatables = find(migrations, record)
+    try:
+        refusals.refuse_by_policy(statuses, target.policy)
+    except RefusedError as refusal:
+        yield of_error("database.content", database.name, refusal)
+        return
+    states = [*(each.state for each in statuses), *(each.state for each in repeatables)]
+    pending = states.count(State.PENDING) + states.count(State.LATE)
+    yield ok("database.content", database.name, f"{counts}, {pending} pending, journal mode {mode}")
+
+
+def check_file_system(database: DatabasePath) -> Iterator[Finding]:
+    """Whether it lies where SQLite's locks work."""
+    real = os.path.realpath(database.path)
+    yield judge_file_system(
+        database.name, file_system(real), shared=is_shared(real), wal=os.path.exists(f"{real}-wal")
+    )
+
+
+def judge_file_system(name: str, kind: str, *, shared: bool, wal: bool) -> Finding:
+    """What to say of a file system of this kind."""
+    if not shared:
+        return ok("database.file_system", name, f"it lies on {kind or 'an unknown file system'}")
+    hint = "keep it on a local disk of the machine that uses it"
+    if wal:
+        return problem(
+            "database.file_system", name, f"WAL mode does not work between machines, as on {kind}", hint
+        )
+    return warning("database.file_system", name, f"it lies on {kind}, where locks are not to be relied on", hint)
+
+
+def check_owners(database: DatabasePath) -> Iterator[Finding]:
+    """Whether its owner, and we, can use what lies beside it: SQLite's files, and our folder with the locks."""
+    real = os.path.realpath(database.path)
+    try:
+        owner = os.stat(real).st_uid
+    except OSError:
+        return
+    if owners.has_default_acl(os.path.dirname(real)):
+        return
+    folder = os.path.dirname(locks.lock_path(real, locks.DAEMON))
+    ours = [folder, *(os.path.join(folder, name) for name in (locks.DAEMON, locks.APPLYING, "snapshots"))]
+    for path in [*(real + ending for ending in _SIBLINGS), *ours]:
+        for user in dict.fromkeys((owner, os.geteuid())):
+            if (owned_by := _useless_for(user, path)) is None:
+                continue
+            text = f"it belongs to {owners.name_of(owned_by)}, and {owners.name_of(user)} cannot write it"
+            hint = f"`chown --reference={shlex.quote(real)} {shlex.quote(path)}`; do not delete it"
+            # An owner who has others migrate his database needs nothing of ours.
+            say = warning if path in ours and user != os.geteuid() else problem
+            yield say("database.owners", path, text, hint)
+
+
+def _useless_for(user: int, path: str) -> int | None:
+    """Whose a file is that `user` cannot write; None where there is none, or it can be written."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    useful = status.st_uid == user or owners.could_use(user, group=status.st_gid, mode=status.st_mode)
+    return None if useful else status.st_uid
+
+
+def check_room(database: DatabasePath, target: Target) -> Iterator[Finding]:
+    """Whether the disk has room for what a run may write."""
+    try:
+        size = os.stat(database.path).st_size
+    except OSError:
+        return
+    free = free_space(os.path.dirname(os.path.realpath(database.path)))
+    if free is not None:
+        yield judge_room(database.name, size, free, target.snapshots)
+
+
+def judge_room(name: str, size: int, free: int, snapshots: SnapshotPolicy) -> Finding:
+    """What to say of so many bytes free beside a database of this size."""
+    text = f"{readable_size(free)} free on its disk, and it has {readable_size(size)}"
+    wanted = snapshots.when is not SnapshotWhen.NEVER and size <= snapshots.max_size
+    if wanted and free < size + _MARGIN:
+        hint = "free some space, or have fewer snapshots (keep, max_size)"
+        return problem("database.room", name, f"{text}: there is no room for a snapshot", hint)
+    if free < _REBUILD * size:
+        hint = f"keep {_REBUILD} times its size free"
+        return warning("database.room", name, f"{text}: a migration that rebuilds a large table may not fit", hint)
+    return ok("database.room", name, text)
+
+
+def check_leftovers(database: DatabasePath) -> Iterator[Finding]:
+    """Unfinished snapshots that somebody who was killed has left."""
+    for path in shelf.leftovers(database.path):
+        size = os.stat(path).st_size
+        yield warning(
+            "database.leftovers",
+            path,
+            f"an unfinished snapshot of {readable_size(size)}",
+            f"the next snapshot removes it; or `rm {shlex.quote(path)}` while nothing is being applied",
+        )

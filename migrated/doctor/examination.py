@@ -1,0 +1,124 @@
+"""Every check, one after another; one that fails is a finding, and stops no other."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from migrated.discovery import DatabasePath, assign, require_some
+from migrated.doctor import databases, directories, machine, places
+from migrated.doctor.findings import Finding, of_error, ok, problem
+from migrated.errors import ConfigError, MigrationError
+from migrated.model import Migration
+from migrated.settings import Config, HookName, Target
+from migrated.sources.directory import Listing, read_directory
+
+_MACHINE = (
+    *(machine.check_versions, machine.check_systemd, machine.check_user),
+    *(machine.check_inotify, machine.check_time),
+)
+
+
+def examine(load: Callable[[], Config]) -> Iterator[Finding]:
+    """Look at everything. `load` gives the configuration; without one, only the machine is looked at.
+
+    What two checks find alike is told once.
+    """
+    told = set()
+    for finding in _everything(load):
+        if (finding.subject, finding.message) not in told:
+            told.add((finding.subject, finding.message))
+            yield finding
+
+
+def _everything(load: Callable[[], Config]) -> Iterator[Finding]:
+    for check in _MACHINE:
+        yield from _surviving("machine", "machine", check)
+    try:
+        config = load()
+    except ConfigError as error:
+        for fault in error.faults:
+            yield problem("configuration", "configuration", fault, error.hint)
+        return
+    yield ok("configuration", "configuration", config.source)
+    if config.metrics_file:
+        yield from _surviving("metrics", config.metrics_file, partial(_check_metrics, config.metrics_file))
+    for name in HookName:
+        if command := config.hooks.command(name):
+            yield from _surviving("hooks", name, partial(_check_hook, name, command[0], config.directory))
+    for target, found in assign(config.targets):
+        yield from _examine_target(config, target, found)
+
+
+def _examine_target(config: Config, target: Target, found: list[DatabasePath]) -> Iterator[Finding]:
+    listing: Listing | None = None
+    directory = target.migrations
+    try:
+        listing = read_directory(directory, config.trust())
+    except MigrationError as error:
+        yield of_error("migrations.files", directory, error)
+    else:
+        read = listing
+        allowed = config.allow_insecure_permissions
+        yield from _surviving("migrations.files", directory, lambda: directories.check_files(directory, read))
+        yield from _surviving(
+            "migrations.permissions",
+            directory,
+            lambda: directories.check_safety(directory, read, insecure_allowed=allowed),
+        )
+    if os.path.isdir(directory):
+        hearing = partial(directories.check_hearing, directory, config.watch)
+        yield from _surviving("watch.hears", directory, hearing)
+    try:
+        require_some(target, found)
+    except MigrationError as error:
+        yield of_error("database.found", ", ".join(target.databases), error)
+    usable = listing.migrations if listing and not listing.invalid and not listing.unfinished else None
+    for database in found:
+        yield from _examine_database(database, target, usable)
+    for place, database in {os.path.dirname(os.path.realpath(each.path)): each for each in found}.items():
+        yield from _surviving("locks", place, partial(places.check_locks, database.path))
+        yield from _surviving("clock.files", place, partial(places.check_clock, place))
+
+
+def _examine_database(
+    database: DatabasePath, target: Target, migrations: Sequence[Migration] | None
+) -> Iterator[Finding]:
+    checks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
+        ("usable", partial(databases.check_usable, database, target)),
+        ("content", partial(databases.check_content, database, target, migrations)),
+        ("file_system", partial(databases.check_file_system, database)),
+        ("owners", partial(databases.check_owners, database)),
+        ("room", partial(databases.check_room, database, target)),
+        ("leftovers", partial(databases.check_leftovers, database)),
+    )
+    for name, check in checks:
+        yield from _surviving(f"database.{name}", database.name, check)
+
+
+def _check_metrics(path: str) -> Iterator[Finding]:
+    directory = os.path.dirname(path)
+    if os.access(directory, os.W_OK | os.X_OK):
+        yield ok("metrics", path, "it can be written")
+    else:
+        hint = f"make {directory}, or give this user the right to write there"
+        yield problem("metrics", path, "its directory is missing or may not be written", hint)
+
+
+def _check_hook(name: HookName, program: str, directory: str) -> Iterator[Finding]:
+    # With a slash in it, it is no name to be looked for, and relative to where hooks run.
+    found = shutil.which(os.path.join(directory, program) if "/" in program else program)
+    if found:
+        yield ok("hooks", name, f"runs {found}")
+    else:
+        hint = "check its name, and that this user may run it"
+        yield problem("hooks", name, f"there is no program {program} that could be run", hint)
+
+
+def _surviving(check: str, subject: str, work: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from work()
+    except MigrationError as error:
+        yield of_error(check, subject, error)
+    except Exception as surprise:  # noqa: BLE001 - one check's surprise must not stop the others
+        yield problem(check, subject, f"this could not be looked at: {surprise}", None)

@@ -1,0 +1,125 @@
+"""Checks of the machine: versions, the kernel's limits, the clock."""
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from migrated import owners
+from migrated.doctor.findings import Finding, ok, problem, warning
+from migrated.sqlite.condition import library_version
+
+_SAFE_SQLITE = (3, 51, 3)
+_INOTIFY = Path("/proc/sys/fs/inotify")
+_NEARLY = 0.9
+_PATIENCE_SECONDS = 2.0
+# From <sys/timex.h>; the whole structure is 208 bytes on 64-bit Linux.
+_TIMEX_BYTES = 512
+_TIME_ERROR = 5
+
+
+def check_versions() -> Iterator[Finding]:
+    """Python, and SQLite as it is inside of apsw."""
+    yield ok("python.version", "Python", platform.python_version())
+    yield judge_sqlite(library_version())
+
+
+def judge_sqlite(version: str) -> Finding:
+    """Whether that version of SQLite is free of the fault that can damage a database in WAL mode."""
+    numbers = tuple(int(part) for part in version.split("."))
+    if numbers >= _SAFE_SQLITE:
+        return ok("sqlite.version", "SQLite", version)
+    return problem(
+        "sqlite.version",
+        "SQLite",
+        f"{version} has the WAL-reset bug, which can damage databases that several processes write",
+        "`pip install -U 'apsw>=3.51.3'`",
+    )
+
+
+def check_systemd() -> Iterator[Finding]:
+    """Which systemd there is, where there is one."""
+    program = shutil.which("systemctl")
+    if program is None:
+        yield ok("systemd.version", "systemd", "not here")
+        return
+    try:
+        said = subprocess.run(  # noqa: S603 - found on the path, as a shell would
+            [program, "--version"], capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        said = ""
+    found = re.match(r"systemd (\d+)", said)
+    runs = "" if os.path.isdir("/run/systemd/system") else ", not running"
+    yield ok("systemd.version", "systemd", f"{found[1] if found else 'of an unknown version'}{runs}")
+
+
+def check_user() -> Iterator[Finding]:
+    """As whom this runs."""
+    yield ok("user", "user", f"this is {owners.name_of(os.geteuid())}")
+
+
+def check_inotify() -> Iterator[Finding]:
+    """How many watches and instances of inotify this user may have, and how many instances are in use."""
+    try:
+        watches, instances = (
+            int((_INOTIFY / name).read_text()) for name in ("max_user_watches", "max_user_instances")
+        )
+    except (OSError, ValueError):
+        yield ok("inotify.limits", "inotify", "its limits cannot be told")
+        return
+    yield judge_inotify(watches, instances, _instances_in_use())
+
+
+def judge_inotify(watches: int, instances: int, in_use: int) -> Finding:
+    """Whether the limits leave room for another instance. Each directory takes an instance and a watch."""
+    text = f"{in_use} of {instances} instances in use by this user, at most {watches} watches"
+    if in_use < instances * _NEARLY and watches > 0:
+        return ok("inotify.limits", "inotify", text)
+    hint = f'`sysctl fs.inotify.max_user_instances={2 * instances}`, or set watch = "polling"'
+    return warning("inotify.limits", "inotify", f"{text}: directories may have to be polled", hint)
+
+
+def _instances_in_use() -> int:
+    """Those of this user's processes that can be seen."""
+    us, count = os.geteuid(), 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if process.stat().st_uid == us:
+                count += sum(_leads_to_inotify(link) for link in (process / "fd").iterdir())
+        except OSError:
+            # It has ended, or is none of ours.
+            continue
+    return count
+
+
+def _leads_to_inotify(link: Path) -> bool:
+    try:
+        return os.readlink(link) == "anon_inode:inotify"
+    except OSError:
+        return False
+
+
+def check_time() -> Iterator[Finding]:
+    """Whether the kernel knows its clock to be synchronised."""
+    adjtimex = getattr(ctypes.CDLL(None, use_errno=True), "adjtimex", None)
+    # With nothing but zeros in it the call only reads (https://man7.org/linux/man-pages/man2/adjtimex.2.html).
+    yield judge_time(adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) if adjtimex else -1)
+
+
+def judge_time(state: int) -> Finding:
+    """What adjtimex() says of the clock."""
+    if state < 0:
+        return ok("clock.synchronised", "clock", "whether it is synchronised cannot be told")
+    if state == _TIME_ERROR:
+        return warning(
+            "clock.synchronised",
+            "clock",
+            "it is not synchronised: times in the ledger and the log may be wrong",
+            "`timedatectl set-ntp true`, or what else keeps the time on this machine",
+        )
+    return ok("clock.synchronised", "clock", "synchronised")
