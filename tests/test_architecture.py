@@ -35,7 +35,7 @@ INNER_FLOORS = {
         ["__init__"],
         [
             *("run_daemon", "dev", "up", "down", "redo", "status", "verify", "diff", "new", "wait"),
-            *("repair", "snapshots", "restore"),
+            *("repair", "snapshots", "restore", "install_service"),
         ],
         ["applying", "plan", "serving"],
         ["reading", "worker", "progress", "alone"],

@@ -12,6 +12,7 @@ from migrated.cli import (
     dev,
     diff,
     down,
+    install_service,
     new,
     options,
     plan,
@@ -42,6 +43,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     snapshots,
     restore,
     wait,
+    install_service,
 )
 """Each has NAME, SUMMARY, EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 
