@@ -16,14 +16,16 @@ SERVICES = "/srv"
 PROGRAM = "/usr/local/bin/migrated"
 USER = "app"
 OTHER_USER = "blog"
+FIRST_USER_ID = 4242
 
 # Whatever Python runs the tests, an ordinary user can read it in there.
 _PYTHON = "/opt/python"
 _PACKAGES = "/opt/packages"
-_SOURCE = "/opt/source"
+SOURCE = "/opt/source"
+"""The checkout, as far as it is needed."""
 _LAUNCHER = f"""\
 #!/bin/sh
-export LD_LIBRARY_PATH={_PYTHON}/lib PYTHONPATH={_SOURCE}:{_PACKAGES} PYTHONDONTWRITEBYTECODE=1
+export LD_LIBRARY_PATH={_PYTHON}/lib PYTHONPATH={SOURCE}:{_PACKAGES} PYTHONDONTWRITEBYTECODE=1
 exec {_PYTHON}/bin/python{sys.version_info.major}.{sys.version_info.minor} -P -c '
 import sys
 sys.argv[0] = "{PROGRAM}"
@@ -53,7 +55,8 @@ class Machine:
                 *(str(self.shared), SERVICES),
                 *(sys.base_prefix, _PYTHON),
                 *(sysconfig.get_path("platlib"), _PACKAGES),
-                *(str(ROOT / "migrated"), f"{_SOURCE}/migrated"),
+                *(str(ROOT / "migrated"), f"{SOURCE}/migrated"),
+                *(str(ROOT / "systemd"), f"{SOURCE}/systemd"),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -71,7 +74,9 @@ class Machine:
             poll(lambda: self._has_booted(int(outside)), "systemd is up")
         except (AssertionError, ValueError, OSError):
             pytest.skip(f"no systemd can be started here: {self._end()}")
-        self.write("/etc/passwd", self.read("/etc/passwd") + _passwd(USER, 4242) + _passwd(OTHER_USER, 4243))
+        for number, user in enumerate((USER, OTHER_USER), FIRST_USER_ID):
+            home = ("--no-create-home", "--home-dir", f"{SERVICES}/{user}")
+            self.do("useradd", f"--uid={number}", "--user-group", *home, user)
         self.write(PROGRAM, _LAUNCHER)
         self.path(PROGRAM).chmod(0o755)
         return self
@@ -127,7 +132,3 @@ class Machine:
     def _end(self) -> str:
         _, said = self._process.communicate(timeout=DEADLINE)
         return said
-
-
-def _passwd(user: str, number: int) -> str:
-    return f"{user}:x:{number}:{number}::{SERVICES}/{user}:/usr/sbin/nologin\n"

@@ -5,7 +5,7 @@ import shutil
 import time
 
 import pytest
-from acceptance.systemd.machine import Machine
+from acceptance.systemd.machine import FIRST_USER_ID, Machine
 from acceptance.systemd.service import ENDLESS, Application, Service, lasting
 from daemon_process import DaemonProcess, poll
 from support import applied_versions
@@ -31,8 +31,8 @@ def test_it_has_started_when_everything_is_applied_however_long_that_takes(
     (applied,) = [line for line in service.logged("migration.applied") if line["version"] == 2]
     assert applied["execution_time_ms"] > 2000
     shown = service.show("ActiveState", "StatusText", "UID")
-    assert shown == {"ActiveState": "active", "StatusText": "1 of 1 databases current", "UID": "4242"}
-    assert {os.stat(path).st_uid for path in application.directory.rglob("*")} == {4242}
+    assert shown == {"ActiveState": "active", "StatusText": "1 of 1 databases current", "UID": str(FIRST_USER_ID)}
+    assert {os.stat(path).st_uid for path in application.directory.rglob("*")} == {FIRST_USER_ID}
 
 
 def test_it_stays_up_with_a_bad_migration_and_says_so_until_that_is_mended(
