@@ -90,6 +90,7 @@ class Machine:
         switch = ["setpriv", f"--reuid={as_user}", f"--regid={as_user}", "--clear-groups"] if as_user else []
         return subprocess.run(
             [*self._enter, *switch, *command],
+            env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

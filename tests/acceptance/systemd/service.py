@@ -71,6 +71,10 @@ class Service:
         self.machine.write(f"{UNITS}/{self.unit}.d/override.conf", "\n".join([f"[{section}]", *lines]) + "\n")
         self.machine.do("systemctl", "daemon-reload")
 
+    def text(self) -> str:
+        """The unit itself."""
+        return self.machine.read(f"{UNITS}/{self.unit}")
+
     def start(self) -> None:
         self.machine.do("systemctl", "start", self.unit)
 

@@ -81,7 +81,8 @@ def session(machine: Machine) -> Iterator[None]:
     # Who usually makes its directory needs the system's bus.
     make = f"/usr/bin/install -d -m 700 -o {USER} -g {USER} {_RUNTIME}"
     unit = f"user@{FIRST_USER_ID}.service"
-    machine.write(f"{UNITS}/user-runtime-dir@.service", f"[Service]\nType=oneshot\nExecStart={make}\n")
+    once = "Type=oneshot\nRemainAfterExit=yes"
+    machine.write(f"{UNITS}/user-runtime-dir@.service", f"[Service]\n{once}\nExecStart={make}\n")
     machine.write(f"{UNITS}/{unit}.d/override.conf", f"[Service]\nEnvironment=XDG_RUNTIME_DIR={_RUNTIME}\n")
     machine.do("systemctl", "daemon-reload")
     machine.do("systemctl", "start", unit)

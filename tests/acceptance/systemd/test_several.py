@@ -34,8 +34,9 @@ def dependent(application: Application) -> Iterator[Service]:
     program.write_text("#!/bin/sh\nexec sleep infinity\n")
     program.chmod(0o755)
     made = Service(application.machine, "example-application.service")
-    wait = "/usr/local/bin/migrated wait -c /etc/migrated/migrated.toml --timeout 1s"
-    made.edit("ExecStartPre=", f"ExecStartPre={wait}", "RestartSec=100ms")
+    (wait,) = [line for line in made.text().splitlines() if line.startswith("ExecStartPre=")]
+    assert wait.endswith(" 60s")
+    made.edit("ExecStartPre=", wait.replace(" 60s", " 1s"), "RestartSec=100ms")
     yield made
     made.remove()
 
