@@ -59,13 +59,20 @@ def test_instances_of_the_template_each_have_their_user_and_their_databases(
     poll(lambda: applied_versions(other_application.database) == [7, 8], "the other one goes on")
 
 
-def test_application_starts_by_itself_after_the_daemon_when_everything_is_applied(
+def test_application_starts_after_the_daemon_when_everything_is_applied_and_again_with_it(
     dependent: Service, service: Service, application: Application
 ) -> None:
     dependent.start()
 
     assert [each.state()[0] for each in (dependent, service)] == ["active", "active"]
     assert applied_versions(application.database) == [1]
+    ready, began = "ActiveEnterTimestampMonotonic", "InactiveExitTimestampMonotonic"
+    assert int(service.show(ready)[ready]) <= int(dependent.show(began)[began])
+
+    before = dependent.show("InvocationID")
+    service.machine.do("systemctl", "restart", service.unit)
+    poll(lambda: dependent.state()[0] == "active", "it is started again")
+    assert dependent.show("InvocationID") != before
 
 
 def test_application_does_not_start_on_an_old_schema_and_does_once_it_is_current(
