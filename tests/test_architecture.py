@@ -36,7 +36,7 @@ INNER_FLOORS = {
         ["__init__"],
         [
             *("run_daemon", "dev", "up", "down", "redo", "status", "verify", "diff", "new", "wait"),
-            *("repair", "snapshots", "restore", "doctor"),
+            *("repair", "snapshots", "restore", "doctor", "install_service"),
         ],
         ["applying", "plan", "serving"],
         ["reading", "worker", "progress", "alone"],

@@ -149,6 +149,13 @@ def test_ledger_shown_is_the_one_made(database: Path) -> None:
     assert shown == made
 
 
+def test_lines_for_the_unit_of_an_application_are_those_of_the_example() -> None:
+    shown = _code(_section("Service"), "ini").split()
+    example = (ROOT / "systemd/example-application.service").read_text().split()
+
+    assert set(shown) <= set(example)
+
+
 def test_library_example_runs(tmp_path: Path) -> None:
     (tmp_path / "migrations").mkdir()
     done = subprocess.run(

@@ -2,38 +2,99 @@
 
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from support import ROOT
 
-UNITS = ["systemd/migrated.service", "systemd/user/migrated.service"]
+DAEMONS = ["migrated.service", "migrated@.service", "user/migrated.service"]
+SYSTEM = DAEMONS[:2]
+EXPOSURE_TIMES_TEN = 8
+RELOAD = "ExecReload=/bin/kill -HUP $MAINPID"
+"""The same in every unit, and in what `migrated install-service` writes."""
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
 
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_finds_no_fault_in_the_unit(unit: str, tmp_path: Path) -> None:
-    """The program is not installed where the unit says, which would be a fault too; so it is replaced."""
-    lines = (ROOT / unit).read_text().splitlines()
-    checked = ["ExecStart=/bin/true" if line.startswith("ExecStart=") else line for line in lines]
-    path = tmp_path / "migrated.service"
-    path.write_text("\n".join(checked) + "\n")
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=one", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
+def _lines(unit: str) -> list[str]:
+    return (ROOT / "systemd" / unit).read_text().splitlines()
+
+
+def _analyse(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *arguments], cwd=directory, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize("unit", [*DAEMONS, "example-application.service"])
+@needs_systemd
+def test_systemd_finds_no_fault_in_the_unit(unit: str, tmp_path: Path) -> None:
+    """The programs are not installed where the unit says, which would be a fault too; so they are replaced."""
+    for each in {unit, "migrated.service"}:
+        checked = [
+            f"{key}=/bin/true" if (key := line.partition("=")[0]) in {"ExecStart", "ExecStartPre"} else line
+            for line in _lines(each)
+        ]
+        (tmp_path / Path(each).name).write_text("\n".join(checked) + "\n")
+
+    done = _analyse("verify", "--man=no", "--recursive-errors=one", Path(unit).name, directory=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", SYSTEM)
+@needs_systemd
+def test_service_of_the_system_is_exposed_to_little(unit: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "systemd" / unit, tmp_path)
+
+    done = _analyse("security", "--offline=yes", f"--threshold={EXPOSURE_TIMES_TEN}", unit, directory=tmp_path)
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("unit", DAEMONS)
 def test_unit_waits_for_readiness_and_does_not_restart_what_cannot_get_better(unit: str) -> None:
-    lines = (ROOT / unit).read_text().splitlines()
+    lines = _lines(unit)
 
     assert "Type=notify" in lines
     # SIGTERM to the daemon alone, which gives its hooks time.
     assert "KillMode=mixed" in lines
-    assert "RestartPreventExitStatus=2 78" in lines
-    assert [line for line in lines if line.startswith("ExecStart=") and " run" in line] != []
+    assert "Restart=on-failure" in lines
+    assert "RestartPreventExitStatus=2 5 78" in lines
+    assert "WatchdogSec=30s" in lines
+    assert RELOAD in lines
+
+
+def test_units_of_the_daemon_differ_only_in_what_they_are_for() -> None:
+    """So that a line that was mended in one is mended in all."""
+    one, instance, user = ({line for line in _lines(unit) if not line.startswith("#")} for unit in DAEMONS)
+    own = (
+        "Description=",
+        "ExecStart=",
+        "User=",
+        "ReadWritePaths=",
+        "WorkingDirectory=",
+        "WantedBy=",
+        "RuntimeDirectory=",
+    )
+
+    assert {line for line in one ^ instance if not line.startswith(own)} == set()
+    assert {line for line in user - one if not line.startswith(own)} == set()
+
+
+@pytest.mark.parametrize("unit", DAEMONS)
+def test_lines_that_an_operator_must_edit_are_marked(unit: str) -> None:
+    lines = _lines(unit)
+    marked = {after.partition("=")[0] for line, after in pairwise(lines) if "# EDIT:" in line}
+
+    assert marked == ({"User", "ReadWritePaths"} if unit in SYSTEM else {"WorkingDirectory"})
+
+
+@pytest.mark.parametrize("unit", DAEMONS)
+def test_systemd_waits_longer_for_the_end_than_a_migration_may_take_then(unit: str) -> None:
+    from migrated.settings import Config, parse_duration
+
+    (limit,) = [line.partition("=")[2] for line in _lines(unit) if line.startswith("TimeoutStopSec=")]
+
+    assert parse_duration(limit) >= 2 * Config("", ()).stop_grace

@@ -13,6 +13,7 @@ from migrated.cli import (
     diff,
     doctor,
     down,
+    install_service,
     new,
     options,
     plan,
@@ -44,6 +45,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     restore,
     wait,
     doctor,
+    install_service,
 )
 """Each has NAME, SUMMARY, EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 

@@ -1,0 +1,159 @@
+"""migrated install-service."""
+
+import argparse
+import glob
+import os
+import pwd
+import sys
+from pathlib import Path
+
+from migrated.cli import options
+from migrated.errors import MigrationFileError, RefusedError
+from migrated.settings import Config
+
+NAME = "install-service"
+SUMMARY = "write a systemd unit that runs the daemon as `migrated run` would run here, with the same options"
+EXAMPLE = "sudo migrated install-service -c /etc/migrated/migrated.toml"
+
+_UNIT = "migrated.service"
+_SYSTEM = "/etc/systemd/system"
+_HOMES = ("/home", "/root", "/run/user")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+,:@=")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument(
+        "--user", action="store_true", help="a unit of the user's own session, which runs `migrated dev`"
+    )
+    parser.add_argument("--print", action="store_true", help="print the unit, and write nothing")
+    parser.add_argument("--force", action="store_true", help="overwrite a unit that differs")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Write the unit, or print it. Raises `RefusedError` where another one is there already."""
+    config = options.configuration(arguments)
+    unit = _for_user(arguments, config) if arguments.user else _for_system(arguments, config)
+    if arguments.print:
+        print(unit, end="")
+        return 0
+    path = _place(for_user=arguments.user)
+    _write(path, unit, force=arguments.force)
+    manager = "systemctl --user" if arguments.user else "systemctl"
+    print(f"{path} is written. Next:\n  {manager} daemon-reload\n  {manager} enable --now migrated")
+    return 0
+
+
+def _for_system(arguments: argparse.Namespace, config: Config) -> str:
+    from migrated.sources.directory import as_file_error
+
+    directories = sorted({_directory(target.base, path) for target in config.targets for path in target.databases})
+    with as_file_error(Path(directories[0]), "directory of the databases"):
+        owner = os.stat(directories[0]).st_uid
+    values = {
+        "ExecStart": _command("run", arguments, config),
+        "WorkingDirectory": _escaped(str(Path.cwd())),
+        "User": _name_of(owner),
+        "ReadWritePaths": " ".join(map(_word, directories)),
+    }
+    needed = [str(Path.cwd()), config.source, sys.prefix, sys.base_prefix, *directories]
+    needed += [target.migrations for target in config.targets]
+    if any(Path(path).is_relative_to(home) for path in needed for home in _HOMES):
+        values["ProtectHome"] = "read-only"
+    return _filled(_template(_UNIT), values)
+
+
+def _for_user(arguments: argparse.Namespace, config: Config) -> str:
+    values = {
+        "ExecStart": _command("dev", arguments, config),
+        "WorkingDirectory": _escaped(str(Path.cwd())),
+    }
+    return _filled(_template(f"user/{_UNIT}"), values)
+
+
+def _command(name: str, arguments: argparse.Namespace, config: Config) -> str:
+    """The line that runs a command of this very installation, with the options that were given."""
+    program = Path(sys.argv[0]).absolute()
+    words = [sys.executable, "-m", "migrated"] if program.suffix == ".py" else [str(program)]
+    given = options.overrides(arguments)
+    databases = given.databases
+    if not databases and os.environ.get("DATABASE_URL") and not os.path.exists(config.source):
+        # The service does not inherit it.
+        databases = config.targets[0].databases
+    chosen = {
+        "-c": [given.file],
+        "-d": databases,
+        "-m": [given.migrations],
+        "--log-format": [given.log_format],
+        "--log-level": [given.log_level],
+    }
+    options_given = [word for key, values in chosen.items() for value in values if value for word in (key, value)]
+    return " ".join([*map(_word, words), name, *(_word(word).replace("$", "$$") for word in options_given)])
+
+
+def _directory(base: str, configured: str) -> str:
+    """The one that holds everything a path or pattern of databases may match."""
+    path = Path(os.path.abspath(os.path.join(base, configured))).parent
+    while glob.has_magic(str(path)):
+        path = path.parent
+    return str(path)
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    """One word of a unit's line (https://www.freedesktop.org/software/systemd/man/latest/systemd.syntax.html)."""
+    if _PLAIN.issuperset(text):
+        return text
+    quoted = _escaped(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"'
+
+
+def _template(name: str) -> str:
+    package = Path(__file__).parent.parent
+    # In a wheel they lie inside the package, in a checkout beside it.
+    installed = package / "units" / name
+    return (installed if installed.exists() else package.parent / "systemd" / name).read_text()
+
+
+def _filled(template: str, values: dict[str, str]) -> str:
+    """The template with these values, without its head and its marks, which are for those who fill it by hand."""
+    lines = ["# Written by `migrated install-service`.", ""]
+    for line in template[template.index("[Unit]") :].splitlines():
+        key = line.partition("=")[0]
+        if not line.startswith("# EDIT:"):
+            lines.append(f"{key}={values[key]}" if key in values else line)
+    return "\n".join([*lines, ""])
+
+
+def _place(*, for_user: bool) -> Path:
+    if not for_user:
+        return Path(_SYSTEM, _UNIT)
+    configured = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(configured, "systemd/user", _UNIT)
+
+
+def _write(path: Path, unit: str, *, force: bool) -> None:
+    try:
+        if not force and path.exists() and path.read_text() != unit:
+            raise RefusedError(
+                f"{path} is another unit already",
+                hint="--force overwrites it, --print shows what would be written",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(unit)
+    except OSError as error:
+        raise MigrationFileError(
+            f"the unit cannot be written: {error.strerror}",
+            file=str(path),
+            hint="run this as root, or give --user for a unit of your own session, or --print",
+        ) from error
