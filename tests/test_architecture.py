@@ -45,8 +45,8 @@ INNER_FLOORS = {
     "daemon": [
         ["loop"],
         ["tracking", "directories", "hooking"],
-        ["passes"],
-        ["holding", "watcher", "schedule", "settle", "systemd"],
+        ["passes", "announcing"],
+        ["holding", "watcher", "schedule", "settle", "systemd", "activity", "pulse"],
         ["__init__"],
     ],
     "sources": [["directory"], ["parsing"], ["naming", "mounts"], ["__init__"]],
@@ -84,6 +84,7 @@ PURE = [
     "events",
     "daemon.settle",
     "daemon.schedule",
+    "daemon.pulse",
     "sources.naming",
     "sources.parsing",
 ]

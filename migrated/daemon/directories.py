@@ -59,13 +59,16 @@ class Directories:
         }
         self.check()
 
-    def check(self) -> None:
-        """See after every watch."""
+    def check(self) -> bool:
+        """See after every watch; whether there is news of one."""
         now = time.monotonic()
+        is_news = False
         for path, directory in self._directories.items():
             news = directory.watch.check()
             if news is not None:
+                is_news = True
                 self._tell(path, directory, news, now)
+        return is_news
 
     def stop(self) -> None:
         """End every watch."""

@@ -18,10 +18,13 @@ from types import FrameType
 from migrated import events
 from migrated.about import VERSION
 from migrated.daemon import systemd
+from migrated.daemon.activity import Activity
+from migrated.daemon.announcing import Status
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.hooking import HookEnded, HookQueue, News
 from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Visited
+from migrated.daemon.pulse import Pulse
 from migrated.daemon.settle import Settle
 from migrated.daemon.tracking import Tracker
 from migrated.daemon.watcher import WatchdogComplaints
@@ -75,13 +78,17 @@ class Daemon:
         self._settle = Settle(config.settle, config.settle_max)
         self._touched: set[str] = set()
         self._supervision = Supervision()
+        self._activity = Activity()
+        self._status = Status(self._summary)
         self._hooks = HookQueue(log, self._supervision, self._inbox.put)
         self._news = News()
         self._beats = 0
+        self._run_id = ""
         self._reload_wanted = False
         self._ready = False
         self._pass: Future[None] | None = None
         now = time.monotonic()
+        self._pulse = Pulse(systemd.watchdog_interval(), now)
         self._resync_at = now
         self._tick_at = now
         self._alive_at = now + ALIVE_SECONDS
@@ -108,10 +115,14 @@ class Daemon:
         return 0
 
     def _loop(self, worker: ThreadPoolExecutor) -> None:
-        while not self._supervision.stop_requested() or self._pass is not None or self._hooks.is_busy:
+        while not self._supervision.is_stopping() or self._pass is not None or self._hooks.is_busy:
             now = time.monotonic()
             if now >= self._tick_at:
                 self._tick(now)
+            if now >= self._pulse.look_at and self._pulse.take(now, self._signs()):
+                systemd.notify("WATCHDOG=1")
+            if not self._supervision.is_stopping():
+                self._status.look(now)
             if self._pass is None:
                 self._start_work(worker, now)
             try:
@@ -121,7 +132,7 @@ class Daemon:
             self._handle(message)
 
     def _next_wake(self) -> float:
-        times = [self._tick_at]
+        times = [self._tick_at, self._pulse.look_at, self._status.due_at()]
         if self._pass is None:
             times += [self._resync_at]
             times += [
@@ -132,7 +143,8 @@ class Daemon:
     def _tick(self, now: float) -> None:
         self._tick_at = now + TICK_SECONDS
         self._ask_for_time()
-        self._directories.check()
+        if self._directories.check() or self._pass is not None:
+            self._status.changed()
         self._tracker.repeat_complaints(now)
         self._directories.repeat_complaints(now)
         if now >= self._alive_at:
@@ -140,7 +152,7 @@ class Daemon:
             self._log(events.DAEMON_ALIVE, reason=self._summary())
 
     def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
-        if self._supervision.stop_requested():
+        if self._supervision.is_stopping():
             return
         if self._reload_wanted:
             self._reload()
@@ -155,7 +167,7 @@ class Daemon:
             self._submit(worker, now, retrying)
 
     def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:
-        run_id = new_run_id()
+        self._run_id = run_id = new_run_id()
         self._news.begin(run_id)
         work = Pass(
             self._config,
@@ -168,11 +180,14 @@ class Daemon:
             self._tracker.known(),
             only,
             self._tracker.resting(),
+            self._activity,
         )
         self._pass = worker.submit(work.run)
 
     def _handle(self, message: Message | HookEnded | Changed | Signalled) -> None:
         now = time.monotonic()
+        if isinstance(message, Message):
+            self._status.changed()
         match message:
             case Changed(directory):
                 self._settle.notice(now)
@@ -203,7 +218,7 @@ class Daemon:
                 self._stop(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        if self._supervision.stop_requested():
+        if self._supervision.is_stopping():
             self._supervision.interrupt()
             # A third one kills: an unfinished migration is then undone by SQLite's journal.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -214,9 +229,13 @@ class Daemon:
         self._log(events.DAEMON_STOPPING, reason=number.name)
 
     def _ask_for_time(self) -> None:
-        """Tell systemd, while it waits for us to start or to stop, that the work advances."""
-        waited_for = not self._ready or self._supervision.stop_requested()
-        if self._pass is not None and waited_for and self._supervision.beats != self._beats:
+        """Tell systemd, while it waits for us to start or to stop, that the work advances.
+
+        A hook has a limit of its own, `timeout` or `stop_grace`.
+        """
+        advances = self._pass is not None and self._supervision.beats != self._beats
+        stops = self._supervision.is_stopping()
+        if (advances and not self._ready) or (stops and (advances or self._hooks.is_busy)):
             systemd.notify(f"EXTEND_TIMEOUT_USEC={EXTENSION_USEC}")
         self._beats = self._supervision.beats
 
@@ -226,10 +245,9 @@ class Daemon:
             self._pass.result()
         self._pass = None
         self._hooks.put(self._config, self._news.occasions())
-        if self._supervision.stop_requested():
+        if self._supervision.is_stopping():
             return
-        summary = self._summary()
-        systemd.notify(f"STATUS={summary}", *([] if self._ready else ["READY=1"]))
+        summary = self._status.send(f"X_MIGRATED_PASS={self._run_id}", *([] if self._ready else ["READY=1"]))
         if not self._ready:
             self._ready = True
             self._log(events.DAEMON_READY, reason=summary)
@@ -253,7 +271,7 @@ class Daemon:
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)
             self._log(events.DAEMON_RELOADED)
-        systemd.notify("READY=1", f"STATUS={self._summary()}")
+        self._status.send("READY=1")
 
     def _take_locks(self, config: Config) -> None:
         for _, databases in assign(config.targets):
@@ -269,7 +287,13 @@ class Daemon:
         return {str(lock_path(database.path, DAEMON)) for _, databases in assigned for database in databases}
 
     def _summary(self) -> str:
-        return "; ".join(part for part in (self._tracker.summary(), self._directories.summary()) if part)
+        parts = [self._tracker.summary(), self._directories.summary()]
+        doing = self._activity.worth_telling(time.monotonic())
+        return "; ".join(part for part in (str(doing) if doing else "", *parts) if part)
+
+    def _signs(self) -> object:
+        """What changes while the worker advances; None while it has nothing to do."""
+        return (self._supervision.beats, self._activity.signs()) if self._pass is not None else None
 
     def _changed(self, directory: str | None = None) -> None:
         self._inbox.put(Changed(directory))

@@ -9,12 +9,26 @@ from migrated import events
 from migrated.daemon.passes import Visited
 from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
 from migrated.discovery import DatabasePath
+from migrated.errors import (
+    ChecksumMismatchError,
+    LateMigrationError,
+    MigrationError,
+    MigrationNotFoundError,
+    RefusedError,
+    UnfinishedError,
+)
 from migrated.fleet import Outcome, Result, report_end, report_error
 from migrated.logs import Log, failure_keys
 
 _STATUS_WIDTH = 100
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}
+_KINDS = {
+    ChecksumMismatchError.code: "checksum mismatch in",
+    MigrationNotFoundError.code: "no file any more of",
+    LateMigrationError.code: "too late:",
+    UnfinishedError.code: "stopped half way:",
+}
 
 
 @dataclass(slots=True)
@@ -139,7 +153,7 @@ class Tracker:
     def summary(self) -> str:
         """One line for `systemctl status` and the log."""
         results = [tracked.outcome for tracked in self._databases.values() if tracked]
-        current = sum(outcome.result not in _TROUBLE for outcome in results)
+        current = sum(outcome.result not in _TROUBLE and not outcome.pending for outcome in results)
         text = f"{current} of {len(self._databases)} databases current"
         for name, kinds in (("blocked", _BLOCKING), ("unavailable", {Result.UNAVAILABLE})):
             those = [outcome for outcome in results if outcome.result in kinds]
@@ -149,7 +163,20 @@ class Tracker:
 
 
 def _short(outcome: Outcome) -> str:
+    """What is wrong with a database, with what matters most in front."""
     error = outcome.error
     if error is None:
         return outcome.database.name
-    return textwrap.shorten(error.message, _STATUS_WIDTH, placeholder=" ...")
+    if isinstance(error, RefusedError) and error.code in _KINDS:
+        text = f"{_KINDS[error.code]} {_labels(error)} ({outcome.database.name})"
+    elif outcome.result is Result.FAILED and error.version is not None:
+        text = f"{_labels(error)} failed ({outcome.database.name}): {error.message}"
+    else:
+        text = f"{outcome.database.name}: {error.message}"
+    return textwrap.shorten(text, _STATUS_WIDTH, placeholder=" ...")
+
+
+def _labels(error: MigrationError) -> str:
+    offenders = error.offenders if isinstance(error, RefusedError) else ()
+    first = f"{error.version}_{error.name}" if error.version is not None else offenders[0].label
+    return first if len(offenders) <= 1 else f"{first} and {len(offenders) - 1} more"
