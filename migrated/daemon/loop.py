@@ -17,16 +17,23 @@ from types import FrameType
 
 from migrated import events
 from migrated.about import VERSION
+from migrated.control import SOCKET_KEY
 from migrated.daemon import systemd
 from migrated.daemon.activity import Activity
 from migrated.daemon.announcing import Status
+from migrated.daemon.asking import Answer, Asked
+from migrated.daemon.desk import Desk
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.hooking import HookEnded, HookQueue, News
+from migrated.daemon.listening import ControlSocket
 from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Visited
 from migrated.daemon.pulse import Pulse
+from migrated.daemon.schedule import Complaint
 from migrated.daemon.settle import Settle
+from migrated.daemon.standing import Standings
 from migrated.daemon.tracking import Tracker
+from migrated.daemon.viewing import daemon_view, database_view
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.discovery import assign
 from migrated.errors import INTERRUPTED, ConfigError, DatabaseError, LockHeldError, MigrationError
@@ -71,7 +78,7 @@ class Daemon:
         self._config = config
         self._load = load
         self._log = log
-        self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled] = SimpleQueue()
+        self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled | Asked] = SimpleQueue()
         self._locks = DaemonLocks()
         self._tracker = Tracker(log, random.random)
         self._directories = Directories(log, self._changed)
@@ -84,10 +91,13 @@ class Daemon:
         self._news = News()
         self._beats = 0
         self._run_id = ""
-        self._reload_wanted = False
+        self._standings = Standings()
+        self._desk = Desk(log, self._supervision, self._standings, self._describe)
+        self._control = ControlSocket(self._inbox.put)
+        self._uncontrolled = Complaint()
         self._ready = False
         self._pass: Future[None] | None = None
-        now = time.monotonic()
+        self._began = now = time.monotonic()
         self._pulse = Pulse(systemd.watchdog_interval(), now)
         self._resync_at = now
         self._tick_at = now
@@ -107,8 +117,10 @@ class Daemon:
         with WatchdogComplaints(self._changed), ThreadPoolExecutor(1, "migrated-worker") as worker, self._hooks:
             try:
                 self._directories.watch(self._config)
+                self._open_control()
                 self._loop(worker)
             finally:
+                self._control.close()
                 self._directories.stop()
         self._locks.release()
         self._log(events.DAEMON_STOPPED)
@@ -121,8 +133,8 @@ class Daemon:
                 self._tick(now)
             if now >= self._pulse.look_at and self._pulse.take(now, self._signs()):
                 systemd.notify("WATCHDOG=1")
-            if not self._supervision.is_stopping():
-                self._status.look(now)
+            self._desk.give_up(now)
+            self._status.look(now)
             if self._pass is None:
                 self._start_work(worker, now)
             try:
@@ -132,8 +144,8 @@ class Daemon:
             self._handle(message)
 
     def _next_wake(self) -> float:
-        times = [self._tick_at, self._pulse.look_at, self._status.due_at()]
-        if self._pass is None:
+        times = [self._tick_at, self._pulse.look_at, self._status.due_at(), self._desk.due_at()]
+        if self._pass is None and not self._desk.is_paused:
             times += [self._resync_at]
             times += [
                 at for at in (self._settle.due_at(), self._tracker.retry_at(), self._directories.look_at) if at
@@ -154,21 +166,25 @@ class Daemon:
     def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
         if self._supervision.is_stopping():
             return
-        if self._reload_wanted:
+        if self._desk.reload_wanted:
             self._reload()
+        if self._desk.is_paused:
+            return
         if self._settle.take(now):
             self._log(events.FILES_CHANGED, file=", ".join(sorted(self._touched)))
             self._touched.clear()
             self._resync_at = now
-        if self._directories.take_look(now) or now >= self._resync_at:
+        look = self._directories.take_look(now) or self._desk.full_pass_wanted
+        if look or now >= self._resync_at:
             self._resync_at = now + self._config.resync_interval
             self._submit(worker, now, None)
-        elif retrying := self._tracker.take_due(now):
+        elif retrying := self._desk.take_retries() | self._tracker.take_due(now):
             self._submit(worker, now, retrying)
 
     def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:
         self._run_id = run_id = new_run_id()
         self._news.begin(run_id)
+        self._desk.pass_begins(is_full=only is None)
         work = Pass(
             self._config,
             run_id,
@@ -184,9 +200,9 @@ class Daemon:
         )
         self._pass = worker.submit(work.run)
 
-    def _handle(self, message: Message | HookEnded | Changed | Signalled) -> None:
+    def _handle(self, message: Message | HookEnded | Changed | Signalled | Asked) -> None:
         now = time.monotonic()
-        if isinstance(message, Message):
+        if isinstance(message, Message | Asked):
             self._status.changed()
         match message:
             case Changed(directory):
@@ -194,24 +210,35 @@ class Daemon:
                 self._touched.add(directory or "any directory")
             case Signalled(number):
                 self._obey(signal.Signals(number))
-            case Scanned():
-                self._directories.scanned(message, now)
-                self._news.scanned(message)
-            case Found(databases):
-                self._tracker.found(databases)
-                self._news.found(databases)
-            case Visited(outcome):
-                told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
-                self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
+            case Scanned() | Found() | Visited():
+                self._learn(message, now)
             case PassEnded():
                 self._pass_ended()
             case HookEnded():
                 self._hooks.ended()
+            case Asked():
+                self._desk.take(message, now)
+
+    def _learn(self, message: Scanned | Found | Visited, now: float) -> None:
+        match message:
+            case Scanned():
+                self._directories.scanned(message, now)
+                self._news.scanned(message)
+                self._standings.scanned(message, now)
+            case Found(databases):
+                self._tracker.found(databases)
+                self._news.found(databases)
+                self._standings.found(databases, now)
+            case Visited(outcome):
+                told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
+                if told:
+                    self._standings.visited(outcome, now)
+                self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
 
     def _obey(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                self._reload_wanted = True
+                self._desk.reload_wanted = True
             case signal.SIGUSR1:
                 self._resync_at = time.monotonic()
             case _:
@@ -225,7 +252,7 @@ class Daemon:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             return
         self._supervision.stop(number.name, time.monotonic() + self._config.stop_grace)
-        systemd.notify("STOPPING=1", f"STATUS=stopping: {number.name}")
+        self._status.send("STOPPING=1")
         self._log(events.DAEMON_STOPPING, reason=number.name)
 
     def _ask_for_time(self) -> None:
@@ -245,15 +272,18 @@ class Daemon:
             self._pass.result()
         self._pass = None
         self._hooks.put(self._config, self._news.occasions())
+        self._desk.pass_ended(time.monotonic())
         if self._supervision.is_stopping():
             return
-        summary = self._status.send(f"X_MIGRATED_PASS={self._run_id}", *([] if self._ready else ["READY=1"]))
-        if not self._ready:
+        self._open_control()
+        # What was cut short by a pause has not seen everything.
+        is_first = not self._ready and not self._desk.is_paused
+        summary = self._status.send(f"X_MIGRATED_PASS={self._run_id}", *(["READY=1"] if is_first else []))
+        if is_first:
             self._ready = True
             self._log(events.DAEMON_READY, reason=summary)
 
     def _reload(self) -> None:
-        self._reload_wanted = False
         systemd.reloading()
         before = self._locks.held()
         try:
@@ -262,6 +292,7 @@ class Daemon:
         except (ConfigError, LockHeldError) as error:
             self._locks.release(keeping=before)
             self._log.failure(events.DAEMON_RELOAD_FAILED, error)
+            self._desk.reloaded(error)
         else:
             self._config = config
             self._locks.release(keeping=self._lock_paths(config))
@@ -271,6 +302,8 @@ class Daemon:
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)
             self._log(events.DAEMON_RELOADED)
+            self._open_control()
+            self._desk.reloaded(None)
         self._status.send("READY=1")
 
     def _take_locks(self, config: Config) -> None:
@@ -289,7 +322,42 @@ class Daemon:
     def _summary(self) -> str:
         parts = [self._tracker.summary(), self._directories.summary()]
         doing = self._activity.worth_telling(time.monotonic())
-        return "; ".join(part for part in (str(doing) if doing else "", *parts) if part)
+        kept = "paused" if self._desk.is_paused else ""
+        if self._supervision.is_stopping():
+            kept = f"stopping: {self._supervision.reason}"
+        return "; ".join(part for part in (kept, str(doing) if doing else "", *parts) if part)
+
+    def _describe(self, now: float) -> Answer:
+        """The live view."""
+        resting = self._tracker.resting()
+        daemon = daemon_view(
+            now,
+            self._began,
+            self._activity.now,
+            config=self._config.source,
+            is_ready=self._ready,
+            is_paused=self._desk.is_paused,
+            is_stopping=self._supervision.is_stopping(),
+            summary=self._summary(),
+            waiting={**self._desk.waiting(), "hooks": self._hooks.waiting()},
+            is_hook_running=self._hooks.is_busy,
+            directories=self._directories.views(now),
+        )
+        databases = [
+            database_view(each, now, rest.due_at if (rest := resting.get(each.database.path)) else None)
+            for each in self._standings.all()
+        ]
+        return {"daemon": daemon, "databases": databases}
+
+    def _open_control(self) -> None:
+        lock = self._locks.first()
+        if lock is None:
+            return
+        try:
+            self._locks.note({SOCKET_KEY: str(self._control.ensure(lock))})
+        except OSError as error:
+            if self._uncontrolled.is_due(str(error), time.monotonic()):
+                self._log(events.CONTROL_UNAVAILABLE, reason=str(error))
 
     def _signs(self) -> object:
         """What changes while the worker advances; None while it has nothing to do."""
