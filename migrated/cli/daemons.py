@@ -39,9 +39,12 @@ def paths(config: Config) -> list[str]:
 def statuses(databases: list[str]) -> list[Answer]:
     """The live view of every daemon that looks after one of them and answers soon."""
     found = []
-    for socket in control.sockets(databases):
+    for socket, theirs in control.sockets(databases).items():
+        request = {"request": "status", "databases": theirs}
+        # Of very many it tells all that it has.
+        fits = len(control.line_of(request)) <= control.LONGEST_REQUEST
         try:
-            answer = control.ask(socket, request="status")
+            answer = control.ask(socket, **(request if fits else {"request": "status"}))
         except control.TooSlowError as error:
             print_problem(f"a daemon does not answer: {error}", "warning")
             continue

@@ -14,6 +14,8 @@ from migrated.logs import Log
 from migrated.supervision import Supervision
 
 _PAUSED = "the daemon is paused"
+Describe = Callable[[float, tuple[str, ...]], Answer]
+"""Given the time, and the paths of databases, all where there are none: the live view."""
 
 
 @dataclass(slots=True)
@@ -27,11 +29,9 @@ class _Wait:
 
 
 class Desk:
-    """Times are seconds of one clock. `describe` gives what a request for the status is answered with."""
+    """Times are seconds of one clock."""
 
-    def __init__(
-        self, log: Log, supervision: Supervision, standings: Standings, describe: Callable[[float], Answer]
-    ) -> None:
+    def __init__(self, log: Log, supervision: Supervision, standings: Standings, describe: Describe) -> None:
         self._log = log
         self._supervision = supervision
         self._standings = standings
@@ -53,7 +53,7 @@ class Desk:
         """Take a request, and answer it if that can be done at once."""
         match asked.request.name:
             case "status":
-                asked.answer.set_result(accepted(**self._describe(now)))
+                asked.answer.set_result(accepted(**self._describe(now, asked.request.databases)))
             case "reload":
                 self._take_reload(asked)
             case "retry":

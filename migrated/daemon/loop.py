@@ -327,8 +327,8 @@ class Daemon:
             kept = f"stopping: {self._supervision.reason}"
         return "; ".join(part for part in (kept, str(doing) if doing else "", *parts) if part)
 
-    def _describe(self, now: float) -> Answer:
-        """The live view."""
+    def _describe(self, now: float, paths: tuple[str, ...]) -> Answer:
+        """The live view, with these databases or all."""
         resting = self._tracker.resting()
         daemon = daemon_view(
             now,
@@ -345,7 +345,7 @@ class Daemon:
         )
         databases = [
             database_view(each, now, rest.due_at if (rest := resting.get(each.database.path)) else None)
-            for each in self._standings.all()
+            for each in self._standings.of(paths)
         ]
         return {"daemon": daemon, "databases": databases}
 

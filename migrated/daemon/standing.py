@@ -90,6 +90,11 @@ class Standings:
         """Every one, in the order of the configuration."""
         return list(self._standings.values())
 
+    def of(self, paths: Iterable[str]) -> list[Standing]:
+        """Those of these databases, as far as they are known, or all where none is named."""
+        wanted = list(paths)
+        return [self._standings[path] for path in wanted if path in self._standings] if wanted else self.all()
+
     def get(self, name: str) -> Standing | None:
         """That of the database with this path, or else with this name."""
         return self._standings.get(name) or next(

@@ -433,6 +433,7 @@ class TestPause:
             with writer_holding(there):
                 daemon.wait_for("migration.applying", version=1)
                 assert ask(there, "pause")["ok"]
+                assert standing(there)["state"] == "unknown"
             ask(there, "resume")
             daemon.wait_for("migration.applied")
             daemon.stop()

@@ -145,6 +145,7 @@ class TestStop:
             daemon.wait_until_ready()
             daemon.send(signal.SIGTERM)
             daemon.wait_for("daemon.stopping")
+            assert daemon.wait_for_notice("STOPPING")["STATUS"] == "stopping: SIGTERM; 1 of 1 databases current"
             for _ in range(2):
                 daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")
             daemon.send(signal.SIGTERM)

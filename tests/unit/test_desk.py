@@ -27,7 +27,7 @@ class Case:
         self.standings = Standings()
         self.standings.found([APP], 0.0)
         log = logs.configure("json", "debug", descriptor)
-        self.desk = Desk(log, self.supervision, self.standings, lambda now: {"at": now})
+        self.desk = Desk(log, self.supervision, self.standings, lambda now, paths: {"at": now, "of": paths})
 
     def ask(self, name: str, now: float = 0.0, **keys: object) -> "Future[Answer]":
         asked = Asked(Request(name, **keys))  # type: ignore[arg-type] # the test's own business
@@ -49,7 +49,9 @@ def case(tmp_path: Path) -> Iterator[Case]:
 
 
 def test_the_status_is_told_at_once(case: Case) -> None:
-    assert case.ask("status", 7.0).result(0) == {"ok": True, "at": 7.0}
+    answer = case.ask("status", 7.0, databases=("/srv/a.db",))
+
+    assert answer.result(0) == {"ok": True, "at": 7.0, "of": ("/srv/a.db",)}
 
 
 def test_a_reload_is_answered_when_it_is_wanted(case: Case) -> None:

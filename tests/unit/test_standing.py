@@ -92,3 +92,8 @@ def test_a_database_is_found_by_path_and_by_name_and_forgotten_when_it_is_gone(s
 
     assert standings.get("app.db") is None
     assert [each.database for each in standings.all()] == [OTHER]
+
+
+def test_those_asked_for_are_given_or_all(standings: Standings) -> None:
+    assert [each.database for each in standings.of([OTHER.path, "/srv/nix.db"])] == [OTHER]
+    assert [each.database for each in standings.of([])] == [APP, OTHER]
