@@ -67,8 +67,9 @@ def standing(database: Path) -> dict[str, Any]:
 @contextmanager
 def connected(database: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as channel:
-        channel.settimeout(DEADLINE)
+        # With a limit it would not wait at all for a place in the queue.
         channel.connect(str(socket_of(database)))
+        channel.settimeout(DEADLINE)
         yield channel
 
 
@@ -195,14 +196,10 @@ class TestHostileClients:
             never_reads = stack.enter_context(connected(database))
             never_reads.sendall(control.line_of({"request": "wait", "timeout": 0}))
             for _ in range(100):
-                with suppress(BlockingIOError, ConnectionRefusedError):
-                    channel = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-                    channel.settimeout(0)
-                    channel.connect(str(socket_of(database)))
+                stack.enter_context(connected(database))
+            assert answer_to(database, control.line_of({"request": "status"}))["error"]["code"] == "BUSY"
             write_migration(migrations, 1)
             daemon.wait_for("migration.applied", version=1)
-            busy = answer_to(database, control.line_of({"request": "status"}))
-            assert busy["error"]["code"] == "BUSY"
             stack.close()
             poll(lambda: ask(database, "status")["ok"], "a place free again")
 
@@ -230,11 +227,11 @@ class TestStatus:
     ) -> None:
         configure(tmp_path, 'busy_timeout = "100ms"')
         write_migration(migrations, 1, "users")
-        with DaemonProcess(tmp_path) as daemon:
-            with writer_holding(there):
-                daemon.wait_until_ready()
-                document = json.loads(migrated(tmp_path, "status", "--json").stdout)
-                text = migrated(tmp_path, "status").stdout
+        with DaemonProcess(tmp_path) as daemon, writer_holding(there):
+            daemon.wait_until_ready()
+            document = json.loads(migrated(tmp_path, "status", "--json").stdout)
+            text = migrated(tmp_path, "status").stdout
+            # Before it has the chance to apply it.
             daemon.stop()
         (view,), (database,) = document["daemons"], document["databases"]
         live = database["daemon"]
