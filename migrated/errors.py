@@ -181,6 +181,13 @@ class LockHeldError(MigrationError):
         self.holder = holder
 
 
+class NoDaemonError(MigrationError):
+    """A running daemon was to be asked something, and none that looks after these databases answered."""
+
+    exit_code = 3
+    code = "NO_DAEMON"
+
+
 class ConfigError(MigrationError):
     """The configuration has faults; `faults` lists every one, each with its key and line where known."""
 

@@ -36,12 +36,27 @@ DAEMON_AS_ROOT = Event(
 DAEMON_READY = Event(
     "daemon.ready", "info", "ready: {reason}", "the first pass over every database is done; systemd is told"
 )
-DAEMON_RELOADED = Event("daemon.reloaded", "info", "the new configuration is in force", "after SIGHUP")
+DAEMON_RELOADED = Event(
+    "daemon.reloaded", "info", "the new configuration is in force", "after SIGHUP or `migrated reload`"
+)
 DAEMON_RELOAD_FAILED = Event(
     "daemon.reload_failed",
     "error",
     "the new configuration is not used: {reason}",
-    "after SIGHUP; the old configuration stays in force",
+    "after SIGHUP or `migrated reload`; the old configuration stays in force",
+)
+DAEMON_PAUSED = Event(
+    "daemon.paused",
+    "warning",
+    "paused: nothing is applied until `migrated resume`",
+    "after `migrated pause`; watching goes on",
+)
+DAEMON_RESUMED = Event("daemon.resumed", "info", "resumed", "after `migrated resume`; a full pass follows")
+CONTROL_UNAVAILABLE = Event(
+    "control.unavailable",
+    "warning",
+    "commands cannot talk to this daemon: {reason}",
+    "there is no place for the control socket; everything else works",
 )
 DAEMON_ALIVE = Event(
     "daemon.alive", "info", "alive: {reason}", "every five minutes, with counts; its absence is an alarm"

@@ -105,7 +105,8 @@ def work_on(
         reporter.log(events.DATABASE_CREATED)
     result = _result(error, reporter)
     # Nothing is left where nothing had to be done; a database that is busy would be waited for once more.
-    readable = result is not Result.CURRENT and not isinstance(error, DatabaseError)
+    is_whole = result is Result.CURRENT and not (supervision and supervision.stop_requested())
+    readable = not is_whole and not isinstance(error, DatabaseError)
     return Outcome(
         database,
         result,

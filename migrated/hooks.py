@@ -24,6 +24,7 @@ _OURS = (
     *(f"MIGRATED_{name}" for name in ("DATABASE", "DATABASES", "VERSIONS", "OUTCOME", "RUN_ID")),
     *(f"MIGRATED_{name}" for name in ("REASON", "FILE", "TRUNCATED")),
 )
+_SERVICE_MANAGERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,8 @@ def _report(ended: Ended, execution_time_ms: int, log: Log) -> None:
 
 
 def _environment(occasion: Occasion) -> dict[str, str | bytes]:
-    """Ours, without what an outer hook was told, and without the service manager's ear."""
-    inherited = {name: value for name, value in os.environ.items() if name not in {*_OURS, "NOTIFY_SOCKET"}}
+    """Ours, without what an outer hook was told, and without what is between the service manager and us."""
+    inherited = {name: value for name, value in os.environ.items() if name not in {*_OURS, *_SERVICE_MANAGERS}}
     return {**inherited, **{name: _encoded(value) for name, value in occasion.variables().items()}}
 
 

@@ -6,15 +6,13 @@ processes from doing the same work, and say who is at it.
 
 import json
 import os
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from migrated.discovery import FOLDER
 from migrated.errors import DatabaseError, LockHeldError
@@ -23,6 +21,7 @@ from migrated.owners import give_to_owner_of
 DAEMON = "daemon.lock"
 APPLYING = "lock"
 _LONGEST_NOTE = 4096
+_LONGEST_COMMAND = 1000
 _POLL_SECONDS = 0.02
 
 
@@ -32,15 +31,30 @@ def lock_path(database: str, which: str) -> Path:
     return Path(os.path.realpath(database)).parent / FOLDER / which
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """What the holder of the lock at `path`, or the last one, wrote there; nothing where that cannot be told."""
+    try:
+        note = json.loads(path.read_bytes()[:_LONGEST_NOTE])
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
 class ProcessLock:
     """A lock that the kernel frees when the process ends, however it ends. Keep the object: it is the lock.
 
     The file stays after release; removing it would let two processes hold "the" lock, each on its own inode.
+    `also` are keys that the note in it has beside the usual ones.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, also: Mapping[str, str] | None = None) -> None:
+        # Imported here: who only reads what a holder wrote starts sooner.
+        from filelock import FileLock
+
         self.path = path
+        self._also = also or {}
         self._descriptor: int | None = None
+        self._since = ""
         self._lock = FileLock(
             path,
             thread_local=False,
@@ -97,13 +111,22 @@ class ProcessLock:
     def holder(self) -> str:
         """What the present holder wrote: pid, host, command, since when."""
         try:
-            note = json.loads(self.path.read_bytes()[:_LONGEST_NOTE])
-            return "pid {pid} on {host} ({command}), since {since}".format_map(note)
-        except (OSError, ValueError, KeyError, TypeError):
+            return "pid {pid} on {host} ({command}), since {since}".format_map(read_note(self.path))
+        except KeyError:
             # Taken a moment ago and not written yet, or by something else that uses the file.
             return "unknown"
 
+    def note(self, also: Mapping[str, str]) -> None:
+        """Have other keys in the note from now on. Nothing is written while the lock is not held."""
+        self._also = also
+        if self._descriptor is not None:
+            # Readers may see half of it, as they may see none: the lock is what counts.
+            with suppress(OSError):
+                self._write_note(self._descriptor)
+
     def _try(self) -> bool:
+        from filelock import Timeout
+
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -138,14 +161,17 @@ class ProcessLock:
             give_to_owner_of(folder.parent, ignore)
 
     def _write_note(self, descriptor: int) -> None:
+        if descriptor != self._descriptor:
+            self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._descriptor = descriptor
         # Else a lock that root made once would keep the application's own user from taking it.
         give_to_owner_of(self.path.parent.parent, descriptor)
         note = {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "command": _command(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": os.uname().nodename,
+            "command": _command()[:_LONGEST_COMMAND],
+            "since": self._since,
+            **self._also,
         }
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(note) + "\n").encode()[:_LONGEST_NOTE], 0)

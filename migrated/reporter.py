@@ -23,6 +23,7 @@ class Reporter(Observer):
 
     def lock_waiting(self, holder: str) -> None:
         self.log(events.LOCK_WAITING, holder=holder)
+        self._also.lock_waiting(holder)
 
     def planned(self, steps: int) -> None:
         self._also.planned(steps)

@@ -321,7 +321,12 @@ class MigrationRunner:
             self._database.name,
             locks.APPLYING,
             self._lock_timeout,
-            cancelled=self._supervision.stop_requested,
+            cancelled=self._is_called_off,
             waiting=self._observer.lock_waiting,
         ):
             yield
+
+    def _is_called_off(self) -> bool:
+        # Asked again and again while another holds the lock, and a sign of life for that long.
+        self._supervision.beat()
+        return self._supervision.stop_requested()

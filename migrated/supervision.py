@@ -15,6 +15,7 @@ class Supervision:
         self.beats = 0
         self._must_end_at = math.inf
         self._requested = False
+        self._paused = False
 
     def stop(self, reason: str, must_end_at: float) -> None:
         """Ask that nothing more begins, and that what is running ends by itself until `must_end_at`."""
@@ -26,8 +27,22 @@ class Supervision:
         """Ask that what is running ends now."""
         self._must_end_at = -math.inf
 
+    def pause(self) -> None:
+        """Ask that nothing more begins until `resume`; what is running may take as long as it likes."""
+        self._paused = True
+        self.reason = self.reason or "paused"
+
+    def resume(self) -> None:
+        """Take back a `pause`."""
+        self._paused = False
+        self.reason = self.reason if self._requested else ""
+
     def stop_requested(self) -> bool:
-        """Whether nothing more should begin."""
+        """Whether nothing more should begin, for now or for good."""
+        return self._requested or self._paused
+
+    def is_stopping(self) -> bool:
+        """Whether nothing more should begin, for good."""
         return self._requested
 
     def must_end(self, now: float) -> bool:

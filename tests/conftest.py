@@ -37,7 +37,15 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATABASE_URL", "NOTIFY_SOCKET", "JOURNAL_STREAM", "NO_COLOR"):
+    for name in (
+        "DATABASE_URL",
+        "NOTIFY_SOCKET",
+        "JOURNAL_STREAM",
+        "NO_COLOR",
+        "WATCHDOG_USEC",
+        "RUNTIME_DIRECTORY",
+        "XDG_RUNTIME_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -156,6 +156,12 @@ def children(pid: int) -> list[str]:
     ]
 
 
+def ticks(pid: int) -> int:
+    """User and system time so far, in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def require(wrapper: Sequence[str], command: Sequence[str] = ("true",)) -> None:
     """Skip the test where this machine does not let us."""
     if not shutil.which([*wrapper, *command][0]):
@@ -269,7 +275,7 @@ class DaemonProcess:
         # The first to end may have begun before.
         for _ in range(2):
             self.send(signal.SIGUSR1)
-            self.wait_for_notice("STATUS")
+            self.wait_for_notice("X_MIGRATED_PASS")
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

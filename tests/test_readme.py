@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from migrated import errors
 from migrated.cli import COMMANDS, EXIT_CODES, build_parser
 from migrated.config import Overrides, load_config
 from migrated.configfile import HOOK_KEYS, POLICY_KEYS, TARGET_KEYS, TOP_KEYS
+from migrated.control import PROTOCOL
+from migrated.daemon.asking import NAMES
 from migrated.directives import Directive
 from migrated.events import EVENTS
 from migrated.hooks import Occasion
@@ -122,6 +125,13 @@ def test_errors_are_told() -> None:
     from migrated import __all__ as public
 
     assert [name for name in public if name.endswith("Error") and f"`{name}`" not in _section("Library")] == []
+
+
+def test_requests_to_a_daemon_are_told() -> None:
+    shown = [json.loads(row[0].strip("`")) for row in _table(_section("Control"))]
+
+    assert [request["request"] for request in shown] == list(NAMES)
+    assert {request["version"] for request in shown} == {PROTOCOL}
 
 
 def test_keys_of_the_log_are_told() -> None:

@@ -11,8 +11,6 @@ from support import ROOT
 DAEMONS = ["migrated.service", "migrated@.service", "user/migrated.service"]
 SYSTEM = DAEMONS[:2]
 EXPOSURE_TIMES_TEN = 8
-RELOAD = "ExecReload=/bin/kill -HUP $MAINPID"
-"""The same in every unit, and in what `migrated install-service` writes."""
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
@@ -33,7 +31,9 @@ def test_systemd_finds_no_fault_in_the_unit(unit: str, tmp_path: Path) -> None:
     """The programs are not installed where the unit says, which would be a fault too; so they are replaced."""
     for each in {unit, "migrated.service"}:
         checked = [
-            f"{key}=/bin/true" if (key := line.partition("=")[0]) in {"ExecStart", "ExecStartPre"} else line
+            f"{key}=/bin/true"
+            if (key := line.partition("=")[0]) in {"ExecStart", "ExecStartPre", "ExecReload"}
+            else line
             for line in _lines(each)
         ]
         (tmp_path / Path(each).name).write_text("\n".join(checked) + "\n")
@@ -63,7 +63,9 @@ def test_unit_waits_for_readiness_and_does_not_restart_what_cannot_get_better(un
     assert "Restart=on-failure" in lines
     assert "RestartPreventExitStatus=2 5 78" in lines
     assert "WatchdogSec=30s" in lines
-    assert RELOAD in lines
+    # What ends only when the new configuration is in force, and fails when it is not.
+    (reload,) = [line for line in lines if line.startswith("ExecReload=")]
+    assert "/bin/migrated reload --wait" in reload
 
 
 def test_units_of_the_daemon_differ_only_in_what_they_are_for() -> None:
@@ -72,6 +74,7 @@ def test_units_of_the_daemon_differ_only_in_what_they_are_for() -> None:
     own = (
         "Description=",
         "ExecStart=",
+        "ExecReload=",
         "User=",
         "ReadWritePaths=",
         "WorkingDirectory=",

@@ -16,10 +16,14 @@ from migrated.cli import (
     install_service,
     new,
     options,
+    pause,
     plan,
     redo,
+    reload,
     repair,
     restore,
+    resume,
+    retry,
     run_daemon,
     snapshots,
     status,
@@ -46,6 +50,10 @@ COMMANDS: tuple[ModuleType, ...] = (
     wait,
     doctor,
     install_service,
+    reload,
+    retry,
+    pause,
+    resume,
 )
 """Each has NAME, SUMMARY, EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 
@@ -55,7 +63,8 @@ exit codes:
   0   done, or nothing to do
   1   a migration or rollback failed; doctor: something is wrong
   2   wrong usage
-  3   status --exit-code: something is pending; wait: not current in time
+  3   status --exit-code: something is pending; wait: not current in time;
+      reload, retry, pause, resume: no daemon answers
   4   refused: changed, missing, late or invalid files
   5   lock held by another runner
   6   a database could not be opened, read or written

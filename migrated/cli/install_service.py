@@ -52,6 +52,7 @@ def _for_system(arguments: argparse.Namespace, config: Config) -> str:
         owner = os.stat(directories[0]).st_uid
     values = {
         "ExecStart": _command("run", arguments, config),
+        "ExecReload": _command("reload --wait", arguments, config),
         "WorkingDirectory": _escaped(str(Path.cwd())),
         "User": _name_of(owner),
         "ReadWritePaths": " ".join(map(_word, directories)),
@@ -66,6 +67,7 @@ def _for_system(arguments: argparse.Namespace, config: Config) -> str:
 def _for_user(arguments: argparse.Namespace, config: Config) -> str:
     values = {
         "ExecStart": _command("dev", arguments, config),
+        "ExecReload": _command("reload --wait", arguments, config),
         "WorkingDirectory": _escaped(str(Path.cwd())),
     }
     return _filled(_template(f"user/{_UNIT}"), values)

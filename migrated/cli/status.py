@@ -1,9 +1,11 @@
 """migrated status."""
 
 import argparse
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from migrated.cli import options
+from migrated.cli.live import may_have_daemon, print_daemon, standing
 from migrated.cli.render import print_json, print_problem, print_table
 from migrated.errors import combined_exit_code
 from migrated.model import REPEATABLE
@@ -30,11 +32,15 @@ def execute(arguments: argparse.Namespace) -> int:
     from migrated.cli import reading
 
     views = list(reading.look(options.configuration(arguments)))
+    live = _ask_daemons(view for target in views for view in target.databases)
     if arguments.json:
-        print_json(_document(views))
+        print_json(_document(views, live))
     else:
+        for answer in live:
+            print_daemon(answer["daemon"])
+        by_path = _by_path(live)
         for view in views:
-            _show(view)
+            _show(view, by_path)
     codes = [problem.exit_code for view in views for problem in view.problems]
     databases = [database for view in views for database in view.databases]
     codes += [database.error.exit_code for database in databases if database.error]
@@ -45,8 +51,27 @@ def execute(arguments: argparse.Namespace) -> int:
     return combined_exit_code(codes)
 
 
-def _show(view: Any) -> None:
+def _ask_daemons(databases: Iterable[Any]) -> list[Any]:
+    """What the daemons that look after these databases say; nothing of those that do not answer soon."""
+    paths = [view.database.path for view in databases]
+    if not any(map(may_have_daemon, paths)):
+        return []
+    from migrated.cli import daemons
 
+    return daemons.statuses(paths)
+
+
+def _by_path(live: list[Any]) -> dict[str, Any]:
+    """What the daemons say of each database, by its path."""
+    of_daemon = ("pid", "is_paused")
+    return {
+        database["path"]: {key: answer["daemon"][key] for key in of_daemon} | database
+        for answer in live
+        for database in answer["databases"]
+    }
+
+
+def _show(view: Any, live: Mapping[str, Any]) -> None:
     for problem in view.problems:
         print_problem(str(problem))
     for remark in view.listing.ignored if view.listing else []:
@@ -54,6 +79,7 @@ def _show(view: Any) -> None:
     for database in view.databases:
         counts = f"{database.applied} applied, {database.pending} pending"
         title = f"{database.database.name}: {database.summary}, {counts}"
+        title += standing(live.get(database.database.path))
         rows = [_row(status) for status in database.statuses]
         rows += [_row(status, "-") for status in database.findings.repeatables]
         print_table(title, ("version", "name", "applied at (UTC)", "ms", "state"), rows)
@@ -74,11 +100,13 @@ def _row(status: Any, version: str | None = None) -> tuple[Any, ...]:
     )
 
 
-def _document(views: list[Any]) -> dict[str, Any]:
+def _document(views: list[Any], live: list[Any]) -> dict[str, Any]:
     from migrated.cli.reading import problem
 
+    by_path = _by_path(live)
     return {
-        "databases": [_database(database) for view in views for database in view.databases],
+        "daemons": [answer["daemon"] for answer in live],
+        "databases": [_database(database, by_path) for view in views for database in view.databases],
         "directories": [
             {
                 "directory": view.target.migrations,
@@ -94,7 +122,7 @@ def _document(views: list[Any]) -> dict[str, Any]:
     }
 
 
-def _database(view: Any) -> dict[str, Any]:
+def _database(view: Any, live: Mapping[str, Any]) -> dict[str, Any]:
     from migrated.cli.reading import problem
 
     versions = [status.version for status in view.statuses if status.applied]
@@ -107,6 +135,7 @@ def _database(view: Any) -> dict[str, Any]:
         "problem": problem(view.error or view.refusal),
         "migrations": [_migration(status) for status in view.statuses],
         "repeatables": [_repeatable(status) for status in view.findings.repeatables],
+        "daemon": live.get(view.database.path),
     }
 
 

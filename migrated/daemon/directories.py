@@ -37,6 +37,8 @@ class _Directory:
     listing: Listing | None = None
     fault: Scanned | None = None
     unsettled_since: float | None = None
+    backend: str | None = None
+    since: float = 0.0
     told: set[tuple[str, str]] = field(default_factory=set)
     complaint: Complaint = field(default_factory=Complaint)
     loss: Complaint = field(default_factory=Complaint)
@@ -64,13 +66,16 @@ class Directories:
         }
         self.check()
 
-    def check(self) -> None:
-        """See after every watch."""
+    def check(self) -> bool:
+        """See after every watch; whether there is news of one."""
         now = time.monotonic()
+        is_news = False
         for path, directory in self._directories.items():
             news = directory.watch.check()
             if news is not None:
+                is_news = True
                 self._tell(path, directory, news, now)
+        return is_news
 
     def are_in_a_checkout(self) -> bool:
         """Whether git is changing the files of one of them."""
@@ -123,8 +128,21 @@ class Directories:
                 parts.append(f"{path}: waiting for {directory.listing.unfinished[0].file} to be finished")
         return "; ".join(parts)
 
+    def views(self, now: float) -> list[dict[str, object]]:
+        """Each with how it is watched, or why not, and for how many seconds that has been so."""
+        return [
+            {
+                "directory": path,
+                "backend": directory.backend,
+                "lost": directory.watch.lost_because,
+                "seconds": round(now - directory.since, 3),
+            }
+            for path, directory in self._directories.items()
+        ]
+
     def _tell(self, path: str, directory: _Directory, news: WatchNews, now: float) -> None:
         self.restarts += news.kind == "restored"
+        directory.backend, directory.since = None if news.kind == "lost" else news.reason, now
         if news.kind == "lost":
             directory.loss = Complaint()
             directory.loss.is_due(news.reason, now)

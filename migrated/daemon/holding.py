@@ -11,6 +11,7 @@ class DaemonLocks:
 
     def __init__(self) -> None:
         self._held: dict[str, ProcessLock] = {}
+        self._also: dict[str, str] = {}
 
     def ensure(self, database: str) -> None:
         """Hold the lock for the directory of `database`.
@@ -19,7 +20,7 @@ class DaemonLocks:
         """
         path = lock_path(database, DAEMON)
         if str(path) not in self._held:
-            lock = ProcessLock(path)
+            lock = ProcessLock(path, self._also)
             lock.acquire()
             self._held[str(path)] = lock
 
@@ -35,6 +36,17 @@ class DaemonLocks:
                     lock.acquire()
                 except (LockHeldError, DatabaseError):
                     del self._held[path]
+
+    def note(self, also: dict[str, str]) -> None:
+        """Have other keys in the notes of those that are held, and of those to come."""
+        if also != self._also:
+            self._also = also
+            for lock in self._held.values():
+                lock.note(also)
+
+    def first(self) -> str | None:
+        """The path of the one that has been held for longest."""
+        return next(iter(self._held), None)
 
     def held(self) -> frozenset[str]:
         """The paths of those that are held."""

@@ -77,6 +77,10 @@ class HookQueue:
         """Whether one is running; others wait only while one is."""
         return self._is_running
 
+    def waiting(self) -> list[str]:
+        """The names of those that wait for the one that is running."""
+        return [name.value for name in self._waiting]
+
     def put(self, config: Config, occasions: Iterable[Occasion]) -> None:
         """Run what is configured for these occasions, as soon as those before them have ended."""
         for occasion in occasions:

@@ -17,15 +17,25 @@ from types import FrameType
 
 from migrated import events
 from migrated.about import VERSION
+from migrated.control import SOCKET_KEY
 from migrated.daemon import systemd
+from migrated.daemon.activity import Activity
+from migrated.daemon.announcing import Status
+from migrated.daemon.asking import Answer, Asked
 from migrated.daemon.caution import warn_of_root
+from migrated.daemon.desk import Desk
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.hooking import HookEnded, HookQueue, News
+from migrated.daemon.listening import ControlSocket
 from migrated.daemon.metrics import Metrics
 from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Visited
+from migrated.daemon.pulse import Pulse
+from migrated.daemon.schedule import Complaint
 from migrated.daemon.settle import Settle
+from migrated.daemon.standing import Standings
 from migrated.daemon.tracking import Tracker
+from migrated.daemon.viewing import daemon_view, database_view
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.discovery import assign
 from migrated.dumping import SchemaFiles
@@ -71,7 +81,7 @@ class Daemon:
         self._config = config
         self._load = load
         self._log = log
-        self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled] = SimpleQueue()
+        self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled | Asked] = SimpleQueue()
         self._locks = DaemonLocks()
         self._schemas = SchemaFiles()
         self._tracker = Tracker(log, random.random)
@@ -80,13 +90,20 @@ class Daemon:
         self._settle = Settle(config.settle, config.settle_max)
         self._touched: set[str] = set()
         self._supervision = Supervision()
+        self._activity = Activity()
+        self._status = Status(self._summary)
         self._hooks = HookQueue(log, self._supervision, self._inbox.put)
         self._news = News()
         self._beats = 0
-        self._reload_wanted = False
+        self._run_id = ""
+        self._standings = Standings()
+        self._desk = Desk(log, self._supervision, self._standings, self._describe)
+        self._control = ControlSocket(self._inbox.put)
+        self._uncontrolled = Complaint()
         self._ready = False
         self._pass: Future[None] | None = None
-        now = time.monotonic()
+        self._began = now = time.monotonic()
+        self._pulse = Pulse(systemd.watchdog_interval(), now)
         self._resync_at = now
         self._tick_at = now
         self._alive_at = now + ALIVE_SECONDS
@@ -106,18 +123,24 @@ class Daemon:
         with WatchdogComplaints(self._changed), ThreadPoolExecutor(1, "migrated-worker") as worker, self._hooks:
             try:
                 self._directories.watch(self._config)
+                self._open_control()
                 self._loop(worker)
             finally:
+                self._control.close()
                 self._directories.stop()
         self._locks.release()
         self._log(events.DAEMON_STOPPED)
         return 0
 
     def _loop(self, worker: ThreadPoolExecutor) -> None:
-        while not self._supervision.stop_requested() or self._pass is not None or self._hooks.is_busy:
+        while not self._supervision.is_stopping() or self._pass is not None or self._hooks.is_busy:
             now = time.monotonic()
             if now >= self._tick_at:
                 self._tick(now)
+            if now >= self._pulse.look_at and self._pulse.take(now, self._signs()):
+                systemd.notify("WATCHDOG=1")
+            self._desk.give_up(now)
+            self._status.look(now)
             if self._pass is None:
                 self._start_work(worker, now)
             try:
@@ -127,8 +150,8 @@ class Daemon:
             self._handle(message)
 
     def _next_wake(self) -> float:
-        times = [self._tick_at]
-        if self._pass is None:
+        times = [self._tick_at, self._pulse.look_at, self._status.due_at(), self._desk.due_at()]
+        if self._pass is None and not self._desk.is_paused:
             settled_at = self._settle.due_at()
             others = (self._resync_at, self._tracker.retry_at(), self._directories.look_at)
             times += [at for at in others if at] if settled_at is None else [settled_at]
@@ -137,7 +160,8 @@ class Daemon:
     def _tick(self, now: float) -> None:
         self._tick_at = now + TICK_SECONDS
         self._ask_for_time()
-        self._directories.check()
+        if self._directories.check() or self._pass is not None:
+            self._status.changed()
         self._tracker.repeat_complaints(now)
         self._directories.repeat_complaints(now)
         if now >= self._alive_at:
@@ -146,10 +170,12 @@ class Daemon:
             self._metrics.write()
 
     def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
-        if self._supervision.stop_requested():
+        if self._supervision.is_stopping():
             return
-        if self._reload_wanted:
+        if self._desk.reload_wanted:
             self._reload()
+        if self._desk.is_paused:
+            return
         if self._settle.is_due(now) and self._directories.are_in_a_checkout():
             self._settle.notice(now)
         if self._settle.take(now):
@@ -159,15 +185,17 @@ class Daemon:
         if self._settle.due_at() is not None:
             # What is changing is not looked at half way, whatever else is due.
             return
-        if self._directories.take_look(now) or now >= self._resync_at:
+        look = self._directories.take_look(now) or self._desk.full_pass_wanted
+        if look or now >= self._resync_at:
             self._resync_at = now + self._config.resync_interval
             self._submit(worker, now, None)
-        elif retrying := self._tracker.take_due(now):
+        elif retrying := self._desk.take_retries() | self._tracker.take_due(now):
             self._submit(worker, now, retrying)
 
     def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:
-        run_id = new_run_id()
+        self._run_id = run_id = new_run_id()
         self._news.begin(run_id)
+        self._desk.pass_begins(is_full=only is None)
         work = Pass(
             self._config,
             run_id,
@@ -180,58 +208,75 @@ class Daemon:
             only,
             self._tracker.resting(),
             self._schemas,
+            self._activity,
         )
         self._metrics.pass_began()
         self._pass = worker.submit(work.run)
 
-    def _handle(self, message: Message | HookEnded | Changed | Signalled) -> None:
+    def _handle(self, message: Message | HookEnded | Changed | Signalled | Asked) -> None:
         now = time.monotonic()
+        if isinstance(message, Message | Asked):
+            self._status.changed()
         match message:
             case Changed(directory):
                 self._settle.notice(now)
                 self._touched.add(directory or "any directory")
             case Signalled(number):
                 self._obey(signal.Signals(number))
-            case Scanned():
-                self._directories.scanned(message, now)
-                self._news.scanned(message)
-            case Found(databases):
-                self._tracker.found(databases)
-                self._news.found(databases)
-            case Visited(outcome):
-                told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
-                self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
-                if told:
-                    self._metrics.visited(outcome)
+            case Scanned() | Found() | Visited():
+                self._learn(message, now)
             case PassEnded():
                 self._pass_ended()
             case HookEnded():
                 self._hooks.ended()
+            case Asked():
+                self._desk.take(message, now)
+
+    def _learn(self, message: Scanned | Found | Visited, now: float) -> None:
+        match message:
+            case Scanned():
+                self._directories.scanned(message, now)
+                self._news.scanned(message)
+                self._standings.scanned(message, now)
+            case Found(databases):
+                self._tracker.found(databases)
+                self._news.found(databases)
+                self._standings.found(databases, now)
+            case Visited(outcome):
+                told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
+                if told:
+                    self._standings.visited(outcome, now)
+                    self._metrics.visited(outcome)
+                self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
 
     def _obey(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                self._reload_wanted = True
+                self._desk.reload_wanted = True
             case signal.SIGUSR1:
                 self._resync_at = time.monotonic()
             case _:
                 self._stop(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        if self._supervision.stop_requested():
+        if self._supervision.is_stopping():
             self._supervision.interrupt()
             # A third one kills: an unfinished migration is then undone by SQLite's journal.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             return
         self._supervision.stop(number.name, time.monotonic() + self._config.stop_grace)
-        systemd.notify("STOPPING=1", f"STATUS=stopping: {number.name}")
+        self._status.send("STOPPING=1")
         self._log(events.DAEMON_STOPPING, reason=number.name)
 
     def _ask_for_time(self) -> None:
-        """Tell systemd, while it waits for us to start or to stop, that the work advances."""
-        waited_for = not self._ready or self._supervision.stop_requested()
-        if self._pass is not None and waited_for and self._supervision.beats != self._beats:
+        """Tell systemd, while it waits for us to start or to stop, that the work advances.
+
+        A hook has a limit of its own, `timeout` or `stop_grace`.
+        """
+        advances = self._pass is not None and self._supervision.beats != self._beats
+        stops = self._supervision.is_stopping()
+        if (advances and not self._ready) or (stops and (advances or self._hooks.is_busy)):
             systemd.notify(f"EXTEND_TIMEOUT_USEC={EXTENSION_USEC}")
         self._beats = self._supervision.beats
 
@@ -242,16 +287,18 @@ class Daemon:
         self._pass = None
         self._metrics.pass_ended()
         self._hooks.put(self._config, self._news.occasions())
-        if self._supervision.stop_requested():
+        self._desk.pass_ended(time.monotonic())
+        if self._supervision.is_stopping():
             return
-        summary = self._summary()
-        systemd.notify(f"STATUS={summary}", *([] if self._ready else ["READY=1"]))
-        if not self._ready:
+        self._open_control()
+        # What was cut short by a pause has not seen everything.
+        is_first = not self._ready and not self._desk.is_paused
+        summary = self._status.send(f"X_MIGRATED_PASS={self._run_id}", *(["READY=1"] if is_first else []))
+        if is_first:
             self._ready = True
             self._log(events.DAEMON_READY, reason=summary, **self._tracker.counts())
 
     def _reload(self) -> None:
-        self._reload_wanted = False
         systemd.reloading()
         before = self._locks.held()
         try:
@@ -260,6 +307,7 @@ class Daemon:
         except (ConfigError, LockHeldError) as error:
             self._locks.release(keeping=before)
             self._log.failure(events.DAEMON_RELOAD_FAILED, error)
+            self._desk.reloaded(error)
         else:
             self._config = config
             self._metrics.path = config.metrics_file
@@ -271,7 +319,9 @@ class Daemon:
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)
             self._log(events.DAEMON_RELOADED)
-        systemd.notify("READY=1", f"STATUS={self._summary()}")
+            self._open_control()
+            self._desk.reloaded(None)
+        self._status.send("READY=1")
 
     def _take_locks(self, config: Config) -> None:
         for _, databases in assign(config.targets):
@@ -287,7 +337,48 @@ class Daemon:
         return {str(lock_path(database.path, DAEMON)) for _, databases in assigned for database in databases}
 
     def _summary(self) -> str:
-        return "; ".join(part for part in (self._tracker.summary(), self._directories.summary()) if part)
+        parts = [self._tracker.summary(), self._directories.summary()]
+        doing = self._activity.worth_telling(time.monotonic())
+        kept = "paused" if self._desk.is_paused else ""
+        if self._supervision.is_stopping():
+            kept = f"stopping: {self._supervision.reason}"
+        return "; ".join(part for part in (kept, str(doing) if doing else "", *parts) if part)
+
+    def _describe(self, now: float, paths: tuple[str, ...]) -> Answer:
+        """The live view, with these databases or all."""
+        resting = self._tracker.resting()
+        daemon = daemon_view(
+            now,
+            self._began,
+            self._activity.now,
+            config=self._config.source,
+            is_ready=self._ready,
+            is_paused=self._desk.is_paused,
+            is_stopping=self._supervision.is_stopping(),
+            summary=self._summary(),
+            waiting={**self._desk.waiting(), "hooks": self._hooks.waiting()},
+            is_hook_running=self._hooks.is_busy,
+            directories=self._directories.views(now),
+        )
+        databases = [
+            database_view(each, now, rest.due_at if (rest := resting.get(each.database.path)) else None)
+            for each in self._standings.of(paths)
+        ]
+        return {"daemon": daemon, "databases": databases}
+
+    def _open_control(self) -> None:
+        lock = self._locks.first()
+        if lock is None:
+            return
+        try:
+            self._locks.note({SOCKET_KEY: str(self._control.ensure(lock))})
+        except OSError as error:
+            if self._uncontrolled.is_due(str(error), time.monotonic()):
+                self._log(events.CONTROL_UNAVAILABLE, reason=str(error))
+
+    def _signs(self) -> object:
+        """What changes while the worker advances; None while it has nothing to do."""
+        return (self._supervision.beats, self._activity.signs()) if self._pass is not None else None
 
     def _changed(self, directory: str | None = None) -> None:
         self._inbox.put(Changed(directory))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from migrated import events
+from migrated.daemon.activity import Activity
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.discovery import DatabasePath, assign
@@ -74,20 +75,23 @@ class Pass:
     only: frozenset[str] | None = None
     resting: Mapping[str, Rest] = field(default_factory=dict)
     schemas: SchemaFiles = field(default_factory=SchemaFiles)
+    activity: Activity = field(default_factory=Activity)
 
     def run(self) -> None:
         """Do it, and post `PassEnded` whatever happens."""
+        self.activity.begin()
         try:
             self.locks.mend()
             assigned = assign(self.config.targets)
+            self.post(Found(tuple(database for _, databases in assigned for database in databases)))
             for target, databases in assigned:
                 try:
                     self._work_on_target(target, databases)
                 except Exception as surprise:  # noqa: BLE001 - one directory's surprise must not stop the others
                     fault = MigrationFileError(file=target.migrations, **internal(surprise))
                     self.post(Scanned(target.migrations, None, fault, _paths(databases)))
-            self.post(Found(tuple(database for _, databases in assigned for database in databases)))
         finally:
+            self.activity.end()
             self.post(PassEnded())
 
     def _work_on_target(self, target: Target, databases: list[DatabasePath]) -> None:
@@ -111,12 +115,14 @@ class Pass:
     def _visit(
         self, target: Target, database: DatabasePath, migrations: list[Migration], mark: int, *, is_first: bool
     ) -> None:
+        self.supervision.beat()
         if self.only is not None and database.path not in self.only:
             return
         fingerprint = look_at(database.path)
         rest = self.resting.get(database.path) if self.only is None else None
         if rest is not None and not rest.is_over(mark, fingerprint, self.now):
             return
+        self.activity.visit(database.name)
         outcome = self._work(target, database, migrations)
         if is_first:
             self.schemas.update(target, outcome, self.log, self.supervision)
@@ -135,6 +141,7 @@ class Pass:
                 self.log,
                 lock_timeout=self.config.lock_timeout,
                 supervision=self.supervision,
+                also=self.activity,
             )
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, Result.UNAVAILABLE, error=error)

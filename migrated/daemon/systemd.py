@@ -26,6 +26,17 @@ def notify(*fields: str) -> None:
         return
 
 
+def watchdog_interval() -> float | None:
+    """After how many seconds without `WATCHDOG=1` systemd ends us; None when it does not, or watches another."""
+    pid = os.environ.get("WATCHDOG_PID")
+    if pid and pid != str(os.getpid()):
+        return None
+    try:
+        return int(os.environ.get("WATCHDOG_USEC", "")) / 1_000_000 or None
+    except ValueError:
+        return None
+
+
 def reloading() -> None:
     """Say that a reload began. systemd 253 and later wait in vain when the time is missing."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")

@@ -9,6 +9,14 @@ from migrated import events
 from migrated.daemon.passes import Visited
 from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
 from migrated.discovery import DatabasePath
+from migrated.errors import (
+    ChecksumMismatchError,
+    LateMigrationError,
+    MigrationError,
+    MigrationNotFoundError,
+    RefusedError,
+    UnfinishedError,
+)
 from migrated.fleet import Outcome, Result, report_end, report_error
 from migrated.logs import Log, failure_keys
 
@@ -16,6 +24,12 @@ _STATUS_WIDTH = 100
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}
 _STATES = {"current": set(Result) - _TROUBLE, "blocked": _BLOCKING, "unavailable": {Result.UNAVAILABLE}}
+_KINDS = {
+    ChecksumMismatchError.code: "checksum mismatch in",
+    MigrationNotFoundError.code: "no file any more of",
+    LateMigrationError.code: "too late:",
+    UnfinishedError.code: "stopped half way:",
+}
 
 
 @dataclass(slots=True)
@@ -140,10 +154,12 @@ class Tracker:
     def counts(self) -> dict[str, int]:
         """How many databases there are and in which state, and the migrations that wait in those in trouble.
 
-        One that was not visited yet is in no state; of one that is unavailable nothing is known to wait.
+        One that was not visited yet is in no state, nor is one whose run was cut short by a pause; of one that is
+        unavailable nothing is known to wait.
         """
         outcomes = self._outcomes()
         states = {name: sum(outcome.result in kinds for outcome in outcomes) for name, kinds in _STATES.items()}
+        states["current"] -= sum(bool(each.pending) for each in outcomes if each.result in _STATES["current"])
         pending = sum(outcome.pending for outcome in outcomes if outcome.result in _TROUBLE)
         return {"databases": len(self._databases), **states, "pending": pending}
 
@@ -162,7 +178,20 @@ class Tracker:
 
 
 def _short(outcome: Outcome) -> str:
+    """What is wrong with a database, with what matters most in front."""
     error = outcome.error
     if error is None:
         return outcome.database.name
-    return textwrap.shorten(error.message, _STATUS_WIDTH, placeholder=" ...")
+    if isinstance(error, RefusedError) and error.code in _KINDS:
+        text = f"{_KINDS[error.code]} {_labels(error)} ({outcome.database.name})"
+    elif outcome.result is Result.FAILED and error.version is not None:
+        text = f"{_labels(error)} failed ({outcome.database.name}): {error.message}"
+    else:
+        text = f"{outcome.database.name}: {error.message}"
+    return textwrap.shorten(text, _STATUS_WIDTH, placeholder=" ...")
+
+
+def _labels(error: MigrationError) -> str:
+    offenders = error.offenders if isinstance(error, RefusedError) else ()
+    first = f"{error.version}_{error.name}" if error.version is not None else offenders[0].label
+    return first if len(offenders) <= 1 else f"{first} and {len(offenders) - 1} more"

@@ -39,6 +39,7 @@ def test_paths_of_the_installation_are_in_the_unit(project: Path, capsys: pytest
     service = printed(capsys)
 
     assert service["ExecStart"] == f"{project}/bin/migrated run"
+    assert service["ExecReload"] == f"{project}/bin/migrated reload --wait"
     assert service["WorkingDirectory"] == str(project)
     assert service["ReadWritePaths"] == f"{project}/data {project}/tenants"
     assert service["User"] == (project / "data").owner()
@@ -50,7 +51,7 @@ def test_it_is_the_unit_of_the_repository_but_for_the_lines_to_edit(
     main(["install-service", "--print"])
     written = set(capsys.readouterr().out.splitlines())
     template = set((ROOT / "systemd/migrated.service").read_text().splitlines())
-    own = ("ExecStart=", "WorkingDirectory=", "User=", "ReadWritePaths=", "ProtectHome=", "#")
+    own = ("ExecStart=", "ExecReload=", "WorkingDirectory=", "User=", "ReadWritePaths=", "ProtectHome=", "#")
 
     assert {line for line in written ^ template if not line.startswith(own)} == set()
     assert {line for line in written if "EDIT" in line} == set()

@@ -21,6 +21,7 @@ from daemon_process import (
     migrated,
     poll,
     running,
+    ticks,
     writer_holding,
 )
 from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
@@ -397,12 +398,6 @@ class TestDaemon:
             assert daemon.stop() == 0
         asked = [notice for notice in daemon.notices if "EXTEND_TIMEOUT_USEC" in notice]
         assert asked == []
-
-
-def ticks(pid: int) -> int:
-    """User and system time so far, in hundredths of a second."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def is_busy(database: Path) -> bool:

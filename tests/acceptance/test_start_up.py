@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from daemon_process import bring_up, environment
+from daemon_process import DaemonProcess, bring_up, environment
 from support import write_migration
 
 CHILD = """
@@ -46,6 +46,16 @@ def test_a_reading_command_loads_little(tmp_path: Path, migrations: Path, argume
     loaded = modules_after(tmp_path, *arguments)
 
     assert "migrated" in loaded
+    assert loaded.isdisjoint({"watchdog", "filelock", "structlog", "rich", "msgspec"})
+
+
+def test_asking_a_daemon_loads_little(tmp_path: Path, migrations: Path) -> None:
+    write_migration(migrations, 1)
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.wait_until_ready()
+        loaded = modules_after(tmp_path, "status")
+
+    assert "socket" in loaded
     assert loaded.isdisjoint({"watchdog", "filelock", "structlog", "rich", "msgspec"})
 
 

@@ -821,7 +821,8 @@ def test_auto_is_json_but_on_a_terminal(output: Output) -> None:
 PROMISED = {
     f"{thing}.{happened}"
     for thing, many in {
-        "daemon": "starting as_root ready reloaded reload_failed alive stopping stopped",
+        "daemon": "starting as_root ready reloaded reload_failed paused resumed alive stopping stopped",
+        "control": "unavailable",
         "config": "loaded",
         "watch": "started lost restored",
         "files": "changed",

@@ -59,6 +59,28 @@ def test_interruption_alone_lets_the_next_begin() -> None:
     assert not supervision.stop_requested()
 
 
+def test_a_pause_lets_nothing_begin_and_ends_nothing() -> None:
+    supervision = Supervision()
+    supervision.pause()
+
+    assert supervision.stop_requested()
+    assert not supervision.is_stopping()
+    assert not supervision.must_end(1e300)
+    supervision.resume()
+    assert not supervision.stop_requested()
+
+
+def test_stopping_outlasts_a_pause() -> None:
+    supervision = Supervision()
+    supervision.pause()
+    supervision.stop("SIGTERM", 10.0)
+    supervision.resume()
+
+    assert supervision.stop_requested()
+    assert supervision.is_stopping()
+    assert supervision.reason == "SIGTERM"
+
+
 def test_signs_of_life_are_counted() -> None:
     supervision = Supervision()
     for _ in range(3):

@@ -425,17 +425,18 @@ def test_counts(told: Told, visits: list[Visited], counts: tuple[int, ...]) -> N
         pytest.param([current(), applied(OTHER)], "2 of 2 databases current", id="both well"),
         pytest.param(
             [current(), refusal(of=OTHER)],
-            "1 of 2 databases current; 1 blocked: 7_seven was changed",
+            "1 of 2 databases current; 1 blocked: checksum mismatch in 7_seven (other.db)",
             id="one refused",
         ),
         pytest.param(
             [failed(), refusal(of=OTHER)],
-            "0 of 2 databases current; 2 blocked: no such table: x",
+            "0 of 2 databases current; 2 blocked: 7_seven failed (app.db): no such table: x",
             id="two blocked",
         ),
         pytest.param(
             [failed(), unavailable(of=OTHER)],
-            "0 of 2 databases current; 1 blocked: no such table: x; 1 unavailable: database is locked",
+            "0 of 2 databases current; 1 blocked: 7_seven failed (app.db): no such table: x; "
+            "1 unavailable: other.db: database is locked",
             id="one of each",
         ),
         pytest.param([refusal(), current()], "1 of 2 databases current", id="mended"),
@@ -450,11 +451,11 @@ def test_summary(told: Told, visits: list[Visited], summary: str) -> None:
 
 
 def test_summary_is_short_and_of_one_line(told: Told) -> None:
-    told.after(refusal("word\n" * 1000))
+    told.after(unavailable(DatabaseError("word\n" * 1000)))
 
     summary = told.tracker.summary()
 
-    assert summary == "0 of 1 databases current; 1 blocked: " + "word " * 19 + "..."
+    assert summary == "0 of 1 databases current; 1 unavailable: app.db: " + "word " * 17 + "..."
 
 
 def test_what_seems_damaged_is_tried_again_in_the_end(told: Told) -> None:

@@ -72,13 +72,14 @@ def test_reload_takes_a_good_configuration_and_keeps_to_it_when_the_next_is_bad(
     application.configure(*target)
 
     service.machine.do("systemctl", "reload", service.unit)
-    service.wait_for("daemon.reloaded")
+    assert len(service.logged("daemon.reloaded")) == 1
     poll(lambda: applied_versions(database) == [1], "the new database is made")
 
     application.configure("nonsense = true")
-    service.machine.run("systemctl", "reload", service.unit)
-    line = service.wait_for("daemon.reload_failed")
-    assert "/etc/migrated/migrated.toml:1: nonsense" in line["reason"]
+    assert service.machine.run("systemctl", "reload", service.unit).returncode == 1
+    service.machine.do("journalctl", "--sync")
+    said = [entry["MESSAGE"] for entry in service.machine.journal("-u", service.unit)]
+    assert any("/etc/migrated/migrated.toml:1: nonsense" in text for text in said), said
     assert service.state() == ("active", "success", "0")
     shutil.copy(more / "1_other.sql", more / "2_other.sql")
     (more / "2_other.sql").write_text("CREATE TABLE second (id INTEGER PRIMARY KEY);")
@@ -162,3 +163,22 @@ def _ends_for_good(service: Service, code: int) -> None:
         "ExecMainStatus": str(code),
         "NRestarts": "0",
     }
+
+
+def test_one_that_hangs_is_killed_and_started_again_and_finishes(
+    service: Service, application: Application
+) -> None:
+    service.edit("WatchdogSec=2s", "RestartSec=0")
+    service.start()
+    start_migration(service, application, 2, lasting(4.0))
+    service.wait_for("migration.progress")
+    # Longer than its time was no trouble while it worked.
+    assert service.state() == ("active", "success", "0")
+
+    service.machine.do("systemctl", "kill", "--kill-whom=main", "--signal=STOP", service.unit)
+
+    service.wait_for("daemon.ready", times=2)
+    assert service.state() == ("active", "success", "1")
+    assert applied_versions(application.database) == [1, 2]
+    said = service.machine.journal("-u", service.unit)
+    assert any("Watchdog timeout" in entry["MESSAGE"] for entry in said if entry["_PID"] == "1")

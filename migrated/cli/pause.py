@@ -1,0 +1,21 @@
+"""migrated pause."""
+
+import argparse
+
+from migrated.cli import options
+
+NAME = "pause"
+SUMMARY = "have the running daemon apply nothing until `migrated resume`"
+EXAMPLE = "migrated pause && rsync app.db* backup/; migrated resume"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options: none."""
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Return once nothing is being applied any more: the migration that is running is finished first."""
+    from migrated.cli import daemons
+
+    daemons.ask_every(options.configuration(arguments), None, request="pause")
+    return 0

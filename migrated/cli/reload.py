@@ -1,0 +1,26 @@
+"""migrated reload."""
+
+import argparse
+
+from migrated.cli import options
+
+NAME = "reload"
+SUMMARY = "have the running daemon read its configuration again"
+EXAMPLE = "migrated reload --wait -c /etc/migrated.toml"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument(
+        "--wait", action="store_true", help="until the new configuration is in force; exit 78 when it is refused"
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Tell it. A configuration with faults is told here already; the old one stays in force."""
+    from migrated.cli import daemons
+
+    config = options.configuration(arguments)
+    limit = None if arguments.wait else daemons.SOON_SECONDS
+    daemons.ask_every(config, limit, request="reload", wait=arguments.wait)
+    return 0

@@ -1,0 +1,177 @@
+"""What was asked of the daemon and is not answered yet, and what it shall do for that. Owned by the loop."""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from migrated import events
+from migrated.daemon.asking import Answer, Asked, accepted, declined, failed
+from migrated.daemon.standing import Standing, Standings
+from migrated.daemon.viewing import database_view
+from migrated.errors import MigrationError
+from migrated.logs import Log
+from migrated.supervision import Supervision
+
+_PAUSED = "the daemon is paused"
+Describe = Callable[[float, tuple[str, ...]], Answer]
+"""Given the time, and the paths of databases, all where there are none: the live view."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """Somebody who waits for databases. What they are counts once a full pass after that of `asked_in` is over."""
+
+    asked: Asked
+    until: float
+    asked_in: int
+    is_seen: bool = False
+
+
+class Desk:
+    """Times are seconds of one clock."""
+
+    def __init__(self, log: Log, supervision: Supervision, standings: Standings, describe: Describe) -> None:
+        self._log = log
+        self._supervision = supervision
+        self._standings = standings
+        self._describe = describe
+        self._passes = 0
+        self._is_full = False
+        self._is_working = False
+        self._reloads: list[Future[Answer]] = []
+        self._pauses: list[Future[Answer]] = []
+        self._resumes: list[Future[Answer]] = []
+        self._waits: list[_Wait] = []
+        self._retries: dict[str, list[Future[Answer]]] = {}
+        self._trying: dict[str, list[Future[Answer]]] = {}
+        self.reload_wanted = False
+        self.full_pass_wanted = False
+        self.is_paused = False
+
+    def take(self, asked: Asked, now: float) -> None:
+        """Take a request, and answer it if that can be done at once."""
+        match asked.request.name:
+            case "status":
+                asked.answer.set_result(accepted(**self._describe(now, asked.request.databases)))
+            case "reload":
+                self._take_reload(asked)
+            case "retry":
+                self._take_retry(asked)
+            case "pause":
+                self._pause(asked.answer)
+            case "resume":
+                self._resumes.append(asked.answer)
+                # What is still coming to its end for the pause would be taken for a failure after it.
+                if not (self.is_paused and self._is_working):
+                    self._resume()
+            case _:
+                limit = math.inf if asked.request.timeout is None else now + asked.request.timeout
+                self._waits.append(_Wait(asked, limit, self._passes))
+                self.full_pass_wanted = True
+
+    def pass_begins(self, *, is_full: bool) -> None:
+        """A pass begins, over everything or not."""
+        self._passes += 1
+        self._is_full, self._is_working = is_full, True
+        self.full_pass_wanted = self.full_pass_wanted and not is_full
+
+    def pass_ended(self, now: float) -> None:
+        """It is over: answer those who waited for that."""
+        self._is_working = False
+        _answer(self._pauses, accepted())
+        if self._resumes:
+            self._resume()
+        for path, answers in self._trying.items():
+            _answer(answers, _came_to(self._standings.get(path), now))
+        self._trying = {}
+        for wait in self._waits:
+            wait.is_seen = wait.is_seen or (self._is_full and self._passes > wait.asked_in)
+            if wait.is_seen and not self._missing(wait):
+                wait.asked.answer.set_result(accepted(current=True, missing=[]))
+        self._forget_answered()
+
+    def reloaded(self, error: MigrationError | None) -> None:
+        """The configuration was read again: it is in force, or `error` says why not."""
+        self.reload_wanted = False
+        _answer(self._reloads, failed(error) if error else accepted())
+
+    def take_retries(self) -> frozenset[str]:
+        """The paths of the databases that are to be tried now."""
+        self._trying, self._retries = self._retries, {}
+        return frozenset(self._trying)
+
+    def due_at(self) -> float:
+        """When to call `give_up`."""
+        return min((wait.until for wait in self._waits), default=math.inf)
+
+    def give_up(self, now: float) -> None:
+        """Answer those whose time is over."""
+        for wait in self._waits:
+            if now >= wait.until:
+                missing = self._missing(wait) or ["not looked at yet"]
+                paused = [_PAUSED] if self.is_paused else []
+                wait.asked.answer.set_result(accepted(current=False, missing=paused + missing))
+        self._forget_answered()
+
+    def waiting(self) -> dict[str, object]:
+        """What is wanted and not begun."""
+        return {"reload": self.reload_wanted, "retry": list(self._retries)}
+
+    def _take_reload(self, asked: Asked) -> None:
+        self.reload_wanted = True
+        if asked.request.wait:
+            self._reloads.append(asked.answer)
+        else:
+            asked.answer.set_result(accepted())
+
+    def _take_retry(self, asked: Asked) -> None:
+        name = asked.request.database
+        standing = self._standings.get(name)
+        if standing is None:
+            asked.answer.set_result(declined(f"this daemon does not look after {name}", code="UNKNOWN_DATABASE"))
+        elif self.is_paused:
+            asked.answer.set_result(declined(_PAUSED, "`migrated resume` lets it go on", "PAUSED"))
+        else:
+            self._retries.setdefault(standing.database.path, []).append(asked.answer)
+
+    def _pause(self, answer: "Future[Answer]") -> None:
+        if not self.is_paused:
+            self.is_paused = True
+            self._supervision.pause()
+            self._log(events.DAEMON_PAUSED)
+        for answers in self._retries.values():
+            _answer(answers, declined(_PAUSED, "`migrated resume` lets it go on", "PAUSED"))
+        self._retries = {}
+        if self._is_working:
+            self._pauses.append(answer)
+        else:
+            answer.set_result(accepted())
+
+    def _resume(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            self._supervision.resume()
+            self._log(events.DAEMON_RESUMED)
+            self.full_pass_wanted = True
+        _answer(self._resumes, accepted())
+
+    def _missing(self, wait: _Wait) -> list[str]:
+        return self._standings.missing(wait.asked.request.databases)
+
+    def _forget_answered(self) -> None:
+        waits = [wait for wait in self._waits if not wait.asked.is_given_up]
+        self._waits = [wait for wait in waits if not wait.asked.answer.done()]
+
+
+def _answer(answers: "list[Future[Answer]]", answer: Answer) -> None:
+    for each in answers:
+        each.set_result(answer)
+    answers.clear()
+
+
+def _came_to(standing: Standing | None, now: float) -> Answer:
+    """What trying a database came to."""
+    if standing is None:
+        return declined("the database is gone", code="UNKNOWN_DATABASE")
+    return accepted(database=database_view(standing, now, None))

@@ -1,0 +1,111 @@
+"""How every database stands, for those who ask while the daemon runs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from migrated.daemon.passes import Scanned
+from migrated.discovery import DatabasePath
+from migrated.errors import MigrationError
+from migrated.fleet import Outcome, Result
+
+_STATES = {Result.FAILED: "blocked", Result.REFUSED: "blocked", Result.UNAVAILABLE: "unavailable"}
+
+
+@dataclass(slots=True)
+class Standing:
+    """One database. `state` is unknown, current, pending, blocked or unavailable, and has been since `since`."""
+
+    database: DatabasePath
+    state: str
+    since: float
+    outcome: Outcome | None = None
+    fault: MigrationError | None = None
+    unfinished: str | None = None
+
+    @property
+    def error(self) -> MigrationError | None:
+        """Why it is not current."""
+        return self.fault or (self.outcome.error if self.outcome else None)
+
+    @property
+    def pending(self) -> int:
+        """How many could be applied, as far as is known."""
+        return self.outcome.pending if self.outcome else 0
+
+    def missing(self) -> str | None:
+        """What is missing to its being current, in a line; None where it is."""
+        if self.state == "current":
+            return None
+        if self.error is not None:
+            return f"{self.database.name}: {self.state}: {self.error.message}"
+        waiting = self.unfinished or (f"{self.pending} pending" if self.pending else "not looked at yet")
+        return f"{self.database.name}: {waiting}"
+
+    def judge(self, now: float) -> None:
+        """Find the state anew."""
+        state = self._found()
+        if state != self.state:
+            self.state, self.since = state, now
+
+    def _found(self) -> str:
+        if self.fault is not None:
+            return "blocked"
+        if self.outcome is None:
+            return "unknown"
+        if self.outcome.result in _STATES:
+            return _STATES[self.outcome.result]
+        return "pending" if self.unfinished or self.outcome.pending else "current"
+
+
+class Standings:
+    """Owned by the daemon's loop. Times are seconds of one clock."""
+
+    def __init__(self) -> None:
+        self._standings: dict[str, Standing] = {}
+
+    def found(self, databases: Iterable[DatabasePath], now: float) -> None:
+        """Take the present set of databases: those gone are forgotten."""
+        self._standings = {
+            database.path: self._standings.get(database.path) or Standing(database, "unknown", now)
+            for database in databases
+        }
+
+    def scanned(self, scan: Scanned, now: float) -> None:
+        """Take what reading a directory gave: nothing from one with a fault is applied."""
+        errors = scan.listing.invalid if scan.listing else [scan.error]
+        unfinished = scan.listing.unfinished if scan.listing else []
+        for path in scan.databases:
+            if standing := self._standings.get(path):
+                standing.fault = errors[0] if errors else None
+                standing.unfinished = f"waiting for {unfinished[0].file} to be finished" if unfinished else None
+                standing.judge(now)
+
+    def visited(self, outcome: Outcome, now: float) -> None:
+        """Take what working on a database came to."""
+        if standing := self._standings.get(outcome.database.path):
+            standing.outcome = outcome
+            standing.judge(now)
+
+    def all(self) -> list[Standing]:
+        """Every one, in the order of the configuration."""
+        return list(self._standings.values())
+
+    def of(self, paths: Iterable[str]) -> list[Standing]:
+        """Those of these databases, as far as they are known, or all where none is named."""
+        wanted = list(paths)
+        return [self._standings[path] for path in wanted if path in self._standings] if wanted else self.all()
+
+    def get(self, name: str) -> Standing | None:
+        """That of the database with this path, or else with this name."""
+        return self._standings.get(name) or next(
+            (standing for standing in self.all() if standing.database.name == name), None
+        )
+
+    def missing(self, paths: Iterable[str]) -> list[str]:
+        """What is missing to these databases' being current, or to that of all where none is named."""
+        lines = []
+        for path in list(paths) or list(self._standings):
+            standing = self._standings.get(path)
+            line = standing.missing() if standing else f"{path}: this daemon does not look after it"
+            lines += [line] if line else []
+        return lines

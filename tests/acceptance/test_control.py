@@ -1,0 +1,505 @@
+"""Commands that talk to a running daemon, and what may happen at its socket."""
+
+import json
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_process import DEADLINE, DaemonProcess, migrated, poll, require, running, writer_holding
+from support import PROGRAM, applied_versions, everything, execute, write_migration
+
+from migrated import control
+from migrated.cli import main
+from migrated.locks import DAEMON, lock_path, read_note
+
+# A second or so of work inside one statement.
+LONG = """
+CREATE TABLE counted AS
+WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 4000000) SELECT count(*) AS n FROM c;
+"""
+ANOTHER_USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+_ASK = """
+import socket, sys
+channel = socket.socket(socket.AF_UNIX)
+try:
+    channel.connect(sys.argv[1])
+    try:
+        channel.sendall(b'{"version": 1, "request": "pause"}\\n')
+    except BrokenPipeError:
+        pass
+    print(channel.makefile().readline())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def configure(directory: Path, *targets: str, top: str = "") -> None:
+    text = "".join(f"[[target]]\n{target}\n" for target in targets or ("",))
+    (directory / "migrated.toml").write_text(f"{top}\n{text}")
+
+
+def socket_of(database: Path) -> Path:
+    """Where the daemon of a database says that it listens."""
+    return Path(read_note(lock_path(str(database), DAEMON))["socket"])
+
+
+def ask(database: Path, request: str, /, **keys: object) -> dict[str, Any]:
+    """Ask its daemon."""
+    return control.ask(str(socket_of(database)), DEADLINE, request=request, **keys)
+
+
+def standing(database: Path) -> dict[str, Any]:
+    """What its daemon says of it."""
+    (found,) = [each for each in ask(database, "status")["databases"] if each["path"] == str(database)]
+    return dict(found)
+
+
+@contextmanager
+def connected(database: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as channel:
+        # With a limit it would not wait at all for a place in the queue.
+        channel.connect(str(socket_of(database)))
+        channel.settimeout(DEADLINE)
+        yield channel
+
+
+def answer_to(database: Path, data: bytes) -> dict[str, Any]:
+    """What is answered to these bytes, as far as they are taken."""
+    with connected(database) as channel:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            channel.sendall(data)
+        with channel.makefile("rb") as file:
+            return dict(json.loads(file.readline()))
+
+
+@pytest.fixture
+def there(database: Path) -> Path:
+    """A database with something in it."""
+    execute(database, "CREATE TABLE there (x)")
+    return database
+
+
+class TestSocket:
+    def test_it_is_the_user_s_alone_and_gone_in_the_end(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            path = socket_of(database)
+            assert path.parent == tmp_path / ".migrated/control"
+            assert path.is_socket()
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+            assert ask(database, "status")["daemon"]["pid"] == daemon.pid
+            assert daemon.stop() == 0
+
+        assert list(path.parent.iterdir()) == []
+
+    def test_it_lies_in_the_directory_of_systemd_and_what_was_left_there_is_removed(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        given, other = tmp_path / "run", tmp_path / "session"
+        given.mkdir()
+        other.mkdir()
+        variables = {"RUNTIME_DIRECTORY": f"{given}:{other}", "XDG_RUNTIME_DIR": str(other)}
+        with DaemonProcess(tmp_path, variables=variables) as daemon:
+            daemon.wait_until_ready()
+            daemon.kill()
+        (left,) = given.iterdir()
+        with DaemonProcess(tmp_path, variables=variables) as daemon:
+            daemon.wait_until_ready()
+
+            assert [path.name for path in given.iterdir()] == [f"control-{daemon.pid}.sock"] != [left.name]
+            assert ask(database, "status")["daemon"]["pid"] == daemon.pid
+            assert list(other.iterdir()) == []
+
+    def test_a_path_may_be_longer_than_the_kernel_takes(self, tmp_path: Path) -> None:
+        place = tmp_path / ("long" * 20) / ("longer" * 20)
+        (place / "migrations").mkdir(parents=True)
+        with DaemonProcess(place) as daemon:
+            daemon.wait_until_ready()
+            shown = migrated(place, "status")
+
+            assert shown.stdout.startswith(f"# daemon 0.1.0, pid {daemon.pid}: up ")
+            assert daemon.stop() == 0
+
+    def test_one_that_was_removed_is_made_anew(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            shutil.rmtree(tmp_path / ".migrated")
+            daemon.look()
+
+            assert ask(database, "status")["daemon"]["pid"] == daemon.pid
+
+    def test_without_a_place_for_it_everything_else_works(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        write_migration(migrations, 1)
+        folder = tmp_path / ".migrated/control"
+        folder.mkdir(parents=True)
+        folder.chmod(0o777)
+        with DaemonProcess(tmp_path) as daemon:
+            assert "others may write there" in daemon.wait_for("control.unavailable")["reason"]
+            daemon.wait_until_ready().look()
+            assert daemon.stop() == 0
+
+        assert applied_versions(database) == [1]
+        assert len(daemon.logged("control.unavailable")) == 1
+        assert list(folder.iterdir()) == []
+
+    def test_another_user_is_refused(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+        """By the mode of the socket and, where somebody changed that, by the daemon."""
+        require(ANOTHER_USER)
+        given = Path(tempfile.mkdtemp(prefix="control-"))
+        given.chmod(0o755)
+        asking = [*ANOTHER_USER, sys.executable, "-c", _ASK]
+        try:
+            require(ANOTHER_USER, (sys.executable, "-c", ""))
+            with DaemonProcess(tmp_path, variables={"RUNTIME_DIRECTORY": str(given)}) as daemon:
+                daemon.wait_until_ready()
+                path = socket_of(database)
+                assert path.parent == given
+                first = subprocess.run([*asking, str(path)], capture_output=True, text=True, check=True)
+                path.chmod(0o666)
+                second = subprocess.run([*asking, str(path)], capture_output=True, text=True, check=True)
+
+                assert first.stdout.strip() == "PermissionError"
+                assert json.loads(second.stdout)["error"]["code"] == "NOT_ALLOWED"
+                assert not ask(database, "status")["daemon"]["is_paused"]
+        finally:
+            shutil.rmtree(given)
+
+
+class TestHostileClients:
+    def test_whatever_they_do_the_work_goes_on(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+        garbage = [b"\n", b"\xff\xfe\0\n", b"[]\n", b"[" * 60_000 + b"\n", b'{"version": 2}\n', b"null\n"]
+        with DaemonProcess(tmp_path) as daemon, ExitStack() as stack:
+            daemon.wait_until_ready()
+            for line in garbage:
+                assert answer_to(database, line)["error"]["code"] == "REQUEST"
+            for request in ({"request": "drop"}, {"request": "retry"}, {"request": "wait", "timeout": -1}):
+                assert answer_to(database, control.line_of(request))["error"]["code"] == "REQUEST"
+            # Whether one who goes on sending hears the answer is left open.
+            with suppress(OSError, ValueError):
+                found = answer_to(database, b"x" * 10_000_000)
+                assert "longer than 65536 bytes" in found["error"]["message"]
+            never_reads = stack.enter_context(connected(database))
+            never_reads.sendall(control.line_of({"request": "wait", "timeout": 0}))
+            for _ in range(100):
+                stack.enter_context(connected(database))
+            assert answer_to(database, control.line_of({"request": "status"}))["error"]["code"] == "BUSY"
+            write_migration(migrations, 1)
+            daemon.wait_for("migration.applied", version=1)
+            stack.close()
+            poll(lambda: ask(database, "status")["ok"], "a place free again")
+
+            assert daemon.stop() == 0
+        assert daemon.logged("daemon.paused") == []
+
+    def test_only_some_may_wait_and_those_who_go_make_room(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        write_migration(migrations, 1)
+        with writer_holding(there), DaemonProcess(tmp_path) as daemon, ExitStack() as stack:
+            daemon.wait_for("migration.applying")
+            for _ in range(12):
+                stack.enter_context(connected(there)).sendall(control.line_of({"request": "wait"}))
+            poll(lambda: ask(there, "wait", timeout=0)["ok"] is False, "eight of them waiting")
+            assert ask(there, "wait", timeout=0)["error"]["code"] == "BUSY"
+            assert ask(there, "status")["ok"]
+            stack.close()
+            poll(lambda: ask(there, "wait", timeout=0)["ok"], "a place free again")
+
+
+class TestStatus:
+    def test_it_shows_what_the_daemon_says_and_does_without(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        configure(tmp_path, 'busy_timeout = "100ms"')
+        write_migration(migrations, 1, "users")
+        with DaemonProcess(tmp_path) as daemon, writer_holding(there):
+            daemon.wait_until_ready()
+            document = json.loads(migrated(tmp_path, "status", "--json").stdout)
+            text = migrated(tmp_path, "status").stdout
+            # Before it has the chance to apply it.
+            daemon.stop()
+        (view,), (database,) = document["daemons"], document["databases"]
+        live = database["daemon"]
+
+        assert (view["pid"], view["program_version"], view["is_paused"]) == (daemon.pid, "0.1.0", False)
+        assert view["config"] == str(tmp_path / "migrated.toml")
+        assert [(each["directory"], each["backend"], each["lost"]) for each in view["directories"]] == [
+            (str(migrations), "events", None)
+        ]
+        assert (live["pid"], live["state"], live["error"]["code"]) == (daemon.pid, "unavailable", "SQLITE_BUSY")
+        assert 0 <= live["retry_in"] <= 2
+        first, second = text.splitlines()[:2]
+        assert first.startswith(f"# daemon 0.1.0, pid {daemon.pid}: up ")
+        assert "0 of 1 databases current; 1 unavailable: app.db: " in first
+        assert first.endswith(f"; {migrations} watched by events")
+        assert second.startswith("# app.db: pending, 0 applied, 1 pending; daemon: unavailable since 20")
+        without = json.loads(migrated(tmp_path, "status", "--json").stdout)
+        assert without["daemons"] == []
+        assert without["databases"] == [{**database, "daemon": None}]
+
+    def test_one_that_hangs_is_not_waited_for(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+        write_migration(migrations, 1)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            daemon.send(signal.SIGSTOP)
+            began = time.monotonic()
+            shown = migrated(tmp_path, "status")
+            took = time.monotonic() - began
+            daemon.send(signal.SIGCONT)
+
+        assert (shown.returncode, shown.stdout.splitlines()[0]) == (0, "# app.db: current, 1 applied, 0 pending")
+        assert "a daemon does not answer" in shown.stderr
+        assert took < 5
+
+    def test_what_is_running_is_told(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        write_migration(migrations, 1, "users")
+        with writer_holding(there), DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying")
+            seen = ask(there, "status")
+
+        running_now = seen["daemon"]["running"]
+        assert (running_now["database"], running_now["version"]) == ("app.db", 1)
+        assert running_now["text"] == "applying 1_users to app.db"
+        assert seen["databases"][0]["state"] == "unknown"
+        assert not seen["daemon"]["is_ready"]
+
+    def test_a_directory_that_is_gone_or_at_fault_is_told(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        write_migration(migrations, 1)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            (migrations / "1_other.sql").write_text("SELECT 1;")
+            daemon.wait_for("file.invalid")
+            daemon.look()
+            assert standing(database)["state"] == "blocked"
+            assert "claimed by more than one file" in standing(database)["error"]["message"]
+            shutil.rmtree(migrations)
+            daemon.wait_for("watch.lost")
+            (directory,) = ask(database, "status")["daemon"]["directories"]
+
+        assert (directory["backend"], directory["lost"]) == (None, "No such file or directory")
+        assert directory["seconds"] >= 0
+
+
+class TestReload:
+    def test_it_is_in_force_or_refused_when_the_command_returns(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        configure(tmp_path, 'databases = ["app.db"]')
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            configure(tmp_path, 'databases = ["app.db", "b.db"]')
+            assert migrated(tmp_path, "reload", "--wait").returncode == 0
+            assert ask(there, "wait", databases=[str(tmp_path / "b.db")], timeout=DEADLINE)["current"]
+            configure(tmp_path, 'databases = ["app.db"]\nspeed = 1')
+            refused = migrated(tmp_path, "reload", "--wait")
+            answer = ask(there, "reload", wait=True)
+            daemon.wait_for("daemon.reload_failed")
+
+            assert (refused.returncode, "speed" in refused.stderr) == (78, True)
+            assert (answer["error"]["code"], "speed" in answer["error"]["message"]) == ("CONFIG", True)
+            assert [each["database"] for each in ask(there, "status")["databases"]] == ["app.db", "b.db"]
+            configure(tmp_path, 'databases = ["app.db"]')
+            assert ask(there, "reload") == {"version": 1, "ok": True}
+            daemon.wait_for("daemon.reloaded")
+
+    def test_what_another_daemon_has_is_refused(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        (tmp_path / "other").mkdir()
+        with DaemonProcess(tmp_path, "-d", "other/b.db") as other:
+            other.wait_until_ready()
+            configure(tmp_path, 'databases = ["app.db"]')
+            with DaemonProcess(tmp_path) as daemon:
+                daemon.wait_until_ready()
+                configure(tmp_path, 'databases = ["app.db", "other/b.db"]')
+                answer = ask(there, "reload", wait=True)
+
+        assert answer["error"]["code"] == "LOCK_HELD"
+        assert str(other.pid) in answer["error"]["message"]
+
+    def test_one_that_is_to_look_after_other_databases_is_found_by_its_file(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        given = tmp_path / "run"
+        given.mkdir()
+        (tmp_path / "new").mkdir()
+        variables = {"RUNTIME_DIRECTORY": str(given)}
+        configure(tmp_path, 'databases = ["app.db"]')
+        with DaemonProcess(tmp_path, variables=variables) as daemon:
+            daemon.wait_until_ready()
+            configure(tmp_path, 'databases = ["new/b.db"]')
+
+            assert migrated(tmp_path, "reload", "--wait", **variables).returncode == 0
+            assert ask(tmp_path / "new/b.db", "status")["daemon"]["pid"] == daemon.pid
+
+
+class TestRetry:
+    def test_it_is_tried_at_once_and_what_came_of_it_is_told(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        configure(tmp_path, 'busy_timeout = "10ms"')
+        write_migration(migrations, 1)
+        with DaemonProcess(tmp_path) as daemon:
+            with writer_holding(there):
+                daemon.wait_until_ready()
+                failing = migrated(tmp_path, "retry", "app.db")
+                # Each failure doubles the time to the next try.
+                answers = [ask(there, "retry", database="app.db") for _ in range(4)]
+                before = everything(there)
+            assert {answer["database"]["state"] for answer in answers} == {"unavailable"}
+            assert standing(there)["retry_in"] > 5
+            assert (failing.returncode, "app.db: unavailable: " in failing.stderr) == (6, True)
+            assert everything(there) == before
+            done = migrated(tmp_path, "retry", str(there))
+
+            assert (done.returncode, applied_versions(there)) == (0, [1])
+
+    def test_a_database_that_it_does_not_know_is_refused(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            refused = migrated(tmp_path, "retry", "nix.db")
+
+        assert refused.returncode == 6
+        assert f"does not look after {tmp_path / 'nix.db'}" in refused.stderr
+
+
+class TestPause:
+    def test_nothing_is_applied_until_it_is_resumed(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        configure(tmp_path, top='resync_interval = "50ms"')
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            assert migrated(tmp_path, "pause").returncode == 0
+            assert ask(there, "pause")["ok"]
+            daemon.wait_for("daemon.paused")
+            while not daemon.wait_for_notice("STATUS")["STATUS"].startswith("paused; "):
+                pass
+            write_migration(migrations, 1)
+            daemon.send(signal.SIGUSR1)
+            waited = ask(there, "wait", timeout=0.5)
+            assert (waited["current"], waited["missing"][0]) == (False, "the daemon is paused")
+            assert ask(there, "retry", database="app.db")["error"]["code"] == "PAUSED"
+            assert applied_versions(there) == []
+            assert migrated(tmp_path, "resume").returncode == 0
+            daemon.wait_for_all({"event": "daemon.resumed"}, {"event": "migration.applied", "version": 1})
+
+            assert ask(there, "resume")["ok"]
+            assert daemon.stop() == 0
+        assert [len(daemon.logged(f"daemon.{event}")) for event in ("paused", "resumed")] == [1, 1]
+
+    def test_the_running_migration_is_finished_and_the_next_does_not_begin(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        write_migration(migrations, 1, up=LONG)
+        write_migration(migrations, 2)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying", version=1)
+            assert ask(there, "pause")["ok"]
+            assert applied_versions(there) == [1]
+            assert (standing(there)["state"], standing(there)["pending"]) == ("pending", 1)
+            # Not ready before everything was looked at.
+            daemon.pass_over_notices()
+            assert [notice for notice in daemon.notices if "READY" in notice] == []
+            ask(there, "resume")
+            daemon.wait_until_ready()
+
+            assert applied_versions(there) == [1, 2]
+            assert standing(there)["state"] == "current"
+
+    def test_what_is_waited_for_is_given_up_without_a_complaint(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        write_migration(migrations, 1)
+        with DaemonProcess(tmp_path) as daemon:
+            with writer_holding(there):
+                daemon.wait_for("migration.applying", version=1)
+                assert ask(there, "pause")["ok"]
+                assert standing(there)["state"] == "unknown"
+            ask(there, "resume")
+            daemon.wait_for("migration.applied")
+            daemon.stop()
+
+        assert daemon.logged("database.unavailable") == []
+
+
+class TestWait:
+    def test_it_returns_when_the_daemon_is_done(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        write_migration(migrations, 1)
+        command = (*PROGRAM, "wait", "--timeout", "30s")
+        with writer_holding(there) as release, DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying")
+            with running(*command, cwd=tmp_path) as waiting:
+                poll(lambda: connections(socket_of(there)) > 1, "it asks the daemon")
+                assert waiting.poll() is None
+                release()
+
+                assert waiting.wait(DEADLINE) == 0
+        assert applied_versions(there) == [1]
+
+    def test_after_its_time_it_says_what_is_missing(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+        write_migration(migrations, 1, up="INSERT INTO nowhere VALUES (1);")
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            waited = migrated(tmp_path, "wait", "--timeout", "200ms")
+            answer = ask(there, "wait", timeout=0.1)
+
+        assert (waited.returncode, waited.stderr) == (3, "migrated: error: app.db: 1 pending\n")
+        assert answer["missing"] == ["app.db: blocked: no such table: nowhere"]
+
+    def test_a_daemon_that_ends_meanwhile_is_done_without(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
+        write_migration(migrations, 1)
+        with writer_holding(there), DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("migration.applying")
+            with running(*PROGRAM, "wait", "--timeout", "30s", cwd=tmp_path) as waiting:
+                poll(lambda: connections(socket_of(there)) > 1, "it asks the daemon")
+                daemon.kill()
+                assert waiting.poll() is None
+                write_migration(migrations, 1, up="-- nothing any more")
+
+                assert waiting.wait(DEADLINE) == 0
+
+
+def connections(path: Path) -> int:
+    """How many sockets of this name the kernel has: the one that listens, and one for each connection."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    # Bound under another name first, and connected to under that.
+    return sum(line.endswith(f"/.{path.name}") for line in lines)
+
+
+@pytest.mark.parametrize("command", [["reload"], ["retry", "app.db"], ["pause"], ["resume"]], ids=str)
+@pytest.mark.parametrize("has_note", [False, True])
+def test_without_a_daemon_it_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    has_note: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    if has_note:
+        lock = lock_path(str(tmp_path / "app.db"), DAEMON)
+        lock.parent.mkdir()
+        lock.write_text(json.dumps({"socket": str(tmp_path / "gone.sock")}))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+
+    assert main(command) == 3
+    assert "no daemon that looks after" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

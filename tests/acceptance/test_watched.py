@@ -1,0 +1,153 @@
+"""What systemd is told while the daemon works: that it lives, what it is at, that it needs time."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from daemon_process import DEADLINE, DaemonProcess, poll, running, ticks, writer_holding
+from support import execute, put_file, write_migration
+
+# Nobody waits for its end: SQLite looks at the clock within it.
+ENDLESS = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;"
+# One single step of SQLite's virtual machine, within which it looks at nothing.
+DEAF = "SELECT instr(zeroblob(4000000), zeroblob(2000000) || x'01');"
+WATCHED = {"WATCHDOG_USEC": "300000"}
+_HOLD_LOCK = """
+import sys
+from migrated import locks
+with locks.holding(sys.argv[1], locks.APPLYING, 0):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder_of_lock(database: Path) -> Iterator[Callable[[], None]]:
+    """Another runner; the function given ends it."""
+    command = (sys.executable, "-c", _HOLD_LOCK, database)
+    with running(*command, cwd=database.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield lambda: (process.communicate(timeout=DEADLINE), None)[1]
+
+
+def work_for(daemon: DaemonProcess, hundredths: int) -> None:
+    """Return when the daemon has used so much more of the processor."""
+    before = ticks(daemon.pid)
+    poll(lambda: ticks(daemon.pid) >= before + hundredths, "the statement at work")
+
+
+def pings(daemon: DaemonProcess) -> int:
+    daemon.pass_over_notices()
+    return sum("WATCHDOG" in notice for notice in daemon.notices)
+
+
+class TestWatchdog:
+    def test_an_idle_daemon_says_that_it_lives(self, tmp_path: Path, migrations: Path) -> None:
+        with DaemonProcess(tmp_path, variables=WATCHED) as daemon:
+            daemon.wait_until_ready()
+            daemon.pass_over_notices()
+            for _ in range(4):
+                assert daemon.wait_for_notice("WATCHDOG")["WATCHDOG"] == "1"
+
+    def test_a_long_migration_that_advances_is_alive(self, tmp_path: Path, migrations: Path) -> None:
+        write_migration(migrations, 1, up=ENDLESS)
+        with DaemonProcess(tmp_path, variables=WATCHED) as daemon:
+            daemon.wait_for("migration.applying")
+            before = pings(daemon)
+            work_for(daemon, 100)
+
+            assert pings(daemon) - before >= 4
+
+    def test_a_hung_worker_is_not_covered_up(self, tmp_path: Path, migrations: Path) -> None:
+        with DaemonProcess(tmp_path, variables=WATCHED) as daemon:
+            daemon.wait_until_ready()
+            write_migration(migrations, 1, up=DEAF)
+            daemon.wait_for("migration.applying")
+            work_for(daemon, 80)
+            before = pings(daemon)
+            assert before > 0
+            work_for(daemon, 60)
+
+            assert pings(daemon) == before
+            # The loop itself is well.
+            daemon.send(signal.SIGTERM)
+            daemon.wait_for("daemon.stopping")
+
+    def test_waiting_for_another_runner_is_no_hanging(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        write_migration(migrations, 1)
+        with holder_of_lock(database) as release, DaemonProcess(tmp_path, variables=WATCHED) as daemon:
+            daemon.wait_for("lock.waiting")
+            daemon.pass_over_notices()
+            for _ in range(5):
+                daemon.wait_for_notice("WATCHDOG")
+            # It is a start too, for which systemd waits.
+            daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")
+            while "waiting for the lock of app.db, held by pid" not in daemon.wait_for_notice("STATUS")["STATUS"]:
+                pass
+            release()
+            daemon.wait_until_ready()
+
+    def test_nobody_is_told_who_did_not_ask(self, tmp_path: Path, migrations: Path) -> None:
+        with DaemonProcess(tmp_path, variables={**WATCHED, "WATCHDOG_PID": "1"}) as daemon:
+            daemon.wait_until_ready().look()
+
+            assert pings(daemon) == 0
+
+
+class TestStatusLine:
+    def test_it_says_what_is_wrong_as_soon_as_it_is(self, tmp_path: Path, migrations: Path) -> None:
+        """The pass is not over yet: it waits for the second database."""
+        others = tmp_path / "others"
+        others.mkdir()
+        second = '[[target]]\ndatabases = ["b.db"]\nmigrations = "others"\n'
+        (tmp_path / "migrated.toml").write_text(f'settle = "500ms"\n[[target]]\ndatabases = ["a.db"]\n{second}')
+        write_migration(migrations, 1, "users")
+        execute(tmp_path / "b.db", "CREATE TABLE theirs (id)")
+        with DaemonProcess(tmp_path) as daemon, writer_holding(tmp_path / "b.db"):
+            daemon.wait_until_ready()
+            daemon.pass_over_notices()
+            # Both before the next pass: the directory of the first is read first.
+            write_migration(migrations, 1, "users", up="SELECT 1;")
+            write_migration(others, 1)
+            while "blocked" not in (notice := daemon.wait_for_notice("STATUS"))["STATUS"]:
+                pass
+
+        assert notice["STATUS"].endswith(
+            "1 of 2 databases current; 1 blocked: checksum mismatch in 1_users (a.db)"
+        )
+        assert "X_MIGRATED_PASS" not in notice
+
+    def test_it_says_what_is_being_done_when_that_takes_long(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        execute(database, "CREATE TABLE theirs (id)")
+        write_migration(migrations, 1, "users")
+        with writer_holding(database) as release, DaemonProcess(tmp_path) as daemon:
+            while (status := daemon.wait_for_notice("STATUS")["STATUS"]) == "0 of 1 databases current":
+                pass
+            assert status == "applying 1_users to app.db; 0 of 1 databases current"
+            release()
+            assert daemon.wait_for_notice("READY")["STATUS"] == "1 of 1 databases current"
+
+
+class TestStop:
+    def test_a_hook_gets_the_time_that_it_needs(self, tmp_path: Path, migrations: Path) -> None:
+        put_file(tmp_path / "migrations", "hook.sh", "#!/bin/sh\nexec sleep 60\n").chmod(0o755)
+        (tmp_path / "migrated.toml").write_text('[hooks]\nafter_apply = ["migrations/hook.sh"]\n')
+        write_migration(migrations, 1)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            daemon.send(signal.SIGTERM)
+            daemon.wait_for("daemon.stopping")
+            assert daemon.wait_for_notice("STOPPING")["STATUS"] == "stopping: SIGTERM; 1 of 1 databases current"
+            for _ in range(2):
+                daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")
+            daemon.send(signal.SIGTERM)
+
+            assert daemon.wait() == 0

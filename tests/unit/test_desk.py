@@ -1,0 +1,169 @@
+"""What is asked of the daemon: when it is answered, and what that makes it do."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from migrated import logs
+from migrated.daemon.asking import Answer, Asked, Request
+from migrated.daemon.desk import Desk
+from migrated.daemon.standing import Standings
+from migrated.discovery import DatabasePath
+from migrated.errors import ConfigError
+from migrated.fleet import Outcome, Result
+from migrated.supervision import Supervision
+
+APP = DatabasePath("app.db", "/srv/app.db")
+
+
+class Case:
+    """A desk, and what it works with."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.supervision = Supervision()
+        self.standings = Standings()
+        self.standings.found([APP], 0.0)
+        log = logs.configure("json", "debug", descriptor)
+        self.desk = Desk(log, self.supervision, self.standings, lambda now, paths: {"at": now, "of": paths})
+
+    def ask(self, name: str, now: float = 0.0, **keys: object) -> "Future[Answer]":
+        asked = Asked(Request(name, **keys))  # type: ignore[arg-type] # the test's own business
+        self.desk.take(asked, now)
+        return asked.answer
+
+    def work(self, result: Result = Result.CURRENT, now: float = 1.0, *, is_full: bool = True) -> None:
+        """A whole pass."""
+        self.desk.pass_begins(is_full=is_full)
+        self.standings.visited(Outcome(APP, result), now)
+        self.desk.pass_ended(now)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT, 0o600)
+    yield Case(descriptor)
+    os.close(descriptor)
+
+
+def test_the_status_is_told_at_once(case: Case) -> None:
+    answer = case.ask("status", 7.0, databases=("/srv/a.db",))
+
+    assert answer.result(0) == {"ok": True, "at": 7.0, "of": ("/srv/a.db",)}
+
+
+def test_a_reload_is_answered_when_it_is_wanted(case: Case) -> None:
+    quick, patient = case.ask("reload"), case.ask("reload", wait=True)
+    assert case.desk.reload_wanted
+    assert (quick.result(0)["ok"], patient.done()) == (True, False)
+    case.desk.reloaded(ConfigError("no such key", hint="look it up"))
+
+    assert not case.desk.reload_wanted
+    assert patient.result(0)["error"] == {"code": "CONFIG", "message": "no such key", "hint": "look it up"}
+
+
+def test_a_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:
+    case.desk.pass_begins(is_full=True)
+    answer = case.ask("retry", database="app.db")
+    case.desk.pass_ended(1.0)
+    assert not answer.done()
+    assert case.desk.take_retries() == {APP.path}
+    case.work(Result.CURRENT, is_full=False)
+
+    assert answer.result(0)["database"]["state"] == "current"
+
+
+def test_several_who_want_the_same_retry_are_all_answered(case: Case) -> None:
+    answers = [case.ask("retry", database=name) for name in ("app.db", APP.path)]
+    assert case.desk.take_retries() == {APP.path}
+    case.work(is_full=False)
+
+    assert [answer.result(0)["database"]["state"] for answer in answers] == ["current", "current"]
+    assert case.desk.take_retries() == frozenset()
+
+
+def test_a_pause_is_answered_once_nothing_is_applied(case: Case) -> None:
+    case.desk.pass_begins(is_full=True)
+    paused, refused = case.ask("pause"), case.ask("retry", database="app.db")
+    assert (paused.done(), case.supervision.stop_requested()) == (False, True)
+    assert refused.result(0)["error"]["code"] == "PAUSED"
+    case.desk.pass_ended(1.0)
+
+    assert paused.result(0)["ok"]
+    assert case.ask("pause").result(0)["ok"]
+
+
+def test_a_retry_that_waits_is_given_up_by_a_pause(case: Case) -> None:
+    answer = case.ask("retry", database="app.db")
+    case.ask("pause")
+
+    assert answer.result(0)["error"]["code"] == "PAUSED"
+    assert case.desk.take_retries() == frozenset()
+
+
+def test_it_resumes_only_after_what_the_pause_cut_short(case: Case) -> None:
+    case.desk.pass_begins(is_full=True)
+    case.ask("pause")
+    resumed = case.ask("resume")
+    assert (resumed.done(), case.supervision.stop_requested()) == (False, True)
+    case.desk.pass_ended(1.0)
+
+    assert resumed.result(0)["ok"]
+    assert not case.supervision.stop_requested()
+    assert case.desk.full_pass_wanted
+
+
+def test_resuming_what_is_not_paused_waits_for_nothing(case: Case) -> None:
+    case.desk.pass_begins(is_full=True)
+
+    assert case.ask("resume").result(0)["ok"]
+    assert not case.desk.full_pass_wanted
+
+
+def test_a_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> None:
+    case.desk.pass_begins(is_full=True)
+    answer = case.ask("wait")
+    case.standings.visited(Outcome(APP, Result.CURRENT), 1.0)
+    case.desk.pass_ended(1.0)
+    assert not answer.done()
+    assert case.desk.full_pass_wanted
+    case.work(is_full=False)
+    assert not answer.done()
+    case.work()
+
+    assert answer.result(0) == {"ok": True, "current": True, "missing": []}
+    assert not case.desk.full_pass_wanted
+
+
+def test_a_wait_lasts_until_all_is_current(case: Case) -> None:
+    answer = case.ask("wait")
+    case.work(Result.UNAVAILABLE)
+    assert not answer.done()
+    case.work(is_full=False)
+
+    assert answer.result(0)["current"]
+
+
+def test_a_wait_ends_with_its_time(case: Case) -> None:
+    case.ask("wait", 10.0)
+    limited = case.ask("wait", 10.0, timeout=5.0, databases=("/srv/nix.db",))
+    assert case.desk.due_at() == 15.0
+    case.desk.give_up(14.9)
+    assert not limited.done()
+    case.desk.give_up(15.0)
+
+    missing = ["/srv/nix.db: this daemon does not look after it"]
+    assert limited.result(0) == {"ok": True, "current": False, "missing": missing}
+    assert case.desk.due_at() == float("inf")
+
+
+def test_one_who_went_away_is_forgotten(case: Case) -> None:
+    asked = Asked(Request("wait", timeout=5.0))
+    case.desk.take(asked, 0.0)
+    asked.is_given_up = True
+    case.work(Result.UNAVAILABLE)
+
+    assert case.desk.due_at() == float("inf")
+    assert not asked.answer.done()

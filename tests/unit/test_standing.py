@@ -1,0 +1,99 @@
+"""How a database stands, as the daemon tells it."""
+
+import pytest
+
+from migrated.daemon.passes import Scanned
+from migrated.daemon.standing import Standings
+from migrated.discovery import DatabasePath
+from migrated.errors import DatabaseError, ExecutionFailedError, InvalidFormatError, MigrationError
+from migrated.fleet import Outcome, Result
+from migrated.sources.directory import Listing, Remark
+
+APP = DatabasePath("app.db", "/srv/app.db")
+OTHER = DatabasePath("other.db", "/srv/other.db")
+BOTH = ("/srv/app.db", "/srv/other.db")
+
+
+@pytest.fixture
+def standings() -> Standings:
+    found = Standings()
+    found.found([APP, OTHER], 1.0)
+    return found
+
+
+def state(standings: Standings, path: str = APP.path) -> tuple[str, float]:
+    standing = standings.get(path)
+    assert standing is not None
+    return standing.state, standing.since
+
+
+def came_to(result: Result, error: MigrationError | None = None, *, pending: int = 0) -> Outcome:
+    return Outcome(APP, result, error=error, pending=pending)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        pytest.param(came_to(Result.CURRENT), "current", id="current"),
+        pytest.param(came_to(Result.APPLIED), "current", id="applied"),
+        pytest.param(came_to(Result.APPLIED, pending=2), "pending", id="cut short"),
+        pytest.param(came_to(Result.FAILED, ExecutionFailedError("x"), pending=1), "blocked", id="failed"),
+        pytest.param(came_to(Result.UNAVAILABLE, DatabaseError("x")), "unavailable", id="unavailable"),
+    ],
+)
+def test_the_state_is_what_the_last_visit_came_to(standings: Standings, outcome: Outcome, expected: str) -> None:
+    assert state(standings) == ("unknown", 1.0)
+    standings.visited(outcome, 2.0)
+
+    assert state(standings) == (expected, 2.0)
+    assert state(standings, OTHER.path) == ("unknown", 1.0)
+
+
+def test_it_has_been_so_since_it_was_another(standings: Standings) -> None:
+    for now in (2.0, 3.0):
+        standings.visited(came_to(Result.CURRENT), now)
+        standings.found([APP, OTHER], now)
+
+    assert state(standings) == ("current", 2.0)
+
+
+def test_nothing_from_a_directory_with_a_fault_is_applied(standings: Standings) -> None:
+    standings.visited(came_to(Result.CURRENT), 2.0)
+    standings.scanned(Scanned("/m", Listing("/m", invalid=[InvalidFormatError("claimed twice")]), None, BOTH), 3.0)
+    assert state(standings) == ("blocked", 3.0)
+    assert standings.missing([APP.path]) == ["app.db: blocked: claimed twice"]
+    standings.scanned(Scanned("/m", Listing("/m"), None, BOTH), 4.0)
+
+    assert state(standings) == ("current", 4.0)
+
+
+def test_a_file_that_is_being_written_is_waited_for(standings: Standings) -> None:
+    standings.visited(came_to(Result.CURRENT), 2.0)
+    listing = Listing("/m", unfinished=[Remark("/m/1_x.sql", "open for writing")])
+    standings.scanned(Scanned("/m", listing, None, BOTH), 3.0)
+
+    assert state(standings) == ("pending", 3.0)
+    assert standings.missing([APP.path]) == ["app.db: waiting for /m/1_x.sql to be finished"]
+
+
+def test_what_is_missing_is_told_of_those_asked_for(standings: Standings) -> None:
+    standings.visited(came_to(Result.APPLIED, pending=2), 2.0)
+
+    assert standings.missing([]) == ["app.db: 2 pending", "other.db: not looked at yet"]
+    assert standings.missing([OTHER.path]) == ["other.db: not looked at yet"]
+    assert standings.missing(["/srv/nix.db"]) == ["/srv/nix.db: this daemon does not look after it"]
+    standings.visited(came_to(Result.CURRENT), 3.0)
+    assert standings.missing([APP.path]) == []
+
+
+def test_a_database_is_found_by_path_and_by_name_and_forgotten_when_it_is_gone(standings: Standings) -> None:
+    assert standings.get("app.db") is standings.get("/srv/app.db") is not None
+    standings.found([OTHER], 2.0)
+
+    assert standings.get("app.db") is None
+    assert [each.database for each in standings.all()] == [OTHER]
+
+
+def test_those_asked_for_are_given_or_all(standings: Standings) -> None:
+    assert [each.database for each in standings.of([OTHER.path, "/srv/nix.db"])] == [OTHER]
+    assert [each.database for each in standings.of([])] == [APP, OTHER]
