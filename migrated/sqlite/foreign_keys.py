@@ -1,5 +1,6 @@
 """Which rows point at a parent that is not there."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -10,6 +11,7 @@ import apsw
 from migrated.sqltext import folded, quoted
 
 _SHOWN = 20
+_REFERENCED = re.compile(r' referencing "(.*)"$', re.DOTALL)
 _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
 # Reading the keys of every table is dear where there are thousands; few of them have any.
 _KEYS = """
@@ -86,7 +88,7 @@ class ForeignKeys:
             after += _violations(self._connection, tables[table])
         # But a parent that came may be one that no key can point at.
         for table in set().union(*(children.get(table, set()) for table in come)) - self._checked - come:
-            after += _faults(self._connection, tables[table])
+            after += _faults(self._connection, tables[table], come)
         found = _difference(self._before, after, self._renamed | come | gone)
         return sorted(found + self._more_than_known(tables), key=lambda each: (each.table, each.row or 0))
 
@@ -120,12 +122,17 @@ def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:
         return Counter([Violation(table, None, "", fault=str(error))])
 
 
-def _faults(connection: apsw.Connection, table: str) -> Counter[Violation]:
-    """The keys that cannot be checked, without looking at a row: SQLite says so before it begins."""
+def _faults(connection: apsw.Connection, table: str, parents: AbstractSet[str]) -> Counter[Violation]:
+    """A key to one of `parents` that cannot be checked, without looking at a row: SQLite says so before it begins.
+
+    It tells of one key only, and another may have been at fault long before.
+    """
     try:
         connection.execute(f"EXPLAIN PRAGMA main.foreign_key_check({quoted(table)})").fetchall()
     except apsw.SQLError as error:
-        return Counter([Violation(table, None, "", fault=str(error))])
+        named = _REFERENCED.search(str(error))
+        if named is None or folded(named[1].replace('""', '"')) in parents:
+            return Counter([Violation(table, None, "", fault=str(error))])
     return Counter()
 
 

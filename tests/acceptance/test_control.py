@@ -1,6 +1,7 @@
 """Commands that talk to a running daemon, and what may happen at its socket."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -68,7 +69,13 @@ def standing(database: Path) -> dict[str, Any]:
 def connected(database: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as channel:
         # With a limit it would not wait at all for a place in the queue.
-        channel.connect(str(socket_of(database)))
+        path = socket_of(database)
+        # The whole path may be longer than the address of a socket.
+        directory = os.open(path.parent, os.O_PATH)
+        try:
+            channel.connect(f"/proc/self/fd/{directory}/{path.name}")
+        finally:
+            os.close(directory)
         channel.settimeout(DEADLINE)
         yield channel
 

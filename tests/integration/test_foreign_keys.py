@@ -309,6 +309,13 @@ def test_parent_that_can_be_none_is_found_when_it_comes(database: Path, there: s
     require_refused(database, text, 'foreign key mismatch - "c" referencing "p"')
 
 
+def test_another_key_of_its_child_may_have_been_at_fault_long_before(database: Path) -> None:
+    execute(database, 'CREATE TABLE c (u, own REFERENCES c (u), other REFERENCES "p "" p")')
+    migrate(database, 'CREATE TABLE "p "" p" (id INTEGER PRIMARY KEY)')
+
+    assert query(database, "SELECT version FROM _migrations") == [(1,)]
+
+
 def test_tables_whose_names_differ_beyond_ascii_are_two(database: Path) -> None:
     """SQLite folds the letters of ASCII alone."""
     execute(
