@@ -916,6 +916,8 @@ def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed(
             log(PLAIN, hint="more")
             sent += 1
             reader.join(0.01)
+        # What is queued shall be written, however slow this machine is.
+        monkeypatch.setattr(sink, "_PATIENCE_SECONDS", 30)
         log.close()
         os.close(writing)
         reader.join()
