@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from migrated import planning, refusals
 from migrated.agenda import Agenda, Findings, Recorded, find
 from migrated.backend import Database, Done, FormerState, KeptRows, LedgerMovedError, Observer, Progress, Session
-from migrated.errors import INTERRUPTED, DatabaseError, MigrationError, RollbackFailedError
+from migrated.errors import DatabaseError, MigrationError, RollbackFailedError
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Record, Step
 from migrated.planning import OnMissing, Policy, Status
 from migrated.settings import TransactionMode
@@ -149,10 +149,10 @@ class Execution:
 
 
 def _stopped(database: str, reason: str) -> DatabaseError:
+    """Not an interruption: nothing was half done, as when a wait is given up."""
     return DatabaseError(
-        f"it was interrupted: {reason}",
+        f"it was not finished: {reason}",
         database=database,
-        code=INTERRUPTED,
         transient=True,
         hint="nothing was changed; run it again",
     )
