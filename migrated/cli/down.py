@@ -11,9 +11,7 @@ EXAMPLE = "migrated down -d app.db --to 20240101120000"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    how_far = parser.add_mutually_exclusive_group()
-    how_far.add_argument("--to", type=options.version, metavar="V", help="everything above V; 0: everything")
-    how_far.add_argument("--steps", type=options.count, metavar="N", help="the N highest (default: 1)")
+    options.add_how_far_down(parser)
     options.add_lock_timeout(parser)
 
 

@@ -106,3 +106,10 @@ def add_lock_timeout(parser: argparse.ArgumentParser) -> None:
         metavar="DURATION",
         help="how long to wait for another runner (default: 10s)",
     )
+
+
+def add_how_far_down(parser: argparse.ArgumentParser) -> None:
+    """The options of the commands that roll back."""
+    how_far = parser.add_mutually_exclusive_group()
+    how_far.add_argument("--to", type=version, metavar="V", help="everything above V; 0: everything")
+    how_far.add_argument("--steps", type=count, metavar="N", help="the N highest (default: 1)")
