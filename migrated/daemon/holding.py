@@ -1,9 +1,12 @@
 """The daemon's own lock in every directory that has a database of its."""
 
 from collections.abc import Collection
+from contextlib import suppress
 
+from migrated.discovery import assign
 from migrated.errors import DatabaseError, LockHeldError
 from migrated.locks import DAEMON, ProcessLock, lock_path
+from migrated.settings import Config
 
 
 class DaemonLocks:
@@ -23,6 +26,18 @@ class DaemonLocks:
             lock = ProcessLock(path, self._also)
             lock.acquire()
             self._held[str(path)] = lock
+
+    def ensure_all(self, config: Config) -> None:
+        """Hold those of all databases that have a directory. Raises `LockHeldError`."""
+        for _, databases in assign(config.targets):
+            for database in databases:
+                with suppress(DatabaseError):
+                    self.ensure(database.path)
+
+    def release_others(self, config: Config) -> None:
+        """Give back those of directories that have no database of the configuration any more."""
+        assigned = assign(config.targets)
+        self.release({str(lock_path(each.path, DAEMON)) for _, databases in assigned for each in databases})
 
     def mend(self) -> None:
         """Take anew every lock whose file was removed or replaced, also where there is nothing to work on.

@@ -37,10 +37,8 @@ from migrated.daemon.standing import Standings
 from migrated.daemon.tracking import Tracker
 from migrated.daemon.viewing import daemon_view, database_view
 from migrated.daemon.watcher import WatchdogComplaints
-from migrated.discovery import assign
 from migrated.dumping import SchemaFiles
-from migrated.errors import INTERRUPTED, ConfigError, DatabaseError, LockHeldError, MigrationError
-from migrated.locks import DAEMON, lock_path
+from migrated.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.logs import Log, new_run_id
 from migrated.settings import Config
 from migrated.supervision import Supervision
@@ -116,7 +114,7 @@ class Daemon:
         self._log(events.CONFIG_LOADED, reason=self._config.source)
         warn_of_root(self._config, self._log)
         try:
-            self._take_locks(self._config)
+            self._locks.ensure_all(self._config)
         except LockHeldError as error:
             self._log.failure(events.LOCK_HELD, error)
             return error.exit_code
@@ -303,7 +301,7 @@ class Daemon:
         before = self._locks.held()
         try:
             config = self._load()
-            self._take_locks(config)
+            self._locks.ensure_all(config)
         except (ConfigError, LockHeldError) as error:
             self._locks.release(keeping=before)
             self._log.failure(events.DAEMON_RELOAD_FAILED, error)
@@ -311,7 +309,7 @@ class Daemon:
         else:
             self._config = config
             self._metrics.path = config.metrics_file
-            self._locks.release(keeping=self._lock_paths(config))
+            self._locks.release_others(config)
             self._settle = Settle(config.settle, config.settle_max)
             self._resync_at = time.monotonic()
             self._schemas = SchemaFiles()
@@ -322,19 +320,6 @@ class Daemon:
             self._open_control()
             self._desk.reloaded(None)
         self._status.send("READY=1")
-
-    def _take_locks(self, config: Config) -> None:
-        for _, databases in assign(config.targets):
-            for database in databases:
-                try:
-                    self._locks.ensure(database.path)
-                except DatabaseError:
-                    # Its directory is not there; the pass will say so, and try again.
-                    continue
-
-    def _lock_paths(self, config: Config) -> set[str]:
-        assigned = assign(config.targets)
-        return {str(lock_path(database.path, DAEMON)) for _, databases in assigned for database in databases}
 
     def _summary(self) -> str:
         parts = [self._tracker.summary(), self._directories.summary()]

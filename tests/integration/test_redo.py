@@ -192,6 +192,18 @@ class TestEdited:
 
         assert applied_versions(home) == [1, 2, 3, 4]
 
+    def test_late_one_comes_on_top_until_a_redo_puts_it_into_its_place(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        late = Migration(2, "age", "ALTER TABLE users ADD COLUMN age", "ALTER TABLE users DROP COLUMN age")
+        run(database, USERS, NICK)
+        execute(database, "INSERT INTO users (name, nick) VALUES ('Ann', 'a')")
+        run(database, USERS, late, NICK)
+        assert [row[1] for row in query(database, "PRAGMA table_info(users)")] == ["id", "name", "nick", "age"]
+
+        runner_of(database, USERS, late, NICK).redo_above(1)
+        assert as_fresh(database, USERS, late, NICK)
+        assert query(database, "SELECT name, age, nick FROM users") == [("Ann", None, "a")]
+
     def test_foreign_keys_are_off_meanwhile(self, home: Path) -> None:
         run(home, edited(USERS, f"{USERS.up_sql} STRICT"), POSTS, edited(NICK, f"{NICK.up_sql} TEXT"))
 
