@@ -7,7 +7,9 @@ exactly those that the snapshot has, since the migrations that stayed the same h
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 from urllib.parse import quote
 
 import apsw
@@ -25,6 +27,8 @@ ORDER BY type, name
 """
 _COLUMNS = "SELECT name FROM pragma_table_xinfo(?, ?) WHERE hidden = 0 ORDER BY cid"
 _NO_ROWS = {"ALTER", "ANALYZE", "CREATE", "DROP", "PRAGMA", "REINDEX", "VACUUM"}
+# All else speaks of the disk, and has ended the transaction perhaps.
+_OF_THE_TABLE = (apsw.SQLError, apsw.ConstraintError, apsw.MismatchError)
 _ROW_NUMBERS = {"rowid", "_rowid_", "oid"}
 
 
@@ -34,24 +38,38 @@ def detach(connection: apsw.Connection) -> None:
         connection.execute(f"DETACH {_SCHEMA}").fetchall()
 
 
-class PuttingBack:
-    """From `snapshot`, taken before migrations that were as in `before` were made what they are in `after`.
+class Changes(NamedTuple):
+    """Migrations that were as in `before` were made what they are in `after`.
 
-    Only the tables in `touched` are concerned; all, where it is None.
+    Only the tables in `touched` are concerned; all, where it is None. Those in `dropped` had lost their rows.
     """
+
+    before: Sequence[Migration]
+    after: Sequence[Migration]
+    touched: AbstractSet[str] | None
+    dropped: AbstractSet[str]
+
+
+def tables(connection: apsw.Connection, schema: str = "main") -> dict[str, tuple[str, str, bool]]:
+    """The tables of people's, by folded name: name, kind, and whether they are without row numbers."""
+    rows = connection.execute(_TABLES, (schema,))
+    return {folded(str(name)): (str(name), str(kind), bool(wr)) for name, kind, wr in rows}
+
+
+class PuttingBack:
+    """From `snapshot`, which was taken before the changes."""
 
     def __init__(
         self,
         connection: apsw.Connection,
         snapshot: Snapshot,
-        before: Iterable[Migration],
-        after: Iterable[Migration],
-        touched: Iterable[str] | None,
+        changes: Changes,
     ) -> None:
         self._connection = connection
         self._snapshot = snapshot
-        self._concerned = None if touched is None else {folded(name) for name in touched}
-        self._meant = {name for text in _changed_texts([*before], [*after]) for name in _written(text)}
+        self._concerned = None if changes.touched is None else {folded(name) for name in changes.touched}
+        self._dropped = {folded(name) for name in changes.dropped}
+        self._meant = {name for text in _changed_texts(changes.before, changes.after) for name in _written(text)}
         self._put_back: dict[str, int] = {}
         self._left_out: dict[str, str] = {}
 
@@ -60,7 +78,7 @@ class PuttingBack:
         path = quote(self._snapshot.path)
         self._connection.execute(f"ATTACH ? AS {_SCHEMA}", (f"file:{path}?immutable=1",)).fetchall()
         with self._without_triggers():
-            then, now = self._tables(_SCHEMA), self._tables("main")
+            then, now = tables(self._connection, _SCHEMA), tables(self._connection)
             for name, table in then.items():
                 if self._concerned is None or name in self._concerned:
                     self._look_at(name, table, now)
@@ -79,10 +97,6 @@ class PuttingBack:
         finally:
             self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, before)
 
-    def _tables(self, schema: str) -> dict[str, tuple[str, str, bool]]:
-        rows = self._connection.execute(_TABLES, (schema,))
-        return {folded(str(name)): (str(name), str(kind), bool(wr)) for name, kind, wr in rows}
-
     def _look_at(self, name: str, table: tuple[str, str, bool], now: dict[str, tuple[str, str, bool]]) -> None:
         shown, kind, _ = table
         try:
@@ -94,38 +108,50 @@ class PuttingBack:
                     self._left_out[shown] = f"{_rows(rows)}, {there} now; a migration that changed writes to it"
             elif rows and kind == now[name][1]:
                 self._replace(shown, rows, table, is_virtual=kind == "virtual")
-        except apsw.Error as error:
-            self._left_out[shown] = str(error)
+        except _OF_THE_TABLE as error:
+            self._left_out[shown] = f"it cannot be read or written: {error}"
 
     def _replace(self, table: str, rows: int, about: tuple[str, str, bool], *, is_virtual: bool) -> None:
-        columns = self._common_columns(table)
-        if not columns or (is_virtual and self._count("main", table)):
-            self._left_out[table] = f"{_rows(rows)}; the table is another one now"
+        then, now = (self._columns(table, schema) for schema in (_SCHEMA, "main"))
+        common = [then[name] for name in now if name in then]
+        gone = [then[name] for name in then if name not in now]
+        # Where the rows were never away, what a column had may be in another one now, which has its name.
+        may_be_renamed = folded(table) not in self._dropped and gone and now.keys() - then.keys()
+        if not common or may_be_renamed or (is_virtual and self._count("main", table)):
+            self._leave(table, rows, gone)
             return
-        if not about[2] and not any(folded(column) in _ROW_NUMBERS for column in columns):
-            columns.insert(0, "rowid")
-        listed = ", ".join(column if column == "rowid" else quoted(column) for column in columns)
-        source = f"{_SCHEMA}.{quoted(table)}"
-        self._connection.execute("SAVEPOINT one")
-        try:
-            if not is_virtual:
-                self._connection.execute(f"DELETE FROM main.{quoted(table)}").fetchall()
-            self._connection.execute(
-                f"INSERT OR IGNORE INTO main.{quoted(table)} ({listed}) SELECT {listed} FROM {source}"
-            ).fetchall()
-        except apsw.Error:
-            self._connection.execute("ROLLBACK TO one; RELEASE one").fetchall()
-            raise
-        self._connection.execute("RELEASE one").fetchall()
+        if not about[2] and not any(folded(column) in _ROW_NUMBERS for column in common):
+            common.insert(0, "rowid")
+        self._copy(table, common, empty_first=not is_virtual)
         self._put_sequence_back(table)
         there = self._count("main", table)
         self._put_back[table] = there
         if there < rows:
             self._left_out[table] = f"{rows - there} of {_rows(rows)}; they do not fit the table any more"
+        elif gone:
+            self._left_out[table] = f"{_rows(rows)}; without the columns they had: {', '.join(gone)}"
 
-    def _common_columns(self, table: str) -> list[str]:
-        then, now = (self._columns(table, schema) for schema in (_SCHEMA, "main"))
-        return [then[name] for name in now if name in then]
+    def _leave(self, table: str, rows: int, gone: Sequence[str]) -> None:
+        there = self._count("main", table)
+        if there < rows:
+            self._left_out[table] = f"{_rows(rows)}, {there} now; the table is another one now"
+        elif gone:
+            self._left_out[table] = f"{_rows(rows)}; without the columns they had: {', '.join(gone)}"
+
+    def _copy(self, table: str, columns: Sequence[str], *, empty_first: bool) -> None:
+        listed = ", ".join(column if column == "rowid" else quoted(column) for column in columns)
+        source, target = (f"{schema}.{quoted(table)}" for schema in (_SCHEMA, "main"))
+        self._connection.execute("SAVEPOINT one")
+        try:
+            if empty_first:
+                self._connection.execute(f"DELETE FROM {target}").fetchall()
+            self._connection.execute(
+                f"INSERT OR IGNORE INTO {target} ({listed}) SELECT {listed} FROM {source}"
+            ).fetchall()
+        except _OF_THE_TABLE:
+            self._connection.execute("ROLLBACK TO one; RELEASE one").fetchall()
+            raise
+        self._connection.execute("RELEASE one").fetchall()
 
     def _columns(self, table: str, schema: str) -> dict[str, str]:
         return {folded(str(name)): str(name) for (name,) in self._connection.execute(_COLUMNS, (table, schema))}

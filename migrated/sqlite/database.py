@@ -155,7 +155,7 @@ class SqliteDatabase:
                 shared=True,
             )
             work(session)
-            return Taken(session.taken, session.touched)
+            return Taken(session.taken, session.touched, session.dropped)
 
         def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
             versions = [entry.version for entry in self.look().applied]

@@ -94,7 +94,7 @@ class Guard:
     `leaves_traces` tells that the connection should not be used for another migration: temporary objects were
     made, or a pragma was set. `is_alone` is set for a statement outside of any transaction, `is_vacuuming` for
     a VACUUM there, `is_resting` while our own statements run. `made` are views and triggers that were made,
-    `touched` the tables that were written, dropped or altered.
+    `touched` the tables that were written, dropped or altered, `dropped` those that were dropped.
     """
 
     def __init__(self) -> None:
@@ -107,6 +107,7 @@ class Guard:
         self.is_alone = False
         self.made: set[tuple[str, str]] = set()
         self.touched: set[str] = set()
+        self.dropped: set[str] = set()
         self._touch = Touch()
 
     def take_touch(self) -> Touch:
@@ -114,6 +115,7 @@ class Guard:
         touch, self._touch = self._touch, Touch()
         # The loss of an index makes no other rows, though it may break a foreign key.
         self.touched |= touch.written - touch.unindexed | touch.dropped | touch.altered
+        self.dropped |= touch.dropped
         return touch
 
     def __call__(

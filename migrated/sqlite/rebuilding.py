@@ -12,7 +12,7 @@ import apsw
 from migrated.backend import FormerState, KeptRows, LedgerMovedError
 from migrated.model import AppliedMigration, Migration, Snapshot, Step
 from migrated.sqlite import history, ledger
-from migrated.sqlite.carrying import PuttingBack, detach
+from migrated.sqlite.carrying import Changes, PuttingBack, detach, tables
 from migrated.sqlite.connection import Patience, environment_errors, open_for_migrating, open_for_reading, protect
 from migrated.sqlite.copying import copy_to, copying_errors, file_errors, open_immutable
 from migrated.sqlite.restoring import out_of_wal, private_copy, put_back
@@ -24,10 +24,11 @@ _ALIKE = ("page_size", "auto_vacuum", "encoding")
 
 
 class Taken(NamedTuple):
-    """The steps that were done, and the tables that they wrote, dropped or altered."""
+    """The steps that were done, the tables that they wrote, dropped or altered, and those that they dropped."""
 
     steps: Sequence[Step]
     touched: AbstractSet[str]
+    dropped: AbstractSet[str]
 
 
 class Rebuilding:
@@ -101,13 +102,14 @@ class Rebuilding:
         copy.pragma("synchronous", "off")
         with contextlib.closing(open_immutable(kept.path)) as present:
             undone = self._go_on_from(copy, former, present) if former else []
+            away = tables(present).keys() - tables(copy).keys()
         taken = work(copy)
         steps = [step for step in taken.steps if not step.migration.is_repeatable]
         back = [step.migration for step in steps if step.direction.value == "down"]
         forth = [step.migration for step in steps if step.direction.value == "up"]
-        putting = PuttingBack(copy, kept, undone + back, forth, None if former else taken.touched)
+        touched = None if former else taken.touched
         with copy:
-            rows = putting.run()
+            rows = PuttingBack(copy, kept, Changes(undone + back, forth, touched, taken.dropped | away)).run()
         detach(copy)
         return rows
 

@@ -21,7 +21,7 @@ from migrated.model import (
     Unfinished,
 )
 from migrated.sqlite import history, ledger, repeatables
-from migrated.sqlite.carrying import PuttingBack, detach
+from migrated.sqlite.carrying import Changes, PuttingBack, detach
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
 from migrated.sqlite.guard import Guard
@@ -68,6 +68,7 @@ class SqliteSession:
         self.oversight = Oversight(patience.supervision, statement_timeout, observer.progress)
         self.taken: list[Step] = []
         self.touched: set[str] = set()
+        self.dropped: set[str] = set()
         self._patience = patience
         self._connect = connect
         self._preparation = preparation
@@ -187,7 +188,7 @@ class SqliteSession:
     def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> KeptRows:
         steps = [step for step in self.taken if not step.migration.is_repeatable]
         down, up = ([step.migration for step in steps if step.direction is way] for way in _WAYS)
-        return PuttingBack(connection, snapshot, down, up, self.touched).run()
+        return PuttingBack(connection, snapshot, Changes(down, up, self.touched, self.dropped)).run()
 
     def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
         """Drop what they made, and forget them. Raises `LedgerMovedError`."""
@@ -294,6 +295,7 @@ class SqliteSession:
     def _remember(self, done: Done, step: Step, guard: Guard) -> None:
         self.taken.append(step)
         self.touched |= guard.touched
+        self.dropped |= guard.dropped
         if step.migration.is_repeatable:
             self._repeatables = repeatables.read(self._connection(), self.name)
             return

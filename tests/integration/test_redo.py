@@ -231,7 +231,10 @@ class TestTyped:
         (kept,) = run(home, USERS).kept
         (snapshot,) = [each for each in MigrationRunner(home).snapshots() if each.id == kept.snapshot]
 
-        assert kept.left_out == {"posts": "1 row; the table is not there any more"}
+        assert kept.left_out == {
+            "posts": "1 row; the table is not there any more",
+            "users": "2 rows; without the columns they had: nick",
+        }
         assert query(snapshot.path, "SELECT * FROM posts") == [(5, 7)]
         assert query(home, "SELECT * FROM users") == [(1, "Ann"), (7, "Bob")]
 
@@ -274,6 +277,50 @@ class TestTyped:
         (kept,) = run(home, *ALL, edited(indexed, "CREATE INDEX by_name ON users (name, id)")).kept
 
         assert (kept.put_back, kept.left_out) == ({}, {})
+
+    def test_values_of_a_column_are_there_again_beside_one_that_is_new(self, home: Path) -> None:
+        wider = edited(NICK, "ALTER TABLE users ADD COLUMN nick;\nALTER TABLE users ADD COLUMN age DEFAULT 0")
+        (kept,) = run(home, USERS, POSTS, wider).kept
+
+        assert query(home, "SELECT id, nick, age FROM users") == [(1, "a", 0), (7, "b", 0)]
+        assert (kept.put_back, kept.left_out) == ({"users": 2}, {})
+
+    def test_column_that_a_new_migration_renames_keeps_its_values(self, home: Path) -> None:
+        renamed = Migration(4, "renamed", "ALTER TABLE users RENAME COLUMN name TO full_name")
+        (kept,) = run(home, USERS, POSTS, renamed).kept
+
+        assert query(home, "SELECT id, full_name FROM users") == [(1, "Ann"), (7, "Bob")]
+        assert kept.left_out == {"users": "2 rows; without the columns they had: name, nick"}
+
+    def test_column_that_an_edited_migration_renames_is_told(self, home: Path) -> None:
+        new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, full_name TEXT)")
+        (kept,) = run(home, new, POSTS, NICK).kept
+
+        assert query(home, "SELECT id, full_name, nick FROM users") == [(1, None, "a"), (7, None, "b")]
+        assert kept.put_back == {"posts": 1, "users": 2}
+        assert kept.left_out == {"users": "2 rows; without the columns they had: name"}
+
+    def test_rows_come_along_to_an_older_content_that_has_fewer_columns(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS)
+        run(database, USERS, without_down(NICK))
+        execute(database, "INSERT INTO users VALUES (1, 'Ann', 'a')")
+        (kept,) = run(database, USERS).kept
+
+        assert query(database, "SELECT * FROM users") == [(1, "Ann")]
+        assert kept.left_out == {"users": "1 row; without the columns they had: nick"}
+
+    def test_rows_of_an_older_content_stay_where_a_column_was_renamed(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, USERS)
+        execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+        run(database, USERS, Migration(2, "r", "ALTER TABLE users RENAME COLUMN name TO full_name"))
+        execute(database, "INSERT INTO users VALUES (2, 'Bob')")
+        new = Migration(2, "r", "ALTER TABLE users RENAME COLUMN name TO whole_name")
+        (kept,) = run(database, USERS, new).kept
+
+        assert query(database, "SELECT * FROM users") == [(1, "Ann")]
+        assert kept.left_out == {"users": "2 rows, 1 now; the table is another one now"}
 
     def test_changed_conversion_counts_and_not_the_old_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -405,6 +452,16 @@ class TestWithoutDownText:
         assert as_fresh(database, new, POSTS)
         assert query(database, "SELECT * FROM users") == [(1, "Ann", None)]
         assert query(database, "SELECT * FROM posts") == [(5, 1)]
+
+    def test_rows_come_along_to_nothing_as_far_as_their_table_has_room(self, tmp_path: Path) -> None:
+        database = tmp_path / "app.db"
+        run(database, without_down(USERS))
+        execute(database, "INSERT INTO users VALUES (1, 'Ann')")
+        new = Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY, full_name TEXT)")
+        (kept,) = run(database, new).kept
+
+        assert query(database, "SELECT * FROM users") == [(1, None)]
+        assert kept.left_out == {"users": "1 row; without the columns they had: name"}
 
     def test_failure_leaves_the_database_as_before(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
