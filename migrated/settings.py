@@ -145,9 +145,14 @@ def for_development(config: Config) -> Config:
     return replace(config, targets=tuple(_for_development(target) for target in config.targets))
 
 
+def following(policy: Policy) -> Policy:
+    """The same, so that a database follows its migrations."""
+    return replace(policy, on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
+
+
 def _for_development(target: Target) -> Target:
-    policy = replace(target.policy, on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
     is_default = target.snapshots == SnapshotPolicy()
+    policy = following(target.policy)
     return replace(target, policy=policy, snapshots=DEVELOPMENT_SNAPSHOTS if is_default else target.snapshots)
 
 

@@ -9,7 +9,7 @@ from migrated.agenda import Findings, find
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError
 from migrated.model import Migration, Unfinished
-from migrated.planning import State, Status
+from migrated.planning import Policy, State, Status
 from migrated.settings import Config, Target
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase
@@ -58,7 +58,16 @@ class View:
             return "unavailable"
         if self.refusal:
             return "blocked"
-        return "pending" if self.pending else "current"
+        # One that was changed and is not refused waits to be redone.
+        return "pending" if self.pending or self.count(State.CHANGED) else "current"
+
+    def judge(self, policy: Policy) -> None:
+        """Find out what a run under this policy would refuse."""
+        self.refusal = None
+        try:
+            refusals.refuse_by_policy(self.statuses, policy)
+        except MigrationError as refusal:
+            self.refusal = refusal
 
 
 @dataclass(slots=True)
@@ -106,10 +115,7 @@ def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -
     except DatabaseError as error:
         view.error = error
         return view
-    try:
-        refusals.refuse_by_policy(view.statuses, target.policy)
-    except MigrationError as refusal:
-        view.refusal = refusal
+    view.judge(target.policy)
     return view
 
 

@@ -9,6 +9,7 @@ from migrated.cli.live import may_have_daemon, print_daemon, standing
 from migrated.cli.render import print_json, print_problem, print_table
 from migrated.errors import combined_exit_code
 from migrated.model import REPEATABLE
+from migrated.settings import following
 
 NAME = "status"
 SUMMARY = "show the state of every migration in every database"
@@ -33,6 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     views = list(reading.look(options.configuration(arguments)))
     live = _ask_daemons(view for target in views for view in target.databases)
+    _judge_as_they_do(views, live)
     if arguments.json:
         print_json(_document(views, live))
     else:
@@ -59,6 +61,20 @@ def _ask_daemons(databases: Iterable[Any]) -> list[Any]:
     from migrated.cli import daemons
 
     return daemons.statuses(paths)
+
+
+def _judge_as_they_do(views: list[Any], live: list[Any]) -> None:
+    """A daemon for development refuses less than the configuration says."""
+    theirs = {
+        database["path"]
+        for answer in live
+        if answer["daemon"].get("is_for_development")
+        for database in answer["databases"]
+    }
+    for target in views:
+        for view in target.databases:
+            if view.database.path in theirs and not target.problems and not view.error:
+                view.judge(following(target.target.policy))
 
 
 def _by_path(live: list[Any]) -> dict[str, Any]:

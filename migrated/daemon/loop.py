@@ -40,7 +40,7 @@ from migrated.daemon.watcher import WatchdogComplaints
 from migrated.dumping import SchemaFiles
 from migrated.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.logs import Log, new_run_id
-from migrated.settings import Config
+from migrated.settings import Config, following
 from migrated.supervision import Supervision
 
 TICK_SECONDS = 1.0
@@ -341,6 +341,7 @@ class Daemon:
             is_paused=self._desk.is_paused,
             is_stopping=self._supervision.is_stopping(),
             summary=self._summary(),
+            is_for_development=all(each.policy == following(each.policy) for each in self._config.targets),
             waiting={**self._desk.waiting(), "hooks": self._hooks.waiting()},
             is_hook_running=self._hooks.is_busy,
             directories=self._directories.views(now),

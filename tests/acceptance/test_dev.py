@@ -245,3 +245,19 @@ def test_redo_beside_the_daemon_waits_for_its_lock_and_is_done(tmp_path: Path) -
     events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert "rows.put_back" in events
     assert query(tmp_path / "app.db", "SELECT * FROM users") == [(1, "Ann")]
+
+
+def test_status_judges_as_the_daemon_does(tmp_path: Path) -> None:
+    (tmp_path / "migrations").mkdir()
+    with DaemonProcess(tmp_path, command="dev") as daemon:
+        day = Day(tmp_path, daemon.wait_until_ready())
+        day.save(1, "users", USERS, "users")
+        daemon.wait_for("run.finished")
+        day.save(1, "users", USERS.replace("name", "name,,"), "users")
+        daemon.wait_for("database.blocked")
+        (shown,) = json.loads(migrated(tmp_path, "status", "--json").stdout)["databases"]
+        daemon.stop()
+    (alone,) = json.loads(migrated(tmp_path, "status", "--json").stdout)["databases"]
+
+    assert (shown["state"], shown["problem"], shown["daemon"]["state"]) == ("pending", None, "blocked")
+    assert (alone["state"], alone["problem"]["type"]) == ("blocked", "ChecksumMismatchError")
