@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import apsw
 
+from migrated.sqlite.content import schema_text
 from migrated.sqltext import folded, significant
 
 _OF_TABLE = """
@@ -62,7 +63,7 @@ class Belongings:
 
     def _of(self, table: str) -> list[_Thing]:
         return [
-            _Thing(str(kind), str(name), _definition(str(kind), bytes(sql).decode(errors="replace")))
+            _Thing(str(kind), str(name), _definition(str(kind), schema_text(self._connection, bytes(sql))))
             for kind, name, sql in self._connection.execute(_OF_TABLE, (table,))
         ]
 

@@ -8,6 +8,7 @@ import apsw
 
 from migrated.errors import DatabaseError
 from migrated.model import AppliedMigration, Migration
+from migrated.sqlite.content import schema_text
 from migrated.sqlite.guard import LEDGER_PREFIX
 
 _CREATE = """
@@ -83,8 +84,9 @@ def names_taken(connection: apsw.Connection) -> set[str]:
 
 def meddlers(connection: apsw.Connection) -> set[str]:
     """The triggers that speak of our tables: the authorizer sees what they do only once they fire."""
-    rows = connection.execute("SELECT name, CAST(sql AS BLOB) FROM main.sqlite_schema WHERE type = 'trigger'")
-    return {str(name) for name, sql in rows if _OUR_NAME.search(bytes(sql or b"").decode(errors="replace"))}
+    query = "SELECT name, CAST(sql AS BLOB) FROM main.sqlite_schema WHERE type = 'trigger'"
+    rows: list[Any] = connection.execute(query).fetchall()
+    return {name for name, sql in rows if _OUR_NAME.search(schema_text(connection, sql))}
 
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:

@@ -341,6 +341,21 @@ def test_table_may_not_be_renamed_to_a_name_of_ours(database: Path) -> None:
     assert everything(database) == before
 
 
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
+def test_trigger_that_lies_in_wait_for_the_ledger_is_refused_whatever_the_encoding(
+    database: Path, encoding: str
+) -> None:
+    execute(database, f"PRAGMA encoding = '{encoding}'; {GROUND}")
+    before = everything(database)
+
+    failure = failure_of(
+        runner_for(database, "CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM _migrations; END")
+    )
+
+    assert failure.message == "the trigger g would write to migrated's own record, which is not allowed"
+    assert everything(database) == before
+
+
 @pytest.mark.parametrize("kind", ["", "TEMP "])
 def test_ledger_is_guarded_against_triggers_that_write_to_it(database: Path, kind: str) -> None:
     runner_for(database, GROUND).run()
