@@ -21,6 +21,12 @@ class Findings(NamedTuple):
     statuses: Sequence[Status]
     repeatables: Sequence[RepeatableStatus] = ()
 
+    @property
+    def pending(self) -> int:
+        """How many could be applied, repeatable ones included."""
+        repeatables = sum(each.state is State.PENDING for each in self.repeatables)
+        return len(planning.pending(self.statuses)) + repeatables
+
 
 def find(available: Iterable[Migration], record: Record) -> Findings:
     """Compare what there is with what the database says."""
@@ -101,9 +107,9 @@ def plan_run(
     updates = _updates(statuses, recorded, back) if redoes else ()
     repeat, undo = ([], []) if target is not None else _repetitions(repeatables, policy)
     if not back:
-        return Agenda(up=_way_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
+        return Agenda(up=planning.plan_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
     down = planning.plan_down(statuses, recorded(back), back)
-    up = _way_up(_without(statuses, back), target, {*back, *again})
+    up = planning.plan_up(_without(statuses, back), target, {*back, *again})
     if redoes:
         repeat, undo = _all_again(repeatables, [each.migration for each in repeatables])
     return Agenda(down, up, repeat, undo, updates, is_redo=redoes)
@@ -151,15 +157,6 @@ def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[in
     missing = set(planning.missing_versions(statuses))
     above = {s.version for s in statuses if s.applied and redone_from is not None and s.version >= redone_from}
     return sorted(above - missing | (missing if policy.on_missing is OnMissing.ROLLBACK else set()))
-
-
-def _way_up(statuses: Sequence[Status], target: int | None, again: Collection[int]) -> MigrationPlan:
-    wanted = [
-        migration
-        for migration in planning.pending(statuses)
-        if target is None or migration.version <= target or migration.version in again
-    ]
-    return MigrationPlan(MigrationDirection.UP, wanted)
 
 
 def _without(statuses: Sequence[Status], versions: Collection[int]) -> list[Status]:

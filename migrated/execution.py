@@ -45,12 +45,8 @@ class Execution:
         """Whether there is anything to do, found without the lock. Raises the refusals."""
         findings = find(self._migrations, self._database.look())
         refusals.refuse_unfinished(findings.statuses)
-        try:
-            return bool(decide(findings, self._database.recorded))
-        except RollbackFailedError:
-            if not self._may_go_back:
-                raise
-            return True
+        agenda = self._decided(decide, findings, self._database.recorded)
+        return agenda is None or bool(agenda)
 
     def carry_out(self, decide: Decision) -> list[AppliedMigration]:
         """Do it; the caller holds the lock. Returns what was completed of the way that was asked for."""
@@ -68,19 +64,23 @@ class Execution:
         """Return whether it was done: not where it has to be done on a copy."""
         while True:
             findings = self._find(session)
-            try:
-                agenda = decide(findings, session.recorded)
-            except RollbackFailedError:
-                if not self._may_go_back:
-                    raise
-                return False
-            if agenda.needs_copy:
+            agenda = self._decided(decide, findings, session.recorded)
+            if agenda is None or agenda.needs_copy:
                 return False
             try:
                 self._take(work, agenda, findings)
             except LedgerMovedError:
                 continue
             return True
+
+    def _decided(self, decide: Decision, findings: Findings, recorded: Recorded) -> Agenda | None:
+        """None where the way leads over an older content."""
+        try:
+            return decide(findings, recorded)
+        except RollbackFailedError:
+            if not self._may_go_back:
+                raise
+            return None
 
     def _find(self, session: Session) -> Findings:
         findings = find(self._migrations, session.look())

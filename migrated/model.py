@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
@@ -161,6 +161,11 @@ class AppliedMigration:
     def label(self) -> str:
         """`<version>_<name>`, as people name it."""
         return label_of(self.version, self.name)
+
+
+def highest_version(applied: Iterable[AppliedMigration]) -> int | None:
+    """That of the newest; None where nothing is applied."""
+    return max((entry.version for entry in applied), default=None)
 
 
 @dataclass(frozen=True, slots=True)

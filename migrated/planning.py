@@ -5,7 +5,7 @@ difference, never a high-water mark; only what the ledger has can be rolled back
 offender and comes before the first step.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -161,9 +161,11 @@ def pending(statuses: Iterable[Status]) -> list[Migration]:
     ]
 
 
-def plan_up(statuses: Sequence[Status], target: int | None = None) -> MigrationPlan:
-    """Everything pending, at or below `target` where one is given."""
-    steps = [step for step in pending(statuses) if target is None or step.version <= target]
+def plan_up(statuses: Sequence[Status], target: int | None = None, again: Collection[int] = ()) -> MigrationPlan:
+    """Everything pending, at or below `target` where one is given; those in `again` whatever the target."""
+    steps = [
+        step for step in pending(statuses) if target is None or step.version <= target or step.version in again
+    ]
     return MigrationPlan(MigrationDirection.UP, tuple(steps))
 
 

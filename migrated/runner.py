@@ -23,6 +23,7 @@ from migrated.model import (
     Repair,
     Snapshot,
     Unfinished,
+    highest_version,
 )
 from migrated.planning import OnChanged, Policy, RepeatableStatus, State, Status
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
@@ -125,7 +126,7 @@ class MigrationRunner:
 
     def current_version(self) -> int | None:
         """The highest applied version, None when nothing is applied. Changes nothing."""
-        return max((entry.version for entry in self.get_applied()), default=None)
+        return highest_version(self.get_applied())
 
     def statuses(self) -> list[Status]:
         """The state of every version that the migrations or the ledger have. Changes nothing."""
@@ -141,9 +142,7 @@ class MigrationRunner:
 
     def count_pending(self) -> int:
         """How many migrations `run` would apply, repeatable ones included. Changes nothing."""
-        findings = find(self._available, self._database.look())
-        repeatables = sum(each.state is State.PENDING for each in findings.repeatables)
-        return len(planning.pending(findings.statuses)) + repeatables
+        return find(self._available, self._database.look()).pending
 
     def plan(self, target: int | None = None) -> MigrationPlan:
         """Say what `run_to(target)`, or `run()` without a target, would do. Changes nothing.
@@ -192,11 +191,11 @@ class MigrationRunner:
 
         Verifies checksums first. Raises as `run` and `plan`, and `RollbackFailedError` when a rollback failed.
         """
+        statuses = self.statuses()
         with self._remembering():
-            statuses = self.statuses()
             refusals.refuse_unfinished(statuses)
             refusals.refuse_changed(statuses)
-        plan = self.plan(version)
+        plan = planning.plan_to(statuses, version, self._database.recorded)
         if not plan:
             return []
         # Another runner may finish our way meanwhile: the other way was never asked for.

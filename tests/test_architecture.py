@@ -72,6 +72,7 @@ INNER_FLOORS = {
         ["failures", "checks", "snapshots", "rewriting"],
         ["shelf", "condition"],
         ["copying"],
+        ["record"],
         ["script", "history", "repeatables", "oversight"],
         ["ledger"],
         ["carrying"],

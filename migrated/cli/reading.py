@@ -38,8 +38,7 @@ class View:
     @property
     def pending(self) -> int:
         """How many could be applied, repeatable ones included."""
-        repeatables = sum(each.state is State.PENDING for each in self.findings.repeatables)
-        return self.count(State.PENDING, State.LATE) + repeatables
+        return self.findings.pending
 
     @property
     def applied(self) -> int:

@@ -10,7 +10,6 @@ from migrated.discovery import DatabasePath
 from migrated.doctor.findings import Finding, of_error, ok, problem, warning
 from migrated.errors import DatabaseError, RefusedError
 from migrated.model import Migration
-from migrated.planning import State
 from migrated.settings import SnapshotPolicy, SnapshotWhen, Target
 from migrated.sources.mounts import file_system, is_shared
 from migrated.sqlite import preflight, shelf
@@ -70,15 +69,13 @@ def check_content(
     if migrations is None:
         yield ok("database.content", database.name, f"{counts}, journal mode {mode}")
         return
-    statuses, repeatables = find(migrations, record)
+    findings = find(migrations, record)
     try:
-        refusals.refuse_by_policy(statuses, target.policy)
+        refusals.refuse_by_policy(findings.statuses, target.policy)
     except RefusedError as refusal:
         yield of_error("database.content", database.name, refusal)
         return
-    states = [*(each.state for each in statuses), *(each.state for each in repeatables)]
-    pending = states.count(State.PENDING) + states.count(State.LATE)
-    yield ok("database.content", database.name, f"{counts}, {pending} pending, journal mode {mode}")
+    yield ok("database.content", database.name, f"{counts}, {findings.pending} pending, journal mode {mode}")
 
 
 def check_file_system(database: DatabasePath) -> Iterator[Finding]:

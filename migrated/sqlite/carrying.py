@@ -7,7 +7,7 @@ exactly those that the snapshot has, since the migrations that stayed the same h
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 from urllib.parse import quote
@@ -15,7 +15,7 @@ from urllib.parse import quote
 import apsw
 
 from migrated.backend import KeptRows
-from migrated.model import Migration, Snapshot
+from migrated.model import Migration, MigrationDirection, Snapshot, Step
 from migrated.sqlite.guard import LEDGER_PREFIX
 from migrated.sqltext import folded, quoted, statements, words
 
@@ -48,6 +48,19 @@ class Changes(NamedTuple):
     after: Sequence[Migration]
     touched: AbstractSet[str] | None
     dropped: AbstractSet[str]
+
+
+def changes_by(
+    steps: Iterable[Step],
+    touched: AbstractSet[str] | None,
+    dropped: AbstractSet[str],
+    undone: Sequence[Migration] = (),
+) -> Changes:
+    """What steps came to, after the `undone` had been made what they were before they were applied."""
+    versioned = [step for step in steps if not step.migration.is_repeatable]
+    before = [step.migration for step in versioned if step.direction is MigrationDirection.DOWN]
+    after = [step.migration for step in versioned if step.direction is MigrationDirection.UP]
+    return Changes([*undone, *before], after, touched, dropped)
 
 
 def tables(connection: apsw.Connection, schema: str = "main") -> dict[str, tuple[str, str, bool]]:

@@ -9,9 +9,9 @@ import apsw
 
 from migrated.backend import FormerState, Observer, Session
 from migrated.errors import DatabaseError
-from migrated.model import Migration, Record, Snapshot
+from migrated.model import Migration, Record, Snapshot, highest_version
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
-from migrated.sqlite import history, ledger, preflight, repeatables, snapshots
+from migrated.sqlite import history, ledger, preflight, snapshots
 from migrated.sqlite.connection import (
     Patience,
     borrowed,
@@ -21,6 +21,7 @@ from migrated.sqlite.connection import (
     open_for_reading,
 )
 from migrated.sqlite.preparing import BEFORE_RESTORE, Keeper, Preparation
+from migrated.sqlite.record import read_record
 from migrated.sqlite.session import SqliteSession
 from migrated.supervision import Supervision
 
@@ -86,11 +87,7 @@ class SqliteDatabase:
         with self._reading() as connection:
             if connection is None:
                 return Record([])
-            return Record(
-                ledger.read(connection, self.name),
-                history.unfinished(connection, self.name),
-                repeatables.read(connection, self.name),
-            )
+            return read_record(connection, self.name)
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when they were last applied, as far as the history has them."""
@@ -158,8 +155,7 @@ class SqliteDatabase:
             return Taken(session.taken, session.touched, session.dropped)
 
         def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
-            versions = [entry.version for entry in self.look().applied]
-            return keeper.redoing(max(versions, default=None), spare)
+            return keeper.redoing(highest_version(self.look().applied), spare)
 
         kept = Rebuilding(self.name, self._patience, keeper.go_on).run(former, keep, change)
         if former is not None:
@@ -167,8 +163,7 @@ class SqliteDatabase:
         observer.rows_kept(kept)
 
     def _keep_before_restore(self, keeper: Keeper, snapshot: Snapshot) -> None:
-        versions = [entry.version for entry in self.look().applied]
-        keeper.keep(BEFORE_RESTORE, version=max(versions, default=None), spare=[snapshot.id])
+        keeper.keep(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
 
     def _keeper(self, observer: Observer) -> Keeper:
         return Keeper(self.name, self._snapshots, observer, self._patience.supervision)

@@ -8,7 +8,7 @@ import apsw
 
 from migrated.backend import Observer
 from migrated.errors import INTERRUPTED, DatabaseError
-from migrated.model import Snapshot, Step
+from migrated.model import Snapshot, Step, highest_version
 from migrated.settings import SnapshotPolicy, SnapshotWhen
 from migrated.sqlite import ledger, snapshots
 from migrated.sqlite.content import content_size, has_objects
@@ -42,8 +42,7 @@ class Keeper:
             limit = readable_size(self._policy.max_size)
             self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
             return
-        versions = [entry.version for entry in ledger.read(connection, self._database)]
-        self.keep(when.value, version=max(versions, default=None))
+        self.keep(when.value, version=highest_version(ledger.read(connection, self._database)))
 
     @contextlib.contextmanager
     def redoing(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
@@ -101,8 +100,7 @@ class Preparation:
         if not connection.filename or not has_objects(connection):
             yield None
             return
-        versions = [entry.version for entry in ledger.read(connection, self._database)]
-        with self._keeper.redoing(max(versions, default=None)) as snapshot:
+        with self._keeper.redoing(highest_version(ledger.read(connection, self._database))) as snapshot:
             yield snapshot
 
     def __call__(self, connection: apsw.Connection, step: Step, *, goes_on: bool, is_kept: bool = False) -> bool:

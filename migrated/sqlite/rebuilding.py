@@ -12,7 +12,7 @@ import apsw
 from migrated.backend import FormerState, KeptRows, LedgerMovedError
 from migrated.model import AppliedMigration, Migration, Snapshot, Step
 from migrated.sqlite import history, ledger
-from migrated.sqlite.carrying import Changes, PuttingBack, detach, tables
+from migrated.sqlite.carrying import PuttingBack, changes_by, detach, tables
 from migrated.sqlite.connection import Patience, environment_errors, open_for_migrating, open_for_reading, protect
 from migrated.sqlite.copying import copy_to, copying_errors, file_errors, open_immutable
 from migrated.sqlite.restoring import out_of_wal, private_copy, put_back
@@ -104,12 +104,10 @@ class Rebuilding:
             undone = self._go_on_from(copy, former, present) if former else []
             away = tables(present).keys() - tables(copy).keys()
         taken = work(copy)
-        steps = [step for step in taken.steps if not step.migration.is_repeatable]
-        back = [step.migration for step in steps if step.direction.value == "down"]
-        forth = [step.migration for step in steps if step.direction.value == "up"]
         touched = None if former else taken.touched
+        changes = changes_by(taken.steps, touched, taken.dropped | away, undone)
         with copy:
-            rows = PuttingBack(copy, kept, Changes(undone + back, forth, touched, taken.dropped | away)).run()
+            rows = PuttingBack(copy, kept, changes).run()
         detach(copy)
         return rows
 

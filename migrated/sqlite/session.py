@@ -21,7 +21,7 @@ from migrated.model import (
     Unfinished,
 )
 from migrated.sqlite import history, ledger, repeatables
-from migrated.sqlite.carrying import Changes, PuttingBack, detach
+from migrated.sqlite.carrying import PuttingBack, changes_by, detach
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
 from migrated.sqlite.guard import Guard
@@ -29,10 +29,9 @@ from migrated.sqlite.history import Course
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.piecewise import Piecewise
 from migrated.sqlite.preparing import Preparation
+from migrated.sqlite.record import read_record
 from migrated.sqlite.step import run_step
 from migrated.sqltext import has_statement
-
-_WAYS = (MigrationDirection.DOWN, MigrationDirection.UP)
 
 
 class Batch:
@@ -87,16 +86,9 @@ class SqliteSession:
         connection = self._connection()
         # First the counter, then the ledger: a change in between is then noticed, at the cost of one more look.
         self._data_version = connection.pragma("data_version")
-        record = self._read(connection)
+        record = read_record(connection, self.name)
         self._ledger, self._unfinished, self._repeatables = list(record.applied), *record[1:]
         return record
-
-    def _read(self, connection: apsw.Connection) -> Record:
-        return Record(
-            ledger.read(connection, self.name),
-            history.unfinished(connection, self.name),
-            repeatables.read(connection, self.name),
-        )
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """As `SqliteDatabase.recorded`."""
@@ -186,9 +178,7 @@ class SqliteSession:
                     afterwards.callback(self._forget_connection)
 
     def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> KeptRows:
-        steps = [step for step in self.taken if not step.migration.is_repeatable]
-        down, up = ([step.migration for step in steps if step.direction is way] for way in _WAYS)
-        return PuttingBack(connection, snapshot, Changes(down, up, self.touched, self.dropped)).run()
+        return PuttingBack(connection, snapshot, changes_by(self.taken, self.touched, self.dropped)).run()
 
     def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
         """Drop what they made, and forget them. Raises `LedgerMovedError`."""
@@ -246,7 +236,7 @@ class SqliteSession:
         data_version = connection.pragma("data_version")
         if data_version != self._data_version:
             self._has_ledger = False
-            if self._read(connection) != (self._ledger, self._unfinished, self._repeatables):
+            if read_record(connection, self.name) != (self._ledger, self._unfinished, self._repeatables):
                 raise LedgerMovedError
             self._data_version = data_version
 

@@ -2,13 +2,11 @@
 
 import os
 import pwd
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -498,15 +496,6 @@ def test_sibling_that_is_not_a_file_is_refused(ready: Path, make: Callable[[Path
 
 
 # Another user than the owner
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A directory that every user reaches, as pytest's own are not."""
-    directory = Path(tempfile.mkdtemp(prefix="migrated-"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
 
 
 def run_as(script: str, *arguments: object, uid: int, groups: str = "") -> subprocess.CompletedProcess[str]:

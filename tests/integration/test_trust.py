@@ -2,11 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +26,6 @@ from migrated.trust import Trust
 found = [Trust().of(path, os.stat(path)) for path in sys.argv[1:]]
 print(json.dumps([each and [each.reason, each.fix] for each in found]))
 """
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A directory that every user reaches, as pytest's own are not."""
-    directory = Path(tempfile.mkdtemp(prefix="migrated-"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
 
 
 def weakness(path: Path) -> Weakness | None:
