@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -117,10 +117,15 @@ def running(
             process.kill()
 
 
-@contextmanager
-def writer_holding(database: Path) -> Iterator[Callable[[], None]]:
+def writer_holding(database: Path) -> AbstractContextManager[Callable[[], None]]:
     """Another process with a write transaction open; the function given ends it."""
-    command = (sys.executable, "-c", _HOLD, database)
+    return holding(_HOLD, database)
+
+
+@contextmanager
+def holding(script: str, database: Path) -> Iterator[Callable[[], None]]:
+    """Another process that says "held" once it has what it holds on to; the function given ends it."""
+    command = (sys.executable, "-c", script, database)
     with running(*command, cwd=database.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import apsw
@@ -16,6 +16,7 @@ from daemon_process import (
     Line,
     bring_up,
     environment,
+    holding,
     is_caught,
     log_lines,
     migrated,
@@ -47,14 +48,9 @@ connection.execute("ROLLBACK")
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 
 
-@contextmanager
-def reader_holding(database: Path) -> Iterator[Callable[[], None]]:
+def reader_holding(database: Path) -> AbstractContextManager[Callable[[], None]]:
     """Another process that reads, which in DELETE mode holds up every COMMIT; the function given ends it."""
-    command = (sys.executable, "-c", _READ, database)
-    with running(*command, cwd=database.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield lambda: (process.communicate(timeout=DEADLINE), None)[1]
+    return holding(_READ, database)
 
 
 class Command:

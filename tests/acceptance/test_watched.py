@@ -1,13 +1,11 @@
 """What systemd is told while the daemon works: that it lives, what it is at, that it needs time."""
 
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from daemon_process import DEADLINE, DaemonProcess, poll, running, ticks, writer_holding
+from daemon_process import DaemonProcess, holding, poll, ticks, writer_holding
 from support import execute, put_file, write_migration
 
 # Nobody waits for its end: SQLite looks at the clock within it.
@@ -24,14 +22,9 @@ with locks.holding(sys.argv[1], locks.APPLYING, 0):
 """
 
 
-@contextmanager
-def holder_of_lock(database: Path) -> Iterator[Callable[[], None]]:
+def holder_of_lock(database: Path) -> AbstractContextManager[Callable[[], None]]:
     """Another runner; the function given ends it."""
-    command = (sys.executable, "-c", _HOLD_LOCK, database)
-    with running(*command, cwd=database.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield lambda: (process.communicate(timeout=DEADLINE), None)[1]
+    return holding(_HOLD_LOCK, database)
 
 
 def work_for(daemon: DaemonProcess, hundredths: int) -> None:
