@@ -80,6 +80,14 @@ class KeptRows:
     left_out: Mapping[str, str]
 
 
+class Template(Protocol):
+    """A new database with everything applied, from which others like it are copied."""
+
+    @property
+    def entries(self) -> Sequence[AppliedMigration]:
+        """What its ledger says."""
+
+
 class Observer:
     """Is told what happens during a run, in the thread that runs. This one does nothing with it."""
 
@@ -187,6 +195,12 @@ class Database(Protocol):
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied, changing nothing."""
+
+    def template(self, migrations: Sequence[Migration]) -> Template | None:
+        """Its content, which these migrations made, if a copy of it is as good as applying them."""
+
+    def fill(self, template: Template) -> bool:
+        """Make it a copy of `template`, which a database of its kind gave; not where there is anything in it."""
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots that there are, oldest first; none where such a database has none."""

@@ -29,6 +29,9 @@ from migrated.settings import (
     parse_size,
 )
 from migrated.trust import CODE, Trust
+from migrated.waves import Share, WavePolicy, parse_share
+
+MOST_WORKERS = 64
 
 
 class Duration(float):
@@ -37,6 +40,18 @@ class Duration(float):
 
 class Size(int):
     """Bytes, written as a text."""
+
+
+class Portions(tuple[Share, ...]):
+    """Numbers of databases, or percentages of all, written as a list."""
+
+    __slots__ = ()
+
+
+class Portion(Portions):
+    """One of these, written by itself."""
+
+    __slots__ = ()
 
 
 class Command(tuple[str, ...]):
@@ -65,6 +80,7 @@ TOP_KEYS: dict[str, Any] = {
     "hooks": Any,
     "allow_insecure_permissions": bool,
     "metrics_file": str,
+    "workers": Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)],
 }
 HOOK_KEYS: dict[str, Any] = {"after_apply": Command, "on_failure": Command, "timeout": Duration}
 TARGET_KEYS: dict[str, Any] = {
@@ -77,6 +93,8 @@ TARGET_KEYS: dict[str, Any] = {
     "snapshots": SnapshotTable,
     "application_id": Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**32)],
     "schema_file": str,
+    "waves": Portions,
+    "max_failures": Portion,
 }
 POLICY_KEYS: dict[str, Any] = {"on_changed": OnChanged, "on_missing": OnMissing, "on_late": OnLate}
 _NOT_NOUGHT = ("settle", "settle_max", "resync_interval")
@@ -190,6 +208,8 @@ def _target(entry: Mapping[str, Any], number: int, base: Path, faults: Faults) -
     schema_file = values.pop("schema_file", None)
     if schema_file is not None and faults.require_path(schema_file, f"{prefix}schema_file", table=number):
         values["schema_file"] = str(base / schema_file)
+    limit: Portions = values.pop("max_failures", Portion())
+    values["waves"] = WavePolicy(values.pop("waves", None), next(iter(limit), None))
     return Target(str(base), tuple(databases), str(base / migrations), policy=policy, **values)
 
 
@@ -210,9 +230,15 @@ def _converted(
     return values
 
 
-def _measure(kind: type[Any], value: object) -> Duration | Size | Command:
+def _measure(kind: type[Any], value: object) -> object:
     if kind is Command:
         return _command(value)
+    if kind is Portion:
+        return Portion([parse_share(value)])
+    if kind is Portions:
+        if isinstance(value, list):
+            return Portions(map(parse_share, value))
+        raise ValueError('expected a list of numbers and percentages, such as [1, 10, "10%"]')
     if kind is Size:
         if isinstance(value, str):
             return Size(parse_size(value))

@@ -99,6 +99,6 @@ def _sentence(line: Mapping[str, Any]) -> str:
 def _is_told_already(line: Mapping[str, Any]) -> bool:
     """Whether this only says that a database is blocked, and the lines before it have said by what."""
     error = line.get("error")
-    if line["event"] != "database.blocked" or not isinstance(error, Mapping):
+    if line["event"] != "database.blocked" or "databases" in line or not isinstance(error, Mapping):
         return False
     return error.get("type") in _TOLD_EACH or (error.get("type") in _TOLD_ONCE and not line.get("repeated"))

@@ -247,6 +247,24 @@ RUN_FINISHED = Event(
     "{database}: {outcome}, {applied} applied, {pending} pending",
     "one per database and pass that did or refused something",
 )
+FLEET_HALTED = Event(
+    "fleet.halted",
+    "error",
+    "not brought to more databases: {reason}; {blocked} of {databases} failed, {untouched} were not touched",
+    "a migration failed in too many of a fleet; `migrated resume`, or a changed file, goes on",
+)
+FLEET_RESUMED = Event(
+    "fleet.resumed",
+    "info",
+    "going on with the fleet: {reason}",
+    "after fleet.halted; it begins with one database again",
+)
+FLEET_FINISHED = Event(
+    "fleet.finished",
+    "info",
+    "{current} of {databases} databases current, {blocked} blocked, {unavailable} unavailable; {applied} applied",
+    "one per pass over several databases in which something was done or refused; `applied` counts migrations",
+)
 
 EVENTS = _every()
 """Every event by its name."""

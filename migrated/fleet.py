@@ -1,10 +1,10 @@
-"""One piece of work done on one database after another, with everything told to the log."""
+"""One piece of work, and what it comes to on each database of a fleet."""
 
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from migrated import differences, events
@@ -12,18 +12,14 @@ from migrated.backend import Observer
 from migrated.discovery import DatabasePath
 from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.logs import Log
-from migrated.model import AppliedMigration, Migration, MigrationDirection
-from migrated.planning import State, Status
+from migrated.model import AppliedMigration, Migration
+from migrated.planning import State
+from migrated.prototype import Prototype
 from migrated.reporter import Reporter
-from migrated.runner import MigrationRunner
+from migrated.runner import Hold, MigrationRunner
 from migrated.settings import Target
+from migrated.sqlite.connection import is_absent_or_empty
 from migrated.supervision import Supervision
-
-_STATE_EVENTS = {
-    State.CHANGED: events.CHECKSUM_MISMATCH,
-    State.MISSING: events.MIGRATION_MISSING,
-    State.LATE: events.MIGRATION_LATE,
-}
 
 Action = Callable[[MigrationRunner], list[AppliedMigration]]
 
@@ -57,67 +53,115 @@ class Outcome:
     versions: tuple[int, ...] = ()
 
     @property
+    def is_gone(self) -> bool:
+        """Whether it went away meanwhile: what a pattern matched and is there no more was removed on purpose."""
+        return (
+            self.database.matched and self.result is Result.UNAVAILABLE and not os.path.lexists(self.database.path)
+        )
+
+    @property
     def did_something(self) -> bool:
         """Whether there is anything to tell."""
         return self.result is not Result.CURRENT
 
 
-def work_on(
-    database: DatabasePath,
-    target: Target,
-    migrations: Iterable[Migration],
-    action: Action,
-    log: Log,
-    *,
-    lock_timeout: float,
-    supervision: Supervision | None = None,
-    also: Observer | None = None,
-) -> Outcome:
-    """Do `action` with a runner for the database. Never raises a `MigrationError`: it is in the outcome.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of work that can be done on any database of a target, on several at once.
 
-    Each step is logged as it happens, and told to `also`; the outcome itself is for `report`.
+    `lock_timeout` is in seconds; `hold` takes the lock of a database's directory, which the databases share. With
+    `is_everything` the action leaves nothing pending when it succeeds; then a new database may be copied from the
+    `prototype` as well.
     """
-    reporter = Reporter(log.bind(database=database.name), also)
-    started = time.monotonic()
-    runner = MigrationRunner(
-        database.path,
-        policy=target.policy,
-        create=database.may_be_made(target),
-        lock_timeout=lock_timeout,
-        busy_timeout=target.busy_timeout,
-        statement_timeout=target.statement_timeout,
-        transaction=target.transaction,
-        snapshots=target.snapshots,
-        application_id=target.application_id,
-        observer=reporter,
-        supervision=supervision,
-    )
-    was_there = os.path.exists(database.path)
-    error: MigrationError | None = None
-    try:
-        runner.add_migrations(migrations)
-        action(runner)
-    except MigrationError as failure:
-        error = failure
-    except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
-        error = DatabaseError(database=database.name, transient=True, **internal(surprise))
-    if not was_there and os.path.exists(database.path):
-        reporter.log(events.DATABASE_CREATED)
-    result = _result(error, reporter)
-    # Nothing is left where nothing had to be done; a database that is busy would be waited for once more.
-    is_whole = result is Result.CURRENT and not (supervision and supervision.stop_requested())
-    readable = not is_whole and not isinstance(error, DatabaseError)
-    return Outcome(
-        database,
-        result,
-        reporter.applied,
-        reporter.rolled_back,
-        _pending(runner) if readable else 0,
-        round((time.monotonic() - started) * 1000),
-        error,
-        _changes(error) if isinstance(error, RefusedError) else {},
-        tuple(reporter.versions),
-    )
+
+    target: Target
+    migrations: Sequence[Migration]
+    action: Action
+    log: Log
+    lock_timeout: float
+    supervision: Supervision | None = None
+    hold: Hold | None = None
+    is_everything: bool = False
+    prototype: Prototype | None = None
+
+    def do(
+        self,
+        database: DatabasePath,
+        also: Observer | None = None,
+        *,
+        busy_timeout: float | None = None,
+        in_full: bool = True,
+    ) -> Outcome:
+        """Do it on one. Never raises a `MigrationError`: it is in the outcome.
+
+        Each step is told to `also` and logged as it happens: unless `in_full`, only where it deserves attention.
+        The outcome itself is for `reports`. Another's lock is waited for as long as the target says, or for
+        `busy_timeout` seconds.
+        """
+        reporter = Reporter(self.log.bind(database=database.name), also, in_full=in_full)
+        started = time.monotonic()
+        runner = self._runner(database, reporter, busy_timeout)
+        was_there = os.path.exists(database.path)
+        error: MigrationError | None = None
+        try:
+            runner.add_migrations(self.migrations)
+            self._act(runner, database)
+        except MigrationError as failure:
+            error = failure
+        except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
+            error = DatabaseError(database=database.name, transient=True, **internal(surprise))
+        if not was_there and os.path.exists(database.path):
+            reporter.log(events.DATABASE_CREATED)
+        result = _result(error, reporter)
+        return Outcome(
+            database,
+            result,
+            reporter.applied,
+            reporter.rolled_back,
+            self._pending(runner, result, error),
+            round((time.monotonic() - started) * 1000),
+            error,
+            _changes(error) if isinstance(error, RefusedError) else {},
+            tuple(reporter.versions),
+        )
+
+    def _act(self, runner: MigrationRunner, database: DatabasePath) -> None:
+        is_new = self.prototype is not None and is_absent_or_empty(database.path)
+        template = self.prototype.template() if self.prototype is not None and is_new else None
+        if template is not None:
+            runner.run_from(template)
+        else:
+            self.action(runner)
+
+    def _runner(self, database: DatabasePath, observer: Observer, busy_timeout: float | None) -> MigrationRunner:
+        target = self.target
+        return MigrationRunner(
+            database.path,
+            policy=target.policy,
+            create=target.create,
+            must_exist=database.matched,
+            lock_timeout=self.lock_timeout,
+            busy_timeout=target.busy_timeout if busy_timeout is None else min(busy_timeout, target.busy_timeout),
+            statement_timeout=target.statement_timeout,
+            transaction=target.transaction,
+            snapshots=target.snapshots,
+            application_id=target.application_id,
+            observer=observer,
+            supervision=self.supervision,
+            hold=self.hold,
+        )
+
+    def _pending(self, runner: MigrationRunner, result: Result, error: MigrationError | None) -> int:
+        succeeded = result is Result.CURRENT or (self.is_everything and error is None)
+        is_whole = succeeded and not (self.supervision and self.supervision.stop_requested())
+        # A database that is busy would be waited for once more.
+        if is_whole or isinstance(error, DatabaseError):
+            return 0
+        try:
+            return runner.count_pending()
+        except MigrationError:
+            # The outcome already says why the database cannot be read.
+            return 0
 
 
 def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
@@ -152,70 +196,3 @@ def _result(error: MigrationError | None, reporter: Reporter) -> Result:
             return Result.UNAVAILABLE
         case _:
             return Result.FAILED
-
-
-def _pending(runner: MigrationRunner) -> int:
-    try:
-        return runner.count_pending()
-    except MigrationError:
-        # The outcome already says why the database cannot be read.
-        return 0
-
-
-def report(outcome: Outcome, log: Log) -> None:
-    """Log what an outcome came to: its error, by kind, then `run.finished`."""
-    log = log.bind(database=outcome.database.name)
-    report_error(outcome, log)
-    if isinstance(outcome.error, RefusedError) and outcome.error.offenders:
-        log.failure(events.DATABASE_BLOCKED, outcome.error)
-    report_end(outcome, log)
-
-
-def report_error(outcome: Outcome, log: Log) -> None:
-    """Log the error of an outcome, if it has one; a refusal with a line for each migration concerned."""
-    match outcome.error:
-        case None:
-            return
-        case RefusedError() as refusal if not refusal.offenders:
-            log.failure(replace(events.MIGRATION_MISSING, sentence="{reason}"), refusal)
-        case RefusedError() as refusal:
-            for offender in refusal.offenders:
-                _report_offender(offender, refusal, log, outcome.changes.get(offender.version))
-        case LockHeldError() as held:
-            log.failure(events.LOCK_HELD, held)
-        case DatabaseError() as unavailable:
-            log.failure(events.DATABASE_UNAVAILABLE, unavailable)
-        case failed:
-            log.failure(events.MIGRATION_FAILED, failed)
-
-
-def _report_offender(status: Status, refusal: RefusedError, log: Log, change: Mapping[str, object] | None) -> None:
-    if status.state not in _STATE_EVENTS:
-        return
-    log(
-        _STATE_EVENTS[status.state],
-        version=status.version,
-        name=status.name,
-        file=status.migration.file if status.migration else None,
-        expected=status.applied.checksum if status.applied else None,
-        found=status.migration.checksum if status.migration and status.applied else None,
-        hint=refusal.hint,
-        **(change or {}),
-    )
-
-
-def report_end(outcome: Outcome, log: Log) -> None:
-    """Log `run.finished` where something was done or refused."""
-    if outcome.did_something:
-        went_down = outcome.rolled_back and not outcome.applied
-        down = replace(
-            events.RUN_FINISHED, sentence=f"{{database}}: {outcome.rolled_back} rolled back, {{pending}} pending"
-        )
-        log(
-            down if went_down else events.RUN_FINISHED,
-            applied=outcome.applied,
-            pending=outcome.pending,
-            execution_time_ms=outcome.execution_time_ms,
-            outcome=outcome.result.value,
-            direction=MigrationDirection.DOWN.value if went_down else None,
-        )

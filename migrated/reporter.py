@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from migrated import events
 from migrated.backend import Done, FormerState, KeptRows, Observer, Progress
+from migrated.events import Event
 from migrated.logs import Log
 from migrated.model import Migration, MigrationDirection, Step
 
@@ -11,10 +12,14 @@ _EMPTIED = replace(events.SNAPSHOT_RESTORED, sentence="went back to when nothing
 
 
 class Reporter(Observer):
-    """Logs the steps of a run, and counts them. `also` is told the same."""
+    """Logs the steps of a run, and counts them. `also` is told the same.
 
-    def __init__(self, log: Log, also: Observer | None = None) -> None:
+    Unless it is told `in_full`, what is as expected is only for debugging: in a fleet it is told by the thousand.
+    """
+
+    def __init__(self, log: Log, also: Observer | None = None, *, in_full: bool = True) -> None:
         self.log = log
+        self._in_full = in_full
         self.applied = 0
         self.rolled_back = 0
         self.updates = 0
@@ -34,7 +39,7 @@ class Reporter(Observer):
         if late:
             self.log(events.MIGRATION_LATE, **keys)
         up = step.direction is MigrationDirection.UP
-        self.log(events.MIGRATION_APPLYING if up else events.MIGRATION_ROLLING_BACK, **keys)
+        self._log_usual(events.MIGRATION_APPLYING if up else events.MIGRATION_ROLLING_BACK, **keys)
         self._also.beginning(step, late=late)
 
     def progress(self, progress: Progress) -> None:
@@ -57,7 +62,7 @@ class Reporter(Observer):
         keys = {"version": done.entry.version or None, "name": done.entry.name, "direction": direction.value}
         if done.dropped:
             self.log(events.SCHEMA_OBJECTS_DROPPED, **keys, reason=", ".join(done.dropped))
-        self.log(
+        self._log_usual(
             events.MIGRATION_APPLIED if up else events.MIGRATION_ROLLED_BACK,
             **keys,
             checksum=done.entry.checksum,
@@ -67,10 +72,10 @@ class Reporter(Observer):
         self._also.done(done, direction)
 
     def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
-        self.log(events.SNAPSHOT_TAKEN, snapshot=identifier, size=size, execution_time_ms=execution_time_ms)
+        self._log_usual(events.SNAPSHOT_TAKEN, snapshot=identifier, size=size, execution_time_ms=execution_time_ms)
 
     def snapshot_skipped(self, reason: str) -> None:
-        self.log(events.SNAPSHOT_SKIPPED, reason=reason)
+        self._log_usual(events.SNAPSHOT_SKIPPED, reason=reason)
 
     def went_back(self, former: FormerState) -> None:
         snapshot = former.snapshot
@@ -92,6 +97,9 @@ class Reporter(Observer):
         if kept.left_out:
             why = "; ".join(f"{table}: {reason}" for table, reason in kept.left_out.items())
             self.log(events.ROWS_LEFT_OUT, snapshot=kept.snapshot, reason=why)
+
+    def _log_usual(self, event: Event, **keys: object) -> None:
+        self.log(event if self._in_full else replace(event, level="debug"), **keys)
 
 
 def _of(step: Step) -> dict[str, object]:

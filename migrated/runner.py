@@ -6,13 +6,15 @@ step one transaction, inside which the ledger is read once more. Refusals come b
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Protocol
 
 import apsw
 
 from migrated import planning, refusals
 from migrated.agenda import Agenda, Findings, Recorded, agenda_of, find, plan_redo, plan_run
-from migrated.backend import Database, Observer
+from migrated.backend import Database, Done, Observer, Template
+from migrated.directives import Directive
 from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, RefusedError
 from migrated.execution import Decision, Execution
 from migrated.model import (
@@ -35,13 +37,31 @@ from migrated.work import settle_unfinished
 DEFAULT_LOCK_TIMEOUT = 10.0
 
 
+class Hold(Protocol):
+    """Takes the lock of the directory that a database lies in, as `locks.holding` does with `locks.APPLYING`."""
+
+    def __call__(
+        self, database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
+    ) -> AbstractContextManager[object]: ...
+
+
+def _hold(
+    database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
+) -> AbstractContextManager[object]:
+    # Imported here: the commands that only read start in half the time without filelock.
+    from migrated import locks
+
+    return locks.holding(database, locks.APPLYING, timeout, cancelled=cancelled, waiting=waiting)
+
+
 class MigrationRunner:
     """Applies migrations to one database: a path, `":memory:"`, or an open `apsw.Connection`.
 
     `lock_timeout`, `busy_timeout` and `statement_timeout` (0: none) are seconds. With `transaction = RUN` all
     that is pending goes in one transaction. `snapshots` says when the content is kept before it is changed; with
     an `application_id`, only a database that has it, or is new, is touched. A run stops before its next step, or
-    is interrupted, as the `supervision` says. A runner on `":memory:"` keeps its database for its own life.
+    is interrupted, as the `supervision` says. `hold` takes the lock of the database's directory. On `":memory:"`
+    the database lives as long as the runner.
     """
 
     def __init__(
@@ -50,6 +70,7 @@ class MigrationRunner:
         *,
         policy: Policy = Policy(),  # noqa: B008 - frozen
         create: bool = True,
+        must_exist: bool = False,
         lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
         statement_timeout: float = 0,
@@ -58,11 +79,14 @@ class MigrationRunner:
         application_id: int = 0,
         observer: Observer | None = None,
         supervision: Supervision | None = None,
+        hold: Hold | None = None,
     ) -> None:
+        self._hold = hold or _hold
         self._supervision = supervision or Supervision()
         self._database: Database = SqliteDatabase(
             database,
             create=create,
+            must_exist=must_exist,
             busy_timeout=busy_timeout,
             statement_timeout=statement_timeout,
             snapshots=snapshots,
@@ -174,6 +198,33 @@ class MigrationRunner:
         return self._carry_out(
             lambda findings, recorded: plan_run(findings, recorded, self._policy), may_go_back=True
         )
+
+    def run_from(self, template: Template) -> list[AppliedMigration]:
+        """As `run`; but a database with nothing in it becomes a copy of the template, at one stroke.
+
+        That must have been made from the same migrations and settings.
+        """
+        if self._database.lockable:
+            with self._lock():
+                is_filled = self._database.fill(template)
+            if is_filled:
+                self._observer.planned(len(template.entries))
+                for entry in template.entries:
+                    self._observer.done(Done(entry, entry.execution_time_ms, 0), MigrationDirection.UP)
+                return [*template.entries]
+        return self.run()
+
+    def make_template(self) -> Template | None:
+        """On `":memory:"`: apply everything, and give what `run_from` makes any number of new databases from.
+
+        None where running the migrations once more could come to something else: they write random values, say.
+        Raises as `run`.
+        """
+        if any(Directive.NO_TRANSACTION in migration.up_directives for migration in self.pending()):
+            # A journal mode, say, is another matter in memory.
+            return None
+        self.run()
+        return self._database.template(self._available)
 
     def run_up_to(self, version: int) -> list[AppliedMigration]:
         """Apply everything pending at or below `version`; roll back only as `run` does. Raises as these two."""
@@ -313,12 +364,8 @@ class MigrationRunner:
             yield
             return
         self._database.require_usable()
-        # Imported here: the commands that only read start in half the time without filelock.
-        from migrated import locks
-
-        with locks.holding(
+        with self._hold(
             self._database.name,
-            locks.APPLYING,
             self._lock_timeout,
             cancelled=self._is_called_off,
             waiting=self._observer.lock_waiting,

@@ -9,6 +9,7 @@ from typing import Literal
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnMissing, Policy
 from migrated.trust import Trust
+from migrated.waves import WavePolicy
 
 DEFAULT_MIGRATIONS = "migrations"
 DEFAULT_DATABASE = "app.db"
@@ -110,6 +111,7 @@ class Target:
     snapshots: SnapshotPolicy = SnapshotPolicy()
     application_id: int = 0
     schema_file: str | None = None
+    waves: WavePolicy = field(default_factory=WavePolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class Config:
     hooks: Hooks = Hooks()
     allow_insecure_permissions: bool = False
     metrics_file: str | None = None
+    workers: int = 4
 
     @property
     def directory(self) -> str:
@@ -143,6 +146,11 @@ class Config:
 def for_development(config: Config) -> Config:
     """The same, with databases that follow the directory whatever happens there."""
     return replace(config, targets=tuple(_for_development(target) for target in config.targets))
+
+
+def without_waves(config: Config) -> Config:
+    """The same, with every database tried, however many fail."""
+    return replace(config, targets=tuple(replace(target, waves=WavePolicy(())) for target in config.targets))
 
 
 def following(policy: Policy) -> Policy:

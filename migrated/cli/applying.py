@@ -1,8 +1,9 @@
 """What `up` and `down` share: work on every database, tell the log, find the exit code."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from migrated import events, logs
 from migrated.cli.progress import ProgressBar
@@ -10,38 +11,61 @@ from migrated.cli.worker import in_worker
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.dumping import SchemaFiles
 from migrated.errors import DatabaseError, MigrationError, combined_exit_code
-from migrated.fleet import Action, Outcome, Result, report, report_end, work_on
+from migrated.fleet import Action, Job, Outcome, Result
 from migrated.hooks import run_hook, within_a_hook
+from migrated.locking import SharedLocks
 from migrated.logs import Log
 from migrated.model import Migration
 from migrated.occasions import Gathering
+from migrated.prototype import Prototype
+from migrated.reports import Crowds, Tally, report, report_end, report_halt
+from migrated.rollout import BUSY_SECONDS, RollOut, Turn
 from migrated.settings import Config, Target
 from migrated.sources.directory import read_finished
 from migrated.supervision import Supervision
 from migrated.trust import Trust
+from migrated.waves import SMALLEST_FLEET, WavePolicy, Waves
 
-Work = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
+Around = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 
 
-def on_every_database(config: Config, action: Action, around: Work = lambda _database, work: work()) -> int:
+def on_every_database(
+    config: Config,
+    action: Action,
+    around: Around | None = None,
+    *,
+    is_everything: bool = False,
+    in_waves: bool = False,
+) -> int:
     """Do `action` on each database and return the exit code. Every database is tried, whatever befell others.
 
-    The work is done in a thread of its own; a signal stops it between two migrations, a second one at once.
+    But with `in_waves` several are worked on at once, and a migration that fails in too many is not brought to the
+    others; `around` is for work on one after another. The work is done in threads of its own; a signal stops it
+    between two migrations, a second one at once. `is_everything` as in `Job`.
     """
-    return in_worker(lambda supervision: _Run(config, action, around, supervision).do(), config.stop_grace)
+    errand = _Errand(action, around, is_everything, in_waves)
+    return in_worker(lambda supervision: _Run(config, errand, supervision).do(), config.stop_grace)
+
+
+class _Errand(NamedTuple):
+    action: Action
+    around: Around | None
+    is_everything: bool
+    in_waves: bool
 
 
 class _Run:
     """One piece of work on every database of the configuration."""
 
-    def __init__(self, config: Config, action: Action, around: Work, supervision: Supervision) -> None:
+    def __init__(self, config: Config, errand: _Errand, supervision: Supervision) -> None:
         self._config = config
-        self._action = action
-        self._around = around
+        self._errand = errand
         self._supervision = supervision
         run_id = logs.new_run_id()
         self._log = logs.configure(config.log_format, config.log_level).bind(run_id=run_id)
         self._gathering = Gathering(run_id)
+        self._crowds = Crowds()
+        self._tally = Tally()
         self._codes: list[int] = []
 
     def do(self) -> int:
@@ -53,9 +77,9 @@ class _Run:
             except MigrationError as error:
                 self._report_target(error, target, databases)
                 continue
-            for database in databases:
-                if not self._supervision.stop_requested():
-                    self._visit(target, database, migrations, is_first=database is databases[0])
+            self._work_on(target, databases, migrations)
+        self._crowds.report(self._log)
+        self._tally.report(self._log)
         if not within_a_hook():
             for occasion in self._gathering.occasions():
                 run_hook(self._config, occasion, self._log, self._supervision)
@@ -69,33 +93,69 @@ class _Run:
             self._log.failure(events.DATABASE_UNAVAILABLE, error, database=", ".join(target.databases))
         for database in databases:
             refused = Outcome(database, Result.REFUSED, error=error)
-            report_end(refused, self._log.bind(database=database.name))
+            self._tally.add(refused)
+            if self._crowds.is_told_alone(refused):
+                report_end(refused, self._log.bind(database=database.name))
         result = Result.REFUSED if is_of_files else Result.UNAVAILABLE
         self._gathering.add_trouble(result, error, [database.path for database in databases])
         self._codes.append(error.exit_code)
 
-    def _visit(
-        self, target: Target, database: DatabasePath, migrations: list[Migration], *, is_first: bool
-    ) -> None:
-        work = partial(
-            work_on,
-            database,
-            target,
-            migrations,
-            self._action,
-            self._log,
-            lock_timeout=self._config.lock_timeout,
-            supervision=self._supervision,
-        )
-        with ProgressBar(self._log) as bar:
-            outcome = self._around(database, partial(work, also=bar))
-        if is_first:
-            SchemaFiles().update(target, outcome, self._log, self._supervision)
-        report(outcome, self._log)
-        self._gathering.add(outcome, is_news=not _is_given_up(outcome, self._supervision))
+    def _work_on(self, target: Target, databases: list[DatabasePath], migrations: list[Migration]) -> None:
+        is_fleet = self._errand.in_waves and len(databases) > 1
+        policy = target.waves if self._errand.in_waves else WavePolicy(())
+        with SharedLocks() as locks, ProgressBar(self._log) as bar:
+            job = Job(
+                target,
+                migrations,
+                self._errand.action,
+                self._log,
+                self._config.lock_timeout,
+                self._supervision,
+                locks.hold if is_fleet else None,
+                self._errand.is_everything,
+                Prototype(target, migrations) if self._errand.is_everything else None,
+            )
+
+            def visit(turn: Turn) -> Outcome:
+                if is_fleet:
+                    patience = None if turn.is_last else BUSY_SECONDS
+                    return job.do(turn.database, busy_timeout=patience, in_full=turn.in_full)
+                work = partial(job.do, turn.database, bar)
+                return self._errand.around(turn.database, work) if self._errand.around else work()
+
+            news: dict[DatabasePath, tuple[Outcome, bool]] = {}
+
+            def tell(outcome: Outcome) -> None:
+                if outcome.database is databases[0]:
+                    SchemaFiles().update(target, outcome, self._log, self._supervision)
+                news[outcome.database] = outcome, not _is_given_up(outcome, self._supervision)
+                self._take(outcome)
+
+            workers = self._config.workers if is_fleet else 1
+            waves = Waves(len(databases), policy)
+            halt = RollOut(visit, tell, waves, workers, self._supervision, may_wait=is_fleet).run(databases)
+        if halt is not None:
+            self._tally.add_untouched(len(halt.untouched))
+            report_halt(halt, len(databases), self._log)
+        # Hooks are told in the order of the configuration, whoever was ready first.
+        for outcome, is_news in (news[database] for database in databases if database in news):
+            self._gathering.add(outcome, is_news=is_news)
+        if sys.stdout.isatty():
+            _show_idle([database for database in news if news[database][0].result is Result.CURRENT])
+
+    def _take(self, outcome: Outcome) -> None:
+        self._tally.add(outcome)
+        if self._crowds.is_told_alone(outcome):
+            report(outcome, self._log)
         self._codes.append(outcome.error.exit_code if outcome.error else 0)
-        if outcome.result is Result.CURRENT and sys.stdout.isatty():
-            print(f"{database.name}: nothing to do")
+
+
+def _show_idle(databases: Sequence[DatabasePath]) -> None:
+    if len(databases) >= SMALLEST_FLEET:
+        print(f"{len(databases)} databases: nothing to do")
+        return
+    for database in databases:
+        print(f"{database.name}: nothing to do")
 
 
 def _is_given_up(outcome: Outcome, supervision: Supervision) -> bool:

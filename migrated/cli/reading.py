@@ -104,7 +104,8 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
 def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -> View:
     handle = SqliteDatabase(
         database.path,
-        create=database.may_be_made(target),
+        create=target.create,
+        must_exist=database.matched,
         busy_timeout=target.busy_timeout,
         application_id=target.application_id,
     )

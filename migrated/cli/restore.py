@@ -87,8 +87,9 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
     from migrated import events, logs
     from migrated.cli.alone import without_a_daemon
     from migrated.dumping import SchemaFiles
-    from migrated.fleet import Outcome, Result, report_error
+    from migrated.fleet import Outcome, Result
     from migrated.reporter import Reporter
+    from migrated.reports import report_error
     from migrated.runner import MigrationRunner
 
     target, database, snapshot, is_first = found

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,24 +36,34 @@ class Doing:
 
 
 class Activity(Observer):
-    """Written by the worker's thread, read by the loop's: each value is replaced whole."""
+    """Written by the threads that work, read by the loop's: each value is replaced whole."""
 
     def __init__(self) -> None:
-        self.now: Doing | None = None
         self._began = 0.0
         self._thread: int | None = None
+        self._doing: dict[int, Doing] = {}
+
+    @property
+    def now(self) -> Doing | None:
+        """What has been going on for longest; None where nothing is done."""
+        # A copy, made at one stroke: others put in and take out meanwhile.
+        return min([*self._doing.copy().values()], key=lambda doing: doing.since, default=None)
 
     def begin(self) -> None:
         """A pass begins, in the calling thread."""
         self._began, self._thread = time.monotonic(), threading.get_native_id()
 
     def visit(self, database: str) -> None:
-        """A database's turn has come."""
-        self.now = Doing(database, time.monotonic())
+        """A database's turn has come, in the calling thread."""
+        self._doing[threading.get_native_id()] = Doing(database, time.monotonic())
+
+    def leave(self) -> None:
+        """It is over."""
+        self._doing.pop(threading.get_native_id(), None)
 
     def end(self) -> None:
         """Nothing is done any more."""
-        self.now = None
+        self._doing.clear()
 
     def worth_telling(self, now: float) -> Doing | None:
         """What is being done, where the pass has been changing something, or waiting, for more than a second."""
@@ -62,26 +73,31 @@ class Activity(Observer):
         since = doing.since if doing.step is None else self._began
         return doing if now - since >= WORTH_TELLING_SECONDS else None
 
-    def signs(self) -> bytes:
-        """What the worker's thread has read and written, which goes on within a single long step of SQLite's."""
-        with suppress(OSError):
-            return Path(f"/proc/self/task/{self._thread}/io").read_bytes()
-        return b""
+    def signs(self) -> tuple[bytes, ...]:
+        """What the threads have read and written, which goes on within a single long step of SQLite's."""
+        return tuple(_io_of(thread) for thread in (self._thread, *self._doing.copy()))
 
     def lock_waiting(self, holder: str) -> None:
-        if self.now is not None:
-            self.now = Doing(self.now.database, time.monotonic(), waiting_for=holder)
+        self._change(lambda doing: Doing(doing.database, time.monotonic(), waiting_for=holder))
 
     def beginning(self, step: Step, *, late: bool) -> None:
         del late
-        if self.now is not None:
-            self.now = Doing(self.now.database, time.monotonic(), step)
+        self._change(lambda doing: Doing(doing.database, time.monotonic(), step))
 
     def progress(self, progress: Progress) -> None:
-        if self.now is not None:
-            self.now = replace(self.now, statement=progress.statement, statements=progress.statements)
+        self._change(lambda doing: replace(doing, statement=progress.statement, statements=progress.statements))
 
     def done(self, done: Done, direction: MigrationDirection) -> None:
         del done, direction
-        if self.now is not None:
-            self.visit(self.now.database)
+        self._change(lambda doing: Doing(doing.database, time.monotonic()))
+
+    def _change(self, change: Callable[[Doing], Doing]) -> None:
+        thread = threading.get_native_id()
+        if thread in self._doing:
+            self._doing[thread] = change(self._doing[thread])
+
+
+def _io_of(thread: int | None) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/self/task/{thread}/io").read_bytes()
+    return b""

@@ -48,6 +48,7 @@ class Desk:
         self.reload_wanted = False
         self.full_pass_wanted = False
         self.is_paused = False
+        self._goes_on = False
 
     def take(self, asked: Asked, now: float) -> None:
         """Take a request, and answer it if that can be done at once."""
@@ -101,6 +102,11 @@ class Desk:
         self._trying, self._retries = self._retries, {}
         return frozenset(self._trying)
 
+    def take_resumption(self) -> bool:
+        """Whether somebody wants a roll-out to go on that was broken off."""
+        wanted, self._goes_on = self._goes_on, False
+        return wanted
+
     def due_at(self) -> float:
         """When to call `give_up`."""
         return min((wait.until for wait in self._waits), default=math.inf)
@@ -153,7 +159,7 @@ class Desk:
             self.is_paused = False
             self._supervision.resume()
             self._log(events.DAEMON_RESUMED)
-            self.full_pass_wanted = True
+        self._goes_on = self.full_pass_wanted = True
         _answer(self._resumes, accepted())
 
     def _missing(self, wait: _Wait) -> list[str]:

@@ -1,5 +1,6 @@
 """The daemon's own lock in every directory that has a database of its."""
 
+import threading
 from collections.abc import Collection
 from contextlib import suppress
 
@@ -10,9 +11,10 @@ from migrated.settings import Config
 
 
 class DaemonLocks:
-    """Held from first use to the end. Used by one thread at a time."""
+    """Held from first use to the end. `ensure` may be called in several threads, all else in one at a time."""
 
     def __init__(self) -> None:
+        self._mutex = threading.Lock()
         self._held: dict[str, ProcessLock] = {}
         self._also: dict[str, str] = {}
 
@@ -22,10 +24,11 @@ class DaemonLocks:
         Raises `LockHeldError` naming another daemon, `DatabaseError` when the directory is not there.
         """
         path = lock_path(database, DAEMON)
-        if str(path) not in self._held:
-            lock = ProcessLock(path, self._also)
-            lock.acquire()
-            self._held[str(path)] = lock
+        with self._mutex:
+            if str(path) not in self._held:
+                lock = ProcessLock(path, self._also)
+                lock.acquire()
+                self._held[str(path)] = lock
 
     def ensure_all(self, config: Config) -> None:
         """Hold those of all databases that have a directory. Raises `LockHeldError`."""

@@ -29,8 +29,9 @@ from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.hooking import HookEnded, HookQueue, News
 from migrated.daemon.listening import ControlSocket
 from migrated.daemon.metrics import Metrics
-from migrated.daemon.passes import Found, Message, Pass, PassEnded, Scanned, Visited
+from migrated.daemon.passes import Found, Halted, Message, Pass, PassEnded, Scanned, Visited
 from migrated.daemon.pulse import Pulse
+from migrated.daemon.roster import Roster
 from migrated.daemon.schedule import Complaint
 from migrated.daemon.settle import Settle
 from migrated.daemon.standing import Standings
@@ -82,6 +83,7 @@ class Daemon:
         self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled | Asked] = SimpleQueue()
         self._locks = DaemonLocks()
         self._schemas = SchemaFiles()
+        self._roster = Roster()
         self._tracker = Tracker(log, random.random)
         self._directories = Directories(log, self._changed)
         self._metrics = Metrics(config.metrics_file, self._tracker, self._directories, log)
@@ -187,13 +189,22 @@ class Daemon:
         if look or now >= self._resync_at:
             self._resync_at = now + self._config.resync_interval
             self._submit(worker, now, None)
-        elif retrying := self._desk.take_retries() | self._tracker.take_due(now):
-            self._submit(worker, now, retrying)
+            return
+        asked_for = self._desk.take_retries()
+        if retrying := asked_for | self._tracker.take_due(now):
+            self._submit(worker, now, retrying, asked_for)
 
-    def _submit(self, worker: ThreadPoolExecutor, now: float, only: frozenset[str] | None) -> None:
+    def _submit(
+        self,
+        worker: ThreadPoolExecutor,
+        now: float,
+        only: frozenset[str] | None,
+        asked_for: frozenset[str] = frozenset(),
+    ) -> None:
         self._run_id = run_id = new_run_id()
         self._news.begin(run_id)
         self._desk.pass_begins(is_full=only is None)
+        self._tracker.pass_begins(now)
         work = Pass(
             self._config,
             run_id,
@@ -204,9 +215,13 @@ class Daemon:
             now,
             self._tracker.known(),
             only,
+            asked_for,
             self._tracker.resting(),
+            self._tracker.failing(),
             self._schemas,
             self._activity,
+            self._roster,
+            self._desk.take_resumption(),
         )
         self._metrics.pass_began()
         self._pass = worker.submit(work.run)
@@ -221,7 +236,7 @@ class Daemon:
                 self._touched.add(directory or "any directory")
             case Signalled(number):
                 self._obey(signal.Signals(number))
-            case Scanned() | Found() | Visited():
+            case Scanned() | Found() | Visited() | Halted():
                 self._learn(message, now)
             case PassEnded():
                 self._pass_ended()
@@ -230,7 +245,7 @@ class Daemon:
             case Asked():
                 self._desk.take(message, now)
 
-    def _learn(self, message: Scanned | Found | Visited, now: float) -> None:
+    def _learn(self, message: Scanned | Found | Visited | Halted, now: float) -> None:
         match message:
             case Scanned():
                 self._directories.scanned(message, now)
@@ -246,6 +261,9 @@ class Daemon:
                     self._standings.visited(outcome, now)
                     self._metrics.visited(outcome)
                 self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
+            case Halted():
+                self._tracker.halted(message, self._run_id)
+                self._standings.halted(message, now)
 
     def _obey(self, number: signal.Signals) -> None:
         match number:
@@ -283,6 +301,7 @@ class Daemon:
             # Raises what the pass did not expect: a fault of ours, on which the service manager restarts us.
             self._pass.result()
         self._pass = None
+        self._tracker.pass_ended(time.monotonic(), self._run_id)
         self._metrics.pass_ended()
         self._hooks.put(self._config, self._news.occasions())
         self._desk.pass_ended(time.monotonic())
@@ -313,6 +332,7 @@ class Daemon:
             self._settle = Settle(config.settle, config.settle_max)
             self._resync_at = time.monotonic()
             self._schemas = SchemaFiles()
+            self._roster = Roster()
             self._tracker.try_all()
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)

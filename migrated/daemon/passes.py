@@ -1,25 +1,33 @@
 """One pass: read the directories, find the databases, bring each up to date. Runs in the worker's thread.
 
-It is given what it needs and tells what it found by messages; it owns no state.
+It is given what it needs, and tells what it found by messages. What the next pass needs of it is in the roster.
 """
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from migrated import events
 from migrated.daemon.activity import Activity
 from migrated.daemon.holding import DaemonLocks
+from migrated.daemon.roster import Roster, look_at
 from migrated.daemon.schedule import Fingerprint, Rest
-from migrated.discovery import DatabasePath, assign
+from migrated.discovery import DatabasePath
 from migrated.dumping import SchemaFiles
 from migrated.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
-from migrated.fleet import Outcome, Result, internal, work_on
+from migrated.fleet import Job, Outcome, Result, internal
+from migrated.locking import SharedLocks
 from migrated.logs import Log
-from migrated.model import Migration
+from migrated.prototype import Prototype
+from migrated.reports import FEW, Cause, cause_of
+from migrated.rollout import BUSY_SECONDS, Halt, RollOut, Turn
 from migrated.settings import Config, Target
-from migrated.sources.directory import Listing, read_directory
+from migrated.sources.directory import Listing
+from migrated.sources.rereading import Reading
 from migrated.supervision import Supervision
+from migrated.waves import Waves
+
+HALTED = "FLEET_HALTED"
+_UNKNOWN = Fingerprint(None, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +58,30 @@ class Visited:
 
 
 @dataclass(frozen=True, slots=True)
+class Halted:
+    """These databases, of so many, are not worked on: what is new for them failed in others, now or earlier."""
+
+    databases: tuple[DatabasePath, ...]
+    error: RefusedError
+    halt: Halt
+    total: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PassEnded:
     """The pass is over."""
 
 
-Message = Scanned | Found | Visited | PassEnded
+Message = Scanned | Found | Visited | Halted | PassEnded
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What one pass works by: a snapshot of what the owner knows.
 
-    `only` limits it to some databases' paths, which are then tried whatever they rest for.
+    `only` limits it to some databases' paths, which are then tried whatever they rest for; those in `asked_for`
+    also where the roll-out is halted, which `goes_on` ends. `failing` says what databases failed with before.
     """
 
     config: Config
@@ -73,17 +93,23 @@ class Pass:
     now: float
     known: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
+    asked_for: frozenset[str] = frozenset()
     resting: Mapping[str, Rest] = field(default_factory=dict)
+    failing: Mapping[str, Cause | None] = field(default_factory=dict)
     schemas: SchemaFiles = field(default_factory=SchemaFiles)
     activity: Activity = field(default_factory=Activity)
+    roster: Roster = field(default_factory=Roster)
+    goes_on: bool = False
 
     def run(self) -> None:
         """Do it, and post `PassEnded` whatever happens."""
         self.activity.begin()
         try:
             self.locks.mend()
-            assigned = assign(self.config.targets)
-            self.post(Found(tuple(database for _, databases in assigned for database in databases)))
+            if self.goes_on:
+                self._go_on()
+            assigned = self.roster.discovery.assign(self.config.targets)
+            self._find([database for _, databases in assigned for database in databases])
             for target, databases in assigned:
                 try:
                     self._work_on_target(target, databases)
@@ -94,77 +120,137 @@ class Pass:
             self.activity.end()
             self.post(PassEnded())
 
+    def _go_on(self) -> None:
+        for _, halt in self.roster.halts.values():
+            self.log(events.FLEET_RESUMED, reason=f"{halt.error.label} is tried again, on request")
+        self.roster.halts.clear()
+
+    def _find(self, databases: Sequence[DatabasePath]) -> None:
+        new = [database for database in databases if database.path not in self.known]
+        if new or len(databases) != len(self.known):
+            self.post(Found(tuple(databases)))
+            self.roster.keep(database.path for database in databases)
+        for database in new[:FEW]:
+            self.log(events.DATABASE_DISCOVERED, database=database.name)
+        if len(new) > FEW:
+            others = replace(events.DATABASE_DISCOVERED, sentence="found {databases} more databases")
+            self.log(others, databases=len(new) - FEW)
+
     def _work_on_target(self, target: Target, databases: list[DatabasePath]) -> None:
-        for database in databases:
-            if database.path not in self.known:
-                self.log(events.DATABASE_DISCOVERED, database=database.name)
         try:
-            listing = read_directory(target.migrations, self.config.trust())
+            reading = self.roster.reader.read(target.migrations, self.config.trust())
         except RefusedError as error:
+            self.roster.scanned.pop(_key(target), None)
             self.post(Scanned(target.migrations, None, error, _paths(databases)))
             return
-        self.post(Scanned(target.migrations, listing, None, _paths(databases)))
+        listing = reading.listing
+        if self.roster.is_news(_key(target), reading, databases):
+            self.post(Scanned(target.migrations, listing, None, _paths(databases)))
         if listing.invalid or listing.unfinished:
             return
-        mark = _mark(listing.migrations)
-        for database in databases:
-            if self.supervision.stop_requested():
-                return
-            self._visit(target, database, listing.migrations, mark, is_first=database is databases[0])
+        wanted = self._wanted(target, databases, reading.mark)
+        if wanted:
+            self._roll_out(target, databases, wanted, reading)
 
-    def _visit(
-        self, target: Target, database: DatabasePath, migrations: list[Migration], mark: int, *, is_first: bool
+    def _wanted(self, target: Target, databases: list[DatabasePath], mark: int) -> list[DatabasePath]:
+        """Those that have to be looked at more closely."""
+        halted_by, halt = self.roster.halts.get(_key(target), (mark, None))
+        if halt and halted_by != mark:
+            del self.roster.halts[_key(target)]
+            self.log(
+                events.FLEET_RESUMED,
+                reason=f"the files are others than those with which {halt.error.label} failed",
+            )
+            halt = None
+        if self.only is not None:
+            chosen = self.asked_for if halt else self.only
+            return [database for database in databases if database.path in chosen]
+        if halt:
+            self._leave_alone([each for each in databases if each.path not in self.known], halt, len(databases))
+            return []
+        changed = self.roster.changed(databases, mark)
+        # Where its schema could not be written, that is tried again each time.
+        first = databases[:1] if target.schema_file is not None else []
+        rest = [*first, *(each for each in changed if each not in first)]
+        return [database for database in rest if not self._rests(database.path, mark)]
+
+    def _rests(self, path: str, mark: int) -> bool:
+        rest = self.resting.get(path)
+        return rest is not None and not rest.is_over(mark, look_at(path), self.now)
+
+    def _roll_out(
+        self, target: Target, databases: list[DatabasePath], wanted: list[DatabasePath], reading: Reading
     ) -> None:
-        self.supervision.beat()
-        if self.only is not None and database.path not in self.only:
-            return
-        fingerprint = look_at(database.path)
-        rest = self.resting.get(database.path) if self.only is None else None
-        if rest is not None and not rest.is_over(mark, fingerprint, self.now):
-            return
-        self.activity.visit(database.name)
-        outcome = self._work(target, database, migrations)
-        if is_first:
-            self.schemas.update(target, outcome, self.log, self.supervision)
-        # What we wrote ourselves must not pass for somebody else's change.
-        after = look_at(database.path)
-        self.post(Visited(outcome, mark, after, self.run_id))
-
-    def _work(self, target: Target, database: DatabasePath, migrations: list[Migration]) -> Outcome:
-        try:
-            self.locks.ensure(database.path)
-            return work_on(
-                database,
+        is_fleet = len(databases) > 1
+        with SharedLocks() as locks:
+            job = Job(
                 target,
-                migrations,
+                reading.listing.migrations,
                 lambda runner: runner.run(),
                 self.log,
-                lock_timeout=self.config.lock_timeout,
-                supervision=self.supervision,
-                also=self.activity,
+                self.config.lock_timeout,
+                self.supervision,
+                locks.hold,
+                is_everything=True,
+                prototype=Prototype(target, reading.listing.migrations),
             )
+            rollout = RollOut(
+                lambda turn: self._visit(job, turn, BUSY_SECONDS if is_fleet else None),
+                lambda outcome: self._tell(
+                    target, outcome, reading.mark, is_first=outcome.database is databases[0]
+                ),
+                Waves(len(databases), target.waves),
+                self.config.workers,
+                self.supervision,
+                is_known=lambda outcome: self.failing.get(outcome.database.path) == cause_of(outcome),
+            )
+            halt = rollout.run(wanted)
+        if halt is not None:
+            self.roster.halts[_key(target)] = reading.mark, halt
+            self._leave_alone(halt.untouched, halt, len(databases), is_new=True)
+
+    def _visit(self, job: Job, turn: Turn, busy_timeout: float | None) -> Outcome:
+        database = turn.database
+        self.supervision.beat()
+        self.activity.visit(database.name)
+        try:
+            self.locks.ensure(database.path)
+            return job.do(database, self.activity, busy_timeout=busy_timeout, in_full=turn.in_full)
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, Result.UNAVAILABLE, error=error)
+        finally:
+            self.activity.leave()
+
+    def _tell(self, target: Target, outcome: Outcome, mark: int, *, is_first: bool) -> None:
+        if is_first:
+            self.schemas.update(target, outcome, self.log, self.supervision)
+        path = outcome.database.path
+        if outcome.error is None and not outcome.pending:
+            self.roster.is_current(path, mark)
+        else:
+            self.roster.forget(path)
+        # What we wrote ourselves must not pass for somebody else's change.
+        fingerprint = look_at(path) if outcome.error else _UNKNOWN
+        self.post(Visited(outcome, mark, fingerprint, self.run_id))
+
+    def _leave_alone(
+        self, databases: Sequence[DatabasePath], halt: Halt, total: int, *, is_new: bool = False
+    ) -> None:
+        if databases:
+            error = RefusedError(
+                f"{halt.error.label} failed in {halt.failures} of {total} databases, and so is not brought to "
+                f"this one: {halt.error.message}",
+                version=halt.error.version,
+                name=halt.error.name,
+                code=HALTED,
+                hint="mend the file; or go on with the others by `migrated resume`",
+            )
+            self.post(Halted(tuple(databases), error, halt, total, is_new))
 
 
 def _paths(databases: list[DatabasePath]) -> tuple[str, ...]:
     return tuple(database.path for database in databases)
 
 
-def _mark(migrations: list[Migration]) -> int:
-    return hash(tuple(migrations))
-
-
-def look_at(path: str) -> Fingerprint:
-    """A database's fingerprint: two calls of stat()."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return Fingerprint(None, ())
-    try:
-        # Beside the file itself, also where the path is a link to it.
-        log = os.stat(f"{os.path.realpath(path)}-wal")
-        written: tuple[int, ...] = (log.st_size, log.st_mtime_ns)
-    except OSError:
-        written = ()
-    return Fingerprint((status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns, *written))
+def _key(target: Target) -> str:
+    return f"{target.migrations}: {target.databases}"

@@ -31,6 +31,11 @@ class Complaint:
     _next: float = 0.0
     _interval: float = FIRST_REPETITION
 
+    @property
+    def is_made(self) -> bool:
+        """Whether there was ever a cause to tell."""
+        return self._cause is not None
+
     def is_due(self, cause: str, now: float) -> bool:
         """Whether to tell it now. Another cause is told at once."""
         if cause != self._cause:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from migrated.daemon.passes import Scanned
+from migrated.daemon.passes import Halted, Scanned
 from migrated.discovery import DatabasePath
 from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
@@ -85,6 +85,11 @@ class Standings:
         if standing := self._standings.get(outcome.database.path):
             standing.outcome = outcome
             standing.judge(now)
+
+    def halted(self, halted: Halted, now: float) -> None:
+        """Take that these are not worked on."""
+        for database in halted.databases:
+            self.visited(Outcome(database, Result.REFUSED, error=halted.error), now)
 
     def all(self) -> list[Standing]:
         """Every one, in the order of the configuration."""

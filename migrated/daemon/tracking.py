@@ -2,11 +2,12 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from migrated import events
-from migrated.daemon.passes import Visited
+from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
 from migrated.discovery import DatabasePath
 from migrated.errors import (
@@ -17,13 +18,14 @@ from migrated.errors import (
     RefusedError,
     UnfinishedError,
 )
-from migrated.fleet import Outcome, Result, report_end, report_error
+from migrated.events import Event
+from migrated.fleet import Outcome, Result
 from migrated.logs import Log, failure_keys
+from migrated.reports import FEW, Cause, cause_of, report_end, report_error, report_halt, report_others
 
 _STATUS_WIDTH = 100
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}
-_STATES = {"current": set(Result) - _TROUBLE, "blocked": _BLOCKING, "unavailable": {Result.UNAVAILABLE}}
 _KINDS = {
     ChecksumMismatchError.code: "checksum mismatch in",
     MigrationNotFoundError.code: "no file any more of",
@@ -34,12 +36,36 @@ _KINDS = {
 
 @dataclass(slots=True)
 class _Tracked:
+    """A database that is not well, or was not brought to the end."""
+
     outcome: Outcome
     failures: int = 0
     blocked: bool = False
     unavailable: bool = False
     rest: Rest | None = None
+    cause: Cause | None = None
     complaint: Complaint = field(default_factory=Complaint)
+
+
+@dataclass(slots=True)
+class _Crowd:
+    """Databases in trouble for one cause: a few that are `told` of one by one, and the `others`."""
+
+    told: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
+    complaint: Complaint = field(default_factory=Complaint)
+
+    def join(self, path: str) -> bool:
+        """Take in a database. Whether it is told of by itself."""
+        if path in self.told or (len(self.told) < FEW and path not in self.others):
+            self.told.add(path)
+            return True
+        self.others.add(path)
+        return False
+
+    def leave(self, path: str) -> None:
+        self.told.discard(path)
+        self.others.discard(path)
 
 
 class Tracker:
@@ -48,25 +74,42 @@ class Tracker:
     def __init__(self, log: Log, random: Callable[[], float]) -> None:
         self._log = log
         self._random = random
-        self._databases: dict[str, _Tracked | None] = {}
+        self._known: frozenset[str] = frozenset()
+        self._well: set[str] = set()
+        self._tracked: dict[str, _Tracked] = {}
+        self._crowds: dict[Cause, _Crowd] = {}
+        self._recovered: dict[Event, int] = {}
+        self._applied = 0
+        self._is_news = False
+        self._began = 0.0
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
         """Take the present set of databases: new ones are known from now on, those gone are forgotten."""
-        self._databases = {database.path: self._databases.get(database.path) for database in databases}
+        self._known = frozenset(database.path for database in databases)
+        self._well &= self._known
+        for path in self._tracked.keys() - self._known:
+            self._leave_crowd(self._tracked.pop(path))
 
     def try_all(self) -> None:
         """Leave none alone any more: the configuration, say, is another."""
-        for tracked in self._databases.values():
-            if tracked is not None:
-                tracked.rest = None
+        for tracked in self._tracked.values():
+            tracked.rest = None
 
     def known(self) -> frozenset[str]:
         """The paths of all databases."""
-        return frozenset(self._databases)
+        return self._known
 
     def resting(self) -> dict[str, Rest]:
         """Those in trouble, and when to try them again."""
-        return {path: tracked.rest for path, tracked in self._databases.items() if tracked and tracked.rest}
+        return {path: tracked.rest for path, tracked in self._tracked.items() if tracked.rest}
+
+    def failing(self) -> dict[str, Cause | None]:
+        """Those in which a migration failed, with what it failed of."""
+        return {
+            path: tracked.cause
+            for path, tracked in self._tracked.items()
+            if tracked.outcome.result is Result.FAILED
+        }
 
     def retry_at(self) -> float | None:
         """When the next one that may recover by itself should be tried."""
@@ -80,44 +123,96 @@ class Tracker:
         invalid, and asking again at once would never end.
         """
         due = set()
-        for path, tracked in self._databases.items():
-            if tracked and tracked.rest and tracked.rest.due_at <= now:
+        for path, tracked in self._tracked.items():
+            if tracked.rest and tracked.rest.due_at <= now:
                 later = now + retry_delay(tracked.failures, self._random)
                 tracked.rest = replace(tracked.rest, until=later, at_latest=now + LONGEST_RETRY)
                 due.add(path)
         return frozenset(due)
 
+    def pass_begins(self, now: float) -> None:
+        """What is told together from now on is told when it ends."""
+        self._applied, self._is_news, self._began = 0, False, now
+
     def visited(self, visit: Visited, now: float) -> bool:
         """Take what a visit came to, and say what is new. Whether it is in a trouble that it was not in before."""
         outcome = visit.outcome
+        path = outcome.database.path
         log = self._log.bind(run_id=visit.run_id, database=outcome.database.name)
-        tracked = self._databases.get(outcome.database.path) or _Tracked(outcome)
-        self._databases[outcome.database.path] = tracked
-        tracked.outcome = outcome
+        self._applied += outcome.applied
+        self._is_news |= bool(outcome.applied or outcome.rolled_back)
         if outcome.result in _TROUBLE:
-            self._troubled(tracked, visit, now)
-            tried = outcome.result is Result.FAILED or outcome.applied or outcome.rolled_back
-            if outcome.result is Result.FAILED:
-                report_error(outcome, log)
-            is_news = self._complain(tracked, log, now)
-            if is_news or tried:
-                report_end(outcome, log)
-            return is_news
-        if tracked.blocked:
-            log(events.DATABASE_UNBLOCKED)
-        if tracked.unavailable:
-            log(events.DATABASE_RECOVERED)
-        self._databases[outcome.database.path] = _Tracked(outcome)
+            tracked = self._tracked.setdefault(path, _Tracked(outcome))
+            tracked.outcome = outcome
+            self._well.discard(path)
+            return self._troubled(tracked, visit, log, now)
+        was = self._tracked.pop(path, None)
+        if was is not None:
+            self._is_well_again(was, log)
+        if outcome.pending:
+            self._tracked[path] = _Tracked(outcome)
+            self._well.discard(path)
+        else:
+            self._well.add(path)
         report_end(outcome, log)
         return False
 
+    def halted(self, halted: Halted, run_id: str) -> None:
+        """These are not worked on: that is told of all at once."""
+        if halted.is_new:
+            report_halt(halted.halt, halted.total, self._log.bind(run_id=run_id))
+        for database in halted.databases:
+            was = self._tracked.pop(database.path, None)
+            if was is not None:
+                self._leave_crowd(was)
+            self._well.discard(database.path)
+            self._tracked[database.path] = _Tracked(Outcome(database, Result.REFUSED, error=halted.error))
+        self._is_news |= bool(halted.databases)
+
+    def pass_ended(self, now: float, run_id: str) -> None:
+        """Tell of those that were not told of one by one, and of the fleet as a whole where there is news."""
+        log = self._log.bind(run_id=run_id)
+        for event, number in self._recovered.items():
+            if number > FEW:
+                sentence = f"{{databases}} more databases: {event.name.rpartition('.')[2]}"
+                log(replace(event, sentence=sentence), databases=number - FEW)
+        self._recovered.clear()
+        for cause, crowd in self._crowds.items():
+            self._complain_of(cause, crowd, log, now)
+        if self._is_news and len(self._known) > 1:
+            elapsed = round((now - self._began) * 1000)
+            log(events.FLEET_FINISHED, **self.counts(), applied=self._applied, execution_time_ms=elapsed)
+
     def repeat_complaints(self, now: float) -> None:
         """Say again what has been standing for long, so that no trouble is ever silent."""
-        for tracked in self._databases.values():
-            if tracked is not None and tracked.outcome.result in _TROUBLE:
+        for cause, crowd in self._crowds.items():
+            for path in sorted(crowd.told):
+                tracked = self._tracked[path]
                 self._complain(tracked, self._log.bind(database=tracked.outcome.database.name), now)
+            self._complain_of(cause, crowd, self._log, now)
 
-    def _troubled(self, tracked: _Tracked, visit: Visited, now: float) -> None:
+    def _troubled(self, tracked: _Tracked, visit: Visited, log: Log, now: float) -> bool:
+        outcome = visit.outcome
+        self._judge(tracked, visit, now)
+        cause = cause_of(outcome)
+        is_same = cause == tracked.cause
+        if not is_same:
+            self._leave_crowd(tracked)
+            tracked.cause = cause
+        if cause is None:
+            return False
+        if not self._crowds.setdefault(cause, _Crowd()).join(outcome.database.path):
+            self._is_news |= not is_same
+            return not is_same
+        if outcome.result is Result.FAILED:
+            report_error(outcome, log)
+        is_news = self._complain(tracked, log, now)
+        if is_news or outcome.result is Result.FAILED or outcome.applied or outcome.rolled_back:
+            report_end(outcome, log)
+        self._is_news |= is_news
+        return is_news
+
+    def _judge(self, tracked: _Tracked, visit: Visited, now: float) -> None:
         outcome = visit.outcome
         tracked.failures += 1
         tracked.blocked |= outcome.result in _BLOCKING
@@ -131,11 +226,32 @@ class Tracker:
             at_latest = now + LONGEST_RETRY if outcome.result is Result.UNAVAILABLE else math.inf
             tracked.rest = Rest(visit.migrations, visit.fingerprint, until, permanent, at_latest)
 
+    def _is_well_again(self, was: _Tracked, log: Log) -> None:
+        self._leave_crowd(was)
+        unblocked = events.DATABASE_UNBLOCKED if was.blocked else None
+        recovered = events.DATABASE_RECOVERED if was.unavailable else None
+        for event in (unblocked, recovered):
+            if event is not None:
+                self._is_news = True
+                number = self._recovered[event] = self._recovered.get(event, 0) + 1
+                if number <= FEW:
+                    log(event)
+
+    def _leave_crowd(self, tracked: _Tracked) -> None:
+        if tracked.cause is None:
+            return
+        crowd = self._crowds[tracked.cause]
+        crowd.leave(tracked.outcome.database.path)
+        if not crowd.told and not crowd.others:
+            del self._crowds[tracked.cause]
+
     def _complain(self, tracked: _Tracked, log: Log, now: float) -> bool:
         """Tell the trouble if it is time to; whether that was the first time."""
         outcome = tracked.outcome
         error = outcome.error
         if error is None:
+            return False
+        if tracked.complaint.is_made and _is_foreign(outcome):
             return False
         # Another version that fails for the same reason is another cause.
         if not tracked.complaint.is_due(f"{outcome.result}: {error.version}: {error.message}", now):
@@ -151,30 +267,46 @@ class Tracker:
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
 
+    def _complain_of(self, cause: Cause, crowd: _Crowd, log: Log, now: float) -> None:
+        """Tell of those that are not told of one by one, if it is time to."""
+        if crowd.others and crowd.complaint.is_due(str(cause), now):
+            example = self._tracked[next(iter(crowd.others))].outcome
+            report_others(example, len(crowd.others), log.bind(repeated=crowd.complaint.repeated or None))
+
     def counts(self) -> dict[str, int]:
         """How many databases there are and in which state, and the migrations that wait in those in trouble.
 
         One that was not visited yet is in no state, nor is one whose run was cut short by a pause; of one that is
         unavailable nothing is known to wait.
         """
-        outcomes = self._outcomes()
-        states = {name: sum(outcome.result in kinds for outcome in outcomes) for name, kinds in _STATES.items()}
-        states["current"] -= sum(bool(each.pending) for each in outcomes if each.result in _STATES["current"])
-        pending = sum(outcome.pending for outcome in outcomes if outcome.result in _TROUBLE)
-        return {"databases": len(self._databases), **states, "pending": pending}
+        troubled = Counter(tracked.outcome.result for tracked in self._tracked.values())
+        pending = sum(
+            tracked.outcome.pending for tracked in self._tracked.values() if tracked.outcome.result in _TROUBLE
+        )
+        return {
+            "databases": len(self._known),
+            "current": len(self._well),
+            "blocked": sum(troubled[result] for result in _BLOCKING),
+            "unavailable": troubled[Result.UNAVAILABLE],
+            "pending": pending,
+        }
 
     def summary(self) -> str:
         """One line for `systemctl status` and the log."""
         counts = self.counts()
         text = f"{counts['current']} of {counts['databases']} databases current"
-        for name in ("blocked", "unavailable"):
+        for name, results in (("blocked", _BLOCKING), ("unavailable", {Result.UNAVAILABLE})):
             if counts[name]:
-                first = next(outcome for outcome in self._outcomes() if outcome.result in _STATES[name])
-                text += f"; {counts[name]} {name}: {_short(first)}"
+                outcomes = (tracked.outcome for tracked in self._tracked.values())
+                text += (
+                    f"; {counts[name]} {name}: {_short(next(each for each in outcomes if each.result in results))}"
+                )
         return text
 
-    def _outcomes(self) -> list[Outcome]:
-        return [tracked.outcome for tracked in self._databases.values() if tracked]
+
+def _is_foreign(outcome: Outcome) -> bool:
+    """Whether a pattern matches a file that is no database: that is said once, and no trouble of ours."""
+    return outcome.database.matched and outcome.error is not None and outcome.error.code == "SQLITE_NOTADB"
 
 
 def _short(outcome: Outcome) -> str:

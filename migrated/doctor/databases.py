@@ -26,7 +26,7 @@ _MARGIN = 1_000_000
 
 def check_usable(database: DatabasePath, target: Target) -> Iterator[Finding]:
     """Whether it can be migrated by this user, and used by its owner afterwards. Raises `DatabaseError`."""
-    may_be_made = database.may_be_made(target)
+    may_be_made = target.create and not database.matched
     preflight.require_usable(database.path, create=may_be_made)
     try:
         status = os.stat(database.path)
@@ -50,7 +50,8 @@ def check_content(
     """What is applied there, and whether a run would be refused. Without `migrations` only the ledger is read."""
     handle = SqliteDatabase(
         database.path,
-        create=database.may_be_made(target),
+        create=target.create,
+        must_exist=database.matched,
         busy_timeout=min(BUSY_SECONDS, target.busy_timeout),
         application_id=target.application_id,
     )

@@ -83,12 +83,14 @@ def open_for_reading(path: str, patience: Patience) -> apsw.Connection:
     return connection
 
 
-def open_for_migrating(path: str, patience: Patience, *, create: bool) -> apsw.Connection:
-    """Open a database to be migrated; a missing or empty file only where it may be created."""
+def open_for_migrating(
+    path: str, patience: Patience, *, create: bool, must_exist: bool = False
+) -> apsw.Connection:
+    """Open a database to be migrated; an empty file only with `create`, a missing one not if it `must_exist`."""
     flags = apsw.SQLITE_OPEN_READWRITE
-    if create:
+    if create and not must_exist:
         flags |= apsw.SQLITE_OPEN_CREATE
-    elif is_absent_or_empty(path):
+    elif not create and is_absent_or_empty(path):
         raise DatabaseError(
             "the database is missing or an empty file, and it may not be created",
             database=path,

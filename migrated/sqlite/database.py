@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import apsw
 
+from migrated import backend
 from migrated.backend import FormerState, Observer, Session
 from migrated.errors import DatabaseError
 from migrated.model import Migration, Record, Snapshot, highest_version
@@ -23,6 +24,7 @@ from migrated.sqlite.connection import (
 from migrated.sqlite.preparing import BEFORE_RESTORE, Keeper, Preparation
 from migrated.sqlite.record import read_record
 from migrated.sqlite.session import SqliteSession
+from migrated.sqlite.template import Template, template_of
 from migrated.supervision import Supervision
 
 IN_MEMORY = ":memory:"
@@ -32,7 +34,8 @@ DEFAULT_BUSY_TIMEOUT = 30.0
 class SqliteDatabase:
     """One database: a path, `:memory:`, or an open `apsw.Connection` that the caller keeps.
 
-    `create` says whether a missing or empty file may become a database. `busy_timeout` is how many seconds
+    `create` says whether a missing or empty file may become a database, a missing one not where it `must_exist`:
+    one that a pattern matched and that is gone was removed on purpose. `busy_timeout` is how many seconds
     another connection's lock is waited for, in all, at each of BEGIN, a statement and COMMIT; the wait ends
     early when the `supervision` says so. `statement_timeout` is how many seconds a statement may take; 0: any.
     `snapshots` says when the content is kept. With an `application_id`, only a database that has it, or one that
@@ -44,6 +47,7 @@ class SqliteDatabase:
         location: str | os.PathLike[str] | apsw.Connection,
         *,
         create: bool = True,
+        must_exist: bool = False,
         busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
         statement_timeout: float = 0,
         snapshots: SnapshotPolicy = NO_SNAPSHOTS,
@@ -55,6 +59,7 @@ class SqliteDatabase:
         self._snapshots = snapshots
         self._application_id = application_id
         self._create = create
+        self._must_exist = must_exist
         self._shared: apsw.Connection | None = None
         self.path: str | None = None
         if isinstance(location, apsw.Connection):
@@ -98,6 +103,22 @@ class SqliteDatabase:
         """Raise `DatabaseError` for what can be seen to be in the way without opening the database."""
         if self.path is not None and self._shared is None:
             preflight.require_usable(self.path, create=self._create)
+
+    def template(self, migrations: Sequence[Migration]) -> Template | None:
+        """The content of a database in memory, if a copy is as good as applying the migrations that made it."""
+        if self._shared is None or self.path is not None:
+            return None
+        return template_of(self._shared, migrations, self.look().applied)
+
+    def fill(self, template: backend.Template) -> bool:
+        """Make an empty or missing file, where it may become a database, a copy of what `template` gave.
+
+        Raises `DatabaseError`.
+        """
+        if not isinstance(template, Template) or not self._create or not self.is_new():
+            return False
+        with contextlib.closing(self._open_for_migrating()) as connection, environment_errors(self.name):
+            return template.copy_into(self.name, connection, self._patience)
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots in `.migrated/snapshots/` beside the file, oldest first."""
@@ -202,9 +223,11 @@ class SqliteDatabase:
         return self._shared
 
     def _open_for_migrating(self) -> apsw.Connection:
-        if self._create:
+        if self._create and not self._must_exist:
             preflight.create_for_owner(self.name)
-        connection = open_for_migrating(self.name, self._patience, create=self._create)
+        connection = open_for_migrating(
+            self.name, self._patience, create=self._create, must_exist=self._must_exist
+        )
         try:
             with environment_errors(self.name):
                 preflight.require_application_id(connection, self._application_id, self.name)
@@ -213,13 +236,18 @@ class SqliteDatabase:
             raise
         return connection
 
+    def _may_be_made(self) -> bool:
+        if self._must_exist:
+            return os.path.isfile(self.name)
+        return os.path.isdir(os.path.dirname(os.path.abspath(self.name)))
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection | None]:
         if self._shared is not None:
             with borrowed(self._shared), environment_errors(self.name):
                 yield self._shared
             return
-        if self.is_new() and self._create and os.path.isdir(os.path.dirname(os.path.abspath(self.name))):
+        if self.is_new() and self._create and self._may_be_made():
             yield None
             return
         preflight.require_regular_file(self.name)

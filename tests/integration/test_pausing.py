@@ -9,7 +9,7 @@ from support import applied_versions, execute
 
 from migrated import Migration, Supervision, logs
 from migrated.discovery import DatabasePath
-from migrated.fleet import Result, work_on
+from migrated.fleet import Job, Result
 from migrated.logs import Log
 from migrated.settings import Target
 
@@ -31,15 +31,14 @@ def test_what_did_not_begin_is_pending(tmp_path: Path, database: Path, log: Log,
     outcomes = []
     for _ in range(2):
         outcomes.append(
-            work_on(
-                DatabasePath("app.db", str(database)),
+            Job(
                 target,
                 [Migration(1, "one", "CREATE TABLE t1 (id)"), Migration(2, "two", "CREATE TABLE t2 (id)")],
                 lambda runner: runner.run(),
                 log,
-                lock_timeout=0,
-                supervision=supervision,
-            )
+                0,
+                supervision,
+            ).do(DatabasePath("app.db", str(database)))
         )
         if len(outcomes) == 1:
             assert applied_versions(database) == []

@@ -19,8 +19,9 @@ from migrated import (
     read_migrations,
 )
 from migrated.discovery import DatabasePath
-from migrated.fleet import Action, Outcome, Result, report, work_on
+from migrated.fleet import Action, Job, Outcome, Result
 from migrated.logs import configure
+from migrated.reports import report
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
 
 Line = dict[str, Any]
@@ -52,7 +53,7 @@ class Work:
             log = configure("json", "debug", descriptor)
             migrations = read_migrations(target.migrations)
             database = DatabasePath("app.db", str(self.home / "app.db"))
-            outcome = work_on(database, target, migrations, action, log, lock_timeout=0.05)
+            outcome = Job(target, migrations, action, log, 0.05).do(database)
             report(outcome, log)
         finally:
             os.close(descriptor)

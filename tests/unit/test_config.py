@@ -376,7 +376,7 @@ databases = ["", ":memory:", "a.db"]
     when = "expected one of never, before-run, before-each"
     target_keys = (
         "databases, migrations, create, busy_timeout, statement_timeout, transaction, snapshots, application_id, "
-        "schema_file, on_changed, on_missing, on_late"
+        "schema_file, waves, max_failures, on_changed, on_missing, on_late"
     )
     faults = [
         "1: log_format: expected one of auto, json, ecs, otel, console, got 'xml'",

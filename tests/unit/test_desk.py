@@ -119,7 +119,15 @@ def test_resuming_what_is_not_paused_waits_for_nothing(case: Case) -> None:
     case.desk.pass_begins(is_full=True)
 
     assert case.ask("resume").result(0)["ok"]
-    assert not case.desk.full_pass_wanted
+    assert case.desk.full_pass_wanted
+
+
+def test_who_resumes_has_a_roll_out_go_on_once(case: Case) -> None:
+    assert not case.desk.take_resumption()
+    case.ask("resume")
+
+    assert case.desk.take_resumption()
+    assert not case.desk.take_resumption()
 
 
 def test_a_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> None:

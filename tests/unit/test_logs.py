@@ -845,7 +845,7 @@ KEYS = {
     *("database", "version", "name", "file", "checksum", "expected", "found", "direction", "execution_time_ms"),
     *("rows_changed", "statement", "line", "column", "pending", "applied", "outcome", "reason", "hint", "holder"),
     *("program_version", "statement_number", "statement_count", "snapshot", "size"),
-    *("databases", "current", "blocked", "unavailable", "repeated"),
+    *("databases", "current", "blocked", "unavailable", "untouched", "repeated"),
 }
 
 

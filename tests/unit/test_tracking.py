@@ -451,6 +451,7 @@ def test_summary(told: Told, visits: list[Visited], summary: str) -> None:
 
 
 def test_summary_is_short_and_of_one_line(told: Told) -> None:
+    told.tracker.found([APP])
     told.after(unavailable(DatabaseError("word\n" * 1000)))
 
     summary = told.tracker.summary()

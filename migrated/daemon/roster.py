@@ -1,0 +1,95 @@
+"""What the passes remember from one to the next, so that what did not change costs a look at it from outside."""
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from migrated.daemon.schedule import Fingerprint
+from migrated.discovery import DatabasePath, Discovery
+from migrated.rollout import Halt
+from migrated.sources.rereading import DirectoryReader, Reading
+
+_YOUNG_NS = 2_000_000_000
+"""What was written less than that ago may have been written once more without its time showing that: the clocks of
+file systems tick, some only every two seconds (https://git-scm.com/docs/racy-git)."""
+
+_Stamp = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Known:
+    """A database that had everything, judged by the migrations of `mark`, when it looked like this."""
+
+    mark: int
+    stamp: _Stamp
+    log: str
+
+
+class Roster:
+    """Owned by the thread that does the passes."""
+
+    def __init__(self) -> None:
+        self.discovery = Discovery()
+        self.reader = DirectoryReader()
+        self.halts: dict[str, tuple[int, Halt]] = {}
+        self.scanned: dict[str, tuple[Reading, list[DatabasePath]]] = {}
+        self._known: dict[str, _Known] = {}
+
+    def is_news(self, target: str, reading: Reading, databases: list[DatabasePath]) -> bool:
+        """Whether a target's directory or its databases are others than in the pass before."""
+        reading_before, databases_before = self.scanned.get(target, (None, None))
+        self.scanned[target] = reading, databases
+        return reading is not reading_before or databases is not databases_before
+
+    def changed(self, databases: Iterable[DatabasePath], mark: int) -> list[DatabasePath]:
+        """Those that may not have everything any more: two calls of stat() each, and nothing is opened."""
+        known = self._known
+        found = []
+        for database in databases:
+            was = known.get(database.path)
+            if was is None or was.mark != mark or was.stamp != _stamp(database.path, was.log):
+                found.append(database)
+        return found
+
+    def is_current(self, path: str, mark: int) -> None:
+        """Note that a database has everything."""
+        log = _log_of(path)
+        stamp = _stamp(path, log)
+        if stamp and time.time_ns() - max(stamp[3], stamp[-1]) > _YOUNG_NS:
+            self._known[path] = _Known(mark, stamp, log)
+        else:
+            self._known.pop(path, None)
+
+    def forget(self, path: str) -> None:
+        """It has to be looked at again in any case."""
+        self._known.pop(path, None)
+
+    def keep(self, paths: Iterable[str]) -> None:
+        """Forget all others: they are gone."""
+        for path in self._known.keys() - set(paths):
+            del self._known[path]
+
+
+def _stamp(path: str, log: str) -> _Stamp:
+    """What can be told from outside; nothing of a file that is gone, which is like no other."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return ()
+    try:
+        written = os.stat(log)
+    except OSError:
+        return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns
+    return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, written.st_size, written.st_mtime_ns
+
+
+def _log_of(path: str) -> str:
+    # Beside the file itself, also where the path is a link to it.
+    return f"{os.path.realpath(path)}-wal"
+
+
+def look_at(path: str) -> Fingerprint:
+    """A database's fingerprint: two calls of stat()."""
+    stamp = _stamp(path, _log_of(path))
+    return Fingerprint(stamp[:2] or None, stamp[2:])

@@ -1,0 +1,403 @@
+"""Many databases, one for each tenant: each handled by itself, and none of them made to suffer for the others."""
+
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from daemon_process import BOUND_BY_PERMISSIONS, DaemonProcess, log_lines, migrated, poll, writer_holding
+from support import applied_versions, execute, put_file, query, write_migration
+
+CONFIGURATION = """
+settle = "20ms"
+resync_interval = "{resync}"
+[[target]]
+databases = ["tenants/*.db"]
+{more}
+"""
+SHORT, LONG = "100ms", "1h"
+QUICKLY = 'snapshots = { when = "never" }'
+
+
+def fleet(home: Path, size: int, *, resync: str = LONG, more: str = "", migrations: int = 2) -> list[Path]:
+    """A directory of tenants with nothing in them yet, their migrations and the configuration."""
+    (home / "tenants").mkdir()
+    (home / "migrations").mkdir()
+    for version in range(1, migrations + 1):
+        write_migration(home / "migrations", version)
+    (home / "migrated.toml").write_text(CONFIGURATION.format(resync=resync, more=more))
+    databases = [home / "tenants" / f"t{number:04}.db" for number in range(size)]
+    for database in databases:
+        database.touch()
+    return databases
+
+
+def fill(home: Path, databases: Iterable[Path]) -> None:
+    """Make these what the migrations make of one, much faster than by bringing up each."""
+    first, *others = databases
+    done = migrated(home, "up", "-d", first)
+    assert done.returncode == 0, done.stderr
+    for other in others:
+        shutil.copyfile(first, other)
+
+
+def versions(databases: Iterable[Path]) -> Counter[tuple[object, ...]]:
+    """How many have which versions applied."""
+    return Counter(tuple(applied_versions(database)) for database in databases)
+
+
+class TestHalt:
+    def test_roll_out_is_halted_and_goes_on(self, tmp_path: Path) -> None:
+        """A fleet of 200: a migration that fails costs one of them; resumed, one more; mended, none."""
+        databases = fleet(tmp_path, 200)
+        fill(tmp_path, databases)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            write_migration(
+                tmp_path / "migrations", 3, "bad", up="CREATE TABLE t3 (x); INSERT INTO nowhere VALUES (1);"
+            )
+            halted = daemon.wait_for("fleet.halted")
+            daemon.wait_for("fleet.finished", blocked=200, current=0)
+
+            assert (halted["databases"], halted["blocked"], halted["untouched"]) == (200, 1, 199)
+            assert (halted["version"], halted["level"]) == (3, "error")
+            assert versions(databases) == {(1, 2): 200}
+            assert not query(databases[0], "SELECT 1 FROM sqlite_schema WHERE name = 't3'")
+            daemon.look()
+            failed = {str(line["database"]) for line in daemon.logged("migration.failed")}
+            assert failed == {"tenants/t0000.db"}
+
+            assert migrated(tmp_path, "resume").returncode == 0
+            daemon.wait_for("fleet.resumed")
+            again = daemon.wait_for("fleet.halted")
+            assert (again["blocked"], again["untouched"]) == (1, 198)
+            daemon.wait_for("fleet.finished")
+            assert versions(databases) == {(1, 2): 200}
+
+            write_migration(tmp_path / "migrations", 3, "bad", up="CREATE TABLE t3 (x);")
+            daemon.wait_for("fleet.resumed")
+            finished = daemon.wait_for("fleet.finished")
+            assert (finished["current"], finished["blocked"], finished["applied"]) == (200, 0, 200)
+            assert versions(databases) == {(1, 2, 3): 200}
+            assert daemon.stop() == 0
+        assert len(daemon.logged("migration.failed")) == 2
+        assert len(daemon.logged("run.finished", outcome="applied")) == 200
+
+    def test_odd_one_does_not_keep_the_others_from_going_on(self, tmp_path: Path) -> None:
+        """What fails in one alone is passed by when a person says so, and does not halt what comes later."""
+        databases = fleet(tmp_path, 30)
+        fill(tmp_path, databases)
+        execute(databases[0], "CREATE TABLE t3 (theirs)")
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            write_migration(tmp_path / "migrations", 3)
+            daemon.wait_for("fleet.halted", untouched=29)
+            migrated(tmp_path, "resume")
+            daemon.wait_for("fleet.finished", current=29, blocked=1)
+            write_migration(tmp_path / "migrations", 4)
+            daemon.wait_for("fleet.finished", current=29, blocked=1)
+
+            assert versions(databases) == {(1, 2): 1, (1, 2, 3, 4): 29}
+            daemon.stop()
+        assert len(daemon.logged("fleet.halted")) == 1
+
+    def test_new_database_waits_with_the_others(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 20)
+        fill(tmp_path, databases)
+        write_migration(tmp_path / "migrations", 3, up="BROKEN;")
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("daemon.ready", blocked=20)
+            shutil.copyfile(databases[1], tmp_path / "tenants" / "new.db")
+            daemon.look()
+            (new,) = json.loads(migrated(tmp_path, "status", "--json", "-d", "tenants/new.db").stdout)["databases"]
+
+            assert new["daemon"]["state"] == "blocked"
+            assert new["daemon"]["error"]["message"].startswith("3_change failed in 1 of 21 databases")
+            assert versions([tmp_path / "tenants" / "new.db"]) == {(1, 2): 1}
+
+    def test_person_may_try_one_all_the_same(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 20)
+        fill(tmp_path, databases)
+        execute(databases[0], "CREATE TABLE t3 (theirs)")
+        write_migration(tmp_path / "migrations", 3)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("daemon.ready", blocked=20)
+
+            assert migrated(tmp_path, "retry", "tenants/t0007.db").returncode == 0
+            assert versions(databases) == {(1, 2): 19, (1, 2, 3): 1}
+
+    def test_up_stops_where_a_wave_failed(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 50)
+        fill(tmp_path, databases)
+        execute(databases[0], "CREATE TABLE t3 (theirs)")
+        write_migration(tmp_path / "migrations", 3)
+
+        done = migrated(tmp_path, "up")
+
+        lines = log_lines(done.stderr)
+        assert done.returncode == 1
+        assert versions(databases) == {(1, 2): 50}
+        assert [(line["blocked"], line["untouched"]) for line in lines if line["event"] == "fleet.halted"] == [
+            (1, 49)
+        ]
+        assert lines[-1]["event"] == "fleet.finished"
+        assert (lines[-1]["current"], lines[-1]["blocked"], lines[-1]["untouched"]) == (0, 1, 49)
+
+    @pytest.mark.parametrize(
+        ("options", "more"),
+        [
+            pytest.param(["--no-waves"], "", id="told so"),
+            pytest.param([], "waves = []", id="configured so"),
+        ],
+    )
+    def test_up_without_waves_tries_every_one(self, tmp_path: Path, options: list[str], more: str) -> None:
+        databases = fleet(tmp_path, 50, more=more)
+        fill(tmp_path, databases)
+        for database in databases[:5]:
+            execute(database, "CREATE TABLE t3 (theirs)")
+        write_migration(tmp_path / "migrations", 3)
+
+        done = migrated(tmp_path, "up", *options)
+
+        finished = log_lines(done.stderr)[-1]
+        assert done.returncode == 1
+        assert versions(databases) == {(1, 2): 5, (1, 2, 3): 45}
+        assert (finished["current"], finished["blocked"], finished.get("untouched")) == (45, 5, None)
+
+    def test_second_wave_that_fails_keeps_what_the_first_one_did(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 50, more="workers = 1\n")
+        (tmp_path / "migrated.toml").write_text('workers = 1\n[[target]]\ndatabases = ["tenants/*.db"]\n')
+        fill(tmp_path, databases)
+        for database in databases[1:4]:
+            execute(database, "CREATE TABLE t3 (theirs)")
+        write_migration(tmp_path / "migrations", 3)
+
+        done = migrated(tmp_path, "up")
+
+        # The second failure of its ten is more than one in a hundred.
+        assert done.returncode == 1
+        assert versions(databases) == {(1, 2): 49, (1, 2, 3): 1}
+        assert len([line for line in log_lines(done.stderr) if line["event"] == "migration.failed"]) == 2
+
+
+class TestOneLine:
+    """Ten thousand databases with one trouble are one trouble."""
+
+    def test_trouble_of_all_is_told_of_in_few_lines(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 100)
+        fill(tmp_path, databases)
+        before = (tmp_path / "migrations" / "1_change.sql").read_text()
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            write_migration(tmp_path / "migrations", 1, up="CREATE TABLE another (id);")
+            others = daemon.wait_for("database.blocked", databases=97)
+            assert (others["level"], others["error"]["type"]) == ("error", "ChecksumMismatchError")
+            daemon.wait_for("fleet.finished", blocked=100, current=0)
+            put_file(tmp_path / "migrations", "1_change.sql", before)
+            daemon.wait_for("database.unblocked", databases=97)
+            daemon.wait_for("fleet.finished", blocked=0, current=100)
+            daemon.stop()
+
+        assert Counter(line["event"] for line in daemon.lines if line.get("run_id"))["checksum.mismatch"] == 3
+        assert len(daemon.logged("database.blocked")) == 4
+        assert len(daemon.logged("database.unblocked")) == 4
+        assert len(daemon.lines) < 60
+
+    def test_so_it_is_by_up(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 100)
+        fill(tmp_path, databases)
+        write_migration(tmp_path / "migrations", 1, up="CREATE TABLE another (id);")
+
+        done = migrated(tmp_path, "up")
+
+        events = Counter(line["event"] for line in log_lines(done.stderr))
+        assert done.returncode == 4
+        assert events == {
+            "checksum.mismatch": 3,
+            "database.blocked": 4,
+            "run.finished": 3,
+            "fleet.finished": 1,
+        }
+
+    def test_what_was_done_is_one_line_for_each(self, tmp_path: Path) -> None:
+        fleet(tmp_path, 40)
+
+        done = migrated(tmp_path, "up")
+
+        lines = log_lines(done.stderr)
+        events = Counter(line["event"] for line in lines)
+        assert done.returncode == 0
+        assert events["run.finished"] == 40
+        # Of the first one everything is told, as for a single database.
+        assert {line["database"] for line in lines if line["event"] == "migration.applied"} == {"tenants/t0000.db"}
+
+    def test_for_debugging_everything_is_told(self, tmp_path: Path) -> None:
+        fleet(tmp_path, 15)
+
+        done = migrated(tmp_path, "up", "--log-level", "debug")
+
+        applied = [line for line in log_lines(done.stderr) if line["event"] == "migration.applied"]
+        assert len(applied) == 30
+
+
+class TestDiscovery:
+    def test_new_ones_come_and_old_ones_go(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 3, resync=SHORT)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("daemon.ready", databases=3, current=3)
+            new = tmp_path / "tenants" / "new.db"
+            execute(new, "CREATE TABLE theirs (x)")
+            daemon.wait_for("database.discovered", database="tenants/new.db")
+            daemon.wait_for("run.finished", database="tenants/new.db", outcome="applied")
+            assert applied_versions(new) == [1, 2]
+            databases[0].unlink()
+            write_migration(tmp_path / "migrations", 3)
+            finished = daemon.wait_for("fleet.finished", applied=3)
+
+            assert (finished["databases"], finished["current"]) == (3, 3)
+            assert not databases[0].exists()
+            daemon.stop()
+        assert [line for line in daemon.lines if line["level"] == "error"] == []
+
+    def test_what_is_no_database_is_told_once_and_left_alone(self, tmp_path: Path) -> None:
+        fleet(tmp_path, 2)
+        text = tmp_path / "tenants" / "notes.db"
+        text.write_text("not a database at all, but a text that is long enough\n" * 100)
+        for name in ("t0000.db-wal", "t0000.db-shm", "t0000.db-journal"):
+            (tmp_path / "tenants" / name).touch()
+        before = text.read_bytes()
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("daemon.ready", databases=3, current=2, unavailable=1)
+            for _ in range(3):
+                daemon.look()
+            daemon.stop()
+
+        told = daemon.logged("database.unavailable")
+        assert [(line["database"], line["error"]["code"]) for line in told] == [
+            ("tenants/notes.db", "SQLITE_NOTADB")
+        ]
+        assert text.read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("create", "applied"), [("true", [1, 2]), ("false", [])], ids=["may become one", "may not"]
+    )
+    def test_empty_file(self, tmp_path: Path, create: str, applied: list[object]) -> None:
+        (database,) = fleet(tmp_path, 1, more=f"create = {create}")
+
+        done = migrated(tmp_path, "up")
+
+        assert done.returncode == (0 if applied else 6)
+        assert applied_versions(database) == applied
+        assert bool(database.stat().st_size) is bool(applied)
+
+
+def test_busy_one_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    databases = fleet(tmp_path, 30)
+    fill(tmp_path, databases)
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.wait_until_ready()
+        with writer_holding(databases[0]):
+            write_migration(tmp_path / "migrations", 3)
+            daemon.wait_for("fleet.finished", current=29, unavailable=1)
+            assert versions(databases) == {(1, 2): 1, (1, 2, 3): 29}
+        daemon.wait_for("database.recovered", database="tenants/t0000.db")
+        assert versions(databases) == {(1, 2, 3): 30}
+
+
+def test_up_comes_back_to_a_busy_one(tmp_path: Path) -> None:
+    databases = fleet(tmp_path, 30, more='busy_timeout = "30s"')
+    fill(tmp_path, databases)
+    write_migration(tmp_path / "migrations", 3)
+    with writer_holding(databases[4]) as release, DaemonProcess(tmp_path, command="up") as up:
+        poll(lambda: versions(databases)[1, 2, 3] == 29, "all others have it")
+        release()
+
+        assert up.wait() == 0
+    assert versions(databases) == {(1, 2, 3): 30}
+    assert up.lines[-1]["current"] == 30
+
+
+def test_every_tenant_has_random_values_of_its_own(tmp_path: Path) -> None:
+    databases = fleet(tmp_path, 12)
+    write_migration(
+        tmp_path / "migrations",
+        3,
+        up="CREATE TABLE tenant (id TEXT); INSERT INTO tenant VALUES (hex(randomblob(16)));",
+    )
+
+    assert migrated(tmp_path, "up").returncode == 0
+    assert len({query(database, "SELECT id FROM tenant")[0] for database in databases}) == 12
+
+
+class TestTwoThousand:
+    """One fleet with everything in it that can happen to one of many."""
+
+    SIZE = 2000
+
+    @pytest.mark.skipif(
+        not BOUND_BY_PERMISSIONS and os.geteuid() == 0, reason="root passes any check of permissions"
+    )
+    def test_each_is_handled_by_itself(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, self.SIZE, more=QUICKLY)
+        fill(tmp_path, databases)
+        locked, corrupt, read_only, changed, vanishing = (databases[number] for number in (50, 51, 52, 53, -1))
+        with corrupt.open("r+b") as file:
+            file.seek(100)
+            file.write(b"\xff" * 3000)
+        read_only.chmod(0o444)
+        execute(changed, "UPDATE _migrations SET checksum = 'x' WHERE version = 2")
+        (tmp_path / "tenants" / "directory.db").mkdir()
+        appearing = tmp_path / "tenants" / "appearing.db"
+        with writer_holding(locked), DaemonProcess(tmp_path, wrapper=BOUND_BY_PERMISSIONS) as daemon:
+            daemon.wait_until_ready()
+            write_migration(tmp_path / "migrations", 3)
+            daemon.wait_for("run.finished", outcome="applied")
+            # While the pass is under way.
+            appearing.touch()
+            vanishing.unlink()
+            daemon.wait_for("fleet.finished")
+            daemon.look()
+            odd = {locked, corrupt, read_only, changed, vanishing}
+            well = [database for database in [*databases, appearing] if database not in odd]
+
+            assert versions(well) == {(1, 2, 3): len(well)}
+            assert versions([locked, read_only, changed]) == {(1, 2): 3}
+            assert not vanishing.exists()
+            daemon.send(signal.SIGTERM)
+            daemon.wait()
+        unavailable = {line["database"]: line["error"]["code"] for line in daemon.logged("database.unavailable")}
+        assert unavailable == {
+            "tenants/t0050.db": "SQLITE_BUSY",
+            "tenants/t0051.db": unavailable["tenants/t0051.db"],
+            "tenants/t0052.db": "READ_ONLY",
+        }
+        assert unavailable["tenants/t0051.db"] in {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
+        assert {line["database"] for line in daemon.logged("database.blocked")} == {"tenants/t0053.db"}
+        assert {line["database"] for line in daemon.logged("checksum.mismatch")} == {"tenants/t0053.db"}
+        assert daemon.logged("fleet.halted") == []
+        last = daemon.logged("fleet.finished")[-1]
+        assert (last["databases"], last["current"], last["blocked"], last["unavailable"]) == (2000, 1996, 1, 3)
+
+    def test_killed_in_the_middle_and_started_again(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, self.SIZE, more=QUICKLY)
+        fill(tmp_path, databases[: self.SIZE // 2])
+        write_migration(tmp_path / "migrations", 3)
+        with DaemonProcess(tmp_path) as daemon:
+            for _ in range(self.SIZE // 4):
+                daemon.wait_for("run.finished", outcome="applied")
+            daemon.kill()
+        after = versions(databases)
+        assert after.keys() <= {(), (1, 2), (1, 2, 3)}
+        assert self.SIZE // 4 <= after[1, 2, 3] < self.SIZE
+
+        with DaemonProcess(tmp_path) as daemon:
+            ready = daemon.wait_for("daemon.ready")
+            assert (ready["databases"], ready["current"]) == (self.SIZE, self.SIZE)
+            assert daemon.stop() == 0
+        assert versions(databases) == {(1, 2, 3): self.SIZE}
+        assert len(daemon.logged("run.finished", outcome="applied")) == self.SIZE - after[1, 2, 3]
+        assert [query(database, "PRAGMA quick_check") for database in databases[::100]] == [[("ok",)]] * 20
