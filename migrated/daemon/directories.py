@@ -1,7 +1,7 @@
 """The migrations directories: their watches, what was said of their files, and when to look again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +14,7 @@ from migrated.errors import MigrationFileError
 from migrated.logs import Log, failure_keys
 from migrated.settings import Config
 from migrated.sources.directory import Listing
+from migrated.sources.naming import FileName, read_name
 
 LOOK_AGAIN_SECONDS = 0.1
 """How soon a directory is read again when a file of it is being written or could not be read, at first."""
@@ -47,10 +48,12 @@ class _Directory:
 class Directories:
     """Owned by the daemon's loop. `changed` is called, from other threads, with a directory to be looked at.
 
+    And with what is known of the change, as `DirectoryWatch` says.
+
     `restarts` counts the watches that were built anew.
     """
 
-    def __init__(self, log: Log, changed: Callable[[str], None]) -> None:
+    def __init__(self, log: Log, changed: Callable[[str, str | None], None]) -> None:
         self._log = log
         self._changed = changed
         self._directories: dict[str, _Directory] = {}
@@ -76,6 +79,18 @@ class Directories:
                 is_news = True
                 self._tell(path, directory, news, now)
         return is_news
+
+    def is_new_on_top(self, paths: Iterable[str], name: str) -> bool:
+        """Whether a file of these directories is a new migration above all others, and nothing else is open."""
+        named = read_name(name)
+        listings = [self._directories[path].listing for path in paths if path in self._directories]
+        return isinstance(named, FileName) and all(
+            listing is not None
+            and not listing.invalid
+            and not listing.unfinished
+            and _is_below(listing, named.version)
+            for listing in listings
+        )
 
     def are_in_a_checkout(self) -> bool:
         """Whether git is changing the files of one of them."""
@@ -208,3 +223,7 @@ class Directories:
 
     def _invalid(self, keys: dict[str, object], directory: _Directory) -> None:
         self._log(events.FILE_INVALID, **keys, repeated=directory.complaint.repeated or None)
+
+
+def _is_below(listing: Listing, version: int) -> bool:
+    return all(migration.version < version for migration in listing.migrations)

@@ -53,9 +53,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A directory, or any where it is not said, may have changed."""
+    """A directory, or any where it is not said, may have changed; of `name` see `DirectoryWatch`."""
 
     directory: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,9 @@ class Daemon:
             self._reload()
         if self._desk.is_paused:
             return
+        one = self._settle.only_one(now)
+        if one is not None and not self._directories.is_new_on_top(self._touched, one):
+            self._settle.be_patient()
         if self._settle.is_due(now) and self._directories.are_in_a_checkout():
             self._settle.notice(now)
         if self._settle.take(now):
@@ -231,8 +235,8 @@ class Daemon:
         if isinstance(message, Message | Asked):
             self._status.changed()
         match message:
-            case Changed(directory):
-                self._settle.notice(now)
+            case Changed(directory, name):
+                self._settle.notice(now, name)
                 self._touched.add(directory or "any directory")
             case Signalled(number):
                 self._obey(signal.Signals(number))
@@ -386,8 +390,8 @@ class Daemon:
         """What changes while the worker advances; None while it has nothing to do."""
         return (self._supervision.beats, self._activity.signs()) if self._pass is not None else None
 
-    def _changed(self, directory: str | None = None) -> None:
-        self._inbox.put(Changed(directory))
+    def _changed(self, directory: str | None = None, name: str | None = None) -> None:
+        self._inbox.put(Changed(directory, name))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # Nothing but this: a handler interrupts the main thread anywhere, even inside a lock that it holds.

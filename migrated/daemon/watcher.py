@@ -15,6 +15,7 @@ from typing import Literal
 
 from watchdog.events import (
     EVENT_TYPE_CLOSED_NO_WRITE,
+    EVENT_TYPE_MODIFIED,
     EVENT_TYPE_OPENED,
     FileSystemEvent,
     FileSystemEventHandler,
@@ -25,6 +26,7 @@ from watchdog.observers.polling import PollingObserver
 
 from migrated.settings import WatchMode
 from migrated.sources.mounts import is_shared
+from migrated.sources.naming import read_name
 
 POLLING_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
@@ -51,10 +53,11 @@ class WatchNews:
 class DirectoryWatch:
     """Calls `changed` from a thread of its own whenever the directory may have changed, and when it came back.
 
+    With the name of the file, an empty one where the change is of no migration, None where that is not known.
     Not recursive. `check` must be called every second or so by one thread; it never raises.
     """
 
-    def __init__(self, directory: str, mode: WatchMode, changed: Callable[[], None]) -> None:
+    def __init__(self, directory: str, mode: WatchMode, changed: Callable[[str | None], None]) -> None:
         self.directory = directory
         self._mode = mode
         self._changed = changed
@@ -84,7 +87,7 @@ class DirectoryWatch:
         self._lost, self._was_started = None, True
         if kind == "restored":
             # What happened while nobody listened; after a start a pass follows anyway.
-            self._changed()
+            self._changed(None)
         return WatchNews(kind, backend)
 
     def stop(self) -> None:
@@ -131,13 +134,21 @@ class DirectoryWatch:
 class _Handler(FileSystemEventHandler):
     """Must not raise: that would end watchdog's dispatching thread for good."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[str | None], None]) -> None:
         self._changed = changed
 
     def dispatch(self, event: FileSystemEvent) -> None:
         # Our own reading of the files makes these two; taking them for changes would be an endless loop.
-        if event.event_type not in {EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE}:
-            self._changed()
+        if event.event_type in {EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE}:
+            return
+        if event.is_directory:
+            # The directory itself is told to be modified with each of its files.
+            self._changed("" if event.event_type == EVENT_TYPE_MODIFIED else None)
+            return
+        for path in (event.src_path, event.dest_path):
+            name = os.path.basename(os.fsdecode(path))
+            if name:
+                self._changed(name if read_name(name) else "")
 
 
 class WatchdogComplaints(logging.Handler):

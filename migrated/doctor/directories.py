@@ -85,7 +85,7 @@ def check_hearing(directory: str, mode: WatchMode) -> Iterator[Finding]:
 
 def _probe(directory: str, beside: str, mode: WatchMode, kind: str) -> Finding:
     heard = threading.Event()
-    watch = DirectoryWatch(beside, mode, heard.set)
+    watch = DirectoryWatch(beside, mode, lambda _name: heard.set())
     try:
         news = watch.check()
         if news is None or news.kind == "lost":

@@ -1,6 +1,6 @@
 import pytest
 
-from migrated.daemon.settle import Settle
+from migrated.daemon.settle import QUICK_SECONDS, Settle
 
 
 def settle(*changes: float) -> Settle:
@@ -71,3 +71,61 @@ def test_many_changes_make_one_burst() -> None:
     subject = settle(*(10.0 + 0.25 * n for n in range(7)))
 
     assert [subject.take(now) for now in (11.5, 11.75, 12.0, 12.25)] == [False, False, True, False]
+
+
+class TestOneFile:
+    """Half a second is more than anybody who is asked for less waits; so these wait for the usual time."""
+
+    def test_is_due_soon(self) -> None:
+        subject = Settle(0.05, 2.0)
+        subject.notice(10.0, "")
+        subject.notice(10.0, "7_users.sql")
+
+        assert subject.due_at() == 10.0 + QUICK_SECONDS
+        assert subject.only_one(10.0) is None
+        assert subject.only_one(10.0 + QUICK_SECONDS) == "7_users.sql"
+        assert subject.take(10.0 + QUICK_SECONDS)
+
+    def test_is_waited_for_as_any_where_it_is_not_to_be_taken_by_itself(self) -> None:
+        subject = Settle(0.05, 2.0)
+        subject.notice(10.0, "7_users.sql")
+        subject.be_patient()
+
+        assert subject.due_at() == 10.05
+        assert subject.only_one(11.0) is None
+
+    def test_counts_from_the_last_time_that_it_changed(self) -> None:
+        subject = Settle(0.05, 2.0)
+        subject.notice(10.0, "7_users.sql")
+        subject.notice(10.002, "7_users.sql")
+
+        assert subject.due_at() == 10.002 + QUICK_SECONDS
+
+    @pytest.mark.parametrize("other", ["8_posts.sql", None], ids=["another file", "what is not known"])
+    def test_is_not_alone(self, other: str | None) -> None:
+        subject = Settle(0.05, 2.0)
+        subject.notice(10.0, "7_users.sql")
+        subject.notice(10.001, other)
+
+        assert subject.due_at() == 10.051
+        assert subject.only_one(10.05) is None
+
+    def test_next_burst_begins_anew(self) -> None:
+        subject = Settle(0.05, 2.0)
+        subject.notice(10.0)
+        subject.take(11.0)
+        subject.notice(12.0, "7_users.sql")
+
+        assert subject.due_at() == 12.0 + QUICK_SECONDS
+
+    def test_who_asks_for_more_quiet_gets_it(self) -> None:
+        subject = Settle(0.5, 2.0)
+        subject.notice(10.0, "7_users.sql")
+
+        assert subject.due_at() == 10.5
+
+    def test_who_asks_for_less_gets_that(self) -> None:
+        subject = Settle(0.001, 2.0)
+        subject.notice(10.0, "7_users.sql")
+
+        assert subject.due_at() == 10.001
