@@ -40,12 +40,18 @@ class News:
         errors = scan.listing.invalid if scan.listing else [scan.error] if scan.error else []
         cause = "\n".join(map(str, errors))
         blocked = [path for path in scan.databases if cause and self._faults.get(path) != cause]
-        self._faults |= dict.fromkeys(scan.databases, cause)
+        if cause:
+            self._faults |= dict.fromkeys(scan.databases, cause)
+        elif self._faults:
+            mended = set(scan.databases)
+            self._faults = {path: known for path, known in self._faults.items() if path not in mended}
         if blocked:
             self._gathering.add_trouble(Result.REFUSED, errors[0], blocked)
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
         """Take the present set of databases: those gone are forgotten."""
+        if not self._faults:
+            return
         paths = {database.path for database in databases}
         self._faults = {path: cause for path, cause in self._faults.items() if path in paths}
 

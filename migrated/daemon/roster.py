@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from migrated.daemon.schedule import Fingerprint
 from migrated.discovery import DatabasePath, Discovery
@@ -17,15 +16,6 @@ file systems tick, some only every two seconds (https://git-scm.com/docs/racy-gi
 _Stamp = tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _Known:
-    """A database that had everything, judged by the migrations of `mark`, when it looked like this."""
-
-    mark: int
-    stamp: _Stamp
-    log: str
-
-
 class Roster:
     """Owned by the thread that does the passes."""
 
@@ -34,7 +24,9 @@ class Roster:
         self.reader = DirectoryReader()
         self.halts: dict[str, tuple[int, Halt]] = {}
         self.scanned: dict[str, tuple[Reading, list[DatabasePath]]] = {}
-        self._known: dict[str, _Known] = {}
+        # Of those that have everything; each what it looked like, with the migrations by which it was judged.
+        self._known: dict[str, int] = {}
+        self._logs: dict[str, str] = {}
 
     def is_news(self, target: str, reading: Reading, databases: list[DatabasePath]) -> bool:
         """Whether a target's directory or its databases are others than in the pass before."""
@@ -44,11 +36,11 @@ class Roster:
 
     def changed(self, databases: Iterable[DatabasePath], mark: int) -> list[DatabasePath]:
         """Those that may not have everything any more: two calls of stat() each, and nothing is opened."""
-        known = self._known
+        known, logs = self._known, self._logs
         found = []
         for database in databases:
-            was = known.get(database.path)
-            if was is None or was.mark != mark or was.stamp != _stamp(database.path, was.log):
+            path = database.path
+            if known.get(path) != hash((mark, *_stamp(path, logs.get(path) or f"{path}-wal"))):
                 found.append(database)
         return found
 
@@ -56,19 +48,21 @@ class Roster:
         """Note that a database has everything."""
         log = _log_of(path)
         stamp = _stamp(path, log)
+        self.forget(path)
         if stamp and time.time_ns() - max(stamp[3], stamp[-1]) > _YOUNG_NS:
-            self._known[path] = _Known(mark, stamp, log)
-        else:
-            self._known.pop(path, None)
+            self._known[path] = hash((mark, *stamp))
+            if log != f"{path}-wal":
+                self._logs[path] = log
 
     def forget(self, path: str) -> None:
         """It has to be looked at again in any case."""
         self._known.pop(path, None)
+        self._logs.pop(path, None)
 
     def keep(self, paths: Iterable[str]) -> None:
         """Forget all others: they are gone."""
         for path in self._known.keys() - set(paths):
-            del self._known[path]
+            self.forget(path)
 
 
 def _stamp(path: str, log: str) -> _Stamp:

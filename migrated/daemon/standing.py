@@ -8,6 +8,8 @@ from migrated.discovery import DatabasePath
 from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
 
+# One for all that are well: there may be ten thousand, of which nothing more is asked.
+_CURRENT = Outcome(DatabasePath("", ""), Result.CURRENT)
 _STATES = {Result.FAILED: "blocked", Result.REFUSED: "blocked", Result.UNAVAILABLE: "unavailable"}
 
 
@@ -83,7 +85,7 @@ class Standings:
     def visited(self, outcome: Outcome, now: float) -> None:
         """Take what working on a database came to."""
         if standing := self._standings.get(outcome.database.path):
-            standing.outcome = outcome
+            standing.outcome = outcome if outcome.result in _STATES or outcome.pending else _CURRENT
             standing.judge(now)
 
     def halted(self, halted: Halted, now: float) -> None:

@@ -4,13 +4,17 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
-from daemon_process import BOUND_BY_PERMISSIONS, DaemonProcess, log_lines, migrated, poll, writer_holding
+from daemon_process import BOUND_BY_PERMISSIONS, DEADLINE, DaemonProcess, log_lines, migrated, poll, writer_holding
 from support import applied_versions, execute, put_file, query, write_migration
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
 
 CONFIGURATION = """
 settle = "20ms"
@@ -293,6 +297,53 @@ class TestDiscovery:
         assert done.returncode == (0 if applied else 6)
         assert applied_versions(database) == applied
         assert bool(database.stat().st_size) is bool(applied)
+
+
+class _Opened(FileSystemEventHandler):
+    """The names of the files that anybody opens."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.heard: SimpleQueue[str] = SimpleQueue()
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if not event.is_directory and event.event_type in {"opened", "created", "modified"}:
+            name = Path(os.fsdecode(event.src_path)).name
+            self.names.add(name)
+            self.heard.put(name)
+
+
+def test_what_did_not_change_is_not_opened(tmp_path: Path) -> None:
+    databases = fleet(tmp_path, 12)
+    fill(tmp_path, databases)
+    long_ago = time.time() - 60
+    for path in [*databases, *(tmp_path / "migrations").iterdir()]:
+        os.utime(path, (long_ago, long_ago))
+    # The time of a change of its rights, say, cannot be set: what is as young as that is read anew.
+    poll(
+        lambda: time.time() - max(path.stat().st_ctime for path in (tmp_path / "migrations").iterdir()) > 2, "rest"
+    )
+    opened = _Opened()
+    observer = Observer()
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.wait_until_ready()
+        daemon.look()
+        observer.schedule(opened, str(tmp_path / "tenants"), recursive=False)
+        observer.schedule(opened, str(tmp_path / "migrations"), recursive=False)
+        observer.start()
+        try:
+            for _ in range(3):
+                daemon.look()
+            execute(databases[5], "CREATE TABLE theirs (x)")
+            daemon.look()
+            (tmp_path / "tenants" / "last").touch()
+            while opened.heard.get(timeout=DEADLINE) != "last":
+                pass
+        finally:
+            observer.stop()
+            observer.join()
+
+    assert opened.names == {"t0005.db", "t0005.db-journal", "last"}
 
 
 def test_busy_one_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""What a pass can tell from outside of a database that it looked at before."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from daemon_process import poll
+from support import execute
+
+from migrated.daemon.roster import Roster
+from migrated.discovery import DatabasePath
+
+MARK = 11
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database that nobody has written to for a while."""
+    made = tmp_path / "app.db"
+    execute(made, "CREATE TABLE t (x)")
+    age(made)
+    return made
+
+
+def age(path: Path) -> None:
+    os.utime(path, (time.time() - 60, time.time() - 60))
+
+
+def seen(path: Path) -> Roster:
+    roster = Roster()
+    roster.is_current(str(path), MARK)
+    return roster
+
+
+def has_changed(roster: Roster, path: Path, mark: int = MARK) -> bool:
+    database = DatabasePath("app.db", str(path))
+    return roster.changed([database], mark) == [database]
+
+
+def test_what_was_never_looked_at_is_new(path: Path) -> None:
+    assert has_changed(Roster(), path)
+
+
+def test_what_was_looked_at_is_not(path: Path) -> None:
+    assert not has_changed(seen(path), path)
+
+
+def test_other_migrations_are_a_reason_to_look(path: Path) -> None:
+    assert has_changed(seen(path), path, MARK + 1)
+
+
+def replace(path: Path) -> None:
+    other = path.with_suffix(".new")
+    execute(other, "CREATE TABLE t (x)")
+    age(other)
+    other.rename(path)
+
+
+def write_to_the_log(path: Path) -> None:
+    Path(f"{path}-wal").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda path: execute(path, "INSERT INTO t VALUES (1)"), id="written"),
+        pytest.param(replace, id="replaced"),
+        pytest.param(write_to_the_log, id="written to its log"),
+        pytest.param(Path.unlink, id="removed"),
+    ],
+)
+def test_change_is_seen(path: Path, change: Callable[[Path], None]) -> None:
+    roster = seen(path)
+    change(path)
+
+    assert has_changed(roster, path)
+
+
+def test_log_of_a_link_lies_beside_what_it_leads_to(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "app.db"
+    link.symlink_to(path)
+    roster = seen(link)
+    assert not has_changed(roster, link)
+    write_to_the_log(path)
+
+    assert has_changed(roster, link)
+
+
+def test_what_was_written_a_moment_ago_is_looked_at_again(path: Path) -> None:
+    """It may be written to once more in the same tick of the file system's clock."""
+    execute(path, "INSERT INTO t VALUES (1)")
+
+    assert has_changed(seen(path), path)
+
+
+def test_what_is_gone_is_forgotten_and_new_when_it_comes_again(path: Path) -> None:
+    roster = seen(path)
+    roster.keep([])
+
+    assert has_changed(roster, path)
+
+
+def test_what_is_to_be_looked_at_in_any_case(path: Path) -> None:
+    roster = seen(path)
+    roster.forget(str(path))
+
+    assert has_changed(roster, path)
+
+
+class TestDirectory:
+    @pytest.fixture
+    def migrations(self, tmp_path: Path) -> Path:
+        made = tmp_path / "migrations"
+        made.mkdir()
+        for version in (1, 2):
+            (made / f"{version}_change.sql").write_text(f"CREATE TABLE t{version} (x);")
+        poll(lambda: time.time() - made.stat().st_ctime > 2, "what is young is read anew")
+        return made
+
+    def test_same_reading_while_nothing_changes(self, migrations: Path) -> None:
+        reader = Roster().reader
+        first = reader.read(str(migrations))
+
+        assert [migration.version for migration in first.listing.migrations] == [1, 2]
+        assert reader.read(str(migrations)) is first
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda path: (path / "3_change.sql").write_text("SELECT 3;"), id="a new file"),
+            pytest.param(lambda path: (path / "2_change.sql").write_text("SELECT 2;"), id="another text"),
+            pytest.param(lambda path: (path / "2_change.sql").rename(path / "2_other.sql"), id="another name"),
+            pytest.param(lambda path: (path / "2_change.sql").unlink(), id="gone"),
+        ],
+    )
+    def test_other_reading_with_another_mark(self, migrations: Path, change: Callable[[Path], object]) -> None:
+        reader = Roster().reader
+        first = reader.read(str(migrations))
+        change(migrations)
+        second = reader.read(str(migrations))
+
+        assert second.mark != first.mark
+        assert second.listing.migrations != first.listing.migrations
+
+    def test_file_that_has_its_size_and_time_of_before_is_read_anew(self, migrations: Path) -> None:
+        reader = Roster().reader
+        path = migrations / "2_change.sql"
+        first = reader.read(str(migrations))
+        before = path.stat()
+        path.write_text(path.read_text().replace("x", "y"))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+        assert reader.read(str(migrations)).mark != first.mark
