@@ -29,7 +29,7 @@ FLOORS = [
     ["planning"],
     ["model"],
     ["directives", "trust"],
-    ["sqltext", "errors", "colours", "owners"],
+    ["sqltext", "errors", "colours", "owners", "folders"],
     ["about"],
 ]
 INNER_FLOORS = {
@@ -40,8 +40,9 @@ INNER_FLOORS = {
             *("repair", "snapshots", "restore", "doctor", "install_service"),
             *("reload", "retry", "pause", "resume"),
         ],
-        ["applying", "plan", "serving"],
+        ["applying", "plan", "serving", "document", "tally"],
         ["reading", "worker", "progress", "alone", "daemons", "live"],
+        ["groups"],
         ["render"],
         ["options"],
     ],
