@@ -56,6 +56,7 @@ class FleetBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            self._draw()
             if self._log is not None:
                 self._log.write_through(None)
             self._bar.stop()
@@ -63,14 +64,14 @@ class FleetBar:
 
     def _draw(self) -> None:
         if self._bar is None:
-            self._bar = _fleet_bar(self._total)
+            self._bar = _fleet_bar(self._done, self._total)
             self._bar.start()
             if self._log is not None:
                 self._log.write_through(sys.stderr.write)
         self._bar.update(self._bar.task_ids[0], completed=self._done)
 
 
-def _fleet_bar(total: int) -> "rich_progress.Progress":
+def _fleet_bar(done: int, total: int) -> "rich_progress.Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -97,7 +98,7 @@ def _fleet_bar(total: int) -> "rich_progress.Progress":
         # What goes elsewhere than to a terminal must not come out on this one.
         redirect_stdout=sys.stdout.isatty(),
     )
-    bar.add_task("databases", total=total)
+    bar.add_task("databases", completed=done, total=total)
     return bar
 
 

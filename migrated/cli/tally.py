@@ -12,11 +12,15 @@ _GRAVEST_FIRST = ("blocked", "unavailable", "pending")
 
 
 class Cause(NamedTuple):
-    """Why a database is not current: its state in a word, the type of the problem where there is one, a text."""
+    """Why a database is not current: its state in a word, a text, and of a problem the type and the place."""
 
     state: str
-    kind: str | None
-    text: str
+    message: str
+    kind: str | None = None
+    place: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.state, self.place, self.message) if part)
 
 
 @dataclass(slots=True)
@@ -46,10 +50,10 @@ class Tally:
         if view.refusal:
             self.refusals.add(view.refusal.exit_code)
         if view.fault:
-            text, hint = said_of(view.fault)
-            self.causes.add(Cause(state, type(view.fault).__name__, text), view.name, hint)
+            cause = Cause(state, view.fault.message, type(view.fault).__name__, view.fault.place)
+            self.causes.add(cause, view.name, said_of(view.fault)[1])
         elif state != "current":
-            self.causes.add(Cause(state, None, span(view.judged.waiting)), view.name)
+            self.causes.add(Cause(state, span(view.judged.waiting)), view.name)
 
     def lines(self) -> Iterator[str]:
         """For people: how many are in which state, then every cause, the gravest first."""
@@ -58,7 +62,7 @@ class Tally:
         for gravity in _GRAVEST_FIRST:
             for cause, group in self.causes:
                 if cause.state == gravity:
-                    yield group.told(f"{gravity}: {cause.text}")
+                    yield group.told(str(cause))
 
     def document(self) -> dict[str, Any]:
         """For programs."""
@@ -69,7 +73,7 @@ class Tally:
                 {
                     "state": cause.state,
                     "type": cause.kind,
-                    "message": cause.text,
+                    "message": cause.message,
                     "databases": group.count,
                     "examples": group.names,
                 }
