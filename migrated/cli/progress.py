@@ -24,7 +24,8 @@ class FleetBar:
     """How many databases are done of all, how many a second, and how long the rest will take. A context manager.
 
     Draws as `ProgressBar` does, and lets the lines of the `log`, where there is one, through. Without `is_wanted`
-    nothing is drawn: where standard output goes to the same terminal, and has lines all the while.
+    nothing is drawn: where standard output goes to the same terminal, and has lines all the while. One
+    thread tells it.
     """
 
     def __init__(self, total: int, log: "Log | None" = None, *, is_wanted: bool = True) -> None:
