@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from migrated.locks import DAEMON, lock_path, read_note
+from migrated.folders import by_folder
+from migrated.locks import DAEMON, lock_in, read_note
 
 PROTOCOL = 1
 """The `version` of every line. Keys may be added to it; a change of any other kind is another version."""
@@ -32,16 +33,11 @@ class TooSlowError(OSError):
 
 def sockets(databases: Iterable[str]) -> dict[str, list[str]]:
     """Where the daemons of these databases listen, or did until they ended, each with those of the paths."""
-    named: dict[Path, str | None] = {}
     found: dict[str, list[str]] = {}
-    for database in databases:
-        lock = lock_path(database, DAEMON)
-        if lock not in named:
-            name = read_note(lock).get(SOCKET_KEY)
-            named[lock] = name if isinstance(name, str) and os.path.isabs(name) and "\0" not in name else None
-        name = named[lock]
-        if name is not None:
-            found.setdefault(name, []).append(database)
+    for folder, theirs in by_folder(databases).items():
+        name = read_note(lock_in(folder, DAEMON)).get(SOCKET_KEY)
+        if isinstance(name, str) and os.path.isabs(name) and "\0" not in name:
+            found.setdefault(name, []).extend(theirs)
     return found
 
 

@@ -1,6 +1,6 @@
 """The closed vocabulary of failures. Attributes are the interface, the text is for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 
@@ -202,6 +202,6 @@ class ConfigError(MigrationError):
 _SEVERITY = (ExecutionFailedError.exit_code, RefusedError.exit_code, DatabaseError.exit_code, 5)
 
 
-def combined_exit_code(codes: Sequence[int]) -> int:
+def combined_exit_code(codes: Collection[int]) -> int:
     """The one exit code for work on several databases: the first of 1, 4, 6, 5 that occurred, else 0."""
     return next((code for code in _SEVERITY if code in codes), 0)

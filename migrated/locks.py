@@ -28,7 +28,12 @@ _POLL_SECONDS = 0.02
 def lock_path(database: str, which: str) -> Path:
     """Where a lock of the directory that a database lies in is kept."""
     # Beside the file itself, where SQLite keeps its journal too: two links to one database share the lock.
-    return Path(os.path.realpath(database)).parent / FOLDER / which
+    return lock_in(os.path.dirname(os.path.realpath(database)), which)
+
+
+def lock_in(folder: str, which: str) -> Path:
+    """Where a lock of the databases that lie in a directory is kept."""
+    return Path(folder, FOLDER, which)
 
 
 def read_note(path: Path) -> dict[str, Any]:

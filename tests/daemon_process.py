@@ -57,15 +57,20 @@ def migrated(
     )
 
 
-def on_a_terminal(directory: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """Run the program on a terminal to its end: its exit code, and all that the terminal was sent."""
+def on_a_terminal(
+    directory: Path, *arguments: str, stdout: int | None = None, **variables: str
+) -> tuple[int, str]:
+    """Run the program on a terminal to its end: its exit code, and all that the terminal was sent.
+
+    With `stdout` only its standard error is the terminal.
+    """
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*PROGRAM, *arguments],
         cwd=directory,
         env=environment(TERM="xterm", COLUMNS="100", **variables),
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
+        stdout=theirs if stdout is None else stdout,
         stderr=theirs,
     ) as process:
         os.close(theirs)

@@ -31,7 +31,7 @@ FLOORS = [
     ["planning"],
     ["model"],
     ["directives", "trust"],
-    ["sqltext", "errors", "colours", "owners", "waves"],
+    ["sqltext", "errors", "colours", "owners", "folders", "waves"],
     ["about"],
 ]
 INNER_FLOORS = {
@@ -42,8 +42,9 @@ INNER_FLOORS = {
             *("repair", "snapshots", "restore", "doctor", "install_service"),
             *("reload", "retry", "pause", "resume"),
         ],
-        ["applying", "plan", "serving"],
+        ["applying", "plan", "serving", "document", "tally"],
         ["reading", "worker", "progress", "alone", "daemons", "live"],
+        ["groups"],
         ["render"],
         ["options"],
     ],

@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from migrated import events, logs
-from migrated.cli.progress import ProgressBar
+from migrated.cli.progress import FleetBar, ProgressBar
 from migrated.cli.worker import in_worker
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.dumping import SchemaFiles
@@ -103,7 +103,11 @@ class _Run:
     def _work_on(self, target: Target, databases: list[DatabasePath], migrations: list[Migration]) -> None:
         is_fleet = self._errand.in_waves and len(databases) > 1
         policy = target.waves if self._errand.in_waves else WavePolicy(())
-        with SharedLocks() as locks, ProgressBar(self._log) as bar:
+        with (
+            SharedLocks() as locks,
+            ProgressBar(self._log) as bar,
+            FleetBar(len(databases), self._log, is_wanted=is_fleet) as fleet_bar,
+        ):
             job = Job(
                 target,
                 migrations,
@@ -130,6 +134,7 @@ class _Run:
                     SchemaFiles().update(target, outcome, self._log, self._supervision)
                 news[outcome.database] = outcome, not _is_given_up(outcome, self._supervision)
                 self._take(outcome)
+                fleet_bar.one_done()
 
             workers = self._config.workers if is_fleet else 1
             waves = Waves(len(databases), policy)

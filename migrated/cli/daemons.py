@@ -1,7 +1,7 @@
 """Asking the running daemons of a configuration's databases."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from migrated import control
@@ -36,7 +36,7 @@ def paths(config: Config) -> list[str]:
     return [database.path for _, databases in assign(config.targets) for database in databases]
 
 
-def statuses(databases: list[str]) -> list[Answer]:
+def statuses(databases: Sequence[str]) -> list[Answer]:
     """The live view of every daemon that looks after one of them and answers soon."""
     found = []
     for socket, theirs in control.sockets(databases).items():

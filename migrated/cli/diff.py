@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from migrated import colours
 from migrated.cli import options
+from migrated.cli.groups import named
 from migrated.cli.render import print_json, print_problem, writable
 from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
 
@@ -62,11 +63,11 @@ def _find(config: "Config", version: int | None) -> _Found:
     found = _Found()
     for target in reading.look(config):
         found.faults += [(None, problem) for problem in target.problems]
-        for view in target.databases:
+        for view in target.views():
             try:
                 _compare(view, version, found)
             except MigrationError as error:
-                found.faults.append((view.database.name, error))
+                found.faults.append((view.name, error))
     if version is not None and not (found.changes or found.remarks or found.faults):
         unknown = MigrationNotFoundError(
             f"version {version} is unknown: neither the migrations nor the ledger have it",
@@ -82,8 +83,8 @@ def _compare(view: "View", version: int | None, found: _Found) -> None:
 
     if view.error:
         raise view.error
-    name = view.database.name
-    statuses = [status for status in view.statuses if version in {None, status.version}]
+    name = view.name
+    statuses = [status for status in view.findings.statuses if version in {None, status.version}]
     recorded = view.handle.recorded(status.version for status in statuses if status.applied)
     same = True
     for status in statuses:
@@ -116,12 +117,12 @@ def _show(found: _Found) -> None:
             print()
         _show_change([database for database, _ in group], [change for _, change in group])
     for text, databases in found.remarks.items():
-        print(_printable(f"{', '.join(databases)}: {text}"))
+        print(_printable(f"{named(databases)}: {text}"))
 
 
 def _show_change(databases: list[str], changes: "list[Change]") -> None:
     change = changes[0]
-    title = f"{', '.join(databases)}: {change.present.label}"
+    title = f"{named(databases)}: {change.present.label}"
     if change.up:
         _show_difference(f"{title} was changed after it was applied", change.up, changes)
     elif change.is_mismatch:

@@ -1,18 +1,19 @@
 """What a running daemon says, for people."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from migrated.cli.render import writable
 from migrated.discovery import FOLDER
+from migrated.folders import by_folder
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
-def may_have_daemon(database: str) -> bool:
-    """Whether one looks, or looked, after it. What asks it takes its time to load."""
-    return os.path.exists(os.path.join(os.path.dirname(os.path.realpath(database)), FOLDER, "daemon.lock"))
+def may_have_daemon(databases: Iterable[str]) -> bool:
+    """Whether one looks, or looked, after one of them. What asks it takes its time to load."""
+    return any(os.path.exists(os.path.join(folder, FOLDER, "daemon.lock")) for folder in by_folder(databases))
 
 
 def print_daemon(view: Mapping[str, Any]) -> None:

@@ -1,10 +1,13 @@
 """migrated plan."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrated.cli import options
-from migrated.cli.render import print_json, print_problem
+from migrated.cli.groups import MANY, Report
+from migrated.cli.render import JsonDocument, print_problem
 from migrated.errors import MigrationError, combined_exit_code
 
 if TYPE_CHECKING:
@@ -23,36 +26,75 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to", type=options.version, metavar="V", help="up to, or down to, this version; 0: empty"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument(
+        "--all", action="store_true", help=f"show each database; of more than {MANY} those alike are one else"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Show it; changes and creates nothing."""
-    return show_plans(options.configuration(arguments), arguments.to, as_json=arguments.json, never_down=False)
+    config = options.configuration(arguments)
+    return show_plans(config, arguments.to, as_json=arguments.json, never_down=False, show_all=arguments.all)
 
 
-def show_plans(config: "Config", target: int | None, *, as_json: bool, never_down: bool) -> int:
-    """Show the plan of every database. `never_down` is how `up` plans."""
+def show_plans(
+    config: "Config", target: int | None, *, as_json: bool, never_down: bool, show_all: bool = False
+) -> int:
+    """Show the plan of every database, of many those alike as one. `never_down` is how `up` plans."""
     from migrated.cli import reading
+    from migrated.cli.progress import FleetBar
 
-    codes: list[int] = []
-    documents = []
+    codes: set[int] = set()
     problems = []
-    for view in reading.look(config):
+    targets = list(reading.look(config))
+    for view in targets:
         for problem in view.problems:
             print_problem(str(problem))
-            codes.append(problem.exit_code)
+            codes.add(problem.exit_code)
             problems.append(reading.problem(problem))
-        if view.problems:
-            continue
-        for database in view.databases:
-            agenda, refusal = _plan(database, target, never_down=never_down)
-            codes.append(refusal.exit_code if refusal else 0)
-            documents.append(_document(database, agenda, refusal))
-            if not as_json:
-                _show(database, agenda, refusal)
-    if as_json:
-        print_json({"databases": documents, "problems": problems})
+    fit = [view for view in targets if not view.problems]
+    total = sum(len(view.databases) for view in fit)
+    is_grouped = total > MANY and not (show_all or as_json)
+    report = Report()
+    with FleetBar(total, is_wanted=is_grouped or not sys.stdout.isatty()) as bar:
+        plans = _plans(
+            bar.over(view for each in fit for view in each.views()), target, codes, never_down=never_down
+        )
+        if as_json:
+            with JsonDocument() as document:
+                document.elements("databases", (_document(plan) for plan in plans))
+                document.member("problems", problems)
+        for plan in plans:
+            if is_grouped:
+                _note(plan, report)
+            else:
+                _show(plan)
+    report.print()
     return combined_exit_code(codes)
+
+
+def _plans(views: "Iterable[View]", target: int | None, codes: set[int], *, never_down: bool) -> "Iterator[_Plan]":
+    for view in views:
+        plan = _Plan(view.name, *_plan(view, target, never_down=never_down))
+        codes.add(plan.refusal.exit_code if plan.refusal else 0)
+        yield plan
+
+
+class _Plan(NamedTuple):
+    """What would be done with a database, or why nothing."""
+
+    database: str
+    agenda: "Agenda | None"
+    refusal: MigrationError | None
+
+    def lines(self) -> tuple[str, ...]:
+        """How many steps of which kind, then every step."""
+        if not self.agenda:
+            return ("nothing to do",)
+        parts = [([*self.agenda.down], "roll back"), ([*self.agenda.up, *self.agenda.repeat], "apply")]
+        counts = [f"{len(steps)} to {verb}" for steps, verb in parts if steps]
+        steps = [f"{verb} {migration.label}" for steps, verb in parts for migration in steps]
+        return (", ".join(counts) or "nothing to do", *steps)
 
 
 def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agenda | None, MigrationError | None]":
@@ -62,42 +104,46 @@ def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agend
 
     if view.error:
         return None, view.error
+    # The times do not matter here.
+    findings = view.judged.findings
+    statuses = findings.statuses
     try:
-        refusals.refuse_unfinished(view.statuses)
+        refusals.refuse_unfinished(statuses)
         if target is not None:
-            planning.require_known(view.statuses, target)
+            planning.require_known(statuses, target)
         if target is not None and not never_down:
-            plan = planning.plan_to(view.statuses, target, view.handle.recorded)
+            plan = planning.plan_to(statuses, target, view.handle.recorded)
             if plan.direction is MigrationDirection.DOWN:
-                refusals.refuse_changed(view.statuses)
+                refusals.refuse_changed(statuses)
                 return agenda_of(plan), None
         if view.refusal:
-            return agenda_of(planning.plan_up(view.statuses, target)), view.refusal
-        return plan_run(view.findings, view.handle.recorded, view.target.policy, target), None
+            return agenda_of(planning.plan_up(statuses, target)), view.refusal
+        return plan_run(findings, view.handle.recorded, view.target.policy, target), None
     except MigrationError as error:
         return None, error
 
 
-def _show(view: "View", agenda: "Agenda | None", refusal: MigrationError | None) -> None:
-    name = view.database.name
-    if refusal is not None:
-        print_problem(f"{name}: {refusal}")
-    if agenda is None or refusal is not None:
-        return
-    parts = [([*agenda.down], "roll back"), ([*agenda.up, *agenda.repeat], "apply")]
-    counts = [f"{len(plan)} to {verb}" for plan, verb in parts if plan]
-    print(f"{name}: {', '.join(counts) or 'nothing to do'}")
-    for plan, verb in parts:
-        for migration in plan:
-            print(f"  {verb} {migration.label}")
+def _show(plan: _Plan) -> None:
+    if plan.refusal is not None:
+        print_problem(f"{plan.database}: {plan.refusal}")
+    elif plan.agenda is not None:
+        text, *steps = plan.lines()
+        print(f"{plan.database}: {text}", *steps, sep="\n  ")
 
 
-def _document(view: "View", agenda: "Agenda | None", refusal: MigrationError | None) -> dict[str, Any]:
+def _note(plan: _Plan, report: Report) -> None:
+    if plan.refusal is not None:
+        report.fault(plan.database, plan.refusal)
+    elif plan.agenda is not None:
+        report.add(plan.database, *plan.lines())
+
+
+def _document(plan: _Plan) -> dict[str, Any]:
     from migrated.cli.reading import problem
 
     return {
-        "database": view.database.name,
-        "direction": agenda.direction.value if agenda else None,
+        "database": plan.database,
+        "direction": plan.agenda.direction.value if plan.agenda else None,
         "migrations": [
             {
                 "version": step.migration.known_as[0],
@@ -106,7 +152,7 @@ def _document(view: "View", agenda: "Agenda | None", refusal: MigrationError | N
                 "checksum": step.migration.checksum,
                 "file": step.migration.file,
             }
-            for step in (agenda.steps if agenda else ())
+            for step in (plan.agenda.steps if plan.agenda else ())
         ],
-        "problem": problem(refusal),
+        "problem": problem(plan.refusal),
     }

@@ -1,6 +1,6 @@
 """What the reading commands share: the state of every database, with nothing changed anywhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,11 +8,38 @@ from migrated import refusals
 from migrated.agenda import Findings, find
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError
-from migrated.model import Migration, Unfinished
-from migrated.planning import Policy, State, Status
-from migrated.settings import Config, Target
+from migrated.model import Migration, Record, Unfinished
+from migrated.planning import Policy, State
+from migrated.settings import Config, Target, following
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase
+
+SUMMARIES = ("current", "pending", "blocked", "unavailable")
+"""What a database can be, in a word."""
+_MOST_REMEMBERED = 64
+_WAITING = {State.PENDING, State.LATE, State.CHANGED}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What a record says of the migrations, and what a run would refuse: the same for all records that are alike.
+
+    Only the times in `findings` are those of the one `record`.
+    """
+
+    record: Record
+    findings: Findings
+    refusal: MigrationError | None = None
+    waiting: Sequence[str] = ()
+    """The labels of those that a run would apply, or do again, if it refused nothing."""
+
+    @property
+    def pending(self) -> int:
+        """How many could be applied, repeatable ones included."""
+        return self.findings.pending
+
+
+_UNKNOWN = Judged(Record([]), Findings([]))
 
 
 @dataclass(slots=True)
@@ -22,70 +49,96 @@ class View:
     database: DatabasePath
     target: Target
     handle: SqliteDatabase
-    findings: Findings = field(default_factory=lambda: Findings([]))
+    migrations: Sequence[Migration]
+    record: Record = _UNKNOWN.record
+    judged: Judged = _UNKNOWN
     error: MigrationError | None = None
     refusal: MigrationError | None = None
 
     @property
-    def statuses(self) -> Sequence[Status]:
-        """Of the migrations with a version."""
-        return self.findings.statuses
-
-    def count(self, *states: State) -> int:
-        """How many migrations are in one of these states."""
-        return sum(status.state in states for status in self.statuses)
+    def name(self) -> str:
+        """As people know it."""
+        return self.database.name
 
     @property
-    def pending(self) -> int:
-        """How many could be applied, repeatable ones included."""
-        return self.findings.pending
+    def fault(self) -> MigrationError | None:
+        """What keeps a run from it, if anything does."""
+        return self.error or self.refusal
+
+    @property
+    def findings(self) -> Findings:
+        """The states of all migrations, with the times of this database. Found each time: ask once."""
+        return self.judged.findings if self.record is self.judged.record else find(self.migrations, self.record)
 
     @property
     def applied(self) -> int:
         """How many the ledger has."""
-        return sum(status.applied is not None for status in self.statuses)
+        return len(self.record.applied)
+
+    @property
+    def pending(self) -> int:
+        """How many could be applied, repeatable ones included."""
+        return self.judged.pending
 
     @property
     def unfinished(self) -> Unfinished | None:
         """What stopped half way there."""
-        return next((status.unfinished for status in self.statuses if status.unfinished), None)
+        return self.record.unfinished
 
     @property
     def summary(self) -> str:
-        """One word."""
+        """One word, of `SUMMARIES`."""
         if self.error:
             return "unavailable"
         if self.refusal:
             return "blocked"
         # One that was changed and is not refused waits to be redone.
-        return "pending" if self.pending or self.count(State.CHANGED) else "current"
-
-    def judge(self, policy: Policy) -> None:
-        """Find out what a run under this policy would refuse."""
-        self.refusal = None
-        try:
-            refusals.refuse_by_policy(self.statuses, policy)
-        except MigrationError as refusal:
-            self.refusal = refusal
+        return "pending" if self.judged.waiting else "current"
 
 
 @dataclass(slots=True)
 class TargetView:
-    """One target: what its directory holds, or why that cannot be told, and its databases."""
+    """One target: what its directory holds, or why that cannot be told, and which databases it has.
+
+    Where it cannot be told, no database is looked at, and `databases` is empty.
+    """
 
     target: Target
     listing: Listing | None = None
     error: MigrationError | None = None
-    databases: list[View] = field(default_factory=list)
+    databases: Sequence[DatabasePath] = ()
 
     @property
     def problems(self) -> list[MigrationError]:
         """Everything that keeps the target from being worked on."""
         return [*([self.error] if self.error else []), *(self.listing.invalid if self.listing else [])]
 
+    def views(self, developed: Collection[str] = ()) -> Iterator[View]:
+        """Look at each database, one after the other, and keep nothing of it.
+
+        Those whose paths are in `developed` are judged as a daemon for development does.
+        """
+        if self.listing is None:
+            return
+        judge = _Judge(self.listing.migrations)
+        fault = self.listing.invalid[0] if self.listing.invalid else None
+        policy, followed = self.target.policy, following(self.target.policy)
+        for database in self.databases:
+            view = View(database, self.target, _handle(database, self.target), self.listing.migrations)
+            try:
+                view.record = view.handle.look()
+            except DatabaseError as error:
+                view.error = error
+            else:
+                is_developed = fault is None and database.path in developed
+                view.judged = judge(view.record, followed if is_developed else policy)
+            # Nothing from a directory with an invalid file is applied to anything.
+            view.refusal = view.judged.refusal or fault
+            yield view
+
 
 def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[TargetView]:
-    """Look at every target, waiting up to `patience` seconds for a file that is being written."""
+    """Read the directory of every target, waiting up to `patience` seconds for a file that is being written."""
     for target, databases in assign(config.targets):
         view = TargetView(target)
         try:
@@ -94,29 +147,53 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
         except MigrationError as error:
             view.error = error
         else:
-            view.databases = [_view(database, target, view.listing.migrations) for database in databases]
-            for database in view.databases if view.listing.invalid else []:
-                # Nothing from a directory with an invalid file is applied to anything.
-                database.refusal = database.refusal or view.listing.invalid[0]
+            view.databases = databases
         yield view
 
 
-def _view(database: DatabasePath, target: Target, migrations: list[Migration]) -> View:
-    handle = SqliteDatabase(
+def _handle(database: DatabasePath, target: Target) -> SqliteDatabase:
+    return SqliteDatabase(
         database.path,
         create=target.create,
         must_exist=database.matched,
         busy_timeout=target.busy_timeout,
         application_id=target.application_id,
     )
-    view = View(database, target, handle)
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Of the databases with these migrations. Those of a fleet are mostly alike: what was found is remembered."""
+
+    migrations: Sequence[Migration]
+    _known: dict[Hashable, Judged] = field(default_factory=dict)
+
+    def __call__(self, record: Record, policy: Policy) -> Judged:
+        """Find the states, and what a run under this policy would refuse."""
+        # All that counts, which is all but the times.
+        key = (
+            policy,
+            tuple([(entry.version, entry.name, entry.checksum) for entry in record.applied]),
+            record.unfinished,
+            tuple([(entry.name, entry.checksum) for entry in record.repeatables]),
+        )
+        judged = self._known.get(key)
+        if judged is None:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            judged = self._known[key] = _judged(record, find(self.migrations, record), policy)
+        return judged
+
+
+def _judged(record: Record, findings: Findings, policy: Policy) -> Judged:
+    refusal: MigrationError | None = None
     try:
-        view.findings = find(migrations, handle.look())
-    except DatabaseError as error:
-        view.error = error
-        return view
-    view.judge(target.policy)
-    return view
+        refusals.refuse_by_policy(findings.statuses, policy)
+    except MigrationError as error:
+        refusal = error
+    waiting = [status.label for status in findings.statuses if status.state in _WAITING]
+    repeatables = [each.migration for each in findings.repeatables if each.state is State.PENDING]
+    return Judged(record, findings, refusal, waiting + [each.label for each in repeatables if each])
 
 
 def problem(error: MigrationError | None) -> dict[str, Any] | None:

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 _STYLES = {
     "applied": "green",
@@ -18,10 +19,56 @@ _STYLES = {
 
 def print_json(document: object) -> None:
     """One JSON document on standard output."""
+    print(_formatted(document))
+
+
+class JsonDocument:
+    """One JSON object on standard output, written as it comes: of a list only one element is held at a time.
+
+    A context manager. What is raised within leaves the document unfinished: nobody shall take it for a whole one.
+    """
+
+    def __init__(self) -> None:
+        self._separator = "{"
+
+    def member(self, key: str, value: object) -> None:
+        """Write a key with its value."""
+        self._begin(key)
+        sys.stdout.write(_formatted(value, "  "))
+
+    def elements(self, key: str, values: Iterable[object]) -> None:
+        """Write a key with a list, each element as soon as it is there."""
+        self._begin(key)
+        opening = "["
+        for value in values:
+            sys.stdout.write(f"{opening}\n    {_formatted(value, '    ')}")
+            opening = ","
+        sys.stdout.write("[]" if opening == "[" else "\n  ]")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            sys.stdout.write("{}\n" if self._separator == "{" else "\n}\n")
+
+    def _begin(self, key: str) -> None:
+        sys.stdout.write(f"{self._separator}\n  {_formatted(key)}: ")
+        self._separator = ","
+
+
+def _formatted(value: object, margin: str = "") -> str:
+    """A value as indented JSON, its lines after the first behind a margin."""
     import msgspec
 
-    encoded = msgspec.json.format(msgspec.json.encode(_writable(document), enc_hook=str), indent=2)
-    print(encoded.decode())
+    try:
+        encoded = msgspec.json.encode(value, enc_hook=str)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_writable(value), enc_hook=str)
+    text = msgspec.json.format(encoded, indent=2).decode()
+    return text.replace("\n", f"\n{margin}") if margin else text
 
 
 def _writable(document: Any) -> Any:

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
+from migrated.cli.groups import MANY
 from migrated.cli.render import print_json, print_problem
 from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
 from migrated.model import Repair, Unfinished
@@ -61,21 +62,25 @@ def _show(config: "Config", *, as_json: bool) -> int:
 
     codes: list[int] = []
     documents = []
-    for target in reading.look(config):
+    targets = list(reading.look(config))
+    names_all = sum(len(target.databases) for target in targets) <= MANY
+    for target in targets:
         for problem in target.problems:
             print_problem(str(problem))
             codes.append(problem.exit_code)
-        for view in target.databases:
+        for view in target.views():
             if view.error:
-                print_problem(f"{view.database.name}: {view.error}")
+                print_problem(f"{view.name}: {view.error}")
                 codes.append(view.error.exit_code)
             unfinished = view.unfinished
             if unfinished:
-                documents.append({"database": view.database.name} | _document(unfinished))
-            if not as_json:
-                print(f"{view.database.name}: {_sentence(unfinished) if unfinished else 'nothing is open'}")
+                documents.append({"database": view.name} | _document(unfinished))
+            if not as_json and (unfinished or names_all):
+                print(f"{view.name}: {_sentence(unfinished) if unfinished else 'nothing is open'}")
     if as_json:
         print_json({"unfinished": documents})
+    elif not (names_all or documents):
+        print("nothing is open")
     return combined_exit_code(codes)
 
 
@@ -112,9 +117,9 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
         if target.error:
             print_problem(str(target.error))
             codes.append(target.error.exit_code)
-        for view in target.databases:
+        for view in target.views():
             if view.error:
-                print_problem(f"{view.database.name}: {view.error}")
+                print_problem(f"{view.name}: {view.error}")
                 codes.append(view.error.exit_code)
             if view.unfinished is None or view.unfinished.version != version:
                 continue
@@ -131,10 +136,10 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
                 runner.add_migrations(target.listing.migrations if target.listing else [])
                 runner.repair(version, how, reason=reason)
             except MigrationError as error:
-                print_problem(f"{view.database.name}: {error}")
+                print_problem(f"{view.name}: {error}")
                 codes.append(error.exit_code)
             else:
-                print(f"{view.database.name}: {version} {_DONE[how]}")
+                print(f"{view.name}: {version} {_DONE[how]}")
     if not settled and not codes:
         print_problem(f"migration {version} is not unfinished in any of the databases")
         codes.append(MigrationNotFoundError.exit_code)

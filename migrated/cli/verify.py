@@ -1,10 +1,18 @@
 """migrated verify."""
 
 import argparse
+import sys
+from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
-from migrated.cli.render import print_json, print_problem
+from migrated.cli.groups import MANY, Report
+from migrated.cli.render import JsonDocument, print_problem, writable
 from migrated.errors import combined_exit_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from migrated.cli.reading import View
 
 NAME = "verify"
 SUMMARY = "compare what is applied with the files, and change nothing"
@@ -14,37 +22,69 @@ EXAMPLE = "migrated verify || echo 'somebody edited an applied migration'"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument(
+        "--all", action="store_true", help=f"tell of each database; of more than {MANY} those alike are one else"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Exit 0 when every applied migration is as its file says, 4 when a run would be refused."""
     from migrated.cli import reading
+    from migrated.cli.progress import FleetBar
 
-    codes: list[int] = []
-    documents = []
-    problems = []
-    for view in reading.look(options.configuration(arguments)):
-        for problem in view.problems:
-            print_problem(str(problem))
-            codes.append(problem.exit_code)
-            problems.append(reading.problem(problem))
-        for database in view.databases:
-            fault = database.error or database.refusal
-            codes.append(fault.exit_code if fault else 0)
-            documents.append(
-                {
-                    "database": database.database.name,
-                    "ok": fault is None,
-                    "applied": database.applied,
-                    "problem": reading.problem(fault),
-                }
-            )
-            if arguments.json:
-                continue
-            if fault:
-                print_problem(f"{database.database.name}: {fault}")
+    targets = list(reading.look(options.configuration(arguments)))
+    problems = [problem for target in targets for problem in target.problems]
+    for problem in problems:
+        print_problem(str(problem))
+    codes = {problem.exit_code for problem in problems}
+    total = sum(len(target.databases) for target in targets)
+    is_grouped = total > MANY and not (arguments.all or arguments.json)
+    report = Report()
+    with FleetBar(total, is_wanted=is_grouped or not sys.stdout.isatty()) as bar:
+        views = _noting(bar.over(view for target in targets for view in target.views()), codes)
+        if arguments.json:
+            with JsonDocument() as document:
+                document.elements("databases", (_document(view) for view in views))
+                document.member("problems", [reading.problem(problem) for problem in problems])
+        for view in views:
+            if is_grouped:
+                _note(view, report)
             else:
-                print(f"{database.database.name}: {database.applied} applied, all as their files say")
-    if arguments.json:
-        print_json({"databases": documents, "problems": problems})
+                _show(view)
+    report.print()
     return combined_exit_code(codes)
+
+
+def _noting(views: "Iterable[View]", codes: set[int]) -> "Iterable[View]":
+    for view in views:
+        codes.add(view.fault.exit_code if view.fault else 0)
+        yield view
+
+
+def _show(view: "View") -> None:
+    if view.fault:
+        print_problem(f"{view.name}: {view.fault}")
+    else:
+        print(writable(f"{view.name}: {_verdict(view)}"))
+
+
+def _note(view: "View", report: Report) -> None:
+    if view.fault:
+        report.fault(view.name, view.fault)
+    else:
+        report.add(view.name, _verdict(view))
+
+
+def _verdict(view: "View") -> str:
+    return f"{view.applied} applied, all as their files say"
+
+
+def _document(view: "View") -> dict[str, Any]:
+    from migrated.cli.reading import problem
+
+    return {
+        "database": view.name,
+        "ok": view.fault is None,
+        "applied": view.applied,
+        "problem": problem(view.fault),
+    }

@@ -4,6 +4,7 @@ import argparse
 import time
 
 from migrated.cli import options
+from migrated.cli.groups import MANY, Groups, said_of
 from migrated.cli.render import print_problem
 from migrated.settings import Config
 
@@ -30,14 +31,40 @@ def execute(arguments: argparse.Namespace) -> int:
     while missing := _missing(config):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            for line, _ in missing:
-                print_problem(line)
+            missing.tell()
             return _NOT_IN_TIME
         # What a daemon says is only a better time to look again; where we then see it otherwise, we go on alone.
-        if not (is_first and _wait_with_daemon([path for _, path in missing if path], left)):
-            time.sleep(_POLL_SECONDS)
+        if not (is_first and _wait_with_daemon(missing.paths, left)):
+            # As long as a look takes, where that is long: a processor is left to whoever does the work.
+            time.sleep(max(_POLL_SECONDS, missing.seconds))
         is_first = False
     return 0
+
+
+class _Missing:
+    """What is missing: of the directories, and of which databases. `seconds` is how long finding that took."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.databases: list[tuple[str, str, str | None]] = []
+        self.paths: list[str] = []
+        self.seconds = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.problems or self.databases)
+
+    def tell(self) -> None:
+        """Each with its cause; of many databases those with the same cause together."""
+        for problem in self.problems:
+            print_problem(problem)
+        groups: Groups[str] = Groups()
+        for name, text, remark in self.databases:
+            if len(self.databases) > MANY:
+                groups.add(text, name, remark)
+            else:
+                print_problem(f"{name}: {text}" + (f"\n{remark}" if remark else ""))
+        for text, group in groups:
+            print_problem(group.told(text))
 
 
 def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
@@ -58,16 +85,17 @@ def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
     return answer.get("ok") is True
 
 
-def _missing(config: Config) -> list[tuple[str, str | None]]:
-    """What is missing, in a line each, with the path of the database where it is one's."""
+def _missing(config: Config) -> _Missing:
     from migrated.cli import reading
 
-    found: list[tuple[str, str | None]] = []
-    for view in reading.look(config, patience=0):
-        found += [(str(problem), None) for problem in view.problems]
-        for database in view.databases:
-            trouble = database.error or database.refusal
-            if trouble or database.pending:
-                line = f"{database.database.name}: {trouble or f'{database.pending} pending'}"
-                found.append((line, database.database.path))
+    began = time.monotonic()
+    found = _Missing()
+    for target in reading.look(config, patience=0):
+        found.problems += [str(problem) for problem in target.problems]
+        for view in target.views():
+            if view.fault or view.pending:
+                said = said_of(view.fault) if view.fault else (f"{view.pending} pending", None)
+                found.databases.append((view.name, *said))
+                found.paths.append(view.database.path)
+    found.seconds = time.monotonic() - began
     return found

@@ -92,6 +92,9 @@ class SqliteDatabase:
         with self._reading() as connection:
             if connection is None:
                 return Record([])
+            if self._shared is None:
+                # One state of the database, whoever writes meanwhile, and one lock for all that is read.
+                connection.execute("BEGIN")
             return read_record(connection, self.name)
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:

@@ -14,6 +14,7 @@ from migrated.errors import DatabaseError
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Snapshot, Step, Unfinished
 from migrated.sqlite import ledger
 
+TABLE = "_migrations_history"
 _RECORDED = """
 SELECT version, name, up_sql, down_sql, checksum, directives FROM main._migrations_history
 WHERE version = ? AND up_sql IS NOT NULL AND action = ? ORDER BY id DESC LIMIT 1
@@ -63,15 +64,18 @@ def unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
 
     Nothing else can have been done since: so it is what the last entry of the history speaks of.
     """
-    if not ledger.has(connection, "_migrations_history"):
-        return None
+    return stopped(connection, database) if ledger.has(connection, TABLE) else None
+
+
+def stopped(connection: apsw.Connection, database: str) -> Unfinished | None:
+    """The same where the history is known to be there."""
     try:
         for row, action in connection.execute(_LAST):
             for direction, part in _PARTS.items():
                 if action == part:
                     return _unfinished(connection, int(row), direction, database)
     except (apsw.SQLError, ValueError, TypeError) as error:
-        raise ledger.not_ours("_migrations_history", error, database) from error
+        raise ledger.not_ours(TABLE, error, database) from error
     return None
 
 
@@ -94,7 +98,7 @@ def last_entry(connection: apsw.Connection) -> int | None:
 
 def recorded(connection: apsw.Connection, versions: Iterable[int], database: str) -> dict[int, Migration]:
     """The migrations as they were when they were last applied, by version; only those that were recorded."""
-    if not ledger.has(connection, "_migrations_history"):
+    if not ledger.has(connection, TABLE):
         return {}
     wanted = set(versions)
     if not wanted:
@@ -130,12 +134,12 @@ def record_step(connection: apsw.Connection, step: Step, course: Course) -> Appl
 def began_empty(connection: apsw.Connection) -> bool:
     """Whether the history tells of everything that was ever in the database."""
     first = "SELECT reason FROM main._migrations_history ORDER BY id LIMIT 1"
-    return ledger.has(connection, "_migrations_history") and connection.execute(first).get == BEGAN_EMPTY
+    return ledger.has(connection, TABLE) and connection.execute(first).get == BEGAN_EMPTY
 
 
 def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
     """Add what the history of another database has beyond this one's, which is its beginning."""
-    if not ledger.has(other, "_migrations_history"):
+    if not ledger.has(other, TABLE):
         return
     known = {name for (name,) in connection.execute(_COLUMNS)}
     names = ", ".join(str(name) for (name,) in other.execute(_COLUMNS) if name in known)

@@ -64,7 +64,8 @@ def intruder(path: str) -> str | None:
 
     None when nothing has, and where /proc does not tell. Other threads may use apsw on it as they like.
     """
-    real = os.path.realpath(path)
+    # SQLite's own files lie beside the one that a link leads to; links on the way there lead to these as well.
+    real = os.path.realpath(path) if os.path.islink(path) else path
     found = _look_for_intruder(real)
     for pause in _PAUSES:
         if found is None:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import apsw
@@ -45,11 +46,13 @@ _LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TE
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
+_TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, ?) = ?"
 HISTORY_COLUMNS = (
     *("action", "version", "name", "checksum", "directives", "up_sql", "down_sql", "execution_time_ms"),
     *("rows_changed", "statement", "statements", "reason", "violations", "host", "pid", "program_version"),
 )
 """Those that are written with an entry."""
+TABLE = "_migrations"
 _READ_HISTORY = f"SELECT {', '.join(HISTORY_COLUMNS)} FROM main._migrations_history LIMIT 0"
 _READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
 
@@ -94,8 +97,11 @@ def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
 
     Raises `DatabaseError` when the table is there but is another tool's, or holds what we never write.
     """
-    if not has(connection, "_migrations"):
-        return []
+    return entries(connection, database) if has(connection, TABLE) else []
+
+
+def entries(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
+    """The same where the table is known to be there."""
     try:
         rows = connection.execute(f"{_READ} ORDER BY version").fetchall()
         return [_entry(row) for row in rows]
@@ -145,11 +151,21 @@ def has(connection: apsw.Connection, table: str) -> bool:
     return bool(connection.execute(_EXISTS, (table,)).fetchall())
 
 
+def tables(connection: apsw.Connection) -> set[str]:
+    """Which of our tables are there."""
+    return {str(name) for (name,) in connection.execute(_TABLES, _OURS)}
+
+
 def _entry(row: tuple[Any, ...]) -> AppliedMigration:
     version, name, checksum, applied_at, execution_time_ms = row
     if not isinstance(version, int) or not isinstance(execution_time_ms, int):
         raise TypeError(f"version {version!r}, execution_time_ms {execution_time_ms!r}: expected whole numbers")
-    when = datetime.fromisoformat(str(applied_at))
+    return AppliedMigration(version, str(name), str(checksum), _moment(str(applied_at)), execution_time_ms)
+
+
+# Most of what is applied was applied in the same second as something else, here or in the next database.
+@lru_cache(256)
+def _moment(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
     # datetime('now') writes UTC and does not say so.
-    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-    return AppliedMigration(version, str(name), str(checksum), when, execution_time_ms)
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)

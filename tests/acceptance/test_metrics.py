@@ -149,7 +149,7 @@ def test_table_of_metrics_is_the_code_s(tmp_path: Path) -> None:
     config = Config("", (), metrics_file=str(file))
     log = logs.configure("json", "critical")
     tracker = Tracker(log, random.random)
-    Metrics(config.metrics_file, tracker, Directories(log, lambda _path: None), log).write()
+    Metrics(config.metrics_file, tracker, Directories(log, lambda _path, _name: None), log).write()
     in_readme = re.findall(r"^\| `(migrated_\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
 
     assert sorted(in_readme) == sorted({name.split()[0] for name in read(file)})

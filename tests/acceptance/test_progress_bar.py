@@ -33,3 +33,20 @@ def test_long_work_is_shown_below_the_log(tmp_path: Path, migrations: Path) -> N
         line for line in lines if re.fullmatch(r"\d\d:\d\d:\d\d info    applied 3_short to app.db in \d+ ms", line)
     ]
     assert applied_versions(tmp_path / "app.db") == [1, 2, 3]
+
+
+def test_fleet_is_one_bar_below_the_log(tmp_path: Path, migrations: Path) -> None:
+    (tmp_path / "tenants").mkdir()
+    for number in range(12):
+        (tmp_path / "tenants" / f"{number:02}.db").touch()
+    (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["tenants/*.db"]\n')
+    # The rows would be copied, if they could not be others each time.
+    write_migration(
+        migrations, 1, up=f"CREATE TABLE a (x); INSERT INTO a VALUES (random()); {LONG.format(4_000_000)}"
+    )
+
+    seen = seen_of_up(tmp_path)
+
+    assert re.search(rf"databases {DRAWN}+ 12/12 [\d,]+/s 0:00:00", seen)
+    lines = [line.strip() for line in re.split(r"[\r\n]+", seen)]
+    assert [line for line in lines if re.fullmatch(r"\d\d:\d\d:\d\d info    12 of 12 databases current, .*", line)]

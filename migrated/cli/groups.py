@@ -1,0 +1,105 @@
+"""Databases that have something in common, told of together: a fleet has thousands, and few causes."""
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from migrated.cli.render import print_problem, writable
+from migrated.errors import MigrationError
+
+MANY = 10
+"""More databases than these are told of in groups."""
+_MOST_NAMED = 3
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Group:
+    """How many databases, the `names` of the first few, and what is to be said of the first beyond the key."""
+
+    def __init__(self, remark: str | None = None, count: int = 0, names: Sequence[str] = ()) -> None:
+        self.remark = remark
+        self.count = count
+        self.names = list(names)
+
+    @property
+    def members(self) -> str:
+        """The first few by name, and how many more."""
+        more = self.count - len(self.names)
+        return ", ".join(self.names) + (f" and {more:,} more" if more else "")
+
+    def told(self, text: str, *details: str) -> str:
+        """A text about all of them, with the details, the remark, and who they are."""
+        is_short = self.count == len(self.names)
+        title = self.members if is_short else counted(self.count)
+        below = [*details, self.remark, None if is_short else self.members]
+        return "\n  ".join([f"{title}: {text}", *(line for each in below if each for line in each.splitlines())])
+
+
+class Groups(Generic[Key]):
+    """Groups by what their databases have in common. Only a few names of each are held."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Key, Group] = {}
+
+    def add(self, key: Key, name: str, remark: str | None = None) -> None:
+        """One more database; the remark counts of the first in a group."""
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(remark)
+        group.count += 1
+        if len(group.names) < _MOST_NAMED:
+            group.names.append(name)
+
+    def __iter__(self) -> Iterator[tuple[Key, Group]]:
+        """The largest first."""
+        return iter(sorted(self._groups.items(), key=lambda item: -item[1].count))
+
+
+class Report:
+    """What is to be said of many databases: of those at fault on standard error, else on standard output."""
+
+    def __init__(self) -> None:
+        self._faults: Groups[str] = Groups()
+        self._others: Groups[tuple[str, ...]] = Groups()
+
+    def fault(self, name: str, fault: MigrationError) -> None:
+        """A database is at fault."""
+        text, remark = said_of(fault)
+        self._faults.add(text, name, remark)
+
+    def add(self, name: str, *lines: str) -> None:
+        """A database is not, and there are lines to be said of it."""
+        self._others.add(lines, name)
+
+    def print(self) -> None:
+        """Say it, once for all databases of which it is true."""
+        for text, group in self._faults:
+            print_problem(group.told(text))
+        for lines, group in self._others:
+            print(writable(group.told(*lines)))
+
+
+def said_of(fault: MigrationError) -> tuple[str, str | None]:
+    """What `str(fault)` says, in two parts: what is the same for all with one cause, and what may differ.
+
+    The latter is the hint, say, which names who holds a database.
+    """
+    text = f"{fault.place}: {fault.message}" if fault.place else fault.message
+    return text, str(fault).removeprefix(text).lstrip("\n") or None
+
+
+def counted(number: int, noun: str = "database") -> str:
+    """A number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def named(databases: Sequence[str]) -> str:
+    """All by name, or the first few where there are many."""
+    shown = databases if len(databases) <= MANY else databases[:_MOST_NAMED]
+    return Group(count=len(databases), names=shown).members
+
+
+def span(labels: Sequence[str]) -> str:
+    """How many migrations, with the first and the last."""
+    ends = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+    return f"{counted(len(labels), 'migration')} ({ends})"

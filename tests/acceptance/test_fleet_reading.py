@@ -1,0 +1,386 @@
+"""What the reading commands tell of many databases: counts and causes, or each with --all; JSON as it comes."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_process import DEADLINE, DaemonProcess, bring_up, environment, holding, migrated, on_a_terminal
+from support import PROGRAM, checksum, execute, write_migration
+
+FLEET = 60
+BEHIND = ("t10.db", "t11.db")
+CHANGED = ("t20.db", "t21.db", "t22.db", "t23.db", "t24.db")
+NO_DATABASE = "t30.db"
+LOCKED = "t40.db"
+HOLD_ALL = """
+import apsw, sys
+connection = apsw.Connection(sys.argv[1])
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+connection.execute("ROLLBACK")
+"""
+EXPECTED = checksum("CREATE TABLE other (id);")
+FOUND = checksum("CREATE TABLE t1 (id INTEGER PRIMARY KEY);")
+MISMATCH = f"1_change was changed after it was applied: expected checksum {EXPECTED}, found {FOUND}"
+HINT = (
+    "hint: `migrated diff 1` shows what changed; restore the text that was applied (only the UP section counts) "
+    "and make the change a new migration"
+)
+
+
+def fleet(directory: Path, count: int) -> None:
+    """Databases alike, in `tenants`, and a configuration for them that waits for no lock for long."""
+    tenants = directory / "tenants"
+    tenants.mkdir()
+    bring_up(directory, database="tenants/t00.db")
+    for number in range(1, count):
+        shutil.copyfile(tenants / "t00.db", tenants / f"t{number:02}.db")
+    (directory / "migrated.toml").write_text(
+        '[[target]]\ndatabases = ["tenants/*.db"]\nmigrations = "migrations"\nbusy_timeout = "50ms"\n'
+    )
+
+
+@pytest.fixture
+def tenants(tmp_path: Path, migrations: Path) -> Path:
+    """Two migrations, and sixty databases in which both are applied."""
+    write_migration(migrations, 1)
+    write_migration(migrations, 2)
+    fleet(tmp_path, FLEET)
+    return tmp_path / "tenants"
+
+
+@contextmanager
+def exceptions(tenants: Path) -> Iterator[None]:
+    """Nine of the databases are as they should not be; one of them is locked for as long as this lasts."""
+    for name in BEHIND:
+        execute(tenants / name, "DELETE FROM _migrations WHERE version = 2")
+    for name in CHANGED:
+        execute(tenants / name, f"UPDATE _migrations SET checksum = '{EXPECTED}' WHERE version = 1")
+    (tenants / NO_DATABASE).write_bytes(b"no database " * 100)
+    with holding(HOLD_ALL, tenants / LOCKED):
+        yield
+
+
+class TestStatus:
+    def test_of_many_it_is_counts_and_causes(self, tmp_path: Path, tenants: Path) -> None:
+        with exceptions(tenants):
+            done = migrated(tmp_path, "status")
+            strict = migrated(tmp_path, "status", "--exit-code")
+
+        assert (done.returncode, strict.returncode, done.stderr) == (6, 4, "")
+        told = re.sub(r"pid \d+ \(\w+\)", "pid 1 (python)", done.stdout)
+        assert told.splitlines() == [
+            "# 60 databases: 51 current, 2 pending, 5 blocked, 2 unavailable",
+            f"5 databases: blocked: {tmp_path}/migrations/1_change.sql: {MISMATCH}",
+            f"  {HINT}",
+            "  tenants/t20.db, tenants/t21.db, tenants/t22.db and 2 more",
+            "tenants/t30.db: unavailable: file is not a database",
+            "  hint: this is not a SQLite database, or it is encrypted; check the path",
+            "tenants/t40.db: unavailable: database is locked",
+            "  hint: another connection is using the database; it is held by pid 1 (python)",
+            "tenants/t10.db, tenants/t11.db: pending: 1 migration (2_change)",
+        ]
+
+    def test_one_cause_is_one_line_however_many_have_it(
+        self, tmp_path: Path, migrations: Path, tenants: Path
+    ) -> None:
+        write_migration(migrations, 3)
+        write_migration(migrations, 4, "next")
+        done = migrated(tmp_path, "status", "--exit-code")
+
+        assert (done.returncode, done.stderr) == (3, "")
+        assert done.stdout.splitlines() == [
+            "# 60 databases: 60 pending",
+            "60 databases: pending: 2 migrations (3_change to 4_next)",
+            "  tenants/t00.db, tenants/t01.db, tenants/t02.db and 57 more",
+        ]
+
+    def test_with_all_each_is_shown(self, tmp_path: Path, tenants: Path) -> None:
+        with exceptions(tenants):
+            done = migrated(tmp_path, "status", "--all")
+
+        assert done.returncode == 6
+        shown = re.findall(r"^# tenants/(t\d\d.db): (\w+), (\d) applied", done.stdout, re.MULTILINE)
+        assert len(shown) == FLEET
+        assert Counter(state for _, state, _ in shown) == {
+            "current": 51,
+            "pending": 2,
+            "blocked": 5,
+            "unavailable": 2,
+        }
+        assert [name for name, state, _ in shown if state == "blocked"] == list(CHANGED)
+        assert done.stdout.count("\tchange\t") == 2 * (FLEET - 2)
+        assert done.stderr.count(MISMATCH) == len(CHANGED)
+
+    def test_ten_are_few_and_eleven_are_many(self, tmp_path: Path, migrations: Path) -> None:
+        write_migration(migrations, 1)
+        fleet(tmp_path, 11)
+
+        assert migrated(tmp_path, "status").stdout.splitlines() == ["# 11 databases: 11 current"]
+        (tmp_path / "tenants/t10.db").unlink()
+        few = migrated(tmp_path, "status").stdout.splitlines()
+        assert [line for line in few if line.startswith("#")] == [
+            f"# tenants/t{number:02}.db: current, 1 applied, 0 pending" for number in range(10)
+        ]
+
+    def test_a_fault_of_the_files_is_one_cause(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
+        write_migration(migrations, "01", "again")
+        done = migrated(tmp_path, "status")
+
+        assert done.returncode == 4
+        assert done.stderr.count("claimed by more than one file") == 1
+        first, second = done.stdout.splitlines()[:2]
+        assert first == "# 60 databases: 60 blocked"
+        assert second.startswith("60 databases: blocked: ")
+
+    def test_a_daemon_is_asked_once_for_all(self, tmp_path: Path, tenants: Path) -> None:
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            shown = migrated(tmp_path, "status").stdout.splitlines()
+            document = json.loads(migrated(tmp_path, "status", "--json").stdout)
+
+        assert shown[0].startswith(f"# daemon 0.1.0, pid {daemon.pid}: ")
+        assert shown[1:] == ["# 60 databases: 60 current"]
+        assert [each["pid"] for each in document["daemons"]] == [daemon.pid]
+        assert [each["daemon"]["state"] for each in document["databases"]] == ["current"] * FLEET
+
+    def test_a_fleet_with_a_daemon_for_development_is_judged_as_that_does(
+        self, tmp_path: Path, tenants: Path
+    ) -> None:
+        with DaemonProcess(tmp_path, command="dev") as daemon:
+            daemon.wait_until_ready()
+            execute(tenants / "t20.db", f"UPDATE _migrations SET checksum = '{EXPECTED}' WHERE version = 1")
+            shown = migrated(tmp_path, "status").stdout.splitlines()
+
+        assert shown[1:] == [
+            "# 60 databases: 59 current, 1 pending",
+            "tenants/t20.db: pending: 1 migration (1_change)",
+        ]
+
+
+class TestStatusAsJson:
+    def test_it_has_each_and_a_summary(self, tmp_path: Path, tenants: Path) -> None:
+        with exceptions(tenants):
+            done = migrated(tmp_path, "status", "--json")
+
+        assert (done.returncode, done.stderr) == (6, "")
+        document = json.loads(done.stdout)
+        assert list(document) == ["daemons", "databases", "directories", "summary"]
+        states = {each["database"]: each["state"] for each in document["databases"]}
+        assert len(states) == FLEET
+        summary = document["summary"]
+        causes = summary.pop("causes")
+        assert summary == {"databases": FLEET, "current": 51, "pending": 2, "blocked": 5, "unavailable": 2}
+        assert Counter(states.values()) == {key: summary[key] for key in summary if key != "databases"}
+        assert causes[0] == {
+            "state": "blocked",
+            "type": "ChecksumMismatchError",
+            "message": MISMATCH,
+            "databases": 5,
+            "examples": ["tenants/t20.db", "tenants/t21.db", "tenants/t22.db"],
+        }
+        assert sorted((cause["state"], cause["type"]) for cause in causes[1:] if cause["type"]) == [
+            ("unavailable", "DatabaseError"),
+            ("unavailable", "DatabaseError"),
+        ]
+
+    def test_each_database_has_times_of_its_own(self, tmp_path: Path, tenants: Path) -> None:
+        for number, name in enumerate(("t01.db", "t02.db")):
+            execute(tenants / name, f"UPDATE _migrations SET applied_at = '2026-01-0{number + 1} 00:00:00'")
+        document = json.loads(migrated(tmp_path, "status", "--json").stdout)
+        moments = [each["migrations"][0]["applied_at"] for each in document["databases"][1:3]]
+
+        assert moments == ["2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"]
+
+    def test_it_is_written_as_it_comes(self, tmp_path: Path, tenants: Path) -> None:
+        config = tmp_path / "migrated.toml"
+        config.write_text(config.read_text().replace("50ms", "30s"))
+        with holding(HOLD_ALL, tenants / "t59.db") as release, reading(tmp_path, "status", "--json") as status:
+            assert status.stdout is not None
+            first = status.stdout.read(4096)
+            assert "tenants/t00.db" in first
+            release()
+            rest = status.stdout.read()
+            assert status.wait(DEADLINE) == 0
+
+        assert json.loads(first + rest)["summary"]["current"] == FLEET
+
+    @pytest.mark.parametrize("command", ["status", "plan", "verify"])
+    def test_a_reader_may_leave_early(self, tmp_path: Path, tenants: Path, command: str) -> None:
+        config = tmp_path / "migrated.toml"
+        config.write_text(config.read_text().replace("50ms", "30s"))
+        # It is waiting when the reader leaves.
+        with holding(HOLD_ALL, tenants / "t00.db") as release, reading(tmp_path, command, "--json") as left:
+            assert left.stdout is not None
+            assert left.stderr is not None
+            left.stdout.close()
+            release()
+            assert left.stderr.read() == ""
+            assert left.wait(DEADLINE) == 0
+
+    @pytest.mark.parametrize("command", ["status", "plan", "verify"])
+    def test_of_none_it_is_a_document_too(self, tmp_path: Path, migrations: Path, command: str) -> None:
+        done = migrated(tmp_path, command, "--json", "-d", "none/*.db")
+
+        assert done.returncode == 6
+        assert json.loads(done.stdout)["databases"] == []
+
+
+class TestPlan:
+    def test_alike_plans_are_one(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
+        write_migration(migrations, 3, "next")
+        with exceptions(tenants):
+            done = migrated(tmp_path, "plan")
+            dry = migrated(tmp_path, "up", "--dry-run")
+
+        assert done.returncode == 4
+        assert done.stdout.splitlines() == [
+            "51 databases: 1 to apply",
+            "  apply 3_next",
+            "  tenants/t00.db, tenants/t01.db, tenants/t02.db and 48 more",
+            "tenants/t10.db, tenants/t11.db: 2 to apply",
+            "  apply 2_change",
+            "  apply 3_next",
+        ]
+        faults = [line for line in done.stderr.splitlines() if line.startswith("migrated: ")]
+        assert faults == [
+            f"migrated: error: 5 databases: {tmp_path}/migrations/1_change.sql: {MISMATCH}",
+            "migrated: error: tenants/t30.db: file is not a database",
+            "migrated: error: tenants/t40.db: database is locked",
+        ]
+        assert dry.stdout == done.stdout
+
+    def test_with_all_each_is_shown(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
+        write_migration(migrations, 3, "next")
+        lines = migrated(tmp_path, "plan", "--all").stdout.splitlines()
+
+        assert lines == [
+            line for number in range(FLEET) for line in (f"tenants/t{number:02}.db: 1 to apply", "  apply 3_next")
+        ]
+
+    def test_as_json_each_is_there(self, tmp_path: Path, tenants: Path) -> None:
+        with exceptions(tenants):
+            done = migrated(tmp_path, "plan", "--json")
+        document = json.loads(done.stdout)
+
+        assert (done.returncode, list(document), document["problems"]) == (4, ["databases", "problems"], [])
+        assert Counter(_kind(plan) for plan in document["databases"]) == {"0": 51, "1": 2, "fault": 7}
+
+
+def _kind(plan: dict[str, Any]) -> str:
+    return "fault" if plan["problem"] else str(len(plan["migrations"]))
+
+
+class TestVerify:
+    def test_one_cause_is_one_line(self, tmp_path: Path, tenants: Path) -> None:
+        with exceptions(tenants):
+            done = migrated(tmp_path, "verify")
+
+        assert done.returncode == 4
+        assert done.stdout.splitlines() == [
+            "51 databases: 2 applied, all as their files say",
+            "  tenants/t00.db, tenants/t01.db, tenants/t02.db and 48 more",
+            "tenants/t10.db, tenants/t11.db: 1 applied, all as their files say",
+        ]
+        assert done.stderr.count("migrated: error: ") == 3
+        assert f"migrated: error: 5 databases: {tmp_path}/migrations/1_change.sql: {MISMATCH}\n" in done.stderr
+
+    def test_with_all_each_is_told_of(self, tmp_path: Path, tenants: Path) -> None:
+        with exceptions(tenants):
+            done = migrated(tmp_path, "verify", "--all")
+
+        assert (done.stdout.count("all as their files say\n"), done.stderr.count("migrated: error: ")) == (53, 7)
+
+    def test_as_json_each_is_there(self, tmp_path: Path, tenants: Path) -> None:
+        with exceptions(tenants):
+            document = json.loads(migrated(tmp_path, "verify", "--json").stdout)
+
+        assert list(document) == ["databases", "problems"]
+        assert Counter(each["ok"] for each in document["databases"]) == {True: 53, False: 7}
+
+
+def test_wait_says_once_what_is_missing_to_many(tmp_path: Path, migrations: Path, tenants: Path) -> None:
+    write_migration(migrations, 3)
+    done = migrated(tmp_path, "wait", "--timeout", "1ms")
+
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "migrated: error: 60 databases: 1 pending",
+        "  tenants/t00.db, tenants/t01.db, tenants/t02.db and 57 more",
+    ]
+
+
+def test_diff_names_the_first_of_many(tmp_path: Path, tenants: Path) -> None:
+    said = "tenants/t00.db, tenants/t01.db, tenants/t02.db and 57 more: 2 applied, no file has changed\n"
+
+    assert migrated(tmp_path, "diff").stdout == said
+
+
+def test_repair_tells_only_of_those_with_something_open(tmp_path: Path, tenants: Path) -> None:
+    assert migrated(tmp_path, "repair").stdout == "nothing is open\n"
+
+
+class TestBar:
+    """Looking takes longer than a second where a database is locked."""
+
+    DRAWN = r"databases \N{BOX DRAWINGS HEAVY HORIZONTAL}+ 60/60"
+
+    @pytest.fixture
+    def slow(self, tmp_path: Path, tenants: Path) -> Iterator[None]:
+        config = tmp_path / "migrated.toml"
+        config.write_text(config.read_text().replace("50ms", "1200ms"))
+        with holding(HOLD_ALL, tenants / "t00.db"):
+            yield
+
+    @pytest.mark.parametrize("command", ["status", "plan", "verify"])
+    def test_it_is_drawn_on_a_terminal_and_gone_in_the_end(self, tmp_path: Path, slow: None, command: str) -> None:
+        code, seen = on_a_terminal(tmp_path, command, NO_COLOR="1")
+
+        assert code == 6
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+        assert re.search(self.DRAWN, shown)
+        assert shown.rindex("60/60") < shown.index("59 ")
+
+    def test_it_does_not_get_into_what_is_written_elsewhere(self, tmp_path: Path, slow: None) -> None:
+        with open(tmp_path / "out.json", "wb") as out:
+            _, seen = on_a_terminal(tmp_path, "status", "--json", stdout=out.fileno(), NO_COLOR="1")
+
+        assert re.search(self.DRAWN, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen))
+        assert "tenants" not in seen
+        assert len(json.loads((tmp_path / "out.json").read_text())["databases"]) == FLEET
+
+    def test_it_is_not_drawn_between_the_lines_of_each(self, tmp_path: Path, slow: None) -> None:
+        _, seen = on_a_terminal(tmp_path, "verify", "--all", NO_COLOR="1")
+
+        assert "60/60" not in seen
+
+    def test_it_is_not_drawn_where_nothing_takes_long(self, tmp_path: Path, tenants: Path) -> None:
+        code, seen = on_a_terminal(tmp_path, "status")
+
+        assert (code, seen) == (0, "# 60 databases: 60 current\n")
+
+
+@contextmanager
+def reading(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command whose output is read while it runs."""
+    with subprocess.Popen(
+        [*PROGRAM, *arguments],
+        cwd=directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
