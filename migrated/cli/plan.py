@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from migrated.cli.reading import View
     from migrated.settings import Config
 
-NAME = "plan"
-SUMMARY = "show what would be done, and do nothing"
 EXAMPLE = "migrated plan --to 20240101120000"
 
 

@@ -11,8 +11,6 @@ from migrated.errors import combined_exit_code
 from migrated.model import REPEATABLE
 from migrated.settings import following
 
-NAME = "status"
-SUMMARY = "show the state of every migration in every database"
 EXAMPLE = "migrated status --json -d 'tenants/*.db'"
 
 _PENDING_EXIT_CODE = 3

@@ -4,8 +4,6 @@ import argparse
 
 from migrated.cli import options
 
-NAME = "up"
-SUMMARY = "apply what is pending, once"
 EXAMPLE = "migrated up -d app.db --to 20240101120000"
 
 

@@ -6,8 +6,6 @@ from migrated.cli import options
 from migrated.cli.render import print_json, print_problem
 from migrated.errors import combined_exit_code
 
-NAME = "verify"
-SUMMARY = "compare what is applied with the files, and change nothing"
 EXAMPLE = "migrated verify || echo 'somebody edited an applied migration'"
 
 

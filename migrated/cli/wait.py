@@ -7,8 +7,6 @@ from migrated.cli import options
 from migrated.cli.render import print_problem
 from migrated.settings import Config
 
-NAME = "wait"
-SUMMARY = "wait until every database has everything in the directory applied"
 EXAMPLE = "migrated wait --timeout 60s && exec my-application"
 
 _POLL_SECONDS = 0.1
