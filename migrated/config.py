@@ -5,15 +5,14 @@ Without a file the reader of TOML is not even loaded: reading commands start in 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from migrated.discovery import would_be_found
 from migrated.settings import DEFAULT_DATABASE, DEFAULT_MIGRATIONS, Config, Faults, Target
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(NamedTuple):
     """What the command line says, over the file."""
 
     file: str | None = None
@@ -111,11 +110,10 @@ def _override(config: Config, overrides: Overrides, here: Path, faults: Faults) 
     for path in overrides.databases:
         faults.require_path(path, "-d")
     if overrides.databases:
-        target = replace(target, base=str(here), databases=tuple(overrides.databases))
+        target = target._replace(base=str(here), databases=tuple(overrides.databases))
     if overrides.migrations:
-        target = replace(target, migrations=str(here / overrides.migrations))
-    return replace(
-        config,
+        target = target._replace(migrations=str(here / overrides.migrations))
+    return config._replace(
         targets=(target, *config.targets[1:]),
         log_format=overrides.log_format or config.log_format,
         log_level=overrides.log_level or config.log_level,

@@ -5,8 +5,8 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from migrated.errors import DatabaseError
 from migrated.settings import Target
@@ -17,8 +17,7 @@ FOLDER = ".migrated"
 """Where the locks of the databases of a directory are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatabasePath:
+class DatabasePath(NamedTuple):
     """A database: `name` as configured or matched, `path` to open; whether a pattern found it."""
 
     name: str

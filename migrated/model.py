@@ -26,16 +26,14 @@ class MigrationDirection(Enum):
     DOWN = "down"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a section's text begins in its file; lines and columns count from 1."""
 
     line: int = 1
     column: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a migration came from, for error messages alone."""
 
     file: str
@@ -168,8 +166,7 @@ def highest_version(applied: Iterable[AppliedMigration]) -> int | None:
     return max((entry.version for entry in applied), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedRepeatable:
+class AppliedRepeatable(NamedTuple):
     """What a database says of a repeatable migration: when it was applied last, with which text.
 
     `objects` are the views and triggers that it made then, each as its kind and its name.
@@ -243,8 +240,7 @@ class Snapshot:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A migration on its way up or down; `is_redo` says that it was rolled back a moment ago."""
 
     migration: Migration

@@ -8,6 +8,7 @@ offender and comes before the first step.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from migrated.errors import MigrationNotFoundError, RollbackFailedError
 from migrated.model import (
@@ -64,8 +65,7 @@ class Policy:
     on_late: OnLate = OnLate.APPLY
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """One version, as the directory and the record of the database have it; at least one of them does.
 
     The record says what is applied, and which migration, if any, is `unfinished`.
@@ -92,8 +92,7 @@ class Status:
         return self._known.label if self._known else str(self.version)
 
 
-@dataclass(frozen=True, slots=True)
-class RepeatableStatus:
+class RepeatableStatus(NamedTuple):
     """One repeatable migration, as the directory and the database have it; at least one of them does."""
 
     name: str

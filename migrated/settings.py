@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnMissing, Policy
@@ -54,8 +54,7 @@ class HookName(StrEnum):
     ON_FAILURE = "on_failure"
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(NamedTuple):
     """Programs with their arguments, none where empty, and how many seconds each may take."""
 
     after_apply: tuple[str, ...] = ()
@@ -95,15 +94,14 @@ def parse_duration(text: str) -> float:
     return float(found["number"]) * _SECONDS[found["unit"]]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Databases, as paths or globs relative to `base`, and the directory whose migrations they take."""
 
     base: str
     databases: tuple[str, ...]
     migrations: str
     create: bool = True
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = Policy()
     busy_timeout: float = 30.0
     statement_timeout: float = 0.0
     transaction: TransactionMode = TransactionMode.EACH
@@ -112,8 +110,7 @@ class Target:
     schema_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """The configuration in force. Durations are seconds; the paths of migrations and schema files are absolute."""
 
     source: str
@@ -142,7 +139,7 @@ class Config:
 
 def for_development(config: Config) -> Config:
     """The same, with databases that follow the directory whatever happens there."""
-    return replace(config, targets=tuple(_for_development(target) for target in config.targets))
+    return config._replace(targets=tuple(_for_development(target) for target in config.targets))
 
 
 def following(policy: Policy) -> Policy:
@@ -153,7 +150,7 @@ def following(policy: Policy) -> Policy:
 def _for_development(target: Target) -> Target:
     is_default = target.snapshots == SnapshotPolicy()
     policy = following(target.policy)
-    return replace(target, policy=policy, snapshots=DEVELOPMENT_SNAPSHOTS if is_default else target.snapshots)
+    return target._replace(policy=policy, snapshots=DEVELOPMENT_SNAPSHOTS if is_default else target.snapshots)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 import os
 import shlex
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from migrated import owners
 
@@ -11,8 +11,7 @@ CODE = "INSECURE_PERMISSIONS"
 _BY_GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-@dataclass(frozen=True, slots=True)
-class Weakness:
+class Weakness(NamedTuple):
     """What lets somebody write who is not trusted, and the command that ends it."""
 
     reason: str

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.model import Migration
@@ -24,8 +25,7 @@ PATIENCE_SECONDS = 2 * QUIET_SECONDS
 """How long a command that runs once waits for a file that is being written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(NamedTuple):
     """A file that is not used, and why."""
 
     file: str

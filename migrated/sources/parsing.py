@@ -1,7 +1,7 @@
 """The text of one migration file -> a Migration: markers, header, directives."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from migrated.directives import Directive, directive_in, directives_at_top
 from migrated.errors import InvalidFormatError
@@ -13,8 +13,7 @@ _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Section(NamedTuple):
     direction: MigrationDirection
     marker: int
     start: int
