@@ -1,11 +1,8 @@
 """Which databases there are."""
 
-import fnmatch
-import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from migrated.errors import DatabaseError
@@ -73,6 +70,8 @@ def would_be_found(target: Target, path: str) -> bool:
 
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     """Whether a path is one that `glob` gives for a pattern, both as the names they consist of."""
+    import fnmatch
+
     if not patterns or not parts:
         return not parts and set(patterns) <= {"**"}
     if patterns[0] == "**":
@@ -87,7 +86,9 @@ def _is_pattern(configured: str, base: str) -> bool:
 
 
 def _matches(pattern: str, base: str) -> Iterable[str]:
+    import glob
+
     for name in sorted(glob.glob(pattern, root_dir=base, recursive=True)):
-        inside_ours = FOLDER in Path(name).parts
+        inside_ours = FOLDER in name.split(os.sep)
         if not name.endswith(_SIBLINGS) and not inside_ours and os.path.isfile(os.path.join(base, name)):
             yield name

@@ -1,7 +1,6 @@
 """Who may write what is run: whoever changes a migration or the configuration changes every database."""
 
 import os
-import shlex
 import stat
 from typing import NamedTuple
 
@@ -82,4 +81,6 @@ class Trust:
 
 
 def _quoted(path: str | os.PathLike[str]) -> str:
+    import shlex
+
     return shlex.quote(os.fspath(path))

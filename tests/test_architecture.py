@@ -29,7 +29,7 @@ FLOORS = [
     ["planning"],
     ["model"],
     ["directives", "trust"],
-    ["sqltext", "errors", "colours", "owners"],
+    ["sqltext", "errors", "colours", "owners", "paths"],
     ["about"],
 ]
 INNER_FLOORS = {

@@ -117,6 +117,7 @@ class CommandParser(argparse.ArgumentParser):
             **settings,
             description=f"{summary[0].upper()}{summary[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,  # it comes with the other options, for one command instead of twenty
             allow_abbrev=False,
         )
         self._command = command
@@ -128,6 +129,7 @@ class CommandParser(argparse.ArgumentParser):
             return
         self._is_loaded = True
         command = import_module(f"migrated.cli.{_MODULES.get(self._command, self._command)}")
+        self.add_argument("-h", "--help", action="help", help="show this help message and exit")
         self.epilog = f"example:\n  {command.EXAMPLE}"
         command.configure(self)
         options.add_global(self, before=False)

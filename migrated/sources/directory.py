@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.model import Migration
+from migrated.paths import joined
 from migrated.sources.mounts import is_shared
 from migrated.sources.naming import FileName, Misnamed, read_name
 from migrated.sources.parsing import parse_migration
@@ -98,29 +98,29 @@ def read_directory(directory: str | os.PathLike[str], trust: Trust | None = None
     With `trust`, neither the directory nor a file of it may be such that others can write it: that is raised for
     the directory, and a fault of the file. Without, the caller answers for them.
     """
-    path = Path(directory)
+    path = joined("", directory)
     with as_file_error(path, "migrations directory"):
         names = sorted(os.listdir(path))
         weakness = trust.of(path, os.stat(path)) if trust else None
     if weakness:
         raise _insecure(path, "migrations directory", weakness)
-    listing = Listing(str(path))
+    listing = Listing(path)
     for name in names:
         _read_entry(path, name, listing, trust)
     _refuse_duplicates(listing, names)
     return listing
 
 
-def _read_entry(directory: Path, name: str, listing: Listing, trust: Trust | None) -> None:
+def _read_entry(directory: str, name: str, listing: Listing, trust: Trust | None) -> None:
     named = read_name(name)
     if named is None:
         return
-    file = str(directory / name)
+    file = os.path.join(directory, name)
     if isinstance(named, Misnamed):
         listing.ignored.append(Remark(file, named.reason))
         return
     try:
-        content = _read_whole(directory / name, trust)
+        content = _read_whole(file, trust)
         if content is None:
             listing.ignored.append(Remark(file, "not a regular file"))
         else:
@@ -132,7 +132,7 @@ def _read_entry(directory: Path, name: str, listing: Listing, trust: Trust | Non
         listing.invalid.append(error)
 
 
-def _read_whole(path: Path, trust: Trust | None) -> bytes | None:
+def _read_whole(path: str, trust: Trust | None) -> bytes | None:
     """The content of a finished file, None if it is not a regular file."""
     try:
         # Without O_NONBLOCK a named pipe would hang us here.
@@ -149,7 +149,7 @@ def _read_whole(path: Path, trust: Trust | None) -> bytes | None:
         os.close(descriptor)
 
 
-def _content(descriptor: int, path: Path, trust: Trust | None) -> bytes | None:
+def _content(descriptor: int, path: str, trust: Trust | None) -> bytes | None:
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         return None
@@ -199,7 +199,7 @@ def _refuse_duplicates(listing: Listing, names: list[str]) -> None:
     unused = {remark.file for remark in listing.ignored}
     claims: dict[int, list[str]] = {}
     for name in names:
-        named, file = read_name(name), str(Path(listing.directory) / name)
+        named, file = read_name(name), os.path.join(listing.directory, name)
         if isinstance(named, FileName) and file not in unused:
             claims.setdefault(named.version, []).append(file)
     for version, files in sorted(claims.items()):
@@ -215,14 +215,14 @@ def _refuse_duplicates(listing: Listing, names: list[str]) -> None:
 
 
 @contextmanager
-def as_file_error(path: Path, what: str) -> Iterator[None]:
+def as_file_error(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise _file_error(path, what, error) from error
 
 
-def _file_error(path: Path, what: str, error: OSError) -> MigrationError:
+def _file_error(path: str | os.PathLike[str], what: str, error: OSError) -> MigrationError:
     return MigrationFileError(
         f"the {what} cannot be read: {error.strerror or error}",
         file=str(path),
@@ -230,7 +230,7 @@ def _file_error(path: Path, what: str, error: OSError) -> MigrationError:
     )
 
 
-def _insecure(path: Path, what: str, weakness: Weakness) -> MigrationError:
+def _insecure(path: str, what: str, weakness: Weakness) -> MigrationError:
     return MigrationFileError(
         f"the {what} is not safe to run from: {weakness.reason}",
         file=str(path),

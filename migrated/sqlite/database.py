@@ -4,14 +4,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import apsw
 
-from migrated.backend import FormerState, Observer, Session
 from migrated.errors import DatabaseError
 from migrated.model import Migration, Record, Snapshot, highest_version
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
-from migrated.sqlite import history, ledger, preflight, snapshots
+from migrated.sqlite import history, ledger, preflight
 from migrated.sqlite.connection import (
     Patience,
     borrowed,
@@ -20,10 +20,14 @@ from migrated.sqlite.connection import (
     open_for_migrating,
     open_for_reading,
 )
-from migrated.sqlite.preparing import BEFORE_RESTORE, Keeper, Preparation
 from migrated.sqlite.record import read_record
-from migrated.sqlite.session import SqliteSession
 from migrated.supervision import Supervision
+
+# What only a command that changes something needs is imported where it is used: to look takes half as long then.
+if TYPE_CHECKING:
+    from migrated.backend import FormerState, Observer, Session
+    from migrated.sqlite.preparing import Keeper
+    from migrated.sqlite.session import SqliteSession
 
 IN_MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = 30.0
@@ -101,14 +105,15 @@ class SqliteDatabase:
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots in `.migrated/snapshots/` beside the file, oldest first."""
+        from migrated.sqlite import snapshots
+
         return snapshots.listed(self.path) if self.path else []
 
-    def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
+    def restore(self, snapshot: Snapshot, observer: "Observer", reason: str | None) -> None:
         """Put a snapshot back into the live file, keeping what is there as a snapshot too, and record that.
 
         Raises `DatabaseError`; the file is as before then.
         """
-        # Imported here: the commands that only read start sooner without it.
         from migrated.sqlite.restoring import restore
 
         keeper = self._keeper(observer)
@@ -121,7 +126,7 @@ class SqliteDatabase:
             step=keeper.go_on,
         )
 
-    def former_states(self) -> Iterator[FormerState]:
+    def former_states(self) -> Iterator["FormerState"]:
         """The states that the database was in, the latest first, as its snapshots and its history tell."""
         from migrated.sqlite.former import former_states
 
@@ -131,13 +136,17 @@ class SqliteDatabase:
             if connection is not None:
                 yield from former_states(connection, self.path)
 
-    def rebuild(self, former: FormerState | None, work: Callable[[Session], None], observer: Observer) -> None:
+    def rebuild(
+        self, former: "FormerState | None", work: "Callable[[Session], None]", observer: "Observer"
+    ) -> None:
         """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
 
         Raises `LedgerMovedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
         raises; the database is as it was then, and a snapshot of it may have been kept in vain.
         """
+        from migrated.sqlite.preparing import Keeper, Preparation
         from migrated.sqlite.rebuilding import Rebuilding, Taken
+        from migrated.sqlite.session import SqliteSession
 
         keeper = self._keeper(observer)
 
@@ -162,10 +171,14 @@ class SqliteDatabase:
             observer.went_back(former)
         observer.rows_kept(kept)
 
-    def _keep_before_restore(self, keeper: Keeper, snapshot: Snapshot) -> None:
+    def _keep_before_restore(self, keeper: "Keeper", snapshot: Snapshot) -> None:
+        from migrated.sqlite.preparing import BEFORE_RESTORE
+
         keeper.keep(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
 
-    def _keeper(self, observer: Observer) -> Keeper:
+    def _keeper(self, observer: "Observer") -> "Keeper":
+        from migrated.sqlite.preparing import Keeper
+
         return Keeper(self.name, self._snapshots, observer, self._patience.supervision)
 
     def _record_restore(self, copy: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
@@ -173,8 +186,11 @@ class SqliteDatabase:
         history.record_restore(copy, snapshot, reason)
 
     @contextlib.contextmanager
-    def session(self, observer: Observer) -> Iterator[SqliteSession]:
+    def session(self, observer: "Observer") -> Iterator["SqliteSession"]:
         """Open the database for changing it; every error of SQLite becomes a `DatabaseError`."""
+        from migrated.sqlite.preparing import Preparation
+        from migrated.sqlite.session import SqliteSession
+
         session = SqliteSession(
             self.name,
             self._patience,
