@@ -1,7 +1,6 @@
 """What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from migrated import planning, refusals
@@ -37,8 +36,7 @@ def find(available: Iterable[Migration], record: Record) -> Findings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Agenda:
+class Agenda(NamedTuple):
     """First `down`, then `up`, then `repeat`; true while there is anything to do.
 
     What the repeatable migrations in `undo` made is dropped first: it could stand in the way, and would not be

@@ -38,6 +38,8 @@ def directive_in(comment: str) -> Directive | None:
 
 def directives_at_top(sql: str) -> frozenset[Directive]:
     """Those above the first statement of a section."""
-    top = sql[: first_token(sql)]
-    found = (directive_in(comment.text) for comment in line_comments(top))
+    start = first_token(sql)
+    if start == 0:
+        return frozenset()
+    found = (directive_in(comment.text) for comment in line_comments(sql[:start]))
     return frozenset(directive for directive in found if directive)

@@ -6,7 +6,6 @@ offender and comes before the first step.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -56,8 +55,7 @@ class OnLate(StrEnum):
     REFUSE = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """How a database that does not agree with the directory is dealt with."""
 
     on_changed: OnChanged = OnChanged.REFUSE

@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -32,8 +31,7 @@ class SnapshotWhen(StrEnum):
     BEFORE_EACH = "before-each"
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotPolicy:
+class SnapshotPolicy(NamedTuple):
     """Of a database of at most `max_size` bytes, the `keep` newest snapshots are there."""
 
     when: SnapshotWhen = SnapshotWhen.BEFORE_RUN
@@ -144,7 +142,7 @@ def for_development(config: Config) -> Config:
 
 def following(policy: Policy) -> Policy:
     """The same, so that a database follows its migrations."""
-    return replace(policy, on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
+    return policy._replace(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
 
 
 def _for_development(target: Target) -> Target:
@@ -153,14 +151,14 @@ def _for_development(target: Target) -> Target:
     return target._replace(policy=policy, snapshots=DEVELOPMENT_SNAPSHOTS if is_default else target.snapshots)
 
 
-@dataclass(slots=True)
 class Faults:
     """Everything that is wrong, each with its key, and its line where `text` shows it below `table`, if any."""
 
-    source: str
-    text: str = ""
-    table: str = ""
-    found: list[str] = field(default_factory=list)
+    def __init__(self, source: str, text: str = "", table: str = "") -> None:
+        self.source = source
+        self.text = text
+        self.table = table
+        self.found: list[str] = []
 
     def add(self, key: str, reason: str, *, table: int | None = None) -> None:
         """Note one; `table` is the number of the `[[target]]` that the key stands in."""
