@@ -40,9 +40,9 @@ def read_name(file_name: str) -> FileName | RepeatableName | Misnamed | None:
     if file_name.startswith(".") or not file_name.lower().endswith(".sql"):
         return None
     fits = _NAME.fullmatch(file_name)
-    if repeatable := _REPEATABLE.fullmatch(file_name):
-        return RepeatableName(repeatable["name"])
     if fits is None:
+        if repeatable := _REPEATABLE.fullmatch(file_name):
+            return RepeatableName(repeatable["name"])
         return Misnamed(f"the name does not fit: {RULE}")
     # A number of this many digits could not be an SQLite integer, and int() itself refuses very long ones.
     digits = fits["version"].lstrip("0")

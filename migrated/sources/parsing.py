@@ -13,6 +13,12 @@ _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
 
 
+class _Marker(NamedTuple):
+    direction: MigrationDirection
+    start: int
+    end: int
+
+
 class _Section(NamedTuple):
     direction: MigrationDirection
     marker: int
@@ -55,8 +61,8 @@ def parse_migration(named: FileName | RepeatableName, content: bytes, *, file: s
 
 
 def _parse(named: FileName, text: str, file: str) -> Migration:
-    comments = list(line_comments(text, lambda comment: _marker(text, comment) is not None))
-    sections = _sections(text, comments)
+    comments, markers = _comments(text)
+    sections = _sections(text, markers)
     _check_directives(text, comments, sections)
     top = sections[0].marker if sections else first_token(text)
     _check_header(named, text[:top])
@@ -84,12 +90,11 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
 
 def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
     """The whole file is what is run, whenever it is another; there are no sections."""
-    comments = list(line_comments(text, lambda comment: _marker(text, comment) is not None))
-    marker = next((comment for comment in comments if _marker(text, comment)), None)
-    if marker is not None:
+    comments, markers = _comments(text)
+    if markers:
         raise InvalidFormatError(
             "a repeatable migration has no sections",
-            line=_line(text, marker.start),
+            line=_line(text, markers[0].start),
             hint="remove the marker; let the file itself drop what it makes anew, with DROP ... IF EXISTS",
         )
     _check_directives(text, comments, [])
@@ -111,19 +116,45 @@ def _undoing(down_sql: str | None, header: frozenset[Directive]) -> str | None:
     return down_sql if Directive.NOTHING_TO_UNDO in header | directives_at_top(down_sql) else None
 
 
-def _sections(text: str, comments: list[LineComment]) -> list[_Section]:
-    markers = [(comment, match) for comment in comments if (match := _marker(text, comment))]
+def _comments(text: str) -> tuple[list[LineComment], list[_Marker]]:
+    """Every line comment, and which of them are markers."""
+    markers: list[_Marker] = []
+
+    def is_marker(comment: LineComment) -> bool:
+        direction = _direction(text, comment)
+        if direction is not None:
+            markers.append(_Marker(direction, comment.start, comment.start + len(comment.text)))
+        return direction is not None
+
+    return list(line_comments(text, is_marker)), markers
+
+
+def _direction(text: str, comment: LineComment) -> MigrationDirection | None:
+    """Which section a comment begins, if any."""
+    found = _MARKER.match(comment.text)
+    if found is None or comment.inside_statement:
+        return None
+    line_start = text.rfind("\n", 0, comment.start) + 1
+    if text[line_start : comment.start].strip(" \t"):
+        return None
+    # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
+    # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
+    if comment.after_open_statement and not may_begin_statement(text, comment.start):
+        return None
+    return MigrationDirection(found["which"].lower())
+
+
+def _sections(text: str, markers: list[_Marker]) -> list[_Section]:
     sections: list[_Section] = []
-    for index, (comment, match) in enumerate(markers):
-        direction = MigrationDirection(match["which"].lower())
-        if any(section.direction is direction for section in sections):
+    ends = [*(marker.start for marker in markers[1:]), len(text)]
+    for marker, end in zip(markers, ends, strict=False):
+        if any(section.direction is marker.direction for section in sections):
             raise InvalidFormatError(
-                f"a second `-- {match['which'].upper()}` marker",
-                line=_line(text, comment.start),
+                f"a second `-- {marker.direction.name}` marker",
+                line=_line(text, marker.start),
                 hint="a file has one UP and one DOWN section; make it two files",
             )
-        end = markers[index + 1][0].start if index + 1 < len(markers) else len(text)
-        sections.append(_Section(direction, comment.start, comment.start + len(comment.text), end))
+        sections.append(_Section(marker.direction, marker.start, marker.end, end))
     if sections and (stray := first_token(text[: sections[0].marker])) is not None:
         raise InvalidFormatError(
             "a statement above the first marker",
@@ -131,18 +162,6 @@ def _sections(text: str, comments: list[LineComment]) -> list[_Section]:
             hint="move it below `-- UP`; only comments may stand above",
         )
     return sections
-
-
-def _marker(text: str, comment: LineComment) -> re.Match[str] | None:
-    if comment.inside_statement:
-        return None
-    # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
-    # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
-    if comment.after_open_statement and not may_begin_statement(text, comment.start):
-        return None
-    line_start = text.rfind("\n", 0, comment.start) + 1
-    alone = not text[line_start : comment.start].strip(" \t")
-    return _MARKER.match(comment.text) if alone else None
 
 
 def _check_header(named: FileName | RepeatableName, header: str) -> None:
@@ -165,7 +184,7 @@ def _check_header(named: FileName | RepeatableName, header: str) -> None:
 
 def _check_directives(text: str, comments: list[LineComment], sections: list[_Section]) -> None:
     """Every directive exists and stands where it counts: in the header or at the top of a section."""
-    starts = [0, *(section.start for section in sections)]
+    tops = {start: first_token(text, start) for start in (0, *(section.start for section in sections))}
     for comment in comments:
         try:
             directive = directive_in(comment.text)
@@ -174,7 +193,7 @@ def _check_directives(text: str, comments: list[LineComment], sections: list[_Se
             raise
         if directive is None:
             continue
-        section_start = max(start for start in starts if start <= comment.start)
+        section_start = max(start for start in tops if start <= comment.start)
         misplaced = _of_the_other_section(directive, section_start, sections)
         if misplaced:
             raise InvalidFormatError(
@@ -182,7 +201,8 @@ def _check_directives(text: str, comments: list[LineComment], sections: list[_Se
                 line=_line(text, comment.start),
                 hint="move it to the other section, or remove it",
             )
-        if comment.inside_statement or first_token(text[section_start : comment.start]) is not None:
+        top = tops[section_start]
+        if comment.inside_statement or (top is not None and top < comment.start):
             raise InvalidFormatError(
                 f"the directive {directive.value!r} stands below a statement",
                 line=_line(text, comment.start),
@@ -198,10 +218,10 @@ def _of_the_other_section(directive: Directive, start: int, sections: list[_Sect
 
 
 def _cut(text: str, start: int, end: int) -> tuple[str, Place]:
-    section = text[start:end]
-    begin = start + len(section) - len(section.lstrip())
+    section = text[start:end].lstrip()
+    begin = end - len(section)
     column = begin - (text.rfind("\n", 0, begin) + 1) + 1
-    return section.strip(), Place(_line(text, begin), column)
+    return section.rstrip(), Place(_line(text, begin), column)
 
 
 def _line(text: str, offset: int) -> int:
