@@ -7,9 +7,9 @@ from datetime import datetime
 from enum import Enum, StrEnum
 from typing import Final, NamedTuple
 
-from migrated.directives import Directive, directives_at_top
+from migrated.directives import Directive, directives_above
 from migrated.errors import InvalidFormatError, label_of
-from migrated.sqltext import has_statement, statements
+from migrated.sqltext import first_token, statements
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
@@ -143,8 +143,8 @@ class Migration:
         """Lower-case hex SHA-256 of `sql` encoded as UTF-8, byte for byte."""
         return hashlib.sha256(sql.encode()).hexdigest()
 
-    def with_down(self, sql: str) -> "Migration":
-        """Return the same migration with `sql` as its down text."""
+    def with_down(self, sql: str | None) -> "Migration":
+        """Return the same migration with `sql` as its down text; None for none."""
         return Migration(
             self.version,
             self.name,
@@ -199,7 +199,8 @@ class Migration:
 
 
 def _section(sql: str) -> _Section:
-    return _Section(directives_at_top(sql), has_statement(sql))
+    start = first_token(sql)
+    return _Section(directives_above(sql, start), start is not None)
 
 
 def _is_text(text: str) -> bool:

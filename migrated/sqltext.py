@@ -27,16 +27,18 @@ _TOKEN = re.compile(
     |(?P<other>[^\w$'"`\[;()\-/ \t\n\f\r]+|.)""",
     re.VERBOSE,
 )
-# What lies between statements, but for line comments; and in a statement, up to its semicolon or a line comment.
-_BETWEEN = re.compile(rf"(?:[ \t\n\f\r;]++|{_BLOCK_COMMENT})*+")
-_WITHIN = re.compile(rf"""(?:[^;'"`\[\-/]++|{_QUOTED}|{_BLOCK_COMMENT}|-(?!-)|/(?!\*))*+""")
+_TRIGGER = (
+    rf"(?i:(?:EXPLAIN{_BLANK}++(?:QUERY{_BLANK}++PLAN{_BLANK}++)?)?"
+    rf"CREATE{_BLANK}++(?:TEMP(?:ORARY)?{_BLANK}++)?TRIGGER\b)"
+)
+_BEGINS_TRIGGER = re.compile(_TRIGGER)
+# A statement up to its semicolon or a line comment; and all that can be passed over before a line comment at once:
+# block comments, and whole statements that are no triggers.
+_WITHIN = rf"""(?:[^;'"`\[\-/]++|{_QUOTED}|{_BLOCK_COMMENT}|-(?!-)|/(?!\*))*+"""
+_UP_TO_COMMENT = re.compile(_WITHIN)
+_WHOLE = re.compile(rf"(?:[ \t\n\f\r;]++|{_BLOCK_COMMENT}|(?!{_TRIGGER}){_WITHIN};)*+")
 _LINE_COMMENT = re.compile(r"--[^\n]*+")
 _PARENTHESIS = re.compile(rf"[()]|{_QUOTED}|{_BLOCK_COMMENT}")
-_TRIGGER = re.compile(
-    rf"(?:EXPLAIN{_BLANK}++(?:QUERY{_BLANK}++PLAN{_BLANK}++)?)?"
-    rf"CREATE{_BLANK}++(?:TEMP(?:ORARY)?{_BLANK}++)?TRIGGER\b",
-    re.IGNORECASE,
-)
 # SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
 # x '41' are two that mean something else.
 _IN_NAME = r"[0-9A-Za-z_$\u0080-\U0010ffff]"
@@ -169,7 +171,7 @@ def line_comments(
     A statement is over at a comment that `ends_statement`, also without its semicolon.
     """
     position = 0
-    while (position := _end(_BETWEEN, sql, position)) < len(sql):
+    while (position := _end(_WHOLE, sql, position)) < len(sql):
         if found := _LINE_COMMENT.match(sql, position):
             comment = LineComment(position, found.group(), inside_statement=False, after_open_statement=False)
             yield comment
@@ -192,7 +194,7 @@ class _Statement:
     def __init__(self, sql: str, start: int) -> None:
         self.position = start
         self._sql = sql
-        self._trigger = _TRIGGER.match(sql, start) is not None
+        self._trigger = _BEGINS_TRIGGER.match(sql, start) is not None
         self._depth = 0
         self._counted = start
         self._after_semicolon = False
@@ -202,7 +204,7 @@ class _Statement:
         """The next line comment in it, None at its end; `position` is past that comment, or past its semicolon."""
         if self._trigger:
             return self._next_in_trigger()
-        self.position = _end(_WITHIN, self._sql, self.position)
+        self.position = _end(_UP_TO_COMMENT, self._sql, self.position)
         comment = _LINE_COMMENT.match(self._sql, self.position)
         self.position = comment.end() if comment else min(self.position + 1, len(self._sql))
         return comment

@@ -111,9 +111,10 @@ def read_directory(directory: str | os.PathLike[str], trust: Trust | None = None
     if weakness:
         raise _insecure(path, "migrations directory", weakness)
     listing = Listing(path)
+    place = "" if path == "." else os.path.join(path, "")
     claims: dict[int, list[str]] = {}
     for name in names:
-        named, file = read_name(name), joined(path, name)
+        named, file = read_name(name), f"{place}{name}"
         if isinstance(named, Misnamed):
             listing.ignored.append(Remark(file, named.reason))
         elif named is not None and _read_entry(named, file, listing, trust) and isinstance(named, FileName):

@@ -1,13 +1,14 @@
 """The text of one migration file -> a Migration: markers, header, directives."""
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from migrated.directives import Directive, directive_in, directives_at_top
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, MigrationDirection, Origin, Place
 from migrated.sources.naming import FileName, RepeatableName
-from migrated.sqltext import LineComment, first_token, has_statement, line_comments, may_begin_statement
+from migrated.sqltext import LineComment, first_token, line_comments, may_begin_statement
 
 _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
@@ -63,9 +64,9 @@ def parse_migration(named: FileName | RepeatableName, content: bytes, *, file: s
 def _parse(named: FileName, text: str, file: str) -> Migration:
     comments, markers = _comments(text)
     sections = _sections(text, markers)
-    _check_directives(text, comments, sections)
+    directives = _checked_directives(text, comments, sections)
     top = sections[0].marker if sections else first_token(text)
-    _check_header(named, text[:top])
+    _check_header(named, text, comments, top)
     by_direction = {section.direction: section for section in sections}
     up = by_direction.get(MigrationDirection.UP)
     down = by_direction.get(MigrationDirection.DOWN)
@@ -77,15 +78,17 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
         )
     up_sql, up_place = _cut(text, up.start, up.end) if up else _cut(text, 0, len(text))
     down_sql, down_place = _cut(text, down.start, down.end) if down else (None, Place())
-    header = directives_at_top(text[:top]) if sections else frozenset[Directive]()
-    return Migration(
+    above = (directive for start, directive in directives if sections and start < sections[0].marker)
+    migration = Migration(
         named.version,
         named.name,
         up_sql,
-        _undoing(down_sql, header),
-        header=header,
+        down_sql,
+        header=frozenset(above),
         origin=Origin(file, up_place, down_place),
     )
+    # A section that undoes nothing, without saying so, is the same as none: irreversible.
+    return migration if down_sql is None or migration.is_reversible else migration.with_down(None)
 
 
 def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
@@ -97,8 +100,8 @@ def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
             line=_line(text, markers[0].start),
             hint="remove the marker; let the file itself drop what it makes anew, with DROP ... IF EXISTS",
         )
-    _check_directives(text, comments, [])
-    _check_header(named, text[: first_token(text)])
+    _checked_directives(text, comments, [])
+    _check_header(named, text, comments, first_token(text))
     sql, place = _cut(text, 0, len(text))
     if Directive.NO_TRANSACTION in directives_at_top(sql):
         raise InvalidFormatError(
@@ -107,13 +110,6 @@ def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
             hint=f"remove `-- migrated: {Directive.NO_TRANSACTION}`, or make it a migration with a version",
         )
     return Migration(0, named.name, sql, is_repeatable=True, origin=Origin(file, place))
-
-
-def _undoing(down_sql: str | None, header: frozenset[Directive]) -> str | None:
-    # A section that undoes nothing, without saying so, is the same as none: irreversible.
-    if down_sql is None or has_statement(down_sql):
-        return down_sql
-    return down_sql if Directive.NOTHING_TO_UNDO in header | directives_at_top(down_sql) else None
 
 
 def _comments(text: str) -> tuple[list[LineComment], list[_Marker]]:
@@ -164,8 +160,12 @@ def _sections(text: str, markers: list[_Marker]) -> list[_Section]:
     return sections
 
 
-def _check_header(named: FileName | RepeatableName, header: str) -> None:
-    for comment in line_comments(header):
+def _check_header(
+    named: FileName | RepeatableName, text: str, comments: Iterable[LineComment], end: int | None
+) -> None:
+    for comment in comments:
+        if end is not None and comment.start >= end:
+            return
         found = _HEADER.match(comment.text)
         if found is None:
             continue
@@ -177,14 +177,18 @@ def _check_header(named: FileName | RepeatableName, header: str) -> None:
         if not agrees:
             raise InvalidFormatError(
                 f"the header says `{key}: {value}`, the file name says {expected}",
-                line=_line(header, comment.start),
+                line=_line(text, comment.start),
                 hint="make them agree, or remove the header line",
             )
 
 
-def _check_directives(text: str, comments: list[LineComment], sections: list[_Section]) -> None:
-    """Every directive exists and stands where it counts: in the header or at the top of a section."""
-    tops = {start: first_token(text, start) for start in (0, *(section.start for section in sections))}
+def _checked_directives(
+    text: str, comments: Iterable[LineComment], sections: Sequence[_Section]
+) -> list[tuple[int, Directive]]:
+    """Every directive with its offset; each exists and stands where it counts: in the header or atop a section."""
+    starts = [0, *(section.start for section in sections)]
+    tops: dict[int, int | None] = {}
+    found = []
     for comment in comments:
         try:
             directive = directive_in(comment.text)
@@ -193,7 +197,7 @@ def _check_directives(text: str, comments: list[LineComment], sections: list[_Se
             raise
         if directive is None:
             continue
-        section_start = max(start for start in tops if start <= comment.start)
+        section_start = max(start for start in starts if start <= comment.start)
         misplaced = _of_the_other_section(directive, section_start, sections)
         if misplaced:
             raise InvalidFormatError(
@@ -201,6 +205,8 @@ def _check_directives(text: str, comments: list[LineComment], sections: list[_Se
                 line=_line(text, comment.start),
                 hint="move it to the other section, or remove it",
             )
+        if section_start not in tops:
+            tops[section_start] = first_token(text, section_start)
         top = tops[section_start]
         if comment.inside_statement or (top is not None and top < comment.start):
             raise InvalidFormatError(
@@ -208,9 +214,11 @@ def _check_directives(text: str, comments: list[LineComment], sections: list[_Se
                 line=_line(text, comment.start),
                 hint="move it to the top of its section, or above the first marker",
             )
+        found.append((comment.start, directive))
+    return found
 
 
-def _of_the_other_section(directive: Directive, start: int, sections: list[_Section]) -> str | None:
+def _of_the_other_section(directive: Directive, start: int, sections: Sequence[_Section]) -> str | None:
     """The name of the section that a directive stands in and does not belong to, if so."""
     wrong = {Directive.NOTHING_TO_DO: MigrationDirection.DOWN, Directive.NOTHING_TO_UNDO: MigrationDirection.UP}
     here = next((section.direction for section in sections if section.start == start), None)
