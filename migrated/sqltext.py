@@ -27,16 +27,17 @@ _TOKEN = re.compile(
     |(?P<other>[^\w$'"`\[;()\-/ \t\n\f\r]+|.)""",
     re.VERBOSE,
 )
-_TRIGGER = (
-    rf"(?i:(?:EXPLAIN{_BLANK}++(?:QUERY{_BLANK}++PLAN{_BLANK}++)?)?"
-    rf"CREATE{_BLANK}++(?:TEMP(?:ORARY)?{_BLANK}++)?TRIGGER\b)"
+_TRIGGER = re.compile(
+    rf"(?:EXPLAIN{_BLANK}++(?:QUERY{_BLANK}++PLAN{_BLANK}++)?)?"
+    rf"CREATE{_BLANK}++(?:TEMP(?:ORARY)?{_BLANK}++)?TRIGGER\b",
+    re.IGNORECASE,
 )
-_BEGINS_TRIGGER = re.compile(_TRIGGER)
+_MAY_BE_TRIGGER = r"(?i:EXPLAIN|CREATE(?! (?:TABLE|INDEX|UNIQUE|VIEW)\b))"
 # A statement up to its semicolon or a line comment; and all that can be passed over before a line comment at once:
 # block comments, and whole statements that are no triggers.
 _WITHIN = rf"""(?:[^;'"`\[\-/]++|{_QUOTED}|{_BLOCK_COMMENT}|-(?!-)|/(?!\*))*+"""
 _UP_TO_COMMENT = re.compile(_WITHIN)
-_WHOLE = re.compile(rf"(?:[ \t\n\f\r;]++|{_BLOCK_COMMENT}|(?!{_TRIGGER}){_WITHIN};)*+")
+_WHOLE = re.compile(rf"(?:[ \t\n\f\r;]++|{_BLOCK_COMMENT}|(?!{_MAY_BE_TRIGGER}){_WITHIN};)*+")
 _LINE_COMMENT = re.compile(r"--[^\n]*+")
 _PARENTHESIS = re.compile(rf"[()]|{_QUOTED}|{_BLOCK_COMMENT}")
 # SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
@@ -194,7 +195,7 @@ class _Statement:
     def __init__(self, sql: str, start: int) -> None:
         self.position = start
         self._sql = sql
-        self._trigger = _BEGINS_TRIGGER.match(sql, start) is not None
+        self._trigger = _TRIGGER.match(sql, start) is not None
         self._depth = 0
         self._counted = start
         self._after_semicolon = False
