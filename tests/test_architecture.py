@@ -23,7 +23,7 @@ FLOORS = [
     ["work"],
     ["control"],
     ["sources", "sqlite", "locks", "logs", "config", "programs"],
-    ["discovery", "configfile", "backend"],
+    ["discovery", "configfile", "backend", "loglines"],
     ["settings", "events", "agenda", "supervision", "sink", "console", "logshapes"],
     ["refusals", "differences"],
     ["planning"],
