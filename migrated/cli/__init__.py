@@ -1,10 +1,12 @@
 """Arguments in, exit code out; one module a command."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -39,6 +41,8 @@ COMMANDS = {
 
 _MODULES = {"run": "run_daemon", "install-service": "install_service"}
 _HIGHEST_STREAM = 2
+_USUAL_COLUMNS = 80
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 EXIT_CODES = """\
 exit codes:
   0   done, or nothing to do
@@ -58,6 +62,8 @@ def run() -> None:
     _open_standard_streams()
     # Where it was inherited as ignored, the exit code of a hook could not be told.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # At Python's 700 the objects of a large directory are looked through dozens of times, and none are in a cycle.
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     sys.exit(main())
 
 
@@ -94,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="migrated",
         description="A migration daemon for SQLite: watches a directory and keeps databases current.",
         epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"migrated {VERSION}")
@@ -108,6 +114,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. Argparse makes one for each option, and loads shutil to ask for that width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    with suppress(ValueError):
+        if (wanted := int(os.environ.get("COLUMNS", "0"))) > 0:
+            return wanted
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _USUAL_COLUMNS
+    return _USUAL_COLUMNS
+
+
 class CommandParser(argparse.ArgumentParser):
     """The parser of one command, whose module is loaded only when it is this one that parses."""
 
@@ -116,7 +138,7 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(
             **settings,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             add_help=False,  # it comes with the other options, for one command instead of twenty
             allow_abbrev=False,
         )

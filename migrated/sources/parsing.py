@@ -11,6 +11,7 @@ from migrated.sources.naming import FileName, RepeatableName
 from migrated.sqltext import LineComment, first_token, line_comments, may_begin_statement
 
 _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
+_DIRECTIONS = {"UP": MigrationDirection.UP, "DOWN": MigrationDirection.DOWN}
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
 
 
@@ -137,7 +138,7 @@ def _direction(text: str, comment: LineComment) -> MigrationDirection | None:
     # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
     if comment.after_open_statement and not may_begin_statement(text, comment.start):
         return None
-    return MigrationDirection(found["which"].lower())
+    return _DIRECTIONS[found["which"].upper()]
 
 
 def _sections(text: str, markers: list[_Marker]) -> list[_Section]:
