@@ -1,7 +1,6 @@
 """What the reading commands share: the state of every database, with nothing changed anywhere."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from migrated import refusals
@@ -15,16 +14,16 @@ from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase
 
 
-@dataclass(slots=True)
 class View:
     """One database as it is, or why it cannot be read; and what a run would refuse."""
 
-    database: DatabasePath
-    target: Target
-    handle: SqliteDatabase
-    findings: Findings = field(default_factory=lambda: Findings([]))
-    error: MigrationError | None = None
-    refusal: MigrationError | None = None
+    def __init__(self, database: DatabasePath, target: Target, handle: SqliteDatabase) -> None:
+        self.database = database
+        self.target = target
+        self.handle = handle
+        self.findings = Findings([])
+        self.error: MigrationError | None = None
+        self.refusal: MigrationError | None = None
 
     @property
     def statuses(self) -> Sequence[Status]:
@@ -69,14 +68,14 @@ class View:
             self.refusal = refusal
 
 
-@dataclass(slots=True)
 class TargetView:
     """One target: what its directory holds, or why that cannot be told, and its databases."""
 
-    target: Target
-    listing: Listing | None = None
-    error: MigrationError | None = None
-    databases: list[View] = field(default_factory=list)
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.listing: Listing | None = None
+        self.error: MigrationError | None = None
+        self.databases: list[View] = []
 
     @property
     def problems(self) -> list[MigrationError]:
