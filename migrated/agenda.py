@@ -159,17 +159,19 @@ def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[in
 
 def _without(statuses: Sequence[Status], versions: Collection[int]) -> list[Status]:
     """The states once `versions` are rolled back."""
+    gone = set(versions)
     return planning.examine(
         [status.migration for status in statuses if status.migration],
-        [status.applied for status in statuses if status.applied and status.version not in versions],
+        [status.applied for status in statuses if status.applied and status.version not in gone],
     )
 
 
 def _updates(statuses: Sequence[Status], recorded: Recorded, back: Collection[int]) -> list[Migration]:
+    leaving = set(back)
     unchanged = [
         (status.migration, status.applied.name)
         for status in statuses
-        if status.state is State.APPLIED and status.migration and status.applied and status.version not in back
+        if status.state is State.APPLIED and status.migration and status.applied and status.version not in leaving
     ]
     texts = recorded([migration.version for migration, _ in unchanged])
     return [present for present, name in unchanged if _is_other(present, name, texts.get(present.version))]

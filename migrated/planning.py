@@ -33,6 +33,9 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
+_WAITING = (State.PENDING, State.LATE)
+
+
 class OnChanged(StrEnum):
     """What to do when an applied migration's text has changed."""
 
@@ -129,16 +132,12 @@ def examine(
     ledger = {entry.version: entry for entry in applied}
     stopped = {unfinished.version: unfinished} if unfinished else {}
     highest = max(ledger, default=0)
-    return [
-        Status(
-            version,
-            State.STOPPED if version in stopped else _state(migrations.get(version), ledger.get(version), highest),
-            migrations.get(version),
-            ledger.get(version),
-            stopped.get(version),
-        )
-        for version in sorted(migrations.keys() | ledger.keys() | stopped.keys())
-    ]
+    statuses = []
+    for version in sorted(migrations.keys() | ledger.keys() | stopped.keys()):
+        migration, entry = migrations.get(version), ledger.get(version)
+        state = State.STOPPED if version in stopped else _state(migration, entry, highest)
+        statuses.append(Status(version, state, migration, entry, stopped.get(version)))
+    return statuses
 
 
 def _state(migration: Migration | None, applied: AppliedMigration | None, highest: int) -> State:
@@ -153,9 +152,7 @@ def _state(migration: Migration | None, applied: AppliedMigration | None, highes
 
 def pending(statuses: Iterable[Status]) -> list[Migration]:
     """What is not applied and could be, ascending, late ones included."""
-    return [
-        status.migration for status in statuses if status.migration and status.state in {State.PENDING, State.LATE}
-    ]
+    return [status.migration for status in statuses if status.migration and status.state in _WAITING]
 
 
 def plan_up(statuses: Sequence[Status], target: int | None = None, again: Collection[int] = ()) -> MigrationPlan:
