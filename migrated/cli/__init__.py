@@ -42,7 +42,6 @@ COMMANDS = {
 _MODULES = {"run": "run_daemon", "install-service": "install_service"}
 _HIGHEST_STREAM = 2
 _USUAL_COLUMNS = 80
-_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 EXIT_CODES = """\
 exit codes:
   0   done, or nothing to do
@@ -62,8 +61,6 @@ def run() -> None:
     _open_standard_streams()
     # Where it was inherited as ignored, the exit code of a hook could not be told.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # At Python's 700 the objects of a large directory are looked through dozens of times, and none are in a cycle.
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     code = main()
     # The interpreter would look through every object once more before it ends, and an eighth of a short command's
     # time goes there; what was open is closed by now.
