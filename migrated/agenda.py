@@ -1,7 +1,6 @@
 """What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from migrated import planning, refusals
@@ -37,8 +36,7 @@ def find(available: Iterable[Migration], record: Record) -> Findings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Agenda:
+class Agenda(NamedTuple):
     """First `down`, then `up`, then `repeat`; true while there is anything to do.
 
     What the repeatable migrations in `undo` made is dropped first: it could stand in the way, and would not be
@@ -161,17 +159,19 @@ def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[in
 
 def _without(statuses: Sequence[Status], versions: Collection[int]) -> list[Status]:
     """The states once `versions` are rolled back."""
+    gone = set(versions)
     return planning.examine(
         [status.migration for status in statuses if status.migration],
-        [status.applied for status in statuses if status.applied and status.version not in versions],
+        [status.applied for status in statuses if status.applied and status.version not in gone],
     )
 
 
 def _updates(statuses: Sequence[Status], recorded: Recorded, back: Collection[int]) -> list[Migration]:
+    leaving = set(back)
     unchanged = [
         (status.migration, status.applied.name)
         for status in statuses
-        if status.state is State.APPLIED and status.migration and status.applied and status.version not in back
+        if status.state is State.APPLIED and status.migration and status.applied and status.version not in leaving
     ]
     texts = recorded([migration.version for migration, _ in unchanged])
     return [present for present, name in unchanged if _is_other(present, name, texts.get(present.version))]

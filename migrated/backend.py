@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from migrated.model import (
     AppliedMigration,
@@ -26,8 +26,7 @@ class BatchLostError(Exception):
     """A failing step took with it what was done before it in the same batch, which could have been kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """What one step came to: the ledger's entry (struck out by a rollback), its time and the rows it changed.
 
     `dropped` names what went with a rebuilt table and is not there any more: "index i", "trigger t".
@@ -39,8 +38,7 @@ class Done:
     dropped: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """How far a step is: in its `statement`, of `statements`, on `line` of its file; rows of those before it."""
 
     step: Step
@@ -51,8 +49,7 @@ class Progress:
     rows_changed: int
 
 
-@dataclass(frozen=True, slots=True)
-class FormerState:
+class FormerState(NamedTuple):
     """What a database was like at an earlier time: what was applied, with its texts as far as they are known.
 
     `snapshot` holds its content; without one, there was nothing in it.
@@ -60,15 +57,14 @@ class FormerState:
 
     snapshot: Snapshot | None
     applied: Sequence[AppliedMigration] = ()
-    recorded: Mapping[int, Migration] = field(default_factory=dict)
+    recorded: Mapping[int, Migration] = MappingProxyType({})
 
     def recorded_of(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The texts of these, those that are known."""
         return {version: self.recorded[version] for version in versions if version in self.recorded}
 
 
-@dataclass(frozen=True, slots=True)
-class KeptRows:
+class KeptRows(NamedTuple):
     """What became of the rows that tables had when migrations were rolled back and applied again.
 
     `put_back` are the tables that have their rows again, with how many of them; `left_out` those of which

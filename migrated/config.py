@@ -5,15 +5,14 @@ Without a file the reader of TOML is not even loaded: reading commands start in 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import NamedTuple
 
 from migrated.discovery import would_be_found
+from migrated.paths import joined
 from migrated.settings import DEFAULT_DATABASE, DEFAULT_MIGRATIONS, Config, Faults, Target
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(NamedTuple):
     """What the command line says, over the file."""
 
     file: str | None = None
@@ -31,15 +30,17 @@ def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -
     That is `migrated.toml`, or `pyproject.toml` if it has a table `[tool.migrated]`. Raises `ConfigError` with
     every fault, each with its key, and its line where known.
     """
-    here = Path(directory).absolute()
+    here = joined(os.getcwd(), directory)
     file = _find(overrides, here)
     if file is None:
         faults = Faults("options")
         config = _without_file(here, overrides, faults)
     else:
+        from pathlib import Path
+
         from migrated.configfile import read_config_file
 
-        config, faults = read_config_file(file, trusting=overrides.allow_insecure_permissions)
+        config, faults = read_config_file(Path(file), trusting=overrides.allow_insecure_permissions)
     config = _override(config, overrides, here, faults)
     for number, target in enumerate(config.targets):
         if target.schema_file is not None and (reason := _unfit(target.schema_file, number, config.targets)):
@@ -48,33 +49,36 @@ def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -
     return config
 
 
-def _find(overrides: Overrides, here: Path) -> Path | None:
+def _find(overrides: Overrides, here: str) -> str | None:
     if overrides.file is not None:
-        return here / overrides.file
-    own, shared = here / "migrated.toml", here / "pyproject.toml"
-    if own.exists():
+        return joined(here, overrides.file)
+    own, shared = joined(here, "migrated.toml"), joined(here, "pyproject.toml")
+    if os.path.exists(own):
         return own
-    if shared.exists() and _may_speak_of_us(shared):
+    if os.path.exists(shared) and _may_speak_of_us(shared):
+        from pathlib import Path
+
         from migrated.configfile import has_table
 
-        return shared if has_table(shared) else None
+        return shared if has_table(Path(shared)) else None
     return None
 
 
-def _may_speak_of_us(path: Path) -> bool:
+def _may_speak_of_us(path: str) -> bool:
     # Most files can be told apart without reading TOML; one that cannot be read is the reader's to complain of.
     try:
-        return b"migrated" in path.read_bytes()
+        with open(path, "rb") as file:
+            return b"migrated" in file.read()
     except OSError:
         return True
 
 
-def _without_file(here: Path, overrides: Overrides, faults: Faults) -> Config:
+def _without_file(here: str, overrides: Overrides, faults: Faults) -> Config:
     database = DEFAULT_DATABASE
     url = os.environ.get("DATABASE_URL")
     if url and not overrides.databases:
         database = _from_url(url, faults)
-    target = Target(str(here), (database,), str(here / DEFAULT_MIGRATIONS))
+    target = Target(here, (database,), joined(here, DEFAULT_MIGRATIONS))
     return Config("defaults and options, no file", (target,))
 
 
@@ -104,18 +108,17 @@ def _unfit(schema_file: str, number: int, targets: Sequence[Target]) -> str | No
     return None
 
 
-def _override(config: Config, overrides: Overrides, here: Path, faults: Faults) -> Config:
+def _override(config: Config, overrides: Overrides, here: str, faults: Faults) -> Config:
     target = config.targets[0]
     if (overrides.databases or overrides.migrations) and len(config.targets) > 1:
         faults.add("target", "-d and -m stand for one target; the configuration has several")
     for path in overrides.databases:
         faults.require_path(path, "-d")
     if overrides.databases:
-        target = replace(target, base=str(here), databases=tuple(overrides.databases))
+        target = target._replace(base=here, databases=tuple(overrides.databases))
     if overrides.migrations:
-        target = replace(target, migrations=str(here / overrides.migrations))
-    return replace(
-        config,
+        target = target._replace(migrations=joined(here, overrides.migrations))
+    return config._replace(
         targets=(target, *config.targets[1:]),
         log_format=overrides.log_format or config.log_format,
         log_level=overrides.log_level or config.log_level,

@@ -1,10 +1,10 @@
 """What became of a migration's text since it was applied: a unified diff, and whether the difference matters."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Step
 from migrated.sqltext import exact_tokens
@@ -31,8 +31,7 @@ class Verdict(StrEnum):
     REAL = "real"
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """How two texts differ. `hunks` are those of a unified diff; both sides have the line numbers of the file."""
 
     verdict: Verdict
@@ -40,8 +39,7 @@ class Difference:
     hunks: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What has become of an applied migration.
 
     `up` and `down` are None for a section that is as it was, or whose old text is not known.

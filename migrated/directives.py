@@ -38,6 +38,12 @@ def directive_in(comment: str) -> Directive | None:
 
 def directives_at_top(sql: str) -> frozenset[Directive]:
     """Those above the first statement of a section."""
-    top = sql[: first_token(sql)]
-    found = (directive_in(comment.text) for comment in line_comments(top))
+    return directives_above(sql, first_token(sql))
+
+
+def directives_above(sql: str, end: int | None) -> frozenset[Directive]:
+    """Those above an offset; None is the end of the text."""
+    if end == 0:
+        return frozenset()
+    found = (directive_in(comment.text) for comment in line_comments(sql[:end]))
     return frozenset(directive for directive in found if directive)

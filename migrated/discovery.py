@@ -1,13 +1,10 @@
 """Which databases there are."""
 
-import fnmatch
-import glob
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from migrated.errors import DatabaseError
 from migrated.settings import Target
@@ -18,8 +15,7 @@ FOLDER = ".migrated"
 """Where the locks of the databases of a directory are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatabasePath:
+class DatabasePath(NamedTuple):
     """A database: `name` as configured or matched, `path` to open; whether a pattern found it."""
 
     name: str
@@ -27,8 +23,7 @@ class DatabasePath:
     matched: bool = False
 
 
-@dataclass(slots=True)
-class _Matches:
+class _Matches(NamedTuple):
     """What one configured path or glob stands for now; `names` are what comes behind `shown`, and `folder`."""
 
     names: list[str]
@@ -101,6 +96,8 @@ def would_be_found(target: Target, path: str) -> bool:
 
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     """Whether a path is one that `glob` gives for a pattern, both as the names they consist of."""
+    import fnmatch
+
     if not patterns or not parts:
         return not parts and set(patterns) <= {"**"}
     if patterns[0] == "**":
@@ -121,12 +118,14 @@ def _look(configured: str, base: str) -> _Matches:
     if _GLOB.search(folder) or pattern == "**":
         return _Matches(sorted(_matches_below(configured, base)), matched=True)
     place = os.path.abspath(os.path.join(base, folder))
-    names = [] if FOLDER in Path(folder).parts else sorted(_matches_in(place, pattern))
+    names = [] if FOLDER in folder.split(os.sep) else sorted(_matches_in(place, pattern))
     return _Matches(names, matched=True, shown=os.path.join(folder, "") if folder else "", folder=place)
 
 
 def _matches_in(folder: str, pattern: str) -> Iterable[str]:
     """As `glob`, which looks at each file once more than needed: there may be tens of thousands."""
+    import fnmatch
+
     fits = re.compile(fnmatch.translate(pattern)).match
     is_of_hidden = pattern.startswith(".")
     with suppress(OSError), os.scandir(folder) as entries:
@@ -138,8 +137,10 @@ def _matches_in(folder: str, pattern: str) -> Iterable[str]:
 
 
 def _matches_below(pattern: str, base: str) -> Iterable[str]:
+    import glob
+
     for name in glob.glob(pattern, root_dir=base, recursive=True):
-        inside_ours = FOLDER in Path(name).parts
+        inside_ours = FOLDER in name.split(os.sep)
         if not name.endswith(_SIBLINGS) and not inside_ours and os.path.isfile(os.path.join(base, name)):
             yield name
 

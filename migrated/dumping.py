@@ -6,10 +6,7 @@ from migrated import events
 from migrated.errors import DatabaseError
 from migrated.fleet import Outcome, Result, internal
 from migrated.logs import Log, failure_keys
-from migrated.schemafile import write_if_other
 from migrated.settings import Target
-from migrated.sqlite.connection import Patience
-from migrated.sqlite.schema import read_schema
 from migrated.supervision import Supervision
 
 _HINTS = {
@@ -41,7 +38,7 @@ class SchemaFiles:
             return
         log = log.bind(database=outcome.database.name, file=file)
         try:
-            written = self._write(file, outcome.database.path, Patience(target.busy_timeout, supervision))
+            written = self._write(file, outcome.database.path, target.busy_timeout, supervision)
         except DatabaseError as error:
             self._complain(file, log, failure_keys(error))
         except OSError as error:
@@ -53,7 +50,13 @@ class SchemaFiles:
             if written:
                 log(events.SCHEMA_DUMPED)
 
-    def _write(self, file: str, database: str, patience: Patience) -> bool:
+    def _write(self, file: str, database: str, busy_timeout: float, supervision: Supervision) -> bool:
+        # Imported here: most targets have no schema file, and `migrated up` starts sooner without.
+        from migrated.schemafile import write_if_other
+        from migrated.sqlite.connection import Patience
+        from migrated.sqlite.schema import read_schema
+
+        patience = Patience(busy_timeout, supervision)
         written = False
         # Read again after each time: who writes last, of several processes, must not have read before the others.
         while (text := read_schema(database, patience)) is not None and text != self._last.get(file):

@@ -2,7 +2,6 @@
 
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -178,6 +177,8 @@ def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
 
 def internal(error: Exception) -> dict[str, str]:
     """What there is to say of a fault of our own."""
+    import traceback
+
     return {
         "message": f"internal error: {error!r}",
         "hint": "this is a fault of migrated itself; please report it with this line",

@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from migrated import events
 from migrated.logs import Log
 from migrated.programs import Ended, run_program
@@ -127,6 +125,8 @@ def _joined(values: Iterable[str], separator: str) -> tuple[str, bool]:
 
 def _fitting(ended: Ended) -> tuple[str, bool]:
     """The end of what was printed, as much as a line takes; whether that is not all."""
+    import msgspec
+
     whole = text = ended.output.decode(errors="backslashreplace").strip()
     while len(msgspec.json.encode(text)) > LONGEST_OUTPUT:
         text = text[len(text) // 8 + 1 :]

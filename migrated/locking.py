@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from migrated.errors import MigrationError
-from migrated.locks import APPLYING, ProcessLock, lock_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from migrated.locks import ProcessLock
 
 
 class _Place:
@@ -35,6 +38,9 @@ class SharedLocks:
         self, database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
     ) -> Iterator[None]:
         """Hold the lock of a database's directory. Raises as `ProcessLock.acquire`."""
+        # Imported here: most often there is nothing to do, and that should cost little.
+        from migrated.locks import APPLYING, ProcessLock, lock_path
+
         path = lock_path(database, APPLYING)
         with self._mutex:
             place = self._places.setdefault(path, _Place())
@@ -55,7 +61,7 @@ class SharedLocks:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> None:
         for place in self._places.values():
             if place.lock is not None:

@@ -1,76 +1,57 @@
-"""Structured logs through structlog: lines of JSON for programs, short ones for a person at a terminal.
+"""Structured logs: lines of JSON for programs, short ones for a person at a terminal.
 
 A log call never raises. Every value is made plain before it is encoded; a line that cannot be written is
 counted, and the next one that can be says how many were lost.
 """
 
-import math
 import os
-import sys
-import uuid
-from collections.abc import Callable, MutableMapping
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
-import msgspec
-
-from migrated import colours
-from migrated.console import Console, is_for_programs
-from migrated.errors import MigrationError, label_of
+from migrated.errors import MigrationError
 from migrated.events import Event
-from migrated.logshapes import SHAPES, Shaper
-from migrated.sink import Line, Sink
+from migrated.sink import LONGEST_LINE, Sink
+
+__all__ = ["LONGEST_LINE", "Log", "configure", "failure_keys", "new_run_id"]
 
 
-def _load_structlog() -> Any:
-    """Structlog without rich, which it loads where it can, for a renderer of its own that is not used here.
+class _Output(NamedTuple):
+    """Structlog's logger, and where it writes to."""
 
-    That takes a fifth of the time that a command needs to start.
-    """
-    if "rich" in sys.modules:
-        return import_module("structlog")
-    sys.modules["rich"] = None  # type: ignore[assignment] # None is how Python is told that there is no such module
-    try:
-        return import_module("structlog")
-    finally:
-        del sys.modules["rich"]
-
-
-structlog = _load_structlog()
-LONGEST_LINE = 4096
-_ROOM_FOR_PREFIX = 8
-_LARGEST_NUMBER = 2**63 - 1
-LONGEST_STATEMENT = 2000
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-_FIRST_KEYS = ("timestamp", "level", "event", "message", "service", "pid", "run_id")
+    logger: Any
+    sink: Sink
 
 
 class Log:
-    """Where events go. `bind` gives one that adds its keys to every line."""
+    """Where events go. `bind` gives one that adds its keys to every line.
 
-    def __init__(self, logger: Any, sink: Sink) -> None:
-        self._logger = logger
-        self._sink = sink
+    `output` is asked for whenever something is to be written, and makes what it gives when it is first asked.
+    """
+
+    def __init__(self, output: Callable[[], _Output], keys: Mapping[str, object]) -> None:
+        self._output = output
+        self._keys = keys
 
     def bind(self, **keys: object) -> "Log":
         """Return a log whose every line carries `keys`."""
-        return Log(self._logger.bind(**keys), self._sink)
+        return Log(self._output, {**self._keys, **keys})
 
     def write_through(self, write: Callable[[str], object] | None) -> None:
         """Hand every line to `write` from now on: who draws on the terminal must put it above the drawing.
 
         None ends that.
         """
-        self._sink.through = write
+        self._output().sink.through = write
 
     def close(self) -> None:
         """Write what is still queued, waiting no more than a second or two for a reader that is stuck."""
-        self._sink.close()
+        self._output().sink.close()
 
     def __call__(self, event: Event, **keys: object) -> None:
         """Write one line. Keys that are None are left out."""
-        getattr(self._logger, event.level)(event.name, sentence=event.sentence, **keys)
+        write = getattr(self._output().logger, event.level)
+        write(event.name, **{"sentence": event.sentence, **self._keys, **keys})
 
     def failure(self, event: Event, error: MigrationError, **keys: object) -> None:
         """Write one line about an error, with its place, hint and `error` object."""
@@ -79,7 +60,7 @@ class Log:
 
 def new_run_id() -> str:
     """What the lines of one run have in common."""
-    return uuid.uuid4().hex[:16]
+    return os.urandom(8).hex()
 
 
 def failure_keys(error: MigrationError) -> dict[str, object]:
@@ -102,125 +83,25 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
 
 
 def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool = False) -> Log:
-    """Set structlog up for this process. `auto` is console on a terminal, JSON otherwise.
+    """Set the log up for this process. `auto` is console on a terminal, JSON otherwise.
 
     `json`, `ecs` and `otel` are JSON with the keys that `logshapes` gives them.
     The console leaves out what is only for programs, unless the level is debug.
     `queued` is for a process that must not wait for whoever reads its log: a thread of its own writes, and
     `Log.close` ends it.
     """
-    on_terminal = os.isatty(descriptor)
-    as_console = log_format == "console" or (log_format == "auto" and on_terminal)
-    shape = SHAPES.get(log_format, SHAPES["json"])
-    coloured = colours.are_wanted(on_terminal=on_terminal)
-    render: Callable[[Line], bytes] = Console(colours=coloured) if as_console else _json(descriptor, shape)
-    sink = Sink(render, descriptor)
+
+    @cache
+    def output() -> _Output:
+        from migrated import loglines
+
+        sink = Sink(loglines.renderer(log_format, descriptor), descriptor)
+        if queued:
+            sink.start_thread()
+        for_people = loglines.is_console(log_format, descriptor)
+        return _Output(loglines.logger(sink, level, for_people=for_people), sink)
+
     if queued:
-        sink.start_thread()
-    structlog.configure(
-        processors=[
-            *([_drop_what_is_for_programs] if as_console and level != "debug" else []),
-            structlog.processors.add_log_level,
-            # Not "iso": that leaves the fraction out when it is nought, and the width must not vary.
-            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
-            _Finish(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda: sink,
-        cache_logger_on_first_use=False,
-    )
-    return Log(structlog.get_logger(), sink)
-
-
-def _drop_what_is_for_programs(_logger: object, _method: str, line: Line) -> Line:
-    if is_for_programs(line):
-        raise structlog.DropEvent
-    return line
-
-
-class _Finish:
-    """The last processor: complete the line's keys, and make every value one that can be written."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-
-    def __call__(self, _logger: object, _method: str, line: Line) -> tuple[tuple[Line], dict[str, object]]:
-        line.update(service="migrated", pid=self._pid)
-        sentence = line.pop("sentence", "{event}")
-        kept = {_text(key): _plain(value) for key, value in line.items() if value is not None}
-        if isinstance(line.get("error"), dict):
-            kept["error"] = {_text(key): _plain(value) for key, value in line["error"].items()}
-        kept["message"] = str(sentence).format_map(_Gaps(kept))
-        return ({key: kept[key] for key in (*_FIRST_KEYS, *kept) if key in kept},), {}
-
-
-class _Gaps(dict[str, Any]):
-    def __missing__(self, key: str) -> str:
-        if key == "migration" and "name" in self:
-            return label_of(self.get("version"), str(self["name"]))
-        return "?"
-
-
-def _json(descriptor: int, shape: Shaper) -> Callable[[Line], bytes]:
-    to_journal = _is_journal(descriptor)
-
-    def render(line: Line) -> bytes:
-        for shown_to_people in ("excerpt", "difference"):
-            line.pop(shown_to_people, None)
-        prefix = b"<%d>" % _PRIORITIES[line["level"]] if to_journal else b""
-        return prefix + _fitting(line, shape)
-
-    return render
-
-
-def _is_journal(descriptor: int) -> bool:
-    # https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html#%24JOURNAL_STREAM
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-def _fitting(line: Line, shape: Shaper) -> bytes:
-    """One JSON object in less than 4 KiB: long texts are cut, the longest first, and `truncated` says so."""
-    if isinstance(line.get("statement"), str) and len(line["statement"]) > LONGEST_STATEMENT:
-        line["statement"], line["truncated"] = line["statement"][:LONGEST_STATEMENT], True
-    encoded = msgspec.json.encode(shape(line))
-    while len(encoded) >= LONGEST_LINE - _ROOM_FOR_PREFIX:
-        texts: list[tuple[MutableMapping[str, Any], str]] = [
-            (line, key) for key in line if isinstance(line[key], str)
-        ]
-        if isinstance(line.get("error"), dict):
-            texts.append((line["error"], "message"))
-        holder, key = max(texts, key=lambda text: len(text[0][text[1]]))
-        if len(holder[key]) <= 1:
-            break
-        holder[key], line["truncated"] = holder[key][: len(holder[key]) // 2], True
-        encoded = msgspec.json.encode(shape(line))
-    return encoded
-
-
-def _plain(value: object) -> object:
-    """What every encoder takes: a text, a number or a truth value."""
-    match value:
-        case bool():
-            return value
-        case int() if abs(value) <= _LARGEST_NUMBER:
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case _:
-            return _text(value)
-
-
-def _text(value: object) -> str:
-    try:
-        text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
-    except Exception as error:  # noqa: BLE001 - whatever a value's own code does, the line is written
-        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
-    # A file name that is not UTF-8 comes as surrogates, which no encoder takes.
-    try:
-        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    except UnicodeEncodeError:
-        return text.encode(errors="backslashreplace").decode()
+        # Its threads may all begin to log at once.
+        output()
+    return Log(output, {})

@@ -3,14 +3,13 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from migrated.directives import Directive, directives_at_top
+from migrated.directives import Directive, directives_above
 from migrated.errors import InvalidFormatError, label_of
-from migrated.sqltext import has_statement, statements
+from migrated.sqltext import first_token, statements
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
@@ -26,16 +25,14 @@ class MigrationDirection(Enum):
     DOWN = "down"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a section's text begins in its file; lines and columns count from 1."""
 
     line: int = 1
     column: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a migration came from, for error messages alone."""
 
     file: str
@@ -43,40 +40,85 @@ class Origin:
     down: Place = Place()
 
 
-@dataclass(frozen=True, slots=True)
+class _Section(NamedTuple):
+    """What is known of the text of a section: its own directives, and whether there is anything to run."""
+
+    directives: frozenset[Directive]
+    has_statement: bool
+
+
 class Migration:
-    """What the directory, or the program, says: one change and how to undo it.
+    """What the directory, or the program, says: one change and how to undo it. It cannot be changed.
 
     `checksum` is the lower-case hex SHA-256 of `up_sql` in UTF-8: the text hashed is the text executed.
     It is computed unless given. `header` holds the directives that stand above both sections; those at the
     top of a section are read from its text. One that `is_repeatable` has no version (0 stands there) and no down
-    text: it is applied after all others, whenever its text is new. Raises `InvalidFormatError` for a version
-    outside 1 … 2^63-1, an empty name, an unknown directive, or text that SQLite could not take.
+    text: it is applied after all others, whenever its text is new. Where it came from, its `origin`, does not
+    count when two are compared. Raises `InvalidFormatError` for a version outside 1 … 2^63-1, an empty name, an
+    unknown directive, or text that SQLite could not take.
     """
 
-    version: int
-    name: str
-    up_sql: str
-    down_sql: str | None = None
-    checksum: str = field(default="", kw_only=True)
-    header: frozenset[Directive] = field(default=frozenset(), kw_only=True)
-    origin: Origin | None = field(default=None, kw_only=True, compare=False, repr=False)
-    is_repeatable: bool = field(default=False, kw_only=True)
+    # By hand: `dataclasses` takes a sixth of the time in which `migrated status` answers.
+    __slots__ = (
+        *("version", "name", "up_sql", "down_sql", "checksum", "header", "is_repeatable", "origin"),
+        *("_checksum_is_given", "_up", "_down"),
+    )
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        version: int,
+        name: str,
+        up_sql: str,
+        down_sql: str | None = None,
+        *,
+        checksum: str = "",
+        header: frozenset[Directive] = frozenset(),
+        origin: Origin | None = None,
+        is_repeatable: bool = False,
+    ) -> None:
+        self.version: Final = version
+        self.name: Final = name
+        self.up_sql: Final = up_sql
+        self.down_sql: Final = down_sql
+        self.header: Final = header
+        self.origin: Final = origin
+        self.is_repeatable: Final = is_repeatable
         self._require_version()
-        if not self.name:
-            raise InvalidFormatError(f"migration {self.version} has no name", version=self.version)
-        directives_at_top(self.up_sql)
-        directives_at_top(self.down_sql or "")
-        for text in (self.name, self.up_sql, self.down_sql or ""):
-            if "\0" in text or _SURROGATE.search(text):
-                raise InvalidFormatError(
-                    f"migration {self.version} holds a NUL or half a character, which no SQL text can",
-                    version=self.version,
-                )
-        if not self.checksum:
-            object.__setattr__(self, "checksum", self.compute_checksum(self.up_sql))
+        if not name:
+            raise InvalidFormatError(f"migration {version} has no name", version=version)
+        self._up: Final = _section(up_sql)
+        self._down: Final = _section(down_sql or "")
+        if not all(map(_is_text, (name, up_sql, down_sql or ""))):
+            raise InvalidFormatError(
+                f"migration {version} holds a NUL or half a character, which no SQL text can", version=version
+            )
+        self._checksum_is_given: Final = bool(checksum)
+        self.checksum: Final = checksum or self.compute_checksum(up_sql)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if hasattr(self, name):
+            from dataclasses import FrozenInstanceError
+
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, Migration) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        version, name, up_sql, down_sql, checksum, header, is_repeatable = self._key
+        return (
+            f"Migration({version!r}, {name!r}, {up_sql!r}, {down_sql!r}, {checksum=!r}, {header=!r}, "
+            f"{is_repeatable=!r})"
+        )
+
+    @property
+    def _key(self) -> tuple[int, str, str, str | None, str, frozenset[Directive], bool]:
+        texts = self.up_sql, self.down_sql, self.checksum
+        return (self.version, self.name, *texts, self.header, self.is_repeatable)
 
     @staticmethod
     def repeatable(name: str, sql: str) -> "Migration":
@@ -101,13 +143,22 @@ class Migration:
         """Lower-case hex SHA-256 of `sql` encoded as UTF-8, byte for byte."""
         return hashlib.sha256(sql.encode()).hexdigest()
 
-    def with_down(self, sql: str) -> "Migration":
-        """Return the same migration with `sql` as its down text."""
-        return replace(self, down_sql=sql)
+    def with_down(self, sql: str | None) -> "Migration":
+        """Return the same migration with `sql` as its down text; None for none."""
+        return Migration(
+            self.version,
+            self.name,
+            self.up_sql,
+            sql,
+            checksum=self.checksum,
+            header=self.header,
+            origin=self.origin,
+            is_repeatable=self.is_repeatable,
+        )
 
     def verify_checksum(self) -> bool:
         """Whether `checksum` is that of `up_sql`; false only where a checksum was given that does not fit."""
-        return self.checksum == self.compute_checksum(self.up_sql)
+        return not self._checksum_is_given or self.checksum == self.compute_checksum(self.up_sql)
 
     @property
     def label(self) -> str:
@@ -127,28 +178,36 @@ class Migration:
     @property
     def up_directives(self) -> frozenset[Directive]:
         """Those in force for the up section."""
-        return self.header | directives_at_top(self.up_sql)
+        return self.header | self._up.directives
 
     @property
     def down_directives(self) -> frozenset[Directive]:
         """Those in force for the down section."""
-        return self.header | directives_at_top(self.down_sql or "")
+        return self.header | self._down.directives
 
     @property
     def is_draft(self) -> bool:
         """Whether the up text holds no statement and does not say so on purpose; a draft is never applied."""
-        return Directive.NOTHING_TO_DO not in self.up_directives and not has_statement(self.up_sql)
+        return not self._up.has_statement and Directive.NOTHING_TO_DO not in self.up_directives
 
     @property
     def is_reversible(self) -> bool:
         """Whether there is something to run, or nothing to undo by the author's word."""
         if self.down_sql is None:
             return False
-        return Directive.NOTHING_TO_UNDO in self.down_directives or has_statement(self.down_sql)
+        return self._down.has_statement or Directive.NOTHING_TO_UNDO in self.down_directives
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedMigration:
+def _section(sql: str) -> _Section:
+    start = first_token(sql)
+    return _Section(directives_above(sql, start), start is not None)
+
+
+def _is_text(text: str) -> bool:
+    return "\0" not in text and (text.isascii() or _SURROGATE.search(text) is None)
+
+
+class AppliedMigration(NamedTuple):
     """What the ledger of one database says. `applied_at` is aware and in UTC."""
 
     version: int
@@ -168,8 +227,7 @@ def highest_version(applied: Iterable[AppliedMigration]) -> int | None:
     return max((entry.version for entry in applied), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedRepeatable:
+class AppliedRepeatable(NamedTuple):
     """What a database says of a repeatable migration: when it was applied last, with which text.
 
     `objects` are the views and triggers that it made then, each as its kind and its name.
@@ -182,8 +240,7 @@ class AppliedRepeatable:
     objects: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(NamedTuple):
     """A migration without a transaction that stopped: `statement` of its `statements` are done, for good.
 
     `recorded` is the migration as it was when it began; `happened_at` is when the last statement was done.
@@ -227,8 +284,7 @@ class Record(NamedTuple):
     repeatables: Sequence[AppliedRepeatable] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A copy of a database as it was at `taken_at` (aware, UTC); `version` was the highest applied, if any was.
 
     `size` is in bytes; `reason` is "before-run", "before-each", "before-restore" or "before-redo".
@@ -243,8 +299,7 @@ class Snapshot:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A migration on its way up or down; `is_redo` says that it was rolled back a moment ago."""
 
     migration: Migration
@@ -284,16 +339,25 @@ class Repair(StrEnum):
     FORGET = "forget"
 
 
-@dataclass(frozen=True, slots=True)
 class MigrationPlan:
     """What will happen, in this order. True while there is something to do."""
 
-    direction: MigrationDirection
-    migrations: Sequence[Migration] = ()
+    __slots__ = ("direction", "migrations")
 
-    def __post_init__(self) -> None:
+    def __init__(self, direction: MigrationDirection, migrations: Sequence[Migration] = ()) -> None:
+        self.direction = direction
         # Two plans of the same steps are equal, whatever the steps came in.
-        object.__setattr__(self, "migrations", list(self.migrations))
+        self.migrations: Sequence[Migration] = [*migrations]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MigrationPlan):
+            return NotImplemented
+        return (self.direction, self.migrations) == (other.direction, other.migrations)
+
+    __hash__ = None  # type: ignore[assignment] # as that of a list
+
+    def __repr__(self) -> str:
+        return f"MigrationPlan({self.direction!r}, {self.migrations!r})"
 
     def __iter__(self) -> Iterator[Migration]:
         return iter(self.migrations)

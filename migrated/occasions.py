@@ -1,7 +1,7 @@
 """What came of one pass over the databases -> the occasions for hooks: at most one of each."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from migrated.errors import INTERRUPTED, MigrationError
 from migrated.fleet import Outcome, Result
@@ -11,8 +11,7 @@ from migrated.settings import HookName
 _WORST_FIRST = [Result.FAILED, Result.REFUSED, Result.UNAVAILABLE, Result.APPLIED]
 
 
-@dataclass(frozen=True, slots=True)
-class _Event:
+class _Event(NamedTuple):
     databases: tuple[str, ...]
     result: Result
     versions: tuple[int, ...]

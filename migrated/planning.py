@@ -6,8 +6,8 @@ offender and comes before the first step.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from migrated.errors import MigrationNotFoundError, RollbackFailedError
 from migrated.model import (
@@ -33,6 +33,9 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
+_WAITING = (State.PENDING, State.LATE)
+
+
 class OnChanged(StrEnum):
     """What to do when an applied migration's text has changed."""
 
@@ -55,8 +58,7 @@ class OnLate(StrEnum):
     REFUSE = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """How a database that does not agree with the directory is dealt with."""
 
     on_changed: OnChanged = OnChanged.REFUSE
@@ -64,8 +66,7 @@ class Policy:
     on_late: OnLate = OnLate.APPLY
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """One version, as the directory and the record of the database have it; at least one of them does.
 
     The record says what is applied, and which migration, if any, is `unfinished`.
@@ -92,8 +93,7 @@ class Status:
         return self._known.label if self._known else str(self.version)
 
 
-@dataclass(frozen=True, slots=True)
-class RepeatableStatus:
+class RepeatableStatus(NamedTuple):
     """One repeatable migration, as the directory and the database have it; at least one of them does."""
 
     name: str
@@ -132,16 +132,12 @@ def examine(
     ledger = {entry.version: entry for entry in applied}
     stopped = {unfinished.version: unfinished} if unfinished else {}
     highest = max(ledger, default=0)
-    return [
-        Status(
-            version,
-            State.STOPPED if version in stopped else _state(migrations.get(version), ledger.get(version), highest),
-            migrations.get(version),
-            ledger.get(version),
-            stopped.get(version),
-        )
-        for version in sorted(migrations.keys() | ledger.keys() | stopped.keys())
-    ]
+    statuses = []
+    for version in sorted(migrations.keys() | ledger.keys() | stopped.keys()):
+        migration, entry = migrations.get(version), ledger.get(version)
+        state = State.STOPPED if version in stopped else _state(migration, entry, highest)
+        statuses.append(Status(version, state, migration, entry, stopped.get(version)))
+    return statuses
 
 
 def _state(migration: Migration | None, applied: AppliedMigration | None, highest: int) -> State:
@@ -156,9 +152,7 @@ def _state(migration: Migration | None, applied: AppliedMigration | None, highes
 
 def pending(statuses: Iterable[Status]) -> list[Migration]:
     """What is not applied and could be, ascending, late ones included."""
-    return [
-        status.migration for status in statuses if status.migration and status.state in {State.PENDING, State.LATE}
-    ]
+    return [status.migration for status in statuses if status.migration and status.state in _WAITING]
 
 
 def plan_up(statuses: Sequence[Status], target: int | None = None, again: Collection[int] = ()) -> MigrationPlan:

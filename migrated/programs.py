@@ -8,13 +8,15 @@ import errno
 import os
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from migrated.supervision import Supervision
+
+if TYPE_CHECKING:
+    import subprocess
 
 GRACE_SECONDS = 2.0
 """How long a program that was told to end may take for it, before it is killed."""
@@ -24,8 +26,7 @@ _CHUNK = 65536
 _MOST_CHUNKS_AFTER_THE_END = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How it went. `reason` says what went wrong, and is None where the program ran and exited with 0.
 
     `output` has the last bytes of what it printed to standard output and standard error together; `is_cut` where
@@ -50,6 +51,9 @@ def run_program(
     It is over when the program itself ended; what that left running in the background is left alone. When its
     time is over its whole process group is ended. Never raises for what a program can do.
     """
+    # Imported here: few configurations have a hook, and a command starts sooner without.
+    import subprocess
+
     deadline = time.monotonic() + timeout
     try:
         reader, writer = os.pipe()
@@ -80,7 +84,9 @@ def run_program(
 
 def _start(
     command: Sequence[str], directory: str, environment: Mapping[str, str | bytes], output: int
-) -> subprocess.Popen[bytes]:
+) -> "subprocess.Popen[bytes]":
+    import subprocess
+
     # The thread that works in a command has signals blocked, and a program would inherit that: it could not
     # be ended by SIGTERM. What we handle or Python ignores is at its default in the program anyway.
     before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -101,7 +107,7 @@ def _start(
 class _Run:
     """A program that runs, and what it has printed so far."""
 
-    def __init__(self, process: subprocess.Popen[bytes], reader: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", reader: int) -> None:
         os.set_blocking(reader, False)
         self._pid = process.pid
         self._reader = reader

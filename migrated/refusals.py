@@ -65,10 +65,11 @@ def refuse_redo(statuses: Sequence[Status], versions: Collection[int]) -> None:
     """Raise what stands against rolling back `versions` and applying them again: among these, what is missing;
     among the others, what was changed.
     """  # noqa: D205 - one sentence
+    redone = set(versions)
     _raise_first(
         [
-            _changed(status for status in statuses if status.version not in versions),
-            _missing(status for status in statuses if status.version in versions),
+            _changed(status for status in statuses if status.version not in redone),
+            _missing(status for status in statuses if status.version in redone),
         ]
     )
 

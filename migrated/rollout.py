@@ -6,16 +6,19 @@ over and asks for Python more than for the disk, so that other threads only come
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from migrated.discovery import DatabasePath
 from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.supervision import Supervision
 from migrated.waves import Waves
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 BUSY_SECONDS = 1.0
 """How long a database that is busy may keep others waiting; then its turn comes again later."""
@@ -78,7 +81,7 @@ class RollOut:
         """Do it; return why it was not done on all of them, if it was broken off for failures."""
         self._waiting.extend(Turn(database, in_full=True, is_last=not self._may_wait) for database in databases)
         with ExitStack() as stack:
-            pool: ThreadPoolExecutor | None = None
+            pool: Executor | None = None
             while self._waiting or self._running:
                 while room := self._room():
                     turn = self._next()
@@ -86,6 +89,9 @@ class RollOut:
                         self._take(turn, self._visit(turn))
                         continue
                     if pool is None:
+                        # Imported here: most often there is nothing to do, and that should cost little.
+                        from concurrent.futures import ThreadPoolExecutor
+
                         pool = stack.enter_context(ThreadPoolExecutor(self._workers, "migrated-worker"))
                     self._running += 1
                     pool.submit(self._work, turn)

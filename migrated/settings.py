@@ -2,9 +2,8 @@
 
 import os
 import re
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnMissing, Policy
@@ -33,8 +32,7 @@ class SnapshotWhen(StrEnum):
     BEFORE_EACH = "before-each"
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotPolicy:
+class SnapshotPolicy(NamedTuple):
     """Of a database of at most `max_size` bytes, the `keep` newest snapshots are there."""
 
     when: SnapshotWhen = SnapshotWhen.BEFORE_RUN
@@ -55,8 +53,7 @@ class HookName(StrEnum):
     ON_FAILURE = "on_failure"
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(NamedTuple):
     """Programs with their arguments, none where empty, and how many seconds each may take."""
 
     after_apply: tuple[str, ...] = ()
@@ -96,26 +93,24 @@ def parse_duration(text: str) -> float:
     return float(found["number"]) * _SECONDS[found["unit"]]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Databases, as paths or globs relative to `base`, and the directory whose migrations they take."""
 
     base: str
     databases: tuple[str, ...]
     migrations: str
     create: bool = True
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = Policy()
     busy_timeout: float = 30.0
     statement_timeout: float = 0.0
     transaction: TransactionMode = TransactionMode.EACH
     snapshots: SnapshotPolicy = SnapshotPolicy()
     application_id: int = 0
     schema_file: str | None = None
-    waves: WavePolicy = field(default_factory=WavePolicy)
+    waves: WavePolicy = WavePolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """The configuration in force. Durations are seconds; the paths of migrations and schema files are absolute."""
 
     source: str
@@ -145,33 +140,33 @@ class Config:
 
 def for_development(config: Config) -> Config:
     """The same, with databases that follow the directory whatever happens there."""
-    return replace(config, targets=tuple(_for_development(target) for target in config.targets))
+    return config._replace(targets=tuple(_for_development(target) for target in config.targets))
 
 
 def without_waves(config: Config) -> Config:
     """The same, with every database tried, however many fail."""
-    return replace(config, targets=tuple(replace(target, waves=WavePolicy(())) for target in config.targets))
+    return config._replace(targets=tuple(target._replace(waves=WavePolicy(())) for target in config.targets))
 
 
 def following(policy: Policy) -> Policy:
     """The same, so that a database follows its migrations."""
-    return replace(policy, on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
+    return policy._replace(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
 
 
 def _for_development(target: Target) -> Target:
     is_default = target.snapshots == SnapshotPolicy()
     policy = following(target.policy)
-    return replace(target, policy=policy, snapshots=DEVELOPMENT_SNAPSHOTS if is_default else target.snapshots)
+    return target._replace(policy=policy, snapshots=DEVELOPMENT_SNAPSHOTS if is_default else target.snapshots)
 
 
-@dataclass(slots=True)
 class Faults:
     """Everything that is wrong, each with its key, and its line where `text` shows it below `table`, if any."""
 
-    source: str
-    text: str = ""
-    table: str = ""
-    found: list[str] = field(default_factory=list)
+    def __init__(self, source: str, text: str = "", table: str = "") -> None:
+        self.source = source
+        self.text = text
+        self.table = table
+        self.found: list[str] = []
 
     def add(self, key: str, reason: str, *, table: int | None = None) -> None:
         """Note one; `table` is the number of the `[[target]]` that the key stands in."""

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+LONGEST_LINE = 4096
+"""In bytes. A pipe takes so much at one stroke, whoever else writes to it."""
 QUEUED_LINES = 2000
 _PATIENCE_SECONDS = 1.0
 Line = MutableMapping[str, Any]

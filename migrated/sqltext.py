@@ -9,14 +9,17 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-# Atomic: a comment ends at its own end, whatever is looked for behind it.
-_BLANK = r"(?>[ \t\n\f\r]|--[^\n]*(?:\n|\Z)|/\*(?s:.*?)(?:\*/|\Z))"
+# Every repetition is possessive, so that a text of any size costs time in proportion and no memory: none of these
+# could match more by giving back. A comment ends at its own end, whatever is looked for behind it.
+_BLOCK_COMMENT = r"/\*[^*]*+(?:\*(?!/)[^*]*+)*+(?:\*/|\Z)"
+_BLANK = rf"(?>[ \t\n\f\r]++|--[^\n]*+(?:\n|\Z)|{_BLOCK_COMMENT})"
 # A quoted quote ('it''s') reads as two strings side by side, which ends at the same place.
+_QUOTED = r"""'[^']*+(?:'|\Z)|"[^"]*+(?:"|\Z)|`[^`]*+(?:`|\Z)|\[[^\]]*+(?:\]|\Z)"""
 _TOKEN = re.compile(
-    r"""(?P<space>[ \t\n\f\r]+)
+    rf"""(?P<space>[ \t\n\f\r]+)
     |(?P<line_comment>--[^\n]*)
-    |(?P<block_comment>/\*(?s:.*?)(?:\*/|\Z))
-    |(?P<quoted>'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z))
+    |(?P<block_comment>{_BLOCK_COMMENT})
+    |(?P<quoted>{_QUOTED})
     |(?P<semicolon>;)
     |(?P<open>\()
     |(?P<close>\))
@@ -25,14 +28,23 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _TRIGGER = re.compile(
-    rf"(?:EXPLAIN{_BLANK}+(?:QUERY{_BLANK}+PLAN{_BLANK}+)?)?CREATE{_BLANK}+(?:TEMP(?:ORARY)?{_BLANK}+)?TRIGGER\b",
+    rf"(?:EXPLAIN{_BLANK}++(?:QUERY{_BLANK}++PLAN{_BLANK}++)?)?"
+    rf"CREATE{_BLANK}++(?:TEMP(?:ORARY)?{_BLANK}++)?TRIGGER\b",
     re.IGNORECASE,
 )
+_MAY_BE_TRIGGER = r"(?i:EXPLAIN|CREATE(?! (?:TABLE|INDEX|UNIQUE|VIEW)\b))"
+# A statement up to its semicolon or a line comment; and all that can be passed over before a line comment at once:
+# block comments, and whole statements that are no triggers.
+_WITHIN = rf"""(?:[^;'"`\[\-/]++|{_QUOTED}|{_BLOCK_COMMENT}|-(?!-)|/(?!\*))*+"""
+_UP_TO_COMMENT = re.compile(_WITHIN)
+_WHOLE = re.compile(rf"(?:[ \t\n\f\r;]++|{_BLOCK_COMMENT}|(?!{_MAY_BE_TRIGGER}){_WITHIN};)*+")
+_LINE_COMMENT = re.compile(r"--[^\n]*+")
+_PARENTHESIS = re.compile(rf"[()]|{_QUOTED}|{_BLOCK_COMMENT}")
 # SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
 # x '41' are two that mean something else.
 _IN_NAME = r"[0-9A-Za-z_$\u0080-\U0010ffff]"
-_EXACT_TOKEN = re.compile(
-    rf"""(?P<blank>[ \t\n\f\r][ \t\n\v\f\r]*|--[^\n]*|/\*(?!\Z)(?s:.*?)(?:\*/|\Z))
+# Compiled when it is first used: that takes 5 ms, and only comparing texts needs it.
+_EXACT_TOKEN = rf"""(?P<blank>[ \t\n\f\r][ \t\n\v\f\r]*|--[^\n]*|/\*(?!\Z)(?s:.*?)(?:\*/|\Z))
     |\ufeff
     |[xX]'[^']*(?:'|\Z)
     |'(?:[^']++|'')*+(?:'|\Z) | "(?:[^"]++|"")*+(?:"|\Z) | `(?:[^`]++|``)*+(?:`|\Z) | \[[^\]]*(?:\]|\Z)
@@ -40,15 +52,13 @@ _EXACT_TOKEN = re.compile(
     |[@:$\#](?:{_IN_NAME}|::)+(?:\([^ \t\n\f\r)]*\)?)? | \?[0-9]*
     |{_IN_NAME}+
     |->>?|==?|<[=><]?|>[=>]?|!=|\|\|
-    |(?s:.)""",
-    re.VERBOSE,
-)
+    |(?s:.)"""
 # Of the statements that a migration may hold; END, which may not begin one, ends many a CASE.
 _BEGINNINGS = re.compile(
     r"(?:ALTER|ANALYZE|CREATE|DELETE|DROP|EXPLAIN|INSERT|PRAGMA|REINDEX|REPLACE|SELECT|UPDATE|VACUUM|VALUES|WITH)\b",
     re.IGNORECASE,
 )
-_NOT_A_STATEMENT = re.compile(rf"(?:{_BLANK}|;)*")
+_NOT_A_STATEMENT = re.compile(rf"(?:{_BLANK}|;)*+")
 
 
 class LineComment(NamedTuple):
@@ -65,8 +75,7 @@ class LineComment(NamedTuple):
 
 def first_token(sql: str, start: int = 0) -> int | None:
     """Offset of the first statement at or after `start`, past white space, comments and stray semicolons."""
-    found = _NOT_A_STATEMENT.match(sql, start)
-    end = found.end() if found else start
+    end = _end(_NOT_A_STATEMENT, sql, start)
     return end if end < len(sql) else None
 
 
@@ -83,10 +92,9 @@ def may_begin_statement(sql: str, start: int) -> bool:
 def statement_end(sql: str, start: int) -> int:
     """Offset just past the statement that begins at `start`, its semicolon included."""
     statement = _Statement(sql, start)
-    for token in _TOKEN.finditer(sql, start):
-        if statement.closed_by(token.lastgroup or "", token.group()):
-            return token.end()
-    return len(sql)
+    while statement.next_comment():
+        pass
+    return statement.position
 
 
 def statements(sql: str) -> list[tuple[int, int]]:
@@ -153,7 +161,7 @@ def significant(sql: str) -> list[str]:
 
 def exact_tokens(sql: str) -> list[str]:
     """The tokens of a text as SQLite reads them, each as it is written; white space and comments left out."""
-    return [token.group() for token in _EXACT_TOKEN.finditer(sql) if token.lastgroup != "blank"]
+    return [token.group() for token in re.finditer(_EXACT_TOKEN, sql, re.VERBOSE) if token.lastgroup != "blank"]
 
 
 def line_comments(
@@ -163,46 +171,71 @@ def line_comments(
 
     A statement is over at a comment that `ends_statement`, also without its semicolon.
     """
-    statement: _Statement | None = None
-    for token in _TOKEN.finditer(sql):
-        kind = token.lastgroup or ""
-        if kind == "line_comment":
-            is_whole = statement is not None and statement.may_end_here
-            comment = LineComment(token.start(), token.group(), statement is not None and not is_whole, is_whole)
+    position = 0
+    while (position := _end(_WHOLE, sql, position)) < len(sql):
+        if found := _LINE_COMMENT.match(sql, position):
+            comment = LineComment(position, found.group(), inside_statement=False, after_open_statement=False)
+            yield comment
+            ends_statement(comment)
+            position = found.end()
+            continue
+        statement = _Statement(sql, position)
+        while found := statement.next_comment():
+            is_whole = statement.may_end_at(found)
+            comment = LineComment(found.start(), found.group(), not is_whole, is_whole)
             yield comment
             if ends_statement(comment):
-                statement = None
-        elif kind in {"space", "block_comment"} or (statement is None and kind == "semicolon"):
-            continue
-        elif statement is None:
-            statement = _Statement(sql, token.start())
-            statement.closed_by(kind, token.group())
-        elif statement.closed_by(kind, token.group()):
-            statement = None
+                break
+        position = statement.position
 
 
 class _Statement:
-    """One open statement, fed token by token. A trigger ends only at `; END ;`, as in sqlite3_complete()."""
+    """One open statement, read up to `position`. A trigger ends only at `; END ;`, as in sqlite3_complete()."""
 
     def __init__(self, sql: str, start: int) -> None:
+        self.position = start
+        self._sql = sql
         self._trigger = _TRIGGER.match(sql, start) is not None
         self._depth = 0
+        self._counted = start
         self._after_semicolon = False
         self._after_end = False
 
-    @property
-    def may_end_here(self) -> bool:
-        """Whether it would be whole if only its last semicolon were there."""
-        return self._after_end if self._trigger else self._depth <= 0
+    def next_comment(self) -> re.Match[str] | None:
+        """The next line comment in it, None at its end; `position` is past that comment, or past its semicolon."""
+        if self._trigger:
+            return self._next_in_trigger()
+        self.position = _end(_UP_TO_COMMENT, self._sql, self.position)
+        comment = _LINE_COMMENT.match(self._sql, self.position)
+        self.position = comment.end() if comment else min(self.position + 1, len(self._sql))
+        return comment
 
-    def closed_by(self, kind: str, text: str) -> bool:
-        if kind in {"space", "line_comment", "block_comment"}:
-            return False
-        if kind == "semicolon":
-            closed = self._after_end if self._trigger else True
-            self._after_semicolon, self._after_end = True, False
-            return closed
-        self._depth += (kind == "open") - (kind == "close")
-        self._after_end = self._after_semicolon and kind == "word" and text.upper() == "END"
-        self._after_semicolon = False
-        return False
+    def may_end_at(self, comment: re.Match[str]) -> bool:
+        """Whether it would be whole if only its last semicolon were there; asked at each of its comments."""
+        if self._trigger:
+            return self._after_end
+        for token in _PARENTHESIS.finditer(self._sql, self._counted, comment.start()):
+            self._depth += (token.group() == "(") - (token.group() == ")")
+        self._counted = comment.end()
+        return self._depth <= 0
+
+    def _next_in_trigger(self) -> re.Match[str] | None:
+        for token in _TOKEN.finditer(self._sql, self.position):
+            kind = token.lastgroup
+            self.position = token.end()
+            if kind == "line_comment":
+                return token
+            if kind == "semicolon":
+                if self._after_end:
+                    return None
+                self._after_semicolon = True
+            elif kind not in {"space", "block_comment"}:
+                self._after_end = self._after_semicolon and kind == "word" and token.group().upper() == "END"
+                self._after_semicolon = False
+        return None
+
+
+def _end(pattern: re.Pattern[str], sql: str, start: int) -> int:
+    """Where a match that may be empty ends."""
+    found = pattern.match(sql, start)
+    return found.end() if found else start

@@ -1,9 +1,8 @@
 """Who may write what is run: whoever changes a migration or the configuration changes every database."""
 
 import os
-import shlex
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from migrated import owners
 
@@ -11,8 +10,7 @@ CODE = "INSECURE_PERMISSIONS"
 _BY_GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-@dataclass(frozen=True, slots=True)
-class Weakness:
+class Weakness(NamedTuple):
     """What lets somebody write who is not trusted, and the command that ends it."""
 
     reason: str
@@ -83,4 +81,6 @@ class Trust:
 
 
 def _quoted(path: str | os.PathLike[str]) -> str:
+    import shlex
+
     return shlex.quote(os.fspath(path))

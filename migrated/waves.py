@@ -6,14 +6,13 @@ After Ansible's `serial` and `max_fail_percentage`
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SMALLEST_FLEET = 11
 """With fewer databases than that all are tried at once, unless waves are configured: there is little to spare."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """A number of databases, or so many percent of all."""
 
     number: float
@@ -39,8 +38,7 @@ USUAL_WAVES = (Share(1), Share(10), Share(10, is_percent=True))
 USUAL_LIMIT = Share(1, is_percent=True)
 
 
-@dataclass(frozen=True, slots=True)
-class WavePolicy:
+class WavePolicy(NamedTuple):
     """`waves` are the sizes of all but the last, which is the rest; None: the usual ones, where there are enough.
 
     `max_failures` is how many databases may fail before a wave is broken off; None: one of the first wave, later

@@ -1,63 +1,47 @@
 """Arguments in, exit code out; one module a command."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
 
 from migrated.about import VERSION
-from migrated.cli import (
-    dev,
-    diff,
-    doctor,
-    down,
-    install_service,
-    new,
-    options,
-    pause,
-    plan,
-    redo,
-    reload,
-    repair,
-    restore,
-    resume,
-    retry,
-    run_daemon,
-    snapshots,
-    status,
-    up,
-    verify,
-    wait,
-)
+from migrated.cli import options
 from migrated.errors import MigrationError
 
-COMMANDS: tuple[ModuleType, ...] = (
-    run_daemon,
-    dev,
-    up,
-    down,
-    redo,
-    status,
-    plan,
-    verify,
-    diff,
-    new,
-    repair,
-    snapshots,
-    restore,
-    wait,
-    doctor,
-    install_service,
-    reload,
-    retry,
-    pause,
-    resume,
-)
-"""Each has NAME, SUMMARY, EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
+COMMANDS = {
+    "run": "the daemon: watch, and keep every database current, in the foreground",
+    "dev": "as run, for development: an edited migration is redone, one that is gone is rolled back",
+    "up": "apply what is pending, once",
+    "down": "roll back, newest first; one migration unless told otherwise",
+    "redo": "roll back and apply again as it is now; one migration unless told otherwise",
+    "status": "show the state of every migration in every database",
+    "plan": "show what would be done, and do nothing",
+    "verify": "compare what is applied with the files, and change nothing",
+    "diff": "show what changed in the files of applied migrations",
+    "new": "make a new migration file, its version the time in UTC",
+    "repair": "show, or settle, a migration without a transaction that stopped half way",
+    "snapshots": "list the snapshots of every database",
+    "restore": "put a snapshot back into its database",
+    "wait": "wait until every database has everything in the directory applied",
+    "doctor": "look for what usually is wrong, and say how to mend it",
+    "install-service": "write a systemd unit that runs the daemon as `migrated run` would run here, "
+    "with the same options",
+    "reload": "have the running daemon read its configuration again",
+    "retry": "have the running daemon try a database now, not only when its time has come",
+    "pause": "have the running daemon apply nothing until `migrated resume`",
+    "resume": "have a daemon that was paused go on",
+}
+"""What each is for. Its module has EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 
+_MODULES = {"run": "run_daemon", "install-service": "install_service"}
 _HIGHEST_STREAM = 2
+_USUAL_COLUMNS = 80
 EXIT_CODES = """\
 exit codes:
   0   done, or nothing to do
@@ -77,7 +61,11 @@ def run() -> None:
     _open_standard_streams()
     # Where it was inherited as ignored, the exit code of a hook could not be told.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    sys.exit(main())
+    code = main()
+    # The interpreter would look through every object once more before it ends, and an eighth of a short command's
+    # time goes there; what was open is closed by now.
+    gc.freeze()
+    sys.exit(code)
 
 
 def _open_standard_streams() -> None:
@@ -113,22 +101,64 @@ def build_parser() -> argparse.ArgumentParser:
         prog="migrated",
         description="A migration daemon for SQLite: watches a directory and keeps databases current.",
         epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"migrated {VERSION}")
     options.add_global(parser, before=True)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        child = commands.add_parser(
-            command.NAME,
-            help=command.SUMMARY,
-            description=f"{command.SUMMARY[0].upper()}{command.SUMMARY[1:]}.",
-            epilog=f"example:\n  {command.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    # Without `prog`, argparse would lay out a usage line to find it, and load shutil for that.
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, prog="migrated", parser_class=CommandParser
+    )
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary, command=name)
+    return parser
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. Argparse makes one for each option, and loads shutil to ask for that width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    with suppress(ValueError):
+        if (wanted := int(os.environ.get("COLUMNS", "0"))) > 0:
+            return wanted
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _USUAL_COLUMNS
+    return _USUAL_COLUMNS
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command, whose module is loaded only when it is this one that parses."""
+
+    def __init__(self, *, command: str, **settings: Any) -> None:
+        summary = COMMANDS[command]
+        super().__init__(
+            **settings,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=_HelpFormatter,
+            add_help=False,  # it comes with the other options, for one command instead of twenty
             allow_abbrev=False,
         )
-        command.configure(child)
-        options.add_global(child, before=False)
-        child.set_defaults(execute=command.execute)
-    return parser
+        self._command = command
+        self._is_loaded = False
+
+    def load(self) -> None:
+        """Load the module, and take the command's options from it."""
+        if self._is_loaded:
+            return
+        self._is_loaded = True
+        command = import_module(f"migrated.cli.{_MODULES.get(self._command, self._command)}")
+        self.add_argument("-h", "--help", action="help", help="show this help message and exit")
+        self.epilog = f"example:\n  {command.EXAMPLE}"
+        command.configure(self)
+        options.add_global(self, before=False)
+        self.set_defaults(execute=command.execute)
+
+    def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
+        """Load the command first."""
+        self.load()
+        return super().parse_known_args(*arguments, **keywords)

@@ -6,7 +6,8 @@ from functools import partial
 from typing import NamedTuple
 
 from migrated import events, logs
-from migrated.cli.progress import FleetBar, ProgressBar
+from migrated.cli.fleetbar import FleetBar
+from migrated.cli.progress import ProgressBar
 from migrated.cli.worker import in_worker
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.dumping import SchemaFiles

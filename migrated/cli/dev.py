@@ -6,8 +6,6 @@ from migrated.cli import options
 from migrated.cli.serving import serve
 from migrated.settings import for_development
 
-NAME = "dev"
-SUMMARY = "as run, for development: an edited migration is redone, one that is gone is rolled back"
 EXAMPLE = "migrated dev -d dev.db"
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from migrated.planning import Status
     from migrated.settings import Config
 
-NAME = "diff"
-SUMMARY = "show what changed in the files of applied migrations"
 EXAMPLE = "migrated diff 20240101120000 -d app.db"
 
 _COLOURS = {"cosmetic": colours.GREEN, "real": colours.RED}

@@ -12,8 +12,6 @@ from migrated.cli.render import print_json, writable
 if TYPE_CHECKING:
     from migrated.doctor.findings import Finding
 
-NAME = "doctor"
-SUMMARY = "look for what usually is wrong, and say how to mend it"
 EXAMPLE = "migrated doctor -c /etc/migrated/migrated.toml"
 
 _COLOURS = {"ok": colours.GREEN, "warning": colours.YELLOW, "problem": colours.RED}

@@ -4,8 +4,6 @@ import argparse
 
 from migrated.cli import options
 
-NAME = "down"
-SUMMARY = "roll back, newest first; one migration unless told otherwise"
 EXAMPLE = "migrated down -d app.db --to 20240101120000"
 
 

@@ -11,8 +11,6 @@ from migrated.cli import options
 from migrated.errors import MigrationFileError, RefusedError
 from migrated.settings import Config
 
-NAME = "install-service"
-SUMMARY = "write a systemd unit that runs the daemon as `migrated run` would run here, with the same options"
 EXAMPLE = "sudo migrated install-service -c /etc/migrated/migrated.toml"
 
 _UNIT = "migrated.service"

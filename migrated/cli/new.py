@@ -10,8 +10,6 @@ from pathlib import Path
 
 from migrated.cli import options
 
-NAME = "new"
-SUMMARY = "make a new migration file, its version the time in UTC"
 EXAMPLE = "migrated new add_users_email"
 
 _TEMPLATE = """\

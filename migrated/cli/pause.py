@@ -4,8 +4,6 @@ import argparse
 
 from migrated.cli import options
 
-NAME = "pause"
-SUMMARY = "have the running daemon apply nothing until `migrated resume`"
 EXAMPLE = "migrated pause && rsync app.db* backup/; migrated resume"
 
 

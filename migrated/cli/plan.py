@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from migrated.cli.reading import View
     from migrated.settings import Config
 
-NAME = "plan"
-SUMMARY = "show what would be done, and do nothing"
 EXAMPLE = "migrated plan --to 20240101120000"
 
 
@@ -42,7 +40,7 @@ def show_plans(
 ) -> int:
     """Show the plan of every database, of many those alike as one. `never_down` is how `up` plans."""
     from migrated.cli import reading
-    from migrated.cli.progress import FleetBar
+    from migrated.cli.fleetbar import FleetBar
 
     codes: set[int] = set()
     problems = []

@@ -1,7 +1,6 @@
 """What the reading commands share: the state of every database, with nothing changed anywhere."""
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from migrated import refusals
@@ -20,18 +19,24 @@ _MOST_REMEMBERED = 64
 _WAITING = {State.PENDING, State.LATE, State.CHANGED}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Judged:
     """What a record says of the migrations, and what a run would refuse: the same for all records that are alike.
 
-    Only the times in `findings` are those of the one `record`.
+    Only the times in `findings` are those of the one `record`. `waiting` are the labels of those that a run would
+    apply, or do again, if it refused nothing.
     """
 
-    record: Record
-    findings: Findings
-    refusal: MigrationError | None = None
-    waiting: Sequence[str] = ()
-    """The labels of those that a run would apply, or do again, if it refused nothing."""
+    def __init__(
+        self,
+        record: Record,
+        findings: Findings,
+        refusal: MigrationError | None = None,
+        waiting: Sequence[str] = (),
+    ) -> None:
+        self.record = record
+        self.findings = findings
+        self.refusal = refusal
+        self.waiting = waiting
 
     @property
     def pending(self) -> int:
@@ -42,18 +47,20 @@ class Judged:
 _UNKNOWN = Judged(Record([]), Findings([]))
 
 
-@dataclass(slots=True)
 class View:
     """One database as it is, or why it cannot be read; and what a run would refuse."""
 
-    database: DatabasePath
-    target: Target
-    handle: SqliteDatabase
-    migrations: Sequence[Migration]
-    record: Record = _UNKNOWN.record
-    judged: Judged = _UNKNOWN
-    error: MigrationError | None = None
-    refusal: MigrationError | None = None
+    def __init__(
+        self, database: DatabasePath, target: Target, handle: SqliteDatabase, migrations: Sequence[Migration]
+    ) -> None:
+        self.database = database
+        self.target = target
+        self.handle = handle
+        self.migrations = migrations
+        self.record = _UNKNOWN.record
+        self.judged = _UNKNOWN
+        self.error: MigrationError | None = None
+        self.refusal: MigrationError | None = None
 
     @property
     def name(self) -> str:
@@ -96,17 +103,17 @@ class View:
         return "pending" if self.judged.waiting else "current"
 
 
-@dataclass(slots=True)
 class TargetView:
     """One target: what its directory holds, or why that cannot be told, and which databases it has.
 
     Where it cannot be told, no database is looked at, and `databases` is empty.
     """
 
-    target: Target
-    listing: Listing | None = None
-    error: MigrationError | None = None
-    databases: Sequence[DatabasePath] = ()
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.listing: Listing | None = None
+        self.error: MigrationError | None = None
+        self.databases: Sequence[DatabasePath] = ()
 
     @property
     def problems(self) -> list[MigrationError]:
@@ -161,12 +168,12 @@ def _handle(database: DatabasePath, target: Target) -> SqliteDatabase:
     )
 
 
-@dataclass(slots=True)
 class _Judge:
     """Of the databases with these migrations. Those of a fleet are mostly alike: what was found is remembered."""
 
-    migrations: Sequence[Migration]
-    _known: dict[Hashable, Judged] = field(default_factory=dict)
+    def __init__(self, migrations: Sequence[Migration]) -> None:
+        self.migrations = migrations
+        self._known: dict[Hashable, Judged] = {}
 
     def __call__(self, record: Record, policy: Policy) -> Judged:
         """Find the states, and what a run under this policy would refuse."""

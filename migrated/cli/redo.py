@@ -4,8 +4,6 @@ import argparse
 
 from migrated.cli import options
 
-NAME = "redo"
-SUMMARY = "roll back and apply again as it is now; one migration unless told otherwise"
 EXAMPLE = "migrated redo -d app.db --steps 2"
 
 

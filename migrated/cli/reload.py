@@ -4,8 +4,6 @@ import argparse
 
 from migrated.cli import options
 
-NAME = "reload"
-SUMMARY = "have the running daemon read its configuration again"
 EXAMPLE = "migrated reload --wait -c /etc/migrated.toml"
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from migrated.settings import Config
     from migrated.supervision import Supervision
 
-NAME = "repair"
-SUMMARY = "show, or settle, a migration without a transaction that stopped half way"
 EXAMPLE = "migrated repair 20240101120000 --resume --reason 'the disk was full'"
 
 _WRONG_USAGE = 2

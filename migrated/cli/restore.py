@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from migrated.settings import Config, Target
     from migrated.supervision import Supervision
 
-NAME = "restore"
-SUMMARY = "put a snapshot back into its database"
 EXAMPLE = "migrated restore app.db.20240101T120000000000Z --dry-run"
 
 

@@ -4,8 +4,6 @@ import argparse
 
 from migrated.cli import options
 
-NAME = "resume"
-SUMMARY = "have a daemon that was paused go on"
 EXAMPLE = "migrated resume"
 
 

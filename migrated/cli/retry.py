@@ -9,8 +9,6 @@ from migrated.discovery import assign
 from migrated.errors import RefusedError
 from migrated.settings import Config
 
-NAME = "retry"
-SUMMARY = "have the running daemon try a database now, not only when its time has come"
 EXAMPLE = "migrated retry tenants/42.db"
 
 

@@ -5,8 +5,6 @@ import argparse
 from migrated.cli import options
 from migrated.cli.serving import serve
 
-NAME = "run"
-SUMMARY = "the daemon: watch, and keep every database current, in the foreground"
 EXAMPLE = "migrated run -c /etc/migrated.toml"
 
 

@@ -8,8 +8,6 @@ from migrated.cli.render import print_json, print_problem, print_table
 from migrated.errors import MigrationError, combined_exit_code
 from migrated.model import Snapshot
 
-NAME = "snapshots"
-SUMMARY = "list the snapshots of every database"
 EXAMPLE = "migrated snapshots --json -d app.db"
 
 

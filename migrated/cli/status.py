@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from migrated.cli.reading import TargetView, View
     from migrated.cli.tally import Tally
 
-NAME = "status"
-SUMMARY = "show the state of every migration in every database"
 EXAMPLE = "migrated status --json -d 'tenants/*.db'"
 
 _PENDING_EXIT_CODE = 3
@@ -39,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Show it; changes and creates nothing."""
     from migrated.cli import reading, tally
-    from migrated.cli.progress import FleetBar
+    from migrated.cli.fleetbar import FleetBar
 
     targets = list(reading.look(options.configuration(arguments)))
     paths = [database.path for target in targets for database in target.databases]

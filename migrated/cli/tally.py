@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from migrated.cli.groups import Groups, counted, said_of, span
@@ -23,16 +22,18 @@ class Cause(NamedTuple):
         return ": ".join(part for part in (self.state, self.place, self.message) if part)
 
 
-@dataclass(slots=True)
 class Tally:
-    """Told of one database after the other. `codes` are the exit codes of what is wrong."""
+    """Told of one database after the other. `codes` are the exit codes of what is wrong.
 
-    states: Counter[str] = field(default_factory=Counter)
-    causes: Groups[Cause] = field(default_factory=Groups)
-    codes: set[int] = field(default_factory=set)
-    refusals: set[int] = field(default_factory=set)
-    pending: int = 0
-    """How many databases have something that could be applied."""
+    `pending` is how many databases have something that could be applied.
+    """
+
+    def __init__(self) -> None:
+        self.states: Counter[str] = Counter()
+        self.causes: Groups[Cause] = Groups()
+        self.codes: set[int] = set()
+        self.refusals: set[int] = set()
+        self.pending = 0
 
     def over(self, views: Iterable[View]) -> Iterator[View]:
         """The same views; each is counted when it is passed on."""

@@ -5,8 +5,6 @@ import argparse
 from migrated.cli import options
 from migrated.settings import without_waves
 
-NAME = "up"
-SUMMARY = "apply what is pending, once"
 EXAMPLE = "migrated up -d app.db --to 20240101120000"
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from migrated.cli.reading import View
 
-NAME = "verify"
-SUMMARY = "compare what is applied with the files, and change nothing"
 EXAMPLE = "migrated verify || echo 'somebody edited an applied migration'"
 
 
@@ -30,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Exit 0 when every applied migration is as its file says, 4 when a run would be refused."""
     from migrated.cli import reading
-    from migrated.cli.progress import FleetBar
+    from migrated.cli.fleetbar import FleetBar
 
     targets = list(reading.look(options.configuration(arguments)))
     problems = [problem for target in targets for problem in target.problems]

@@ -8,8 +8,6 @@ from migrated.cli.groups import MANY, Groups, said_of
 from migrated.cli.render import print_problem
 from migrated.settings import Config
 
-NAME = "wait"
-SUMMARY = "wait until every database has everything in the directory applied"
 EXAMPLE = "migrated wait --timeout 60s && exec my-application"
 
 _POLL_SECONDS = 0.1

@@ -5,15 +5,16 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from io import FileIO
+from typing import NamedTuple
 
 from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.model import Migration
+from migrated.paths import joined
 from migrated.sources.mounts import is_shared
-from migrated.sources.naming import FileName, Misnamed, read_name
+from migrated.sources.naming import FileName, Misnamed, RepeatableName, read_name
 from migrated.sources.parsing import parse_migration
 from migrated.trust import CODE, Trust, Weakness
 
@@ -24,15 +25,13 @@ PATIENCE_SECONDS = 2 * QUIET_SECONDS
 """How long a command that runs once waits for a file that is being written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(NamedTuple):
     """A file that is not used, and why."""
 
     file: str
     reason: str
 
 
-@dataclass(slots=True)
 class Listing:
     """What a migrations directory holds at one moment.
 
@@ -40,11 +39,18 @@ class Listing:
     `unfinished` is not empty the listing is not fit for applying anything.
     """
 
-    directory: str
-    migrations: list[Migration] = field(default_factory=list)
-    ignored: list[Remark] = field(default_factory=list)
-    unfinished: list[Remark] = field(default_factory=list)
-    invalid: list[RefusedError] = field(default_factory=list)
+    def __init__(
+        self,
+        directory: str,
+        *,
+        invalid: Iterable[RefusedError] = (),
+        unfinished: Iterable[Remark] = (),
+    ) -> None:
+        self.directory = directory
+        self.migrations: list[Migration] = []
+        self.ignored: list[Remark] = []
+        self.unfinished = [*unfinished]
+        self.invalid = [*invalid]
 
     def require_valid(self) -> None:
         """Raise one error naming every fault, of the first one's class and place, if there is any."""
@@ -98,41 +104,43 @@ def read_directory(directory: str | os.PathLike[str], trust: Trust | None = None
     With `trust`, neither the directory nor a file of it may be such that others can write it: that is raised for
     the directory, and a fault of the file. Without, the caller answers for them.
     """
-    path = Path(directory)
+    path = joined("", directory)
     with as_file_error(path, "migrations directory"):
         names = sorted(os.listdir(path))
         weakness = trust.of(path, os.stat(path)) if trust else None
     if weakness:
         raise _insecure(path, "migrations directory", weakness)
-    listing = Listing(str(path))
+    listing = Listing(path)
+    place = "" if path == "." else os.path.join(path, "")
+    claims: dict[int, list[str]] = {}
     for name in names:
-        _read_entry(path, name, listing, trust)
-    _refuse_duplicates(listing, names)
+        named, file = read_name(name), f"{place}{name}"
+        if isinstance(named, Misnamed):
+            listing.ignored.append(Remark(file, named.reason))
+        elif named is not None and _read_entry(named, file, listing, trust) and isinstance(named, FileName):
+            claims.setdefault(named.version, []).append(file)
+    listing.migrations.sort(key=lambda each: (each.is_repeatable, each.version, each.name))
+    listing.invalid.extend(_duplicates(claims))
     return listing
 
 
-def _read_entry(directory: Path, name: str, listing: Listing, trust: Trust | None) -> None:
-    named = read_name(name)
-    if named is None:
-        return
-    file = str(directory / name)
-    if isinstance(named, Misnamed):
-        listing.ignored.append(Remark(file, named.reason))
-        return
+def _read_entry(named: FileName | RepeatableName, file: str, listing: Listing, trust: Trust | None) -> bool:
+    """Whether it is a file of that name at all, valid or not."""
     try:
-        content = _read_whole(directory / name, trust)
+        content = _read_whole(file, trust)
         if content is None:
             listing.ignored.append(Remark(file, "not a regular file"))
-        else:
-            listing.migrations.append(parse_migration(named, content, file=file))
+            return False
+        listing.migrations.append(parse_migration(named, content, file=file))
     except _UnfinishedError as reason:
         listing.unfinished.append(Remark(file, str(reason)))
     except RefusedError as error:
         error.version, error.name = named.version, named.name
         listing.invalid.append(error)
+    return True
 
 
-def _read_whole(path: Path, trust: Trust | None) -> bytes | None:
+def _read_whole(path: str, trust: Trust | None) -> bytes | None:
     """The content of a finished file, None if it is not a regular file."""
     try:
         # Without O_NONBLOCK a named pipe would hang us here.
@@ -143,21 +151,23 @@ def _read_whole(path: Path, trust: Trust | None) -> bytes | None:
     except OSError as error:
         raise _file_error(path, "migration", error) from error
     try:
-        with as_file_error(path, "migration"):
-            return _content(descriptor, path, trust)
+        return _content(descriptor, path, trust)
+    except OSError as error:
+        raise _file_error(path, "migration", error) from error
     finally:
         os.close(descriptor)
 
 
-def _content(descriptor: int, path: Path, trust: Trust | None) -> bytes | None:
+def _content(descriptor: int, path: str, trust: Trust | None) -> bytes | None:
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         return None
     if trust and (weakness := trust.of_file(path, before)):
         raise _insecure(path, "file", weakness)
     _require_finished(descriptor, before)
-    with os.fdopen(descriptor, "rb", closefd=False) as file:
-        content = file.read()
+    # Unbuffered: one read of the size, and one that finds the end.
+    with FileIO(descriptor, closefd=False) as file:
+        content = file.readall()
     after = os.fstat(descriptor)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _UnfinishedError("it changed while it was read")
@@ -194,35 +204,26 @@ def _open_for_writing(descriptor: int) -> bool | None:
     return False
 
 
-def _refuse_duplicates(listing: Listing, names: list[str]) -> None:
-    listing.migrations.sort(key=lambda each: (each.is_repeatable, each.version, each.name))
-    unused = {remark.file for remark in listing.ignored}
-    claims: dict[int, list[str]] = {}
-    for name in names:
-        named, file = read_name(name), str(Path(listing.directory) / name)
-        if isinstance(named, FileName) and file not in unused:
-            claims.setdefault(named.version, []).append(file)
+def _duplicates(claims: Mapping[int, Sequence[str]]) -> Iterator[InvalidFormatError]:
     for version, files in sorted(claims.items()):
         if len(files) > 1:
-            listing.invalid.append(
-                InvalidFormatError(
-                    f"version {version} is claimed by more than one file: {', '.join(files)}",
-                    version=version,
-                    file=files[0],
-                    hint="give one of them another version, as `migrated new` would",
-                )
+            yield InvalidFormatError(
+                f"version {version} is claimed by more than one file: {', '.join(files)}",
+                version=version,
+                file=files[0],
+                hint="give one of them another version, as `migrated new` would",
             )
 
 
 @contextmanager
-def as_file_error(path: Path, what: str) -> Iterator[None]:
+def as_file_error(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise _file_error(path, what, error) from error
 
 
-def _file_error(path: Path, what: str, error: OSError) -> MigrationError:
+def _file_error(path: str | os.PathLike[str], what: str, error: OSError) -> MigrationError:
     return MigrationFileError(
         f"the {what} cannot be read: {error.strerror or error}",
         file=str(path),
@@ -230,7 +231,7 @@ def _file_error(path: Path, what: str, error: OSError) -> MigrationError:
     )
 
 
-def _insecure(path: Path, what: str, weakness: Weakness) -> MigrationError:
+def _insecure(path: str, what: str, weakness: Weakness) -> MigrationError:
     return MigrationFileError(
         f"the {what} is not safe to run from: {weakness.reason}",
         file=str(path),

@@ -1,7 +1,6 @@
 """Which kind of file system a path lies on."""
 
 import re
-from pathlib import Path
 
 # What other machines, or programs below the mount, change there gives no events, and leases are not what they are
 # on a local disk.
@@ -16,7 +15,8 @@ def is_shared(real_path: str) -> bool:
 def file_system(path: str) -> str:
     """The type of the file system that a real path lies on, in the kernel's words; "" where it cannot be told."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+            mounts = file.read().splitlines()
     except OSError:
         return ""
     best, kind = "", ""

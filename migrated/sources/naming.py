@@ -1,7 +1,7 @@
 """File names: which are migrations, which are a mistake to be told, which are none of our business."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from migrated.model import HIGHEST_VERSION, REPEATABLE
 
@@ -15,24 +15,21 @@ _NAME = re.compile(r"(?P<version>[0-9]+)_(?P<name>[A-Za-z0-9_-]+)\.sql", re.ASCI
 _REPEATABLE = re.compile(rf"{REPEATABLE}(?P<name>[A-Za-z0-9_-]+)\.sql", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class FileName:
+class FileName(NamedTuple):
     """A name that fits."""
 
     version: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class RepeatableName:
+class RepeatableName(NamedTuple):
     """The name of a repeatable migration's file."""
 
     name: str
     version: None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Misnamed:
+class Misnamed(NamedTuple):
     """An SQL file whose name does not fit, and why."""
 
     reason: str
@@ -43,9 +40,9 @@ def read_name(file_name: str) -> FileName | RepeatableName | Misnamed | None:
     if file_name.startswith(".") or not file_name.lower().endswith(".sql"):
         return None
     fits = _NAME.fullmatch(file_name)
-    if repeatable := _REPEATABLE.fullmatch(file_name):
-        return RepeatableName(repeatable["name"])
     if fits is None:
+        if repeatable := _REPEATABLE.fullmatch(file_name):
+            return RepeatableName(repeatable["name"])
         return Misnamed(f"the name does not fit: {RULE}")
     # A number of this many digits could not be an SQLite integer, and int() itself refuses very long ones.
     digits = fits["version"].lstrip("0")

@@ -1,20 +1,27 @@
 """The text of one migration file -> a Migration: markers, header, directives."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from migrated.directives import Directive, directive_in, directives_at_top
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, MigrationDirection, Origin, Place
 from migrated.sources.naming import FileName, RepeatableName
-from migrated.sqltext import LineComment, first_token, has_statement, line_comments, may_begin_statement
+from migrated.sqltext import LineComment, first_token, line_comments, may_begin_statement
 
 _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
+_DIRECTIONS = {"UP": MigrationDirection.UP, "DOWN": MigrationDirection.DOWN}
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Marker(NamedTuple):
+    direction: MigrationDirection
+    start: int
+    end: int
+
+
+class _Section(NamedTuple):
     direction: MigrationDirection
     marker: int
     start: int
@@ -56,11 +63,11 @@ def parse_migration(named: FileName | RepeatableName, content: bytes, *, file: s
 
 
 def _parse(named: FileName, text: str, file: str) -> Migration:
-    comments = list(line_comments(text, lambda comment: _marker(text, comment) is not None))
-    sections = _sections(text, comments)
-    _check_directives(text, comments, sections)
+    comments, markers = _comments(text)
+    sections = _sections(text, markers)
+    directives = _checked_directives(text, comments, sections)
     top = sections[0].marker if sections else first_token(text)
-    _check_header(named, text[:top])
+    _check_header(named, text, comments, top)
     by_direction = {section.direction: section for section in sections}
     up = by_direction.get(MigrationDirection.UP)
     down = by_direction.get(MigrationDirection.DOWN)
@@ -72,29 +79,30 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
         )
     up_sql, up_place = _cut(text, up.start, up.end) if up else _cut(text, 0, len(text))
     down_sql, down_place = _cut(text, down.start, down.end) if down else (None, Place())
-    header = directives_at_top(text[:top]) if sections else frozenset[Directive]()
-    return Migration(
+    above = (directive for start, directive in directives if sections and start < sections[0].marker)
+    migration = Migration(
         named.version,
         named.name,
         up_sql,
-        _undoing(down_sql, header),
-        header=header,
+        down_sql,
+        header=frozenset(above),
         origin=Origin(file, up_place, down_place),
     )
+    # A section that undoes nothing, without saying so, is the same as none: irreversible.
+    return migration if down_sql is None or migration.is_reversible else migration.with_down(None)
 
 
 def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
     """The whole file is what is run, whenever it is another; there are no sections."""
-    comments = list(line_comments(text, lambda comment: _marker(text, comment) is not None))
-    marker = next((comment for comment in comments if _marker(text, comment)), None)
-    if marker is not None:
+    comments, markers = _comments(text)
+    if markers:
         raise InvalidFormatError(
             "a repeatable migration has no sections",
-            line=_line(text, marker.start),
+            line=_line(text, markers[0].start),
             hint="remove the marker; let the file itself drop what it makes anew, with DROP ... IF EXISTS",
         )
-    _check_directives(text, comments, [])
-    _check_header(named, text[: first_token(text)])
+    _checked_directives(text, comments, [])
+    _check_header(named, text, comments, first_token(text))
     sql, place = _cut(text, 0, len(text))
     if Directive.NO_TRANSACTION in directives_at_top(sql):
         raise InvalidFormatError(
@@ -105,26 +113,45 @@ def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
     return Migration(0, named.name, sql, is_repeatable=True, origin=Origin(file, place))
 
 
-def _undoing(down_sql: str | None, header: frozenset[Directive]) -> str | None:
-    # A section that undoes nothing, without saying so, is the same as none: irreversible.
-    if down_sql is None or has_statement(down_sql):
-        return down_sql
-    return down_sql if Directive.NOTHING_TO_UNDO in header | directives_at_top(down_sql) else None
+def _comments(text: str) -> tuple[list[LineComment], list[_Marker]]:
+    """Every line comment, and which of them are markers."""
+    markers: list[_Marker] = []
+
+    def is_marker(comment: LineComment) -> bool:
+        direction = _direction(text, comment)
+        if direction is not None:
+            markers.append(_Marker(direction, comment.start, comment.start + len(comment.text)))
+        return direction is not None
+
+    return list(line_comments(text, is_marker)), markers
 
 
-def _sections(text: str, comments: list[LineComment]) -> list[_Section]:
-    markers = [(comment, match) for comment in comments if (match := _marker(text, comment))]
+def _direction(text: str, comment: LineComment) -> MigrationDirection | None:
+    """Which section a comment begins, if any."""
+    found = _MARKER.match(comment.text)
+    if found is None or comment.inside_statement:
+        return None
+    line_start = text.rfind("\n", 0, comment.start) + 1
+    if text[line_start : comment.start].strip(" \t"):
+        return None
+    # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
+    # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
+    if comment.after_open_statement and not may_begin_statement(text, comment.start):
+        return None
+    return _DIRECTIONS[found["which"].upper()]
+
+
+def _sections(text: str, markers: list[_Marker]) -> list[_Section]:
     sections: list[_Section] = []
-    for index, (comment, match) in enumerate(markers):
-        direction = MigrationDirection(match["which"].lower())
-        if any(section.direction is direction for section in sections):
+    ends = [*(marker.start for marker in markers[1:]), len(text)]
+    for marker, end in zip(markers, ends, strict=False):
+        if any(section.direction is marker.direction for section in sections):
             raise InvalidFormatError(
-                f"a second `-- {match['which'].upper()}` marker",
-                line=_line(text, comment.start),
+                f"a second `-- {marker.direction.name}` marker",
+                line=_line(text, marker.start),
                 hint="a file has one UP and one DOWN section; make it two files",
             )
-        end = markers[index + 1][0].start if index + 1 < len(markers) else len(text)
-        sections.append(_Section(direction, comment.start, comment.start + len(comment.text), end))
+        sections.append(_Section(marker.direction, marker.start, marker.end, end))
     if sections and (stray := first_token(text[: sections[0].marker])) is not None:
         raise InvalidFormatError(
             "a statement above the first marker",
@@ -134,20 +161,12 @@ def _sections(text: str, comments: list[LineComment]) -> list[_Section]:
     return sections
 
 
-def _marker(text: str, comment: LineComment) -> re.Match[str] | None:
-    if comment.inside_statement:
-        return None
-    # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
-    # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
-    if comment.after_open_statement and not may_begin_statement(text, comment.start):
-        return None
-    line_start = text.rfind("\n", 0, comment.start) + 1
-    alone = not text[line_start : comment.start].strip(" \t")
-    return _MARKER.match(comment.text) if alone else None
-
-
-def _check_header(named: FileName | RepeatableName, header: str) -> None:
-    for comment in line_comments(header):
+def _check_header(
+    named: FileName | RepeatableName, text: str, comments: Iterable[LineComment], end: int | None
+) -> None:
+    for comment in comments:
+        if end is not None and comment.start >= end:
+            return
         found = _HEADER.match(comment.text)
         if found is None:
             continue
@@ -159,14 +178,18 @@ def _check_header(named: FileName | RepeatableName, header: str) -> None:
         if not agrees:
             raise InvalidFormatError(
                 f"the header says `{key}: {value}`, the file name says {expected}",
-                line=_line(header, comment.start),
+                line=_line(text, comment.start),
                 hint="make them agree, or remove the header line",
             )
 
 
-def _check_directives(text: str, comments: list[LineComment], sections: list[_Section]) -> None:
-    """Every directive exists and stands where it counts: in the header or at the top of a section."""
+def _checked_directives(
+    text: str, comments: Iterable[LineComment], sections: Sequence[_Section]
+) -> list[tuple[int, Directive]]:
+    """Every directive with its offset; each exists and stands where it counts: in the header or atop a section."""
     starts = [0, *(section.start for section in sections)]
+    tops: dict[int, int | None] = {}
+    found = []
     for comment in comments:
         try:
             directive = directive_in(comment.text)
@@ -183,15 +206,20 @@ def _check_directives(text: str, comments: list[LineComment], sections: list[_Se
                 line=_line(text, comment.start),
                 hint="move it to the other section, or remove it",
             )
-        if comment.inside_statement or first_token(text[section_start : comment.start]) is not None:
+        if section_start not in tops:
+            tops[section_start] = first_token(text, section_start)
+        top = tops[section_start]
+        if comment.inside_statement or (top is not None and top < comment.start):
             raise InvalidFormatError(
                 f"the directive {directive.value!r} stands below a statement",
                 line=_line(text, comment.start),
                 hint="move it to the top of its section, or above the first marker",
             )
+        found.append((comment.start, directive))
+    return found
 
 
-def _of_the_other_section(directive: Directive, start: int, sections: list[_Section]) -> str | None:
+def _of_the_other_section(directive: Directive, start: int, sections: Sequence[_Section]) -> str | None:
     """The name of the section that a directive stands in and does not belong to, if so."""
     wrong = {Directive.NOTHING_TO_DO: MigrationDirection.DOWN, Directive.NOTHING_TO_UNDO: MigrationDirection.UP}
     here = next((section.direction for section in sections if section.start == start), None)
@@ -199,10 +227,10 @@ def _of_the_other_section(directive: Directive, start: int, sections: list[_Sect
 
 
 def _cut(text: str, start: int, end: int) -> tuple[str, Place]:
-    section = text[start:end]
-    begin = start + len(section) - len(section.lstrip())
+    section = text[start:end].lstrip()
+    begin = end - len(section)
     column = begin - (text.rfind("\n", 0, begin) + 1) + 1
-    return section.strip(), Place(_line(text, begin), column)
+    return section.rstrip(), Place(_line(text, begin), column)
 
 
 def _line(text: str, offset: int) -> int:

@@ -4,15 +4,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import apsw
 
-from migrated import backend
-from migrated.backend import FormerState, Observer, Session
 from migrated.errors import DatabaseError
 from migrated.model import Migration, Record, Snapshot, highest_version
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
-from migrated.sqlite import history, ledger, preflight, snapshots
+from migrated.sqlite import history, ledger, preflight
 from migrated.sqlite.connection import (
     Patience,
     borrowed,
@@ -21,11 +20,14 @@ from migrated.sqlite.connection import (
     open_for_migrating,
     open_for_reading,
 )
-from migrated.sqlite.preparing import BEFORE_RESTORE, Keeper, Preparation
 from migrated.sqlite.record import read_record
-from migrated.sqlite.session import SqliteSession
-from migrated.sqlite.template import Template, template_of
 from migrated.supervision import Supervision
+
+# What only a command that changes something needs is imported where it is used: to look takes half as long then.
+if TYPE_CHECKING:
+    from migrated.backend import FormerState, Observer, Session, Template
+    from migrated.sqlite.preparing import Keeper
+    from migrated.sqlite.session import SqliteSession
 
 IN_MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = 30.0
@@ -107,32 +109,37 @@ class SqliteDatabase:
         if self.path is not None and self._shared is None:
             preflight.require_usable(self.path, create=self._create)
 
-    def template(self, migrations: Sequence[Migration]) -> Template | None:
+    def template(self, migrations: Sequence[Migration]) -> "Template | None":
         """The content of a database in memory, if a copy is as good as applying the migrations that made it."""
+        from migrated.sqlite.template import template_of
+
         if self._shared is None or self.path is not None:
             return None
         return template_of(self._shared, migrations, self.look().applied)
 
-    def fill(self, template: backend.Template) -> bool:
+    def fill(self, template: "Template") -> bool:
         """Make an empty or missing file, where it may become a database, a copy of what `template` gave.
 
         Raises `DatabaseError`.
         """
-        if not isinstance(template, Template) or not self._create or not self.is_new():
+        from migrated.sqlite.template import Copyable
+
+        if not isinstance(template, Copyable) or not self._create or not self.is_new():
             return False
         with contextlib.closing(self._open_for_migrating()) as connection, environment_errors(self.name):
             return template.copy_into(self.name, connection, self._patience)
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots in `.migrated/snapshots/` beside the file, oldest first."""
+        from migrated.sqlite import snapshots
+
         return snapshots.listed(self.path) if self.path else []
 
-    def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
+    def restore(self, snapshot: Snapshot, observer: "Observer", reason: str | None) -> None:
         """Put a snapshot back into the live file, keeping what is there as a snapshot too, and record that.
 
         Raises `DatabaseError`; the file is as before then.
         """
-        # Imported here: the commands that only read start sooner without it.
         from migrated.sqlite.restoring import restore
 
         keeper = self._keeper(observer)
@@ -145,7 +152,7 @@ class SqliteDatabase:
             step=keeper.go_on,
         )
 
-    def former_states(self) -> Iterator[FormerState]:
+    def former_states(self) -> Iterator["FormerState"]:
         """The states that the database was in, the latest first, as its snapshots and its history tell."""
         from migrated.sqlite.former import former_states
 
@@ -155,13 +162,17 @@ class SqliteDatabase:
             if connection is not None:
                 yield from former_states(connection, self.path)
 
-    def rebuild(self, former: FormerState | None, work: Callable[[Session], None], observer: Observer) -> None:
+    def rebuild(
+        self, former: "FormerState | None", work: "Callable[[Session], None]", observer: "Observer"
+    ) -> None:
         """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
 
         Raises `LedgerMovedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
         raises; the database is as it was then, and a snapshot of it may have been kept in vain.
         """
+        from migrated.sqlite.preparing import Keeper, Preparation
         from migrated.sqlite.rebuilding import Rebuilding, Taken
+        from migrated.sqlite.session import SqliteSession
 
         keeper = self._keeper(observer)
 
@@ -186,10 +197,14 @@ class SqliteDatabase:
             observer.went_back(former)
         observer.rows_kept(kept)
 
-    def _keep_before_restore(self, keeper: Keeper, snapshot: Snapshot) -> None:
+    def _keep_before_restore(self, keeper: "Keeper", snapshot: Snapshot) -> None:
+        from migrated.sqlite.preparing import BEFORE_RESTORE
+
         keeper.keep(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
 
-    def _keeper(self, observer: Observer) -> Keeper:
+    def _keeper(self, observer: "Observer") -> "Keeper":
+        from migrated.sqlite.preparing import Keeper
+
         return Keeper(self.name, self._snapshots, observer, self._patience.supervision)
 
     def _record_restore(self, copy: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
@@ -197,8 +212,11 @@ class SqliteDatabase:
         history.record_restore(copy, snapshot, reason)
 
     @contextlib.contextmanager
-    def session(self, observer: Observer) -> Iterator[SqliteSession]:
+    def session(self, observer: "Observer") -> Iterator["SqliteSession"]:
         """Open the database for changing it; every error of SQLite becomes a `DatabaseError`."""
+        from migrated.sqlite.preparing import Preparation
+        from migrated.sqlite.session import SqliteSession
+
         session = SqliteSession(
             self.name,
             self._patience,

@@ -1,6 +1,5 @@
 """`_migrations_history`, everything that ever happened: it is only added to."""
 
-import json
 import os
 from collections.abc import Iterable
 from datetime import datetime
@@ -158,6 +157,8 @@ def record_repeatable(connection: apsw.Connection, migration: Migration, course:
 
 def violations(connection: apsw.Connection) -> dict[str, int]:
     """Those that the last entry speaks of, by table."""
+    import json
+
     rows = connection.execute("SELECT violations FROM main._migrations_history ORDER BY id DESC LIMIT 1")
     for (text,) in rows:
         found: dict[str, int] = json.loads(str(text or "{}"))

@@ -10,8 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
@@ -23,8 +22,7 @@ _MOST_NAMED = 5
 _PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lock:
+class _Lock(NamedTuple):
     pid: int
     writes: bool
     first: int
@@ -47,7 +45,8 @@ def holder_of(path: str) -> str | None:
     """
     real = os.path.realpath(path)
     try:
-        lines = Path("/proc/locks").read_text().splitlines()
+        with open("/proc/locks") as file:
+            lines = file.read().splitlines()
     except OSError:
         return None
     on_file, on_index = _locks_on(real, lines), _locks_on(f"{real}-shm", lines)
@@ -121,7 +120,8 @@ def _identities(paths: Iterable[str]) -> list[tuple[int, int]]:
 
 def _describe(pid: int) -> str:
     try:
-        command = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            command = file.read().strip()
     except OSError:
         return f"pid {pid}"
     return f"pid {pid} ({command})"

@@ -3,7 +3,6 @@
 The table is made with the first of them.
 """
 
-import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -50,6 +49,8 @@ def enter(
     connection: apsw.Connection, migration: Migration, execution_time_ms: int, objects: Iterable[tuple[str, str]]
 ) -> AppliedMigration:
     """Record that one is applied, with what it made. The entry returned has no version: 0 stands there."""
+    import json
+
     create(connection)
     made = json.dumps(sorted(objects), ensure_ascii=False)
     connection.execute(_ENTER, (migration.name, migration.checksum, execution_time_ms, made))
@@ -66,6 +67,8 @@ def undo(connection: apsw.Connection, entries: Iterable[AppliedRepeatable]) -> N
 
 
 def _entry(name: str, checksum: str, applied_at: str, execution_time_ms: int, objects: str) -> AppliedRepeatable:
+    import json
+
     when = datetime.fromisoformat(applied_at).replace(tzinfo=UTC)
     made = tuple((str(kind), str(thing)) for kind, thing in json.loads(objects))
     return AppliedRepeatable(str(name), str(checksum), when, int(execution_time_ms), made)

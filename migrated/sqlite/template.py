@@ -29,7 +29,7 @@ _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class Copyable:
     """Content of a database, and what its ledger says. Many threads may copy it at once."""
 
     content: bytes
@@ -57,14 +57,14 @@ class Template:
 
 def template_of(
     connection: apsw.Connection, migrations: Iterable[Migration], entries: Sequence[AppliedMigration]
-) -> Template | None:
+) -> Copyable | None:
     """What was made in memory by applying the migrations, if a copy is as good as applying them again."""
     texts = [migration.up_sql for migration in migrations]
     said = {folded(word) for text in texts for word in words(text)}
     if said & _UNLIKE_A_FILE or (said & _NEVER_THE_SAME and _has_rows(connection)):
         return None
     content = connection.serialize("main")
-    return Template(content, entries) if len(content) <= LARGEST else None
+    return Copyable(content, entries) if len(content) <= LARGEST else None
 
 
 def _has_rows(connection: apsw.Connection) -> bool:

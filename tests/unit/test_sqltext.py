@@ -1,3 +1,5 @@
+import tracemalloc
+
 import apsw
 import pytest
 from hypothesis import given, settings
@@ -219,6 +221,46 @@ def test_comment_knows_whether_a_statement_is_open_around_it(*, before: str, ins
     found = list(line_comments(f"{before}\n-- here\n"))
 
     assert [inside] == [comment.inside_statement for comment in found]
+
+
+@pytest.mark.parametrize("first", ["-- (", "-- )", "-- '", "-- ;", "-- /*"])
+def test_what_a_comment_says_does_not_count_for_the_next(first: str) -> None:
+    found = list(line_comments(f"SELECT 1 {first}\n-- here\n, (2 {first}\n-- there\n) -- end\n;"))
+
+    assert [first, "-- here", first, "-- there", "-- end"] == [comment.text for comment in found]
+    assert [comment.inside_statement for comment in found] == [False, False, True, True, False]
+
+
+HOW_OFTEN = 20_000
+LARGE = {
+    "one statement of many values": "INSERT INTO t VALUES " + "(1, 'it''s'), " * HOW_OFTEN + "(2, 'b');",
+    "many statements": "INSERT INTO t VALUES (1, 'it''s');\n" * HOW_OFTEN,
+    "one statement of many comments": "SELECT 1" + " -- (\n, 2" * HOW_OFTEN + ";",
+    "many comments": "-- a\n" * HOW_OFTEN + "SELECT 1;",
+    "many block comments": "/* * */ " * HOW_OFTEN + "SELECT 1;",
+    "a block comment of many stars": "/* " + "* " * HOW_OFTEN + "*/ SELECT 1;",
+    "many semicolons": "; " * HOW_OFTEN + "SELECT 1;",
+    "a trigger of many statements": "CREATE TRIGGER g AFTER INSERT ON t BEGIN "
+    + "SELECT 1; " * HOW_OFTEN
+    + "END;",
+}
+
+
+@pytest.mark.parametrize("sql", [pytest.param(sql, id=name) for name, sql in LARGE.items()])
+def test_a_large_text_takes_no_memory(sql: str) -> None:
+    """A repetition that could give back what it matched would remember every turn it took."""
+    tracemalloc.start()
+    try:
+        start = first_token(sql)
+        assert start is not None
+        statement_end(sql, start)
+        for _ in line_comments(sql):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most < len(sql) / 4
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,166 @@
+"""A line of the log, from its keys to its bytes: structlog, and what it is set up with.
+
+Loaded for the first line: structlog and msgspec take longer than `migrated up` with nothing to do.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Callable, MutableMapping
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from migrated import colours
+from migrated.console import Console, is_for_programs
+from migrated.errors import label_of
+from migrated.logshapes import SHAPES, Shaper
+from migrated.sink import LONGEST_LINE, Line, Sink
+
+
+def _load_structlog() -> Any:
+    """Structlog without rich, which it loads where it can, for a renderer of its own that is not used here.
+
+    That takes a fifth of the time that a command needs to start.
+    """
+    if "rich" in sys.modules:
+        return import_module("structlog")
+    sys.modules["rich"] = None  # type: ignore[assignment] # None is how Python is told that there is no such module
+    try:
+        return import_module("structlog")
+    finally:
+        del sys.modules["rich"]
+
+
+structlog = _load_structlog()
+_ROOM_FOR_PREFIX = 8
+_LARGEST_NUMBER = 2**63 - 1
+LONGEST_STATEMENT = 2000
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+_FIRST_KEYS = ("timestamp", "level", "event", "message", "service", "pid", "run_id")
+
+
+def renderer(log_format: str, descriptor: int) -> Callable[[Line], bytes]:
+    """What makes bytes of the keys of a line."""
+    if is_console(log_format, descriptor):
+        return Console(colours=colours.are_wanted(on_terminal=os.isatty(descriptor)))
+    return _json(descriptor, SHAPES.get(log_format, SHAPES["json"]))
+
+
+def is_console(log_format: str, descriptor: int) -> bool:
+    """Whether the lines are for a person."""
+    return log_format == "console" or (log_format == "auto" and os.isatty(descriptor))
+
+
+def logger(sink: Sink, level: str, *, for_people: bool) -> Any:
+    """Set structlog up for this process; it writes to `sink`."""
+    structlog.configure(
+        processors=[
+            *([_drop_what_is_for_programs] if for_people and level != "debug" else []),
+            structlog.processors.add_log_level,
+            # Not "iso": that leaves the fraction out when it is nought, and the width must not vary.
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
+            _Finish(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda: sink,
+        cache_logger_on_first_use=False,
+    )
+    # Bound, it stays as it is whatever is configured later.
+    return structlog.get_logger().bind()
+
+
+def _drop_what_is_for_programs(_logger: object, _method: str, line: Line) -> Line:
+    if is_for_programs(line):
+        raise structlog.DropEvent
+    return line
+
+
+class _Finish:
+    """The last processor: complete the line's keys, and make every value one that can be written."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __call__(self, _logger: object, _method: str, line: Line) -> tuple[tuple[Line], dict[str, object]]:
+        line.update(service="migrated", pid=self._pid)
+        sentence = line.pop("sentence", "{event}")
+        kept = {_text(key): _plain(value) for key, value in line.items() if value is not None}
+        if isinstance(line.get("error"), dict):
+            kept["error"] = {_text(key): _plain(value) for key, value in line["error"].items()}
+        kept["message"] = str(sentence).format_map(_Gaps(kept))
+        return ({key: kept[key] for key in (*_FIRST_KEYS, *kept) if key in kept},), {}
+
+
+class _Gaps(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        if key == "migration" and "name" in self:
+            return label_of(self.get("version"), str(self["name"]))
+        return "?"
+
+
+def _json(descriptor: int, shape: Shaper) -> Callable[[Line], bytes]:
+    to_journal = _is_journal(descriptor)
+
+    def render(line: Line) -> bytes:
+        for shown_to_people in ("excerpt", "difference"):
+            line.pop(shown_to_people, None)
+        prefix = b"<%d>" % _PRIORITIES[line["level"]] if to_journal else b""
+        return prefix + _fitting(line, shape)
+
+    return render
+
+
+def _is_journal(descriptor: int) -> bool:
+    # https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html#%24JOURNAL_STREAM
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _fitting(line: Line, shape: Shaper) -> bytes:
+    """One JSON object in less than 4 KiB: long texts are cut, the longest first, and `truncated` says so."""
+    if isinstance(line.get("statement"), str) and len(line["statement"]) > LONGEST_STATEMENT:
+        line["statement"], line["truncated"] = line["statement"][:LONGEST_STATEMENT], True
+    encoded = msgspec.json.encode(shape(line))
+    while len(encoded) >= LONGEST_LINE - _ROOM_FOR_PREFIX:
+        texts: list[tuple[MutableMapping[str, Any], str]] = [
+            (line, key) for key in line if isinstance(line[key], str)
+        ]
+        if isinstance(line.get("error"), dict):
+            texts.append((line["error"], "message"))
+        holder, key = max(texts, key=lambda text: len(text[0][text[1]]))
+        if len(holder[key]) <= 1:
+            break
+        holder[key], line["truncated"] = holder[key][: len(holder[key]) // 2], True
+        encoded = msgspec.json.encode(shape(line))
+    return encoded
+
+
+def _plain(value: object) -> object:
+    """What every encoder takes: a text, a number or a truth value."""
+    match value:
+        case bool():
+            return value
+        case int() if abs(value) <= _LARGEST_NUMBER:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case _:
+            return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    except Exception as error:  # noqa: BLE001 - whatever a value's own code does, the line is written
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+    # A file name that is not UTF-8 comes as surrogates, which no encoder takes.
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
