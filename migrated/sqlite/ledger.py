@@ -44,14 +44,23 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
 _LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TEXT", "violations": "TEXT"}
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
-_EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
+_EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ? LIMIT 1"
+_THERE = """
+SELECT name FROM main.sqlite_schema
+WHERE type = 'table' AND name IN ('_migrations', '_migrations_history', '_migrations_repeatable')
+"""
 HISTORY_COLUMNS = (
     *("action", "version", "name", "checksum", "directives", "up_sql", "down_sql", "execution_time_ms"),
     *("rows_changed", "statement", "statements", "reason", "violations", "host", "pid", "program_version"),
 )
 """Those that are written with an entry."""
 _READ_HISTORY = f"SELECT {', '.join(HISTORY_COLUMNS)} FROM main._migrations_history LIMIT 0"
-_READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
+_COLUMNS = "version, name, checksum, applied_at, execution_time_ms"
+_READ = f"SELECT {_COLUMNS} FROM main._migrations ORDER BY version"
+_ENTER = f"""
+INSERT INTO main._migrations (version, name, checksum, execution_time_ms) VALUES (?, ?, ?, ?) RETURNING {_COLUMNS}
+"""
+_STRIKE_OUT = f"DELETE FROM main._migrations WHERE version = ? RETURNING {_COLUMNS}"
 
 
 def create(connection: apsw.Connection, database: str) -> None:
@@ -60,14 +69,24 @@ def create(connection: apsw.Connection, database: str) -> None:
     Raises `DatabaseError` when something else has one of their names.
     """
     try:
-        if not (has(connection, "_migrations") and has(connection, "_migrations_history")):
+        if not {"_migrations", "_migrations_history"} <= there(connection):
             connection.execute(_CREATE).fetchall()
+        elif _is_complete(connection):
+            return
         _complete(connection)
         connection.execute(_READ_HISTORY)
         # CREATE TABLE IF NOT EXISTS is content with a view; a view has no rows of its own to insert into.
         connection.execute("EXPLAIN INSERT INTO main._migrations DEFAULT VALUES").fetchall()
     except apsw.SQLError as error:
         raise not_ours("_migrations or _migrations_history", error, database) from error
+
+
+def _is_complete(connection: apsw.Connection) -> bool:
+    try:
+        connection.execute(_READ_HISTORY)
+    except apsw.SQLError:
+        return False
+    return True
 
 
 def _complete(connection: apsw.Connection) -> None:
@@ -94,10 +113,13 @@ def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
 
     Raises `DatabaseError` when the table is there but is another tool's, or holds what we never write.
     """
-    if not has(connection, "_migrations"):
-        return []
+    return read_there(connection, database) if has(connection, "_migrations") else []
+
+
+def read_there(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
+    """As `read`, of a table that is known to be there."""
     try:
-        rows = connection.execute(f"{_READ} ORDER BY version").fetchall()
+        rows = connection.execute(_READ).fetchall()
         return [_entry(row) for row in rows]
     except (apsw.SQLError, ValueError, TypeError) as error:
         raise not_ours("_migrations", error, database) from error
@@ -105,11 +127,8 @@ def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
 
 def enter(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
     """Make the ledger say that a migration is applied."""
-    connection.execute(
-        "INSERT INTO main._migrations (version, name, checksum, execution_time_ms) VALUES (?, ?, ?, ?)",
-        (migration.version, migration.name, migration.checksum, execution_time_ms),
-    )
-    return entry_of(connection, migration.version)
+    entered = (migration.version, migration.name, migration.checksum, execution_time_ms)
+    return _entry(connection.execute(_ENTER, entered).fetchall()[0])
 
 
 def rename(connection: apsw.Connection, migration: Migration) -> None:
@@ -121,14 +140,7 @@ def rename(connection: apsw.Connection, migration: Migration) -> None:
 
 def strike_out(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
     """Make the ledger say that a migration is not applied; return the entry as it was."""
-    was = entry_of(connection, migration.version)
-    connection.execute("DELETE FROM main._migrations WHERE version = ?", (migration.version,))
-    return was
-
-
-def entry_of(connection: apsw.Connection, version: int) -> AppliedMigration:
-    """The entry of an applied migration."""
-    return _entry(connection.execute(f"{_READ} WHERE version = ?", (version,)).fetchall()[0])
+    return _entry(connection.execute(_STRIKE_OUT, (migration.version,)).fetchall()[0])
 
 
 def not_ours(table: str, error: Exception, database: str) -> DatabaseError:
@@ -138,6 +150,11 @@ def not_ours(table: str, error: Exception, database: str) -> DatabaseError:
         database=database,
         hint="it may be another tool's; rename that one, or use another database",
     )
+
+
+def there(connection: apsw.Connection) -> set[str]:
+    """Which of our tables there are. One look through the schema, as it may be long."""
+    return {str(name) for (name,) in connection.execute(_THERE)}
 
 
 def has(connection: apsw.Connection, table: str) -> bool:

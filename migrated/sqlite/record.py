@@ -8,8 +8,9 @@ from migrated.sqlite import history, ledger, repeatables
 
 def read_record(connection: apsw.Connection, database: str) -> Record:
     """What is applied, and what stopped half way. Raises `DatabaseError` where a table of ours is another's."""
+    there = ledger.there(connection)
     return Record(
-        ledger.read(connection, database),
-        history.unfinished(connection, database),
-        repeatables.read(connection, database),
+        ledger.read_there(connection, database) if "_migrations" in there else [],
+        history.unfinished_there(connection, database) if "_migrations_history" in there else None,
+        repeatables.read_there(connection, database) if repeatables.TABLE in there else [],
     )

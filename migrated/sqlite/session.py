@@ -1,7 +1,7 @@
 """Apply migrations, or roll them back, each in one transaction with its entry in the ledger."""
 
 import contextlib
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apsw
@@ -22,8 +22,10 @@ from migrated.model import (
 )
 from migrated.sqlite import history, ledger, repeatables
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach
+from migrated.sqlite.checks import Checks
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
+from migrated.sqlite.foreign_keys import Keys
 from migrated.sqlite.guard import Guard
 from migrated.sqlite.history import Course
 from migrated.sqlite.oversight import Oversight
@@ -78,6 +80,7 @@ class SqliteSession:
         self._unfinished: Unfinished | None = None
         self._repeatables: Sequence[AppliedRepeatable] = ()
         self._has_ledger = False
+        self._keys: Keys | None = None
         self._began_empty: str | None = None
         self._batch: Batch | None = None
 
@@ -121,13 +124,16 @@ class SqliteSession:
             self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in directives),
         ):
             if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
+                self._keys = None
                 work = Piecewise(self, connection, step)
                 guard, done = work.guard, work.run()
             else:
                 with self.transaction(connection):
                     self.require_unmoved(connection)
                     self.prepare(connection, step)
-                    done = run_step(connection, step, guard, self.oversight, self.name, reason=self._began_empty)
+                    self._keys = self._keys or Keys(connection)
+                    checks = Checks(connection, guard, self._keys)
+                    done = run_step(connection, step, checks, self.oversight, self.name, reason=self._began_empty)
         self._remember(done, step, guard)
         return done
 
@@ -233,9 +239,12 @@ class SqliteSession:
         The write lock is ours by now. The counter moves with every commit of anybody, the application's too;
         only a record that differs makes the plan void.
         """
+        if self._batch is not None and self._batch.steps:
+            # It was looked at when the transaction began, and nobody else can have written since.
+            return
         data_version = connection.pragma("data_version")
         if data_version != self._data_version:
-            self._has_ledger = False
+            self._has_ledger, self._keys = False, None
             if read_record(connection, self.name) != (self._ledger, self._unfinished, self._repeatables):
                 raise LedgerMovedError
             self._data_version = data_version
@@ -274,7 +283,7 @@ class SqliteSession:
             else:
                 self._commit(connection)
         except BaseException:
-            self._has_ledger = had_ledger
+            self._has_ledger, self._keys = had_ledger, None
             # RAISE(ROLLBACK), ON CONFLICT ROLLBACK and a full disk have ended the transaction already.
             if self._batch is None:
                 self._roll_back(connection)
@@ -289,9 +298,11 @@ class SqliteSession:
         if step.migration.is_repeatable:
             self._repeatables = repeatables.read(self._connection(), self.name)
             return
-        self._ledger = [entry for entry in self._ledger if entry.version != step.migration.version]
+        place = bisect_left(self._ledger, step.migration.version, key=lambda entry: entry.version)
         if step.direction is MigrationDirection.UP:
-            insort(self._ledger, done.entry, key=lambda entry: entry.version)
+            self._ledger.insert(place, done.entry)
+        else:
+            del self._ledger[place]
         if guard.leaves_traces and self._batch is not None:
             self._batch.is_full = True
         elif guard.leaves_traces:
@@ -307,12 +318,15 @@ class SqliteSession:
         # ours to close keeps them.
         if not self._is_shared:
             self.close()
-            self._data_version = None
+            self._data_version = self._keys = None
 
     @contextlib.contextmanager
     def _foreign_keys(self, connection: apsw.Connection, *, enforced: bool) -> Iterator[None]:
         # Outside of the transaction: inside, the pragma does nothing, and DROP TABLE would delete every row of
-        # a child table that says ON DELETE CASCADE.
+        # a child table that says ON DELETE CASCADE. A batch has seen to it before it began.
+        if self._batch is not None:
+            yield
+            return
         was = connection.pragma("foreign_keys")
         connection.pragma("foreign_keys", enforced)
         try:
