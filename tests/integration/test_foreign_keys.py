@@ -964,7 +964,11 @@ def _applied(schema: str, texts: list[str], *, together: bool) -> tuple[int, str
 @given(schemas(), st.lists(scripts(renames=True), min_size=2, max_size=4))
 @example(
     "CREATE TABLE ta (id INTEGER PRIMARY KEY); CREATE TABLE tb (j REFERENCES ta); INSERT INTO ta VALUES (1)",
-    ["CREATE TABLE tc (j REFERENCES ta)", "INSERT INTO tc VALUES (1)", "DELETE FROM ta"],
+    [
+        "DELETE FROM ta WHERE id = 7",
+        "CREATE TABLE tc (j REFERENCES ta); INSERT INTO tc VALUES (1)",
+        "DELETE FROM ta",
+    ],
 )
 @example(
     "CREATE TABLE ta (id INTEGER PRIMARY KEY); CREATE TABLE tb (j REFERENCES ta); INSERT INTO ta VALUES (1)",
