@@ -127,6 +127,11 @@ class Guard:
         self.dropped: set[str] = set()
         self._touch: Touch | None = None
 
+    @property
+    def has_touched(self) -> bool:
+        """Whether the statement that was prepared last does anything that those before it did not."""
+        return self._touch is not None
+
     def take_touch(self) -> Touch | None:
         """What the statement that was prepared last does; None where it does nothing that those before did not."""
         touch, self._touch = self._touch, None
