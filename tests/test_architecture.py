@@ -72,7 +72,7 @@ INNER_FLOORS = {
         ["failures", "checks", "snapshots", "rewriting"],
         ["shelf", "condition"],
         ["copying"],
-        ["record"],
+        ["record", "opened"],
         ["script", "history", "repeatables", "oversight"],
         ["ledger"],
         ["carrying"],

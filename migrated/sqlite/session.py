@@ -28,6 +28,7 @@ from migrated.sqlite.content import has_objects
 from migrated.sqlite.foreign_keys import Keys
 from migrated.sqlite.guard import Guard
 from migrated.sqlite.history import Course
+from migrated.sqlite.opened import Opened
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.piecewise import Piecewise
 from migrated.sqlite.preparing import Preparation
@@ -58,7 +59,7 @@ class SqliteSession:
         self,
         name: str,
         patience: Patience,
-        connect: Callable[[], apsw.Connection],
+        connect: Callable[[], Opened],
         observer: Observer,
         preparation: Preparation,
         *,
@@ -75,6 +76,7 @@ class SqliteSession:
         self._preparation = preparation
         self._is_shared = shared
         self._open: apsw.Connection | None = None
+        self._seen: Opened | None = None
         self._data_version: int | None = None
         self._ledger: list[AppliedMigration] = []
         self._unfinished: Unfinished | None = None
@@ -89,7 +91,9 @@ class SqliteSession:
         connection = self._connection()
         # First the counter, then the ledger: a change in between is then noticed, at the cost of one more look.
         self._data_version = connection.pragma("data_version")
-        record = read_record(connection, self.name)
+        seen, self._seen = self._seen, None
+        unmoved = seen is not None and seen.data_version == self._data_version
+        record = (seen.record if seen and unmoved else None) or read_record(connection, self.name)
         self._ledger, self._unfinished, self._repeatables = list(record.applied), *record[1:]
         return record
 
@@ -310,7 +314,8 @@ class SqliteSession:
 
     def _connection(self) -> apsw.Connection:
         if self._open is None:
-            self._open = self._connect()
+            self._seen = self._connect()
+            self._open = self._seen.connection
         return self._open
 
     def _forget_connection(self) -> None:
