@@ -12,6 +12,7 @@ from migrated.sqlite.guard import LEDGER_PREFIX, Guard, Touch
 
 # What makes ALTER TABLE more than a change of columns that no key speaks of.
 _CONCERNS_KEYS = re.compile(r"\b(?:REFERENCES|RENAME|DROP)\b", re.IGNORECASE)
+_REFERS = re.compile("REFERENCES", re.IGNORECASE)
 _RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
 
 
@@ -63,11 +64,15 @@ class Checks:
         renamed = altered if altered and _RENAMES.search(text) else set()
         if touch.is_virtual:
             self._keys.list_all()
-        self._keys.redefine(touch.created | altered)
+        if touch.created:
+            self._keys.create(touch.created, with_keys=_REFERS.search(text) is not None)
+        self._keys.redefine(altered)
         self._keys.touch(touch.written | touch.dropped | altered, renamed)
-        self._belongings.remember(touch.dropped | renamed)
-        # The authorizer is told of the triggers that go with their table as if they were dropped by name.
-        self._belongings.removed(set() if touch.dropped else touch.removed)
+        if touch.dropped or renamed:
+            self._belongings.remember(touch.dropped | renamed)
+        if touch.removed and not touch.dropped:
+            # The authorizer is told of the triggers that go with their table as if they were dropped by name.
+            self._belongings.removed(touch.removed)
         if renamed and self._names is None:
             self._names = ledger.names_taken(self._connection)
         if touch.adds_trigger and self._meddlers is None:

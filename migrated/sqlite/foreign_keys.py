@@ -11,6 +11,7 @@ import apsw
 from migrated.sqltext import folded, quoted
 
 _SHOWN = 20
+_NONE: frozenset[str] = frozenset()
 _REFERENCED = re.compile(r' referencing "(.*)"$', re.DOTALL)
 _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
 # Reading the keys of every table is dear where there are thousands; few of them have any.
@@ -58,7 +59,10 @@ class Keys:
     def children(self, tables: Iterable[str]) -> set[str]:
         """The tables that point at one of these."""
         known = self._known()
-        return set().union(*(known.get(table, ()) for table in tables))
+        found: set[str] = set()
+        for table in tables:
+            found |= known.get(table, _NONE)
+        return found
 
     def points(self, table: str) -> bool:
         """Whether the table has any key."""
@@ -113,16 +117,21 @@ class ForeignKeys:
         # A table that was not there at first has no old violations, though it may hold the rows of one that has;
         # and all that pointed at it was one.
         at_first = {table for table in new if self._was(table)}
-        for table in (new | self._keys.children(at_first)) - self._checked - self._known.keys():
-            if self._was(table):
-                self._checked.add(table)
-                self._before += self._violations(table)
+        unknown = (new | self._keys.children(at_first)) - self._checked - self._known.keys()
+        first_seen = {table for table in unknown if self._was(table)}
+        self._checked |= first_seen
+        self._before += self._violations(first_seen)
 
-    def redefine(self, tables: Iterable[str]) -> None:
-        """Take into account that these are about to be made, or to get other keys."""
+    def create(self, tables: Iterable[str], *, with_keys: bool) -> None:
+        """Take into account that these are about to be made, if they are not there."""
         for table in map(folded, tables):
             self._was(table)
-            self._redefined.add(table)
+            if with_keys:
+                self._redefined.add(table)
+
+    def redefine(self, tables: Iterable[str]) -> None:
+        """Take into account that these are about to get other keys."""
+        self._redefined |= {folded(table) for table in tables}
 
     def list_all(self) -> None:
         """Any table may come under a name that nobody tells us before: then all that are there must be known."""
@@ -148,13 +157,13 @@ class ForeignKeys:
         else:
             self._keys.learn(self._redefined)
         concerned = self._touched | come
-        concerned |= self._keys.children(concerned | gone) if concerned else set()
-        after: Counter[Violation] = Counter()
+        if not concerned and not self._known:
+            return []
+        concerned |= self._keys.children(concerned | gone)
         # What was not checked before can have no new violations: none of its rows, nor of its parents', changed.
-        for table in (concerned & (self._checked | come)) - self._known.keys():
-            after += self._violations(table)
+        after = self._violations((concerned & (self._checked | come)) - self._known.keys())
         # But a parent that came may be one that no key can point at.
-        for table in self._keys.children(come) - self._checked - come if come else ():
+        for table in self._keys.children(come) - self._checked - come:
             if self._exists(table):
                 after += _faults(self._connection, table, come)
         found = _difference(self._before, after, self._renamed | come | gone) if after else []
@@ -164,14 +173,16 @@ class ForeignKeys:
         found: list[Violation] = []
         for table in self._known:
             # Only their number is known: which of them are new cannot be told.
-            found += list(self._violations(table).elements())[self._known[table] :]
+            found += list(self._violations([table]).elements())[self._known[table] :]
         return found
 
-    def _violations(self, table: str) -> Counter[Violation]:
-        # A key may be known of a table that is gone.
-        if not self._keys.points(table) or not self._exists(table):
-            return Counter()
-        return _violations(self._connection, table)
+    def _violations(self, tables: Iterable[str]) -> Counter[Violation]:
+        found: Counter[Violation] = Counter()
+        for table in tables:
+            # A key may be known of a table that is gone.
+            if self._keys.points(table) and self._exists(table):
+                found += _violations(self._connection, table)
+        return found
 
     def _was(self, table: str) -> bool:
         """Whether the table was there at first: as it is now, where no statement has touched it yet."""

@@ -52,6 +52,8 @@ _NOTED = {
 _OWN = {None, "main", "temp"}
 # Looked at for every table and column: an attribute of the module is found more slowly.
 _READ = apsw.SQLITE_READ
+# As the authorizer has it, whatever the statement called it. Writing to it by hand is refused by SQLite.
+_SCHEMA = "sqlite_master"
 _NOT_IN_TRANSACTION = {"journal_mode", "locking_mode", "synchronous", "wal_checkpoint"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
 _FORBIDDEN_PRAGMAS = {
@@ -147,8 +149,9 @@ class Guard:
         if action == _READ or self.is_resting:
             # Our own look at the database; and reading is free.
             return apsw.SQLITE_OK
-        if action in _WRITES and first in self.touched and database in _OWN:
-            # A long script writes where it wrote before, and what is refused was never touched.
+        if action in _WRITES and (first == _SCHEMA or first in self.touched) and database in _OWN:
+            # Whatever makes a table writes to the schema, and a long script writes where it wrote before: what is
+            # refused was never touched.
             return apsw.SQLITE_OK
         if self.is_vacuuming and not (action == apsw.SQLITE_ATTACH and first):
             # VACUUM at work: it attaches a temporary file and begins by itself.

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import apsw
@@ -57,9 +58,7 @@ HISTORY_COLUMNS = (
 _READ_HISTORY = f"SELECT {', '.join(HISTORY_COLUMNS)} FROM main._migrations_history LIMIT 0"
 _COLUMNS = "version, name, checksum, applied_at, execution_time_ms"
 _READ = f"SELECT {_COLUMNS} FROM main._migrations ORDER BY version"
-_ENTER = f"""
-INSERT INTO main._migrations (version, name, checksum, execution_time_ms) VALUES (?, ?, ?, ?) RETURNING {_COLUMNS}
-"""
+_ENTER = f"INSERT INTO main._migrations ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
 _STRIKE_OUT = f"DELETE FROM main._migrations WHERE version = ? RETURNING {_COLUMNS}"
 
 
@@ -127,8 +126,12 @@ def read_there(connection: apsw.Connection, database: str) -> list[AppliedMigrat
 
 def enter(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
     """Make the ledger say that a migration is applied."""
-    entered = (migration.version, migration.name, migration.checksum, execution_time_ms)
-    return _entry(connection.execute(_ENTER, entered).fetchall()[0])
+    # The time as datetime('now') has it; written here, it need not be read back.
+    now = datetime.now(UTC).replace(microsecond=0)
+    applied_at = now.replace(tzinfo=None).isoformat(" ")
+    entered = (migration.version, migration.name, migration.checksum, applied_at, execution_time_ms)
+    connection.execute(_ENTER, entered)
+    return AppliedMigration(migration.version, migration.name, migration.checksum, now, execution_time_ms)
 
 
 def rename(connection: apsw.Connection, migration: Migration) -> None:
@@ -166,7 +169,12 @@ def _entry(row: tuple[Any, ...]) -> AppliedMigration:
     version, name, checksum, applied_at, execution_time_ms = row
     if not isinstance(version, int) or not isinstance(execution_time_ms, int):
         raise TypeError(f"version {version!r}, execution_time_ms {execution_time_ms!r}: expected whole numbers")
-    when = datetime.fromisoformat(str(applied_at))
+    return AppliedMigration(version, str(name), str(checksum), _time(str(applied_at)), execution_time_ms)
+
+
+# Where there are many databases, they have their migrations from the same few seconds.
+@lru_cache(maxsize=1000)
+def _time(applied_at: str) -> datetime:
+    when = datetime.fromisoformat(applied_at)
     # datetime('now') writes UTC and does not say so.
-    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-    return AppliedMigration(version, str(name), str(checksum), when, execution_time_ms)
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)

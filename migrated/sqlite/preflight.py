@@ -111,8 +111,10 @@ def require_application_id(connection: apsw.Connection, expected: int, database:
 
     A database without any object has no program yet. The number may be given signed or unsigned.
     """
+    if expected == 0:
+        return
     found = connection.pragma("application_id")
-    if expected == 0 or (found - expected) % 2**32 == 0:
+    if (found - expected) % 2**32 == 0:
         return
     if has_objects(connection):
         raise DatabaseError(

@@ -302,7 +302,11 @@ class SqliteSession:
         if step.migration.is_repeatable:
             self._repeatables = repeatables.read(self._connection(), self.name)
             return
-        place = bisect_left(self._ledger, step.migration.version, key=lambda entry: entry.version)
+        # At the end, nearly always.
+        version, newest = step.migration.version, self._ledger[-1].version if self._ledger else 0
+        place = len(self._ledger)
+        if version <= newest:
+            place = bisect_left(self._ledger, version, key=lambda entry: entry.version)
         if step.direction is MigrationDirection.UP:
             self._ledger.insert(place, done.entry)
         else:
@@ -332,11 +336,13 @@ class SqliteSession:
         if self._batch is not None:
             yield
             return
-        was = connection.pragma("foreign_keys")
-        connection.pragma("foreign_keys", enforced)
+        was = bool(connection.pragma("foreign_keys"))
+        if was != enforced:
+            connection.pragma("foreign_keys", enforced)
         try:
             yield
         finally:
+            # A migration without a transaction may have set it too.
             connection.pragma("foreign_keys", was)
 
     @contextlib.contextmanager
