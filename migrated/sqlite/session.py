@@ -119,27 +119,37 @@ class SqliteSession:
         disk or another connection is. In each case nothing of it remains; of a migration without a transaction,
         the statements that it was recorded for do.
         """
-        directives = step.directives
         connection = self._connection()
-        guard = Guard()
-        with (
-            environment_errors(self.name),
-            self._finishing(),
-            self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in directives),
-        ):
-            if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
-                self._keys = None
-                work = Piecewise(self, connection, step)
-                guard, done = work.guard, work.run()
-            else:
-                with self.transaction(connection):
-                    self.require_unmoved(connection)
-                    self.prepare(connection, step)
-                    self._keys = self._keys or Keys(connection)
-                    checks = Checks(connection, guard, self._keys)
-                    done = run_step(connection, step, checks, self.oversight, self.name, reason=self._began_empty)
+        directives = step.directives
+        if self._batch is not None:
+            # The batch has seen to the foreign keys before it began, and it is what has to finish.
+            with environment_errors(self.name):
+                done, guard = self._run(connection, step, directives)
+        else:
+            enforced = Directive.FOREIGN_KEYS_ON in directives
+            with (
+                environment_errors(self.name),
+                self._finishing(),
+                self._foreign_keys(connection, enforced=enforced),
+            ):
+                done, guard = self._run(connection, step, directives)
         self._remember(done, step, guard)
         return done
+
+    def _run(
+        self, connection: apsw.Connection, step: Step, directives: frozenset[Directive]
+    ) -> tuple[Done, Guard]:
+        if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
+            self._keys = None
+            work = Piecewise(self, connection, step)
+            return work.run(), work.guard
+        with self.transaction(connection):
+            self.require_unmoved(connection)
+            self.prepare(connection, step)
+            self._keys = self._keys or Keys(connection)
+            checks = Checks(connection, Guard(), self._keys)
+            done = run_step(connection, step, checks, self.oversight, self.name, reason=self._began_empty)
+        return done, checks.guard
 
     @contextlib.contextmanager
     def together(self, *, keep_good: bool, foreign_keys: bool, keeps_rows: bool = False) -> Iterator[Batch]:
@@ -332,10 +342,7 @@ class SqliteSession:
     @contextlib.contextmanager
     def _foreign_keys(self, connection: apsw.Connection, *, enforced: bool) -> Iterator[None]:
         # Outside of the transaction: inside, the pragma does nothing, and DROP TABLE would delete every row of
-        # a child table that says ON DELETE CASCADE. A batch has seen to it before it began.
-        if self._batch is not None:
-            yield
-            return
+        # a child table that says ON DELETE CASCADE.
         was = bool(connection.pragma("foreign_keys"))
         if was != enforced:
             connection.pragma("foreign_keys", enforced)
@@ -351,7 +358,7 @@ class SqliteSession:
         try:
             yield
         finally:
-            self._patience.must_finish = self._batch is not None
+            self._patience.must_finish = False
 
     def _commit(self, connection: apsw.Connection) -> None:
         # A reader holds on in rollback-journal mode; the transaction stands and may be committed yet.
