@@ -77,7 +77,7 @@ INNER_FLOORS = {
         ["ledger"],
         ["carrying"],
         ["guard", "foreign_keys", "belongings", "connection", "space", "preflight"],
-        ["holders", "content"],
+        ["holders", "content", "keys"],
         ["__init__"],
     ],
 }

@@ -7,8 +7,9 @@ import apsw
 
 from migrated.sqlite import ledger
 from migrated.sqlite.belongings import Belongings
-from migrated.sqlite.foreign_keys import ForeignKeys, Keys, describe
+from migrated.sqlite.foreign_keys import ForeignKeys, describe
 from migrated.sqlite.guard import LEDGER_PREFIX, Guard, Touch
+from migrated.sqlite.keys import Keys
 
 # What makes ALTER TABLE more than a change of columns that no key speaks of.
 _CONCERNS_KEYS = re.compile(r"\b(?:REFERENCES|RENAME|DROP)\b", re.IGNORECASE)

@@ -20,9 +20,9 @@ from migrated.sqlite import history
 from migrated.sqlite.checks import Checks, UnacceptableError
 from migrated.sqlite.connection import environment_errors
 from migrated.sqlite.failures import failure, translated
-from migrated.sqlite.foreign_keys import Keys
 from migrated.sqlite.guard import Guard, refusal_at_sight
 from migrated.sqlite.history import Course
+from migrated.sqlite.keys import Keys
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.script import StatementError, run_script
 from migrated.sqltext import statements, words

@@ -25,9 +25,9 @@ from migrated.sqlite.carrying import PuttingBack, changes_by, detach
 from migrated.sqlite.checks import Checks
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
-from migrated.sqlite.foreign_keys import Keys
 from migrated.sqlite.guard import Guard
 from migrated.sqlite.history import Course
+from migrated.sqlite.keys import Keys
 from migrated.sqlite.opened import Opened
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.piecewise import Piecewise
