@@ -189,6 +189,15 @@ class Database(Protocol):
     def look(self) -> Record:
         """Read the record, changing nothing."""
 
+    def first_look(self) -> Record:
+        """As `look`, for a session that may follow: while nobody changed the record, its look gives the same one.
+
+        What is held for that is freed by the session's end, or by `let_go`.
+        """
+
+    def let_go(self) -> None:
+        """Free what `first_look` holds for a session that has not begun."""
+
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied, changing nothing."""
 

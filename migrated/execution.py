@@ -40,12 +40,15 @@ class Execution:
         self._transaction = transaction
         self._observer = observer
         self._supervision = supervision
+        self._first: tuple[Record, Findings, Agenda | None] | None = None
 
     def is_needed(self, decide: Decision) -> bool:
         """Whether there is anything to do, found without the lock. Raises the refusals."""
-        findings = find(self._migrations, self._database.look())
+        record = self._database.first_look()
+        findings = find(self._migrations, record)
         refusals.refuse_unfinished(findings.statuses)
         agenda = self._decided(decide, findings, self._database.recorded)
+        self._first = record, findings, agenda
         return agenda is None or bool(agenda)
 
     def carry_out(self, decide: Decision) -> list[AppliedMigration]:
@@ -63,8 +66,7 @@ class Execution:
     def _in_place(self, session: Session, work: Work, decide: Decision) -> bool:
         """Return whether it was done: not where it has to be done on a copy."""
         while True:
-            findings = self._find(session)
-            agenda = self._decided(decide, findings, session.recorded)
+            findings, agenda = self._look(session, decide)
             if agenda is None or agenda.needs_copy:
                 return False
             try:
@@ -72,6 +74,16 @@ class Execution:
             except LedgerMovedError:
                 continue
             return True
+
+    def _look(self, session: Session, decide: Decision) -> tuple[Findings, Agenda | None]:
+        record = session.look()
+        first, self._first = self._first, None
+        if first is not None and record is first[0]:
+            # Nobody changed it since the look without the lock, and what was decided then holds.
+            return first[1:]
+        findings = find(self._migrations, record)
+        refusals.refuse_unfinished(findings.statuses)
+        return findings, self._decided(decide, findings, session.recorded)
 
     def _decided(self, decide: Decision, findings: Findings, recorded: Recorded) -> Agenda | None:
         """None where the way leads over an older content."""
@@ -81,11 +93,6 @@ class Execution:
             if not self._may_go_back:
                 raise
             return None
-
-    def _find(self, session: Session) -> Findings:
-        findings = find(self._migrations, session.look())
-        refusals.refuse_unfinished(findings.statuses)
-        return findings
 
     def _take(self, work: Work, agenda: Agenda, findings: Findings, *, on_copy: bool = False) -> None:
         try:
@@ -101,7 +108,8 @@ class Execution:
 
         def change(session: Session) -> None:
             work = Work(session, observer, self._supervision)
-            findings = self._find(session)
+            findings = find(self._migrations, session.look())
+            refusals.refuse_unfinished(findings.statuses)
             # The history of a copy goes on beyond the state that it is in.
             recorded = session.recorded if former is None else former.recorded_of
             self._take(work, decide(findings, recorded), findings, on_copy=True)

@@ -1,7 +1,8 @@
 """Bring one database up to date: the centre of the library.
 
-The order of every run is the same: look without the lock; take the lock; look again and decide; then for each
-step one transaction, inside which the ledger is read once more. Refusals come before the first step.
+The order of every run is the same: look without the lock; take the lock; look again, if anybody wrote meanwhile,
+and decide; then for each step one transaction, inside which that is asked once more. Refusals come before the
+first step.
 """
 
 import os
@@ -353,10 +354,13 @@ class MigrationRunner:
             return self._look_and_carry_out(execution, decide)
 
     def _look_and_carry_out(self, execution: Execution, decide: Decision) -> list[AppliedMigration]:
-        if not execution.is_needed(decide):
-            return []
-        with self._lock():
-            return execution.carry_out(decide)
+        try:
+            if not execution.is_needed(decide):
+                return []
+            with self._lock():
+                return execution.carry_out(decide)
+        finally:
+            self._database.let_go()
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -368,9 +372,14 @@ class MigrationRunner:
             self._database.name,
             self._lock_timeout,
             cancelled=self._is_called_off,
-            waiting=self._observer.lock_waiting,
+            waiting=self._wait,
         ):
             yield
+
+    def _wait(self, holder: str) -> None:
+        # An open connection may keep the holder from what it is doing: changing the journal mode, for one.
+        self._database.let_go()
+        self._observer.lock_waiting(holder)
 
     def _is_called_off(self) -> bool:
         # Asked again and again while another holds the lock, and a sign of life for that long.

@@ -49,7 +49,8 @@ class Work:
 
         On a copy nothing has to be one transaction: all of it is thrown away when a step fails.
         """
-        steps = agenda.steps
+        versioned, repetitions = agenda.versioned, agenda.repetitions
+        steps = versioned + repetitions
         is_whole = agenda.is_redo or (transaction is TransactionMode.RUN and len(steps) > 1)
         self._late = {status.version for status in statuses if status.state is State.LATE}
         self._way = steps[0].direction if steps else self._way
@@ -66,8 +67,8 @@ class Work:
         else:
             if on_copy:
                 self._undo(agenda.undo)
-            self._take_each(agenda.versioned)
-            self._repeat(agenda.repetitions, () if on_copy else agenda.undo)
+            self._take_each(versioned)
+            self._repeat(repetitions, () if on_copy else agenda.undo)
         self._way = agenda.direction
 
     def _undo(self, repeatables: Sequence[AppliedRepeatable]) -> None:

@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
     is_summary = len(paths) > MANY and not (arguments.all or arguments.json)
     live = _ask_daemons(paths)
     by_path, developed = _by_path(live), _developed(live)
-    found = tally.Tally(codes={problem.exit_code for target in targets for problem in target.problems})
+    found = tally.Tally(problem.exit_code for target in targets for problem in target.problems)
     with FleetBar(len(paths), is_wanted=is_summary or not sys.stdout.isatty()) as bar:
         looks = [(target, bar.over(found.over(target.views(developed)))) for target in targets]
         if arguments.json:

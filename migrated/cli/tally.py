@@ -23,15 +23,15 @@ class Cause(NamedTuple):
 
 
 class Tally:
-    """Told of one database after the other. `codes` are the exit codes of what is wrong.
+    """Told of one database after the other. `codes` are the exit codes of what is wrong, those given among them.
 
     `pending` is how many databases have something that could be applied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, codes: Iterable[int] = ()) -> None:
         self.states: Counter[str] = Counter()
         self.causes: Groups[Cause] = Groups()
-        self.codes: set[int] = set()
+        self.codes = set(codes)
         self.refusals: set[int] = set()
         self.pending = 0
 

@@ -8,10 +8,12 @@ import apsw
 from migrated.sqlite import ledger
 from migrated.sqlite.belongings import Belongings
 from migrated.sqlite.foreign_keys import ForeignKeys, describe
-from migrated.sqlite.guard import LEDGER_PREFIX, Guard
+from migrated.sqlite.guard import LEDGER_PREFIX, Guard, Touch
+from migrated.sqlite.keys import Keys
 
 # What makes ALTER TABLE more than a change of columns that no key speaks of.
 _CONCERNS_KEYS = re.compile(r"\b(?:REFERENCES|RENAME|DROP)\b", re.IGNORECASE)
+_REFERS = re.compile("REFERENCES", re.IGNORECASE)
 _RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
 
 
@@ -28,38 +30,54 @@ class UnacceptableError(Exception):
 class Checks:
     """Made before the first statement, told of each before it runs, and asked at the end.
 
-    `violations` are those of an earlier process, for a migration that is resumed. What costs a look at the whole
-    schema is only done once a statement gives reason for it.
+    `keys` are those of the connection's tables; `violations` are those of an earlier process, for a migration that
+    is resumed. What costs a look at the whole schema is only done once a statement gives reason for it.
     """
 
     def __init__(
-        self, connection: apsw.Connection, guard: Guard, violations: Mapping[str, int] | None = None
+        self,
+        connection: apsw.Connection,
+        guard: Guard,
+        keys: Keys,
+        violations: Mapping[str, int] | None = None,
     ) -> None:
         self._connection = connection
-        self._guard = guard
-        self._keys = ForeignKeys(connection, violations)
+        self.guard = guard
+        self._keys = ForeignKeys(connection, keys, violations)
         self._belongings = Belongings(connection)
         self._names: set[str] | None = None
         self._meddlers: set[str] | None = None
 
     def before(self, text: str) -> None:
         """Look at what the statement that is about to run is going to touch."""
-        touch = self._guard.take_touch()
+        touch = self.guard.take_touch()
+        if touch is None:
+            return
         # Our own statements are none of the migration's.
-        self._guard.is_resting = True
+        self.guard.is_resting = True
         try:
-            altered = touch.altered if _CONCERNS_KEYS.search(text) else set()
-            renamed = altered if _RENAMES.search(text) else set()
-            self._keys.touch(touch.written | touch.dropped | altered, renamed)
-            self._belongings.remember(touch.dropped | renamed)
-            # The authorizer is told of the triggers that go with their table as if they were dropped by name.
-            self._belongings.removed(set() if touch.dropped else touch.removed)
-            if touch.altered and self._names is None:
-                self._names = ledger.names_taken(self._connection)
-            if touch.adds_trigger and self._meddlers is None:
-                self._meddlers = ledger.meddlers(self._connection)
+            self._look_at(touch, text)
         finally:
-            self._guard.is_resting = False
+            self.guard.is_resting = False
+
+    def _look_at(self, touch: Touch, text: str) -> None:
+        altered = touch.altered if touch.altered and _CONCERNS_KEYS.search(text) else set()
+        renamed = altered if altered and _RENAMES.search(text) else set()
+        if touch.is_virtual:
+            self._keys.list_all()
+        if touch.created:
+            self._keys.create(touch.created, with_keys=_REFERS.search(text) is not None)
+        self._keys.redefine(altered)
+        self._keys.touch(touch.written | touch.dropped | altered, renamed)
+        if touch.dropped or renamed:
+            self._belongings.remember(touch.dropped | renamed)
+        if touch.removed and not touch.dropped:
+            # The authorizer is told of the triggers that go with their table as if they were dropped by name.
+            self._belongings.removed(touch.removed)
+        if renamed and self._names is None:
+            self._names = ledger.names_taken(self._connection)
+        if touch.adds_trigger and self._meddlers is None:
+            self._meddlers = ledger.meddlers(self._connection)
 
     def require_acceptable(self) -> None:
         """Raise `UnacceptableError` for what the migration must not have done."""

@@ -103,6 +103,13 @@ def open_for_migrating(
     return connection
 
 
+def allow_migrating(connection: apsw.Connection, path: str) -> None:
+    """Make a connection that was opened for reading one for migrating."""
+    with environment_errors(path):
+        connection.pragma("query_only", 0)
+        protect(connection)
+
+
 def protect(connection: apsw.Connection) -> None:
     """Set what protects a database from a migration's mistakes, and from losing what was committed.
 
@@ -141,10 +148,16 @@ def _set_synchronous(connection: apsw.Connection, value: int | str) -> None:
 
 def is_absent_or_empty(path: str) -> bool:
     """Whether there is no file, or one of no bytes, which SQLite opens as an empty database."""
+    return file_identity(path) is None
+
+
+def file_identity(path: str) -> tuple[int, int] | None:
+    """Which file it is that is at a path now; None where `is_absent_or_empty`."""
     try:
-        return os.stat(path).st_size == 0
+        status = os.stat(path)
     except OSError:
-        return True
+        return None
+    return (status.st_dev, status.st_ino) if status.st_size else None
 
 
 def _open(path: str, flags: int, patience: Patience) -> apsw.Connection:

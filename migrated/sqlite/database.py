@@ -14,12 +14,15 @@ from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
 from migrated.sqlite import history, ledger, preflight
 from migrated.sqlite.connection import (
     Patience,
+    allow_migrating,
     borrowed,
     environment_errors,
+    file_identity,
     is_absent_or_empty,
     open_for_migrating,
     open_for_reading,
 )
+from migrated.sqlite.opened import Opened
 from migrated.sqlite.record import read_record
 from migrated.supervision import Supervision
 
@@ -63,6 +66,7 @@ class SqliteDatabase:
         self._create = create
         self._must_exist = must_exist
         self._shared: apsw.Connection | None = None
+        self._left_open: tuple[tuple[int, int], Opened] | None = None
         self.path: str | None = None
         if isinstance(location, apsw.Connection):
             self._shared = location
@@ -99,6 +103,33 @@ class SqliteDatabase:
                 connection.execute("BEGIN")
             return read_record(connection, self.name)
 
+    def first_look(self) -> Record:
+        """As `look`, leaving the database open: the session that follows need not open and read it once more.
+
+        Where none follows, `let_go` closes it.
+        """
+        file = file_identity(self.name) if self._shared is None else None
+        if file is None:
+            return self.look()
+        connection = self._open_for_reading()
+        try:
+            with environment_errors(self.name):
+                preflight.require_application_id(connection, self._application_id, self.name)
+                # First the counter, then the record, as in a session.
+                data_version = connection.pragma("data_version")
+                record = read_record(connection, self.name)
+        except BaseException:
+            connection.close()
+            raise
+        self._left_open = file, Opened(connection, data_version, record)
+        return record
+
+    def let_go(self) -> None:
+        """Close what `first_look` left open, if no session has taken it over."""
+        if self._left_open is not None:
+            self._left_open[1].connection.close()
+            self._left_open = None
+
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when they were last applied, as far as the history has them."""
         with self._reading() as connection:
@@ -107,7 +138,8 @@ class SqliteDatabase:
     def require_usable(self) -> None:
         """Raise `DatabaseError` for what can be seen to be in the way without opening the database."""
         if self.path is not None and self._shared is None:
-            preflight.require_usable(self.path, create=self._create)
+            is_alone = self._left_open is not None
+            preflight.require_usable(self.path, create=self._create, is_alone=is_alone)
 
     def template(self, migrations: Sequence[Migration]) -> "Template | None":
         """The content of a database in memory, if a copy is as good as applying the migrations that made it."""
@@ -180,7 +212,7 @@ class SqliteDatabase:
             session = SqliteSession(
                 self.name,
                 self._patience,
-                lambda: copy,
+                lambda: Opened(copy),
                 observer,
                 Preparation(self.name, Keeper(self.name, NO_SNAPSHOTS, observer, self._patience.supervision), 0),
                 statement_timeout=self._statement_timeout,
@@ -233,15 +265,27 @@ class SqliteDatabase:
             stack.enter_context(environment_errors(self.name))
             yield session
 
-    def _connect_for_migrating(self) -> apsw.Connection:
+    def _connect_for_migrating(self) -> Opened:
         if self._shared is None:
-            return self._open_for_migrating()
+            return self._taken_over() or Opened(self._open_for_migrating())
         if self._shared.in_transaction:
             raise DatabaseError(
                 "the connection has a transaction open", database=self.name, hint="commit or roll back first"
             )
         preflight.require_application_id(self._shared, self._application_id, self.name)
-        return self._shared
+        return Opened(self._shared)
+
+    def _taken_over(self) -> Opened | None:
+        if self._left_open is None:
+            return None
+        file, opened = self._left_open
+        # Another file may have been put in its place since: what is written to the old one would be lost.
+        if file != file_identity(self.name):
+            self.let_go()
+            return None
+        allow_migrating(opened.connection, self.name)
+        self._left_open = None
+        return opened
 
     def _open_for_migrating(self) -> apsw.Connection:
         if self._create and not self._must_exist:
@@ -271,13 +315,16 @@ class SqliteDatabase:
         if self.is_new() and self._create and self._may_be_made():
             yield None
             return
-        preflight.require_regular_file(self.name)
-        # Closing it drops the locks of whoever else in this process has it open, also after a mere look.
-        preflight.require_alone_in_process(self.name)
-        connection = open_for_reading(self.name, self._patience)
+        connection = self._open_for_reading()
         try:
             with environment_errors(self.name):
                 preflight.require_application_id(connection, self._application_id, self.name)
                 yield connection
         finally:
             connection.close()
+
+    def _open_for_reading(self) -> apsw.Connection:
+        preflight.require_regular_file(self.name)
+        # Closing it drops the locks of whoever else in this process has it open, also after a mere look.
+        preflight.require_alone_in_process(self.name)
+        return open_for_reading(self.name, self._patience)

@@ -8,16 +8,12 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from migrated.sqlite.keys import Keys
 from migrated.sqltext import folded, quoted
 
 _SHOWN = 20
 _REFERENCED = re.compile(r' referencing "(.*)"$', re.DOTALL)
 _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
-# Reading the keys of every table is dear where there are thousands; few of them have any.
-_KEYS = """
-SELECT child.name, key."table" FROM main.sqlite_schema AS child, pragma_foreign_key_list(child.name, 'main') AS key
-WHERE child.type = 'table' AND instr(lower(child.sql), 'references')
-"""
 
 
 class Violation(NamedTuple):
@@ -39,12 +35,14 @@ class ForeignKeys:
     many old violations they had.
     """
 
-    def __init__(self, connection: apsw.Connection, known: Mapping[str, int] | None = None) -> None:
+    def __init__(self, connection: apsw.Connection, keys: Keys, known: Mapping[str, int] | None = None) -> None:
         self._connection = connection
+        self._keys = keys
         self._known = dict(known or {})
-        self._at_first = self._tables()
-        self._children: dict[str, set[str]] | None = None
+        self._was_there: dict[str, bool] = {}
+        self._has_all = False
         self._touched: set[str] = set()
+        self._redefined: set[str] = set()
         self._renamed: set[str] = set()
         self._checked: set[str] = set()
         self._before: Counter[Violation] = Counter()
@@ -54,19 +52,38 @@ class ForeignKeys:
 
         Those that are `renamed` may have any name afterwards.
         """
-        self._renamed |= {folded(table) for table in renamed}
+        if renamed:
+            self._renamed |= {folded(table) for table in renamed}
+            self.list_all()
         new = {folded(table) for table in tables} - self._touched
         if not new:
             return
-        if self._children is None:
-            self._children = self._find_children()
         self._touched |= new
         # A table that was not there at first has no old violations, though it may hold the rows of one that has;
         # and all that pointed at it was one.
-        concerned = new.union(*(self._children.get(table, set()) for table in new & self._at_first.keys()))
-        for table in (concerned & self._at_first.keys()) - self._checked - self._known.keys():
-            self._checked.add(table)
-            self._before += _violations(self._connection, self._at_first[table])
+        at_first = {table for table in new if self._was(table)}
+        unknown = (new | self._keys.children(at_first)) - self._checked - self._known.keys()
+        first_seen = {table for table in unknown if self._was(table)}
+        self._checked |= first_seen
+        self._before += self._violations(first_seen)
+
+    def create(self, tables: Iterable[str], *, with_keys: bool) -> None:
+        """Take into account that these are about to be made, if they are not there."""
+        for table in map(folded, tables):
+            self._was(table)
+            if with_keys:
+                self._redefined.add(table)
+
+    def redefine(self, tables: Iterable[str]) -> None:
+        """Take into account that these are about to get other keys."""
+        self._redefined |= {folded(table) for table in tables}
+
+    def list_all(self) -> None:
+        """Any table may come under a name that nobody tells us before: then all that are there must be known."""
+        if not self._has_all:
+            for table in self._tables():
+                self._was_there.setdefault(table, True)
+            self._has_all = True
 
     def counts(self) -> dict[str, int]:
         """How many old violations the tables have that were touched until now."""
@@ -77,37 +94,53 @@ class ForeignKeys:
 
     def new_violations(self) -> list[Violation]:
         """Those that were not there before, by table and row."""
-        tables = self._tables()
-        come, gone = tables.keys() - self._at_first.keys(), self._at_first.keys() - tables.keys()
-        children = self._find_children() if self._touched or come else {}
+        there = self._tables() if self._has_all else {table for table in self._was_there if self._exists(table)}
+        come = {table for table in there if not self._was(table)}
+        gone = {table for table, was_there in self._was_there.items() if was_there} - there
+        if self._has_all:
+            self._keys.forget()
+        else:
+            self._keys.learn(self._redefined)
         concerned = self._touched | come
-        concerned = concerned.union(*(children.get(table, set()) for table in concerned | gone))
-        after: Counter[Violation] = Counter()
+        if not concerned and not self._known:
+            return []
+        concerned |= self._keys.children(concerned | gone)
         # What was not checked before can have no new violations: none of its rows, nor of its parents', changed.
-        for table in concerned & tables.keys() & (self._checked | come) - self._known.keys():
-            after += _violations(self._connection, tables[table])
+        after = self._violations((concerned & (self._checked | come)) - self._known.keys())
         # But a parent that came may be one that no key can point at.
-        for table in set().union(*(children.get(table, set()) for table in come)) - self._checked - come:
-            after += _faults(self._connection, tables[table], come)
-        found = _difference(self._before, after, self._renamed | come | gone)
-        return sorted(found + self._more_than_known(tables), key=lambda each: (each.table, each.row or 0))
+        for table in self._keys.children(come) - self._checked - come:
+            if self._exists(table):
+                after += _faults(self._connection, table, come)
+        found = _difference(self._before, after, self._renamed | come | gone) if after else []
+        return sorted(found + self._more_than_known(), key=lambda each: (each.table, each.row or 0))
 
-    def _more_than_known(self, tables: Mapping[str, str]) -> list[Violation]:
+    def _more_than_known(self) -> list[Violation]:
         found: list[Violation] = []
-        for table in self._known.keys() & tables.keys():
+        for table in self._known:
             # Only their number is known: which of them are new cannot be told.
-            there = _violations(self._connection, tables[table]).elements()
-            found += list(there)[self._known[table] :]
+            found += list(self._violations([table]).elements())[self._known[table] :]
         return found
 
-    def _tables(self) -> dict[str, str]:
-        return {folded(str(name)): str(name) for (name,) in self._connection.execute(_TABLES)}
-
-    def _find_children(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for child, parent in self._connection.execute(_KEYS):
-            found.setdefault(folded(str(parent)), set()).add(folded(str(child)))
+    def _violations(self, tables: Iterable[str]) -> Counter[Violation]:
+        found: Counter[Violation] = Counter()
+        for table in tables:
+            # A key may be known of a table that is gone.
+            if self._keys.points(table) and self._exists(table):
+                found += _violations(self._connection, table)
         return found
+
+    def _was(self, table: str) -> bool:
+        """Whether the table was there at first: as it is now, where no statement has touched it yet."""
+        if table not in self._was_there:
+            self._was_there[table] = not self._has_all and self._exists(table)
+        return self._was_there[table]
+
+    def _exists(self, table: str) -> bool:
+        # Asked of the schema in SQLite's memory, which is the file's once our transaction has read any of it.
+        return self._connection.table_exists("main", table)
+
+    def _tables(self) -> set[str]:
+        return {folded(str(name)) for (name,) in self._connection.execute(_TABLES)}
 
 
 def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:

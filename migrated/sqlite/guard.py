@@ -40,6 +40,20 @@ _TEMPORARY = {
     apsw.SQLITE_CREATE_TEMP_INDEX,
 }
 _MAKES = {apsw.SQLITE_CREATE_VIEW: "view", apsw.SQLITE_CREATE_TRIGGER: "trigger"}
+_WRITES = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
+_JUDGED = {
+    *(apsw.SQLITE_TRANSACTION, apsw.SQLITE_SAVEPOINT, apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH),
+    *(apsw.SQLITE_FUNCTION, apsw.SQLITE_PRAGMA),
+}
+_NOTED = {
+    *(apsw.SQLITE_CREATE_TABLE, apsw.SQLITE_CREATE_VTABLE, apsw.SQLITE_CREATE_TRIGGER, apsw.SQLITE_ALTER_TABLE),
+    *(apsw.SQLITE_DROP_TABLE, apsw.SQLITE_DROP_VTABLE, apsw.SQLITE_DROP_INDEX, apsw.SQLITE_DROP_TRIGGER),
+}
+_OWN = {None, "main", "temp"}
+# Looked at for every table and column: an attribute of the module is found more slowly.
+_READ = apsw.SQLITE_READ
+# As the authorizer has it, whatever the statement called it. Writing to it by hand is refused by SQLite.
+_SCHEMA = "sqlite_master"
 _NOT_IN_TRANSACTION = {"journal_mode", "locking_mode", "synchronous", "wal_checkpoint"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
 _FORBIDDEN_PRAGMAS = {
@@ -52,24 +66,29 @@ _FORBIDDEN_PRAGMAS = {
 
 
 class Touch:
-    """What one statement does to tables, by their names: writes rows, drops them, alters their definition.
+    """What one statement does to tables, by their names: writes rows, makes, drops or alters them.
 
     `removed` are the indexes and triggers that it drops by name, `unindexed` the tables that only lose an index.
+    One that `is_virtual` makes or drops a virtual table, with others behind it that it does not name.
     """
 
     def __init__(self) -> None:
         self.written: set[str] = set()
+        self.created: set[str] = set()
         self.dropped: set[str] = set()
         self.altered: set[str] = set()
         self.removed: set[str] = set()
         self.unindexed: set[str] = set()
         self.adds_trigger = False
+        self.is_virtual = False
 
     def note(self, action: int, first: str, second: str | None) -> None:
-        """Take into account what the authorizer is told."""
+        """Take into account what the authorizer is told of the schema."""
         match action:
-            case apsw.SQLITE_INSERT | apsw.SQLITE_UPDATE | apsw.SQLITE_DELETE if not first.startswith("sqlite_"):
-                self.written.add(first)
+            case apsw.SQLITE_CREATE_TABLE:
+                self.created.add(first)
+            case apsw.SQLITE_CREATE_VTABLE | apsw.SQLITE_DROP_VTABLE:
+                self.is_virtual = True
             case apsw.SQLITE_DROP_TABLE:
                 self.dropped.add(first)
             case apsw.SQLITE_ALTER_TABLE:
@@ -108,37 +127,61 @@ class Guard:
         self.made: set[tuple[str, str]] = set()
         self.touched: set[str] = set()
         self.dropped: set[str] = set()
-        self._touch = Touch()
+        self._touch: Touch | None = None
 
-    def take_touch(self) -> Touch:
-        """What the statement that was prepared last does."""
-        touch, self._touch = self._touch, Touch()
-        # The loss of an index makes no other rows, though it may break a foreign key.
-        self.touched |= touch.written - touch.unindexed | touch.dropped | touch.altered
-        self.dropped |= touch.dropped
+    @property
+    def has_touched(self) -> bool:
+        """Whether the statement that was prepared last does anything that those before it did not."""
+        return self._touch is not None
+
+    def take_touch(self) -> Touch | None:
+        """What the statement that was prepared last does; None where it does nothing that those before did not."""
+        touch, self._touch = self._touch, None
+        if touch is not None:
+            # The loss of an index makes no other rows, though it may break a foreign key.
+            self.touched |= touch.written - touch.unindexed | touch.dropped | touch.altered
+            self.dropped |= touch.dropped
         return touch
 
     def __call__(
         self, action: int, first: str | None, second: str | None, database: str | None, trigger: str | None
     ) -> int:
-        if self.is_resting or (self.is_vacuuming and not (action == apsw.SQLITE_ATTACH and first)):
-            # Our own look at the database, or VACUUM at work: it attaches a temporary file and begins by itself.
+        if action == _READ or self.is_resting:
+            # Our own look at the database; and reading is free.
+            return apsw.SQLITE_OK
+        if action in _WRITES and (first == _SCHEMA or first in self.touched) and database in _OWN:
+            # Whatever makes a table writes to the schema, and a long script writes where it wrote before: what is
+            # refused was never touched.
+            return apsw.SQLITE_OK
+        if self.is_vacuuming and not (action == apsw.SQLITE_ATTACH and first):
+            # VACUUM at work: it attaches a temporary file and begins by itself.
             return apsw.SQLITE_OK
         # ALTER TABLE has the database where others have the object, and a column where they have the database.
         where = first if action == apsw.SQLITE_ALTER_TABLE else database
-        refusal = self._refusal(action, first or "", second) or _elsewhere(action, where)
+        judge = self._refusal if action in _JUDGED else _ledger_refusal
+        refusal = judge(action, first or "", second) or _elsewhere(where)
         if refusal is None:
-            self.leaves_traces |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
-            if action == apsw.SQLITE_PRAGMA:
-                self.pragma = (first or "").lower(), second
-            if action in _MAKES:
-                self.made.add((_MAKES[action], first or ""))
-            self._touch.note(action, first or "", second)
+            self._note(action, first or "", second)
             return apsw.SQLITE_OK
         if self.reason is None:
             reason, self.hint = refusal
             self.reason = f"{reason} (through the trigger {trigger})" if trigger else reason
         return apsw.SQLITE_DENY
+
+    def _note(self, action: int, first: str, second: str | None) -> None:
+        if action in _WRITES:
+            if not first.startswith("sqlite_"):
+                self._touch = self._touch or Touch()
+                self._touch.written.add(first)
+            return
+        if action in _NOTED:
+            self._touch = self._touch or Touch()
+            self._touch.note(action, first, second)
+        self.leaves_traces |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
+        if action == apsw.SQLITE_PRAGMA:
+            self.pragma = first.lower(), second
+        if action in _MAKES:
+            self.made.add((_MAKES[action], first))
 
     def _refusal(self, action: int, first: str, second: str | None) -> tuple[str, str] | None:
         match action:
@@ -155,12 +198,12 @@ class Guard:
                 return "load_extension() is not allowed in a migration", "load it in the application"
             case apsw.SQLITE_PRAGMA if second is not None or first.lower() == "wal_checkpoint":
                 return _pragma_refusal(first.lower(), alone=self.is_alone)
-        return _ledger_refusal(action, first, second or "")
+        return None
 
 
-def _elsewhere(action: int, database: str | None) -> tuple[str, str] | None:
+def _elsewhere(database: str | None) -> tuple[str, str] | None:
     # A connection that the caller opened may have other databases attached.
-    if action == apsw.SQLITE_READ or database in {None, "main", "temp"}:
+    if database in _OWN:
         return None
     return f"a change of the attached database {database} is not allowed in a migration", _ALONE
 
@@ -173,8 +216,8 @@ def _pragma_refusal(name: str, *, alone: bool) -> tuple[str, str] | None:
     return None
 
 
-def _ledger_refusal(action: int, first: str, second: str) -> tuple[str, str] | None:
-    table = first if action in _TABLE_FIRST else second
+def _ledger_refusal(action: int, first: str, second: str | None) -> tuple[str, str] | None:
+    table = first if action in _TABLE_FIRST else second or ""
     verb = _TABLE_FIRST.get(action) or _TABLE_SECOND.get(action)
     if verb is None or not table.lower().startswith(LEDGER_PREFIX):
         return None

@@ -63,11 +63,11 @@ def unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
 
     Nothing else can have been done since: so it is what the last entry of the history speaks of.
     """
-    return stopped(connection, database) if ledger.has(connection, TABLE) else None
+    return unfinished_there(connection, database) if ledger.has(connection, "_migrations_history") else None
 
 
-def stopped(connection: apsw.Connection, database: str) -> Unfinished | None:
-    """The same where the history is known to be there."""
+def unfinished_there(connection: apsw.Connection, database: str) -> Unfinished | None:
+    """As `unfinished`, of a history that is known to be there."""
     try:
         for row, action in connection.execute(_LAST):
             for direction, part in _PARTS.items():

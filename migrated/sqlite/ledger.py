@@ -45,8 +45,11 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
 _LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TEXT", "violations": "TEXT"}
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
-_EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?"
-_TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, ?) = ?"
+_EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ? LIMIT 1"
+_THERE = """
+SELECT name FROM main.sqlite_schema
+WHERE type = 'table' AND name IN ('_migrations', '_migrations_history', '_migrations_repeatable')
+"""
 HISTORY_COLUMNS = (
     *("action", "version", "name", "checksum", "directives", "up_sql", "down_sql", "execution_time_ms"),
     *("rows_changed", "statement", "statements", "reason", "violations", "host", "pid", "program_version"),
@@ -54,7 +57,10 @@ HISTORY_COLUMNS = (
 """Those that are written with an entry."""
 TABLE = "_migrations"
 _READ_HISTORY = f"SELECT {', '.join(HISTORY_COLUMNS)} FROM main._migrations_history LIMIT 0"
-_READ = "SELECT version, name, checksum, applied_at, execution_time_ms FROM main._migrations"
+_COLUMNS = "version, name, checksum, applied_at, execution_time_ms"
+_READ = f"SELECT {_COLUMNS} FROM main._migrations ORDER BY version"
+_ENTER = f"INSERT INTO main._migrations ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
+_STRIKE_OUT = f"DELETE FROM main._migrations WHERE version = ? RETURNING {_COLUMNS}"
 
 
 def create(connection: apsw.Connection, database: str) -> None:
@@ -63,14 +69,24 @@ def create(connection: apsw.Connection, database: str) -> None:
     Raises `DatabaseError` when something else has one of their names.
     """
     try:
-        if not (has(connection, "_migrations") and has(connection, "_migrations_history")):
+        if not {"_migrations", "_migrations_history"} <= there(connection):
             connection.execute(_CREATE).fetchall()
+        elif _is_complete(connection):
+            return
         _complete(connection)
         connection.execute(_READ_HISTORY)
         # CREATE TABLE IF NOT EXISTS is content with a view; a view has no rows of its own to insert into.
         connection.execute("EXPLAIN INSERT INTO main._migrations DEFAULT VALUES").fetchall()
     except apsw.SQLError as error:
         raise not_ours("_migrations or _migrations_history", error, database) from error
+
+
+def _is_complete(connection: apsw.Connection) -> bool:
+    try:
+        connection.execute(_READ_HISTORY)
+    except apsw.SQLError:
+        return False
+    return True
 
 
 def _complete(connection: apsw.Connection) -> None:
@@ -97,13 +113,13 @@ def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
 
     Raises `DatabaseError` when the table is there but is another tool's, or holds what we never write.
     """
-    return entries(connection, database) if has(connection, TABLE) else []
+    return read_there(connection, database) if has(connection, "_migrations") else []
 
 
-def entries(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
-    """The same where the table is known to be there."""
+def read_there(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
+    """As `read`, of a table that is known to be there."""
     try:
-        rows = connection.execute(f"{_READ} ORDER BY version").fetchall()
+        rows = connection.execute(_READ).fetchall()
         return [_entry(row) for row in rows]
     except (apsw.SQLError, ValueError, TypeError) as error:
         raise not_ours("_migrations", error, database) from error
@@ -111,11 +127,12 @@ def entries(connection: apsw.Connection, database: str) -> list[AppliedMigration
 
 def enter(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
     """Make the ledger say that a migration is applied."""
-    connection.execute(
-        "INSERT INTO main._migrations (version, name, checksum, execution_time_ms) VALUES (?, ?, ?, ?)",
-        (migration.version, migration.name, migration.checksum, execution_time_ms),
-    )
-    return entry_of(connection, migration.version)
+    # The time as datetime('now') has it; written here, it need not be read back.
+    now = datetime.now(UTC).replace(microsecond=0)
+    applied_at = now.replace(tzinfo=None).isoformat(" ")
+    entered = (migration.version, migration.name, migration.checksum, applied_at, execution_time_ms)
+    connection.execute(_ENTER, entered)
+    return AppliedMigration(migration.version, migration.name, migration.checksum, now, execution_time_ms)
 
 
 def rename(connection: apsw.Connection, migration: Migration) -> None:
@@ -127,14 +144,7 @@ def rename(connection: apsw.Connection, migration: Migration) -> None:
 
 def strike_out(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
     """Make the ledger say that a migration is not applied; return the entry as it was."""
-    was = entry_of(connection, migration.version)
-    connection.execute("DELETE FROM main._migrations WHERE version = ?", (migration.version,))
-    return was
-
-
-def entry_of(connection: apsw.Connection, version: int) -> AppliedMigration:
-    """The entry of an applied migration."""
-    return _entry(connection.execute(f"{_READ} WHERE version = ?", (version,)).fetchall()[0])
+    return _entry(connection.execute(_STRIKE_OUT, (migration.version,)).fetchall()[0])
 
 
 def not_ours(table: str, error: Exception, database: str) -> DatabaseError:
@@ -146,26 +156,26 @@ def not_ours(table: str, error: Exception, database: str) -> DatabaseError:
     )
 
 
+def there(connection: apsw.Connection) -> set[str]:
+    """Which of our tables there are. One look through the schema, as it may be long."""
+    return {str(name) for (name,) in connection.execute(_THERE)}
+
+
 def has(connection: apsw.Connection, table: str) -> bool:
     """Whether there is a table of this name."""
     return bool(connection.execute(_EXISTS, (table,)).fetchall())
-
-
-def tables(connection: apsw.Connection) -> set[str]:
-    """Which of our tables are there."""
-    return {str(name) for (name,) in connection.execute(_TABLES, _OURS)}
 
 
 def _entry(row: tuple[Any, ...]) -> AppliedMigration:
     version, name, checksum, applied_at, execution_time_ms = row
     if not isinstance(version, int) or not isinstance(execution_time_ms, int):
         raise TypeError(f"version {version!r}, execution_time_ms {execution_time_ms!r}: expected whole numbers")
-    return AppliedMigration(version, str(name), str(checksum), _moment(str(applied_at)), execution_time_ms)
+    return AppliedMigration(version, str(name), str(checksum), _time(str(applied_at)), execution_time_ms)
 
 
-# Most of what is applied was applied in the same second as something else, here or in the next database.
-@lru_cache(256)
-def _moment(text: str) -> datetime:
-    when = datetime.fromisoformat(text)
+# Where there are many databases, they have their migrations from the same few seconds.
+@lru_cache(maxsize=1000)
+def _time(applied_at: str) -> datetime:
+    when = datetime.fromisoformat(applied_at)
     # datetime('now') writes UTC and does not say so.
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)

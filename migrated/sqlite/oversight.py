@@ -1,6 +1,7 @@
 """Watching a step while its statements run: how far it is, and whether it has to end."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -66,8 +67,8 @@ class Oversight:
         SQLite asks us within a statement only, and not within a short one: a thousand of them can take long.
         """
         self._offset = offset
-        self._statement_began = time.monotonic()
-        if self():
+        self._statement_began = now = time.monotonic()
+        if self._must_end(now):
             raise apsw.InterruptError(self.cause)
 
     @contextmanager
@@ -81,7 +82,9 @@ class Oversight:
             self._statement_began = time.monotonic()
 
     def __call__(self) -> bool:
-        now = time.monotonic()
+        return self._must_end(time.monotonic())
+
+    def _must_end(self, now: float) -> bool:
         self._supervision.beat()
         if self._supervision.must_end(now):
             self.was_told_to_stop = True
@@ -102,7 +105,8 @@ class Oversight:
         if not self._spans:
             return
         # Behind the last statement we are still busy with it.
-        number = min(sum(end <= self._offset for _, end in self._spans), len(self._spans) - 1)
+        done = bisect_right(self._spans, self._offset, key=lambda span: span[1])
+        number = min(done, len(self._spans) - 1)
         line = self._step.place.line + text.count("\n", 0, self._spans[number][0])
         elapsed = round((now - self._began) * 1000)
         self._report(Progress(self._step, number + 1, len(self._spans), line, elapsed, self._count()))

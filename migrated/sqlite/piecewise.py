@@ -22,6 +22,7 @@ from migrated.sqlite.connection import environment_errors
 from migrated.sqlite.failures import failure, translated
 from migrated.sqlite.guard import Guard, refusal_at_sight
 from migrated.sqlite.history import Course
+from migrated.sqlite.keys import Keys
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.script import StatementError, run_script
 from migrated.sqltext import statements, words
@@ -72,7 +73,9 @@ class Piecewise:
         self._reason = reason
         self._last_entry: int | None = None
         self.guard = Guard()
-        self._checks = Checks(connection, self.guard, history.violations(connection) if finished else None)
+        known = history.violations(connection) if finished else None
+        # Others may change the schema between two statements: no keys are known from before, or to those after.
+        self._checks = Checks(connection, self.guard, Keys(connection), known)
         self._started = time.monotonic()
         self._rows_changed = 0
 

@@ -23,12 +23,13 @@ _SIBLINGS = ("-wal", "-shm", "-journal")
 _AS_EFFECTIVE_USER = os.access in os.supports_effective_ids
 
 
-def require_usable(path: str, *, create: bool) -> None:
+def require_usable(path: str, *, create: bool, is_alone: bool = False) -> None:
     """See that a database can be migrated by this process and used by its owner afterwards. Changes nothing.
 
     Raises `DatabaseError` whose `code` is, in the order in which they are looked for, NOT_A_FILE,
     OPEN_ELSEWHERE_IN_PROCESS, READ_ONLY, DIRECTORY_NOT_WRITABLE, SIBLING_NOT_WRITABLE or FOREIGN_OWNER. A database
-    that is missing is looked into only where it may be created.
+    that is missing is looked into only where it may be created; that we are alone is not looked into where it is
+    known.
     """
     # SQLite makes its own files beside the real one, wherever links lead.
     real = os.path.realpath(path)
@@ -40,7 +41,8 @@ def require_usable(path: str, *, create: bool) -> None:
             _require_directory(directory, path)
         return
     _require_regular(status, path)
-    require_alone_in_process(path)
+    if not is_alone:
+        require_alone_in_process(path)
     _require_writable(real, status, path)
     _require_directory(directory, path)
     for ending in _SIBLINGS:
@@ -109,8 +111,10 @@ def require_application_id(connection: apsw.Connection, expected: int, database:
 
     A database without any object has no program yet. The number may be given signed or unsigned.
     """
+    if expected == 0:
+        return
     found = connection.pragma("application_id")
-    if expected == 0 or (found - expected) % 2**32 == 0:
+    if (found - expected) % 2**32 == 0:
         return
     if has_objects(connection):
         raise DatabaseError(

@@ -109,7 +109,7 @@ class Preparation:
         The content `is_kept` already, or is kept as the policy says. Raises `DatabaseError` when there is no room
         for what will be written, or the snapshot fails.
         """
-        is_new = not has_objects(connection)
+        is_new = not goes_on and not has_objects(connection)
         if is_new and self._application_id:
             connection.pragma("application_id", self._application_id)
         if connection.filename and not is_new and not goes_on and not is_kept:

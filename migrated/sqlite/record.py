@@ -8,9 +8,9 @@ from migrated.sqlite import history, ledger, repeatables
 
 def read_record(connection: apsw.Connection, database: str) -> Record:
     """What is applied, and what stopped half way. Raises `DatabaseError` where a table of ours is another's."""
-    there = ledger.tables(connection)
+    there = ledger.there(connection)
     return Record(
-        ledger.entries(connection, database) if ledger.TABLE in there else [],
-        history.stopped(connection, database) if history.TABLE in there else None,
-        repeatables.entries(connection, database) if repeatables.TABLE in there else [],
+        ledger.read_there(connection, database) if "_migrations" in there else [],
+        history.unfinished_there(connection, database) if "_migrations_history" in there else None,
+        repeatables.read_there(connection, database) if repeatables.TABLE in there else [],
     )

@@ -29,11 +29,11 @@ _KINDS = {"view", "trigger"}
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
     """What is applied, by name. Raises `DatabaseError` when the table is not as we make it."""
-    return entries(connection, database) if ledger.has(connection, TABLE) else []
+    return read_there(connection, database) if ledger.has(connection, TABLE) else []
 
 
-def entries(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
-    """The same where the table is known to be there."""
+def read_there(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
+    """As `read`, of a table that is known to be there."""
     try:
         return [_entry(*row) for row in connection.execute(_READ)]
     except (apsw.SQLError, ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ from migrated.sqltext import folded, statements, words
 
 WHOLE_DATABASE = ""
 _FEW_WORDS = 8
+_SHORT = 10_000
 _COPIES_OF_ALL = 3
 # What the journal and SQLite's own needs come to besides, in bytes.
 _MARGIN = 1_000_000
@@ -28,10 +29,13 @@ def require_room(connection: apsw.Connection, step: Step, database: str) -> None
     A dropped column writes its table once more, into the journal; a rebuild writes a second table and the
     journal; VACUUM writes the database twice. Tables that only lose or gain rows are not counted.
     """
+    # A short text is looked through before the disk can be asked; a long one takes seconds.
+    if len(step.sql) < _SHORT and not _TOUCHES_TABLES.search(step.sql):
+        return
     directory = os.path.dirname(os.path.realpath(connection.filename))
     free = free_space(directory)
     size = content_size(connection)
-    # Enough for everything: the usual case, and no reason to look at the text.
+    # Enough for everything: no reason to look at the text.
     if free is None or free >= _COPIES_OF_ALL * size + _MARGIN or not _TOUCHES_TABLES.search(step.sql):
         return
     copies = rewritten(step.sql)

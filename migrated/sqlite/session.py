@@ -1,7 +1,7 @@
 """Apply migrations, or roll them back, each in one transaction with its entry in the ledger."""
 
 import contextlib
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apsw
@@ -22,10 +22,13 @@ from migrated.model import (
 )
 from migrated.sqlite import history, ledger, repeatables
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach
+from migrated.sqlite.checks import Checks
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
 from migrated.sqlite.guard import Guard
 from migrated.sqlite.history import Course
+from migrated.sqlite.keys import Keys
+from migrated.sqlite.opened import Opened
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.piecewise import Piecewise
 from migrated.sqlite.preparing import Preparation
@@ -56,7 +59,7 @@ class SqliteSession:
         self,
         name: str,
         patience: Patience,
-        connect: Callable[[], apsw.Connection],
+        connect: Callable[[], Opened],
         observer: Observer,
         preparation: Preparation,
         *,
@@ -73,11 +76,13 @@ class SqliteSession:
         self._preparation = preparation
         self._is_shared = shared
         self._open: apsw.Connection | None = None
+        self._seen: Opened | None = None
         self._data_version: int | None = None
         self._ledger: list[AppliedMigration] = []
         self._unfinished: Unfinished | None = None
         self._repeatables: Sequence[AppliedRepeatable] = ()
         self._has_ledger = False
+        self._keys: Keys | None = None
         self._began_empty: str | None = None
         self._batch: Batch | None = None
 
@@ -86,7 +91,9 @@ class SqliteSession:
         connection = self._connection()
         # First the counter, then the ledger: a change in between is then noticed, at the cost of one more look.
         self._data_version = connection.pragma("data_version")
-        record = read_record(connection, self.name)
+        seen, self._seen = self._seen, None
+        unmoved = seen is not None and seen.data_version == self._data_version
+        record = (seen.record if seen and unmoved else None) or read_record(connection, self.name)
         self._ledger, self._unfinished, self._repeatables = list(record.applied), *record[1:]
         return record
 
@@ -112,24 +119,37 @@ class SqliteSession:
         disk or another connection is. In each case nothing of it remains; of a migration without a transaction,
         the statements that it was recorded for do.
         """
-        directives = step.directives
         connection = self._connection()
-        guard = Guard()
-        with (
-            environment_errors(self.name),
-            self._finishing(),
-            self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in directives),
-        ):
-            if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
-                work = Piecewise(self, connection, step)
-                guard, done = work.guard, work.run()
-            else:
-                with self.transaction(connection):
-                    self.require_unmoved(connection)
-                    self.prepare(connection, step)
-                    done = run_step(connection, step, guard, self.oversight, self.name, reason=self._began_empty)
+        directives = step.directives
+        if self._batch is not None:
+            # The batch has seen to the foreign keys before it began, and it is what has to finish.
+            with environment_errors(self.name):
+                done, guard = self._run(connection, step, directives)
+        else:
+            enforced = Directive.FOREIGN_KEYS_ON in directives
+            with (
+                environment_errors(self.name),
+                self._finishing(),
+                self._foreign_keys(connection, enforced=enforced),
+            ):
+                done, guard = self._run(connection, step, directives)
         self._remember(done, step, guard)
         return done
+
+    def _run(
+        self, connection: apsw.Connection, step: Step, directives: frozenset[Directive]
+    ) -> tuple[Done, Guard]:
+        if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
+            self._keys = None
+            work = Piecewise(self, connection, step)
+            return work.run(), work.guard
+        with self.transaction(connection):
+            self.require_unmoved(connection)
+            self.prepare(connection, step)
+            self._keys = self._keys or Keys(connection)
+            checks = Checks(connection, Guard(), self._keys)
+            done = run_step(connection, step, checks, self.oversight, self.name, reason=self._began_empty)
+        return done, checks.guard
 
     @contextlib.contextmanager
     def together(self, *, keep_good: bool, foreign_keys: bool, keeps_rows: bool = False) -> Iterator[Batch]:
@@ -233,9 +253,12 @@ class SqliteSession:
         The write lock is ours by now. The counter moves with every commit of anybody, the application's too;
         only a record that differs makes the plan void.
         """
+        if self._batch is not None and self._batch.steps:
+            # It was looked at when the transaction began, and nobody else can have written since.
+            return
         data_version = connection.pragma("data_version")
         if data_version != self._data_version:
-            self._has_ledger = False
+            self._has_ledger, self._keys = False, None
             if read_record(connection, self.name) != (self._ledger, self._unfinished, self._repeatables):
                 raise LedgerMovedError
             self._data_version = data_version
@@ -274,7 +297,7 @@ class SqliteSession:
             else:
                 self._commit(connection)
         except BaseException:
-            self._has_ledger = had_ledger
+            self._has_ledger, self._keys = had_ledger, None
             # RAISE(ROLLBACK), ON CONFLICT ROLLBACK and a full disk have ended the transaction already.
             if self._batch is None:
                 self._roll_back(connection)
@@ -289,9 +312,15 @@ class SqliteSession:
         if step.migration.is_repeatable:
             self._repeatables = repeatables.read(self._connection(), self.name)
             return
-        self._ledger = [entry for entry in self._ledger if entry.version != step.migration.version]
+        # At the end, nearly always.
+        version, newest = step.migration.version, self._ledger[-1].version if self._ledger else 0
+        place = len(self._ledger)
+        if version <= newest:
+            place = bisect_left(self._ledger, version, key=lambda entry: entry.version)
         if step.direction is MigrationDirection.UP:
-            insort(self._ledger, done.entry, key=lambda entry: entry.version)
+            self._ledger.insert(place, done.entry)
+        else:
+            del self._ledger[place]
         if guard.leaves_traces and self._batch is not None:
             self._batch.is_full = True
         elif guard.leaves_traces:
@@ -299,7 +328,8 @@ class SqliteSession:
 
     def _connection(self) -> apsw.Connection:
         if self._open is None:
-            self._open = self._connect()
+            self._seen = self._connect()
+            self._open = self._seen.connection
         return self._open
 
     def _forget_connection(self) -> None:
@@ -307,17 +337,19 @@ class SqliteSession:
         # ours to close keeps them.
         if not self._is_shared:
             self.close()
-            self._data_version = None
+            self._data_version = self._keys = None
 
     @contextlib.contextmanager
     def _foreign_keys(self, connection: apsw.Connection, *, enforced: bool) -> Iterator[None]:
         # Outside of the transaction: inside, the pragma does nothing, and DROP TABLE would delete every row of
         # a child table that says ON DELETE CASCADE.
-        was = connection.pragma("foreign_keys")
-        connection.pragma("foreign_keys", enforced)
+        was = bool(connection.pragma("foreign_keys"))
+        if was != enforced:
+            connection.pragma("foreign_keys", enforced)
         try:
             yield
         finally:
+            # A migration without a transaction may have set it too.
             connection.pragma("foreign_keys", was)
 
     @contextlib.contextmanager
@@ -326,7 +358,7 @@ class SqliteSession:
         try:
             yield
         finally:
-            self._patience.must_finish = self._batch is not None
+            self._patience.must_finish = False
 
     def _commit(self, connection: apsw.Connection) -> None:
         # A reader holds on in rollback-journal mode; the transaction stands and may be committed yet.

@@ -119,7 +119,8 @@ def _free_identity(database: str) -> str:
 def _made(database: str) -> str:
     folder = folder_of(database)
     if not os.path.isdir(folder):
-        os.makedirs(folder, 0o700)
+        # Another thread may be at the same for another database.
+        os.makedirs(folder, 0o700, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             be_like(descriptor, os.stat(os.path.dirname(os.path.realpath(database))))

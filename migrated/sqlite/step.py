@@ -9,7 +9,6 @@ from migrated.model import Step
 from migrated.sqlite import history, repeatables
 from migrated.sqlite.checks import Checks, UnacceptableError
 from migrated.sqlite.failures import failure, interrupted, translated
-from migrated.sqlite.guard import Guard
 from migrated.sqlite.history import Course
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.script import StatementError, run_script
@@ -18,24 +17,25 @@ from migrated.sqlite.script import StatementError, run_script
 def run_step(
     connection: apsw.Connection,
     step: Step,
-    guard: Guard,
+    checks: Checks,
     oversight: Oversight,
     database: str,
     *,
     reason: str | None = None,
 ) -> Done:
     """Run the text of a migration to its end and enter it in the ledger; the caller commits or undoes both."""
-    checks = Checks(connection, guard)
     started, changes = time.monotonic(), connection.total_changes()
 
     def before(offset: int, text: str) -> None:
         oversight.statement_begins(offset)
-        with oversight.checking():
-            checks.before(text)
+        # A statement of a long script does what those before it did.
+        if checks.guard.has_touched:
+            with oversight.checking():
+                checks.before(text)
 
     try:
         with oversight.over(connection, step):
-            run_script(connection, step.sql, guard, before)
+            run_script(connection, step.sql, checks.guard, before)
             if not connection.in_transaction:
                 raise failure(step, "the migration ended its own transaction")
             with oversight.checking():
@@ -52,7 +52,7 @@ def run_step(
     dropped = checks.dropped()
     course = Course(elapsed, rows_changed, reason=reason)
     if step.migration.is_repeatable:
-        entry = repeatables.enter(connection, step.migration, elapsed, guard.made)
+        entry = repeatables.enter(connection, step.migration, elapsed, checks.guard.made)
         history.record_repeatable(connection, step.migration, course)
     else:
         entry = history.record_step(connection, step, course)

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import apsw
@@ -12,7 +13,7 @@ import pytest
 from integration.children import Children, line_from, tell
 from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
 
-from migrated import Migration, MigrationRunner, locks
+from migrated import LockHeldError, Migration, MigrationDirection, MigrationError, MigrationRunner, locks
 from migrated.backend import Observer
 from migrated.model import Step
 from migrated.sqlite.database import SqliteDatabase
@@ -100,6 +101,95 @@ class _Intruder(Observer):
             for theirs in self._theirs:
                 session.execute(Step(theirs, step.direction))
         self._theirs = []
+
+
+@pytest.fixture
+def looked_at(database: Path) -> Iterator[SqliteDatabase]:
+    """A database with one migration, left open by the look before the lock."""
+    with SqliteDatabase(database).session(Observer()) as session:
+        session.look()
+        session.execute(Step(_tables(1)[0], MigrationDirection.UP))
+    looked_at = SqliteDatabase(database)
+    assert [entry.version for entry in looked_at.first_look().applied] == [1]
+    yield looked_at
+    looked_at.let_go()
+
+
+def _versions(looked_at: SqliteDatabase, *, goes_on: list[Migration] | None = None) -> list[int]:
+    """What the session finds, having applied some more."""
+    with looked_at.session(Observer()) as session:
+        found = session.look()
+        for migration in goes_on or []:
+            session.execute(Step(migration, MigrationDirection.UP))
+        return [entry.version for entry in found.applied]
+
+
+def test_what_was_seen_before_the_lock_is_read_again_when_somebody_wrote(
+    database: Path, looked_at: SqliteDatabase
+) -> None:
+    assert _versions(SqliteDatabase(database), goes_on=_tables(2)) == [1]
+
+    assert _versions(looked_at, goes_on=_tables(3)) == [1, 2]
+    assert applications(database) == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_what_was_seen_before_the_lock_is_read_again_after_a_step(looked_at: SqliteDatabase) -> None:
+    with looked_at.session(Observer()) as session:
+        session.look()
+        session.execute(Step(_tables(2)[0], MigrationDirection.UP))
+
+        assert [entry.version for entry in session.look().applied] == [1, 2]
+
+
+def test_a_database_that_was_put_in_its_place_meanwhile_is_the_one_that_is_changed(
+    database: Path, looked_at: SqliteDatabase
+) -> None:
+    other = database.with_name("other.db")
+    assert _versions(SqliteDatabase(other), goes_on=_tables(5)) == []
+    other.rename(database)
+
+    assert _versions(looked_at, goes_on=_tables(6)) == [5]
+    assert applications(database) == [(5, 1), (6, 1)]
+
+
+def test_nothing_is_open_while_the_lock_is_waited_for(database: Path) -> None:
+    """An open connection keeps the holder from changing the journal mode."""
+    execute(database, "CREATE TABLE a (x); PRAGMA journal_mode = wal")
+
+    class Waiting(Observer):
+        def lock_waiting(self, holder: str) -> None:
+            holders.append(holder)
+            modes.extend(query(database, "PRAGMA journal_mode = delete"))
+
+    holders: list[str] = []
+    modes: list[tuple[object, ...]] = []
+    runner = MigrationRunner(database, lock_timeout=0.001, observer=Waiting())
+    runner.add_migrations(_tables(1))
+    with locks.holding(str(database), locks.APPLYING, 0), pytest.raises(LockHeldError):
+        runner.run()
+
+    assert len(holders) == 1
+    assert modes == [("delete",)]
+
+
+@pytest.mark.parametrize(
+    "migrations",
+    [
+        pytest.param(["CREATE TABLE a (x)"], id="nothing to do"),
+        pytest.param(["CREATE TABLE a (x)", "CREATE TABLE b (x)"], id="something to do"),
+        pytest.param(["CREATE TABLE other (x)"], id="something to refuse"),
+        pytest.param(["CREATE TABLE a (x)", "nonsense"], id="something that fails"),
+    ],
+)
+def test_nothing_is_open_after_a_run(database: Path, migrations: list[str]) -> None:
+    for texts in (["CREATE TABLE a (x)"], migrations):
+        runner = MigrationRunner(database)
+        runner.add_migrations(Migration(number, "m", text) for number, text in enumerate(texts, 1))
+        with suppress(MigrationError):
+            runner.run()
+
+    descriptors = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    assert database not in [descriptor.resolve() for descriptor in descriptors]
 
 
 def _tables(*versions: int) -> list[Migration]:

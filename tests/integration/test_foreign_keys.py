@@ -715,6 +715,37 @@ def test_a_table_is_scanned_twice_at_most(database: Path) -> None:
     assert taken[1] < taken[0] * 1.5
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("CREATE TABLE new{n} (x); CREATE INDEX i{n} ON new{n} (x)", id="tables"),
+        pytest.param("CREATE TABLE new{n} (x REFERENCES p)", id="children"),
+        pytest.param("INSERT INTO p VALUES ({n})", id="rows"),
+        pytest.param("ALTER TABLE old1 ADD COLUMN c{n} REFERENCES p", id="keys"),
+    ],
+)
+def test_the_whole_schema_is_not_read_for_every_migration(database: Path, text: str) -> None:
+    """SQLite itself reads it once or twice for each statement that changes it: that much is allowed."""
+    execute(
+        database,
+        "CREATE TABLE p (id INTEGER PRIMARY KEY);"
+        + "".join(f"CREATE TABLE old{number} (x REFERENCES p);" for number in range(1000)),
+    )
+    texts = [text.format(n=number) for number in range(1, 21)]
+    bare, ours = (apsw.Connection(os.fspath(database)) for _ in range(2))
+    bare_steps = _Steps(bare)
+    bare.execute(f"BEGIN; {';'.join(texts)}; ROLLBACK").fetchall()
+    bare.close()
+    steps = _Steps(ours)
+    runner = MigrationRunner(ours)
+    runner.add_migrations(Migration(number, "m", each) for number, each in enumerate(texts, 1))
+    runner.run()
+    ours.close()
+
+    # One look at every table's keys takes 50 steps for each.
+    assert steps.taken < bare_steps.taken + 5 * 50 * 1000
+
+
 # Any schema, any migration, beside a judge that looks at everything
 
 
@@ -909,3 +940,46 @@ def test_whether_there_are_new_ones_is_seen_through_renaming(schema: str, text: 
         assert found
     if not after.named - before.named:
         assert found is None
+
+
+def _applied(schema: str, texts: list[str], *, together: bool) -> tuple[int, str | None]:
+    """How many are applied, and what the next one fails with; in one run, or in a run for each."""
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.execute(schema).fetchall()
+        migrations = [Migration(number, "m", text) for number, text in enumerate(texts, 1)]
+        for count in (len(texts),) if together else range(1, len(texts) + 1):
+            runner = MigrationRunner(connection)
+            runner.add_migrations(migrations[:count])
+            try:
+                runner.run()
+            except ExecutionFailedError as error:
+                return (error.version or 0) - 1, error.message
+        return len(texts), None
+    finally:
+        connection.close()
+
+
+@PROPERTY
+@given(schemas(), st.lists(scripts(renames=True), min_size=2, max_size=4))
+@example(
+    "CREATE TABLE ta (id INTEGER PRIMARY KEY); CREATE TABLE tb (j REFERENCES ta); INSERT INTO ta VALUES (1)",
+    [
+        "DELETE FROM ta WHERE id = 7",
+        "CREATE TABLE tc (j REFERENCES ta); INSERT INTO tc VALUES (1)",
+        "DELETE FROM ta",
+    ],
+)
+@example(
+    "CREATE TABLE ta (id INTEGER PRIMARY KEY); CREATE TABLE tb (j REFERENCES ta); INSERT INTO ta VALUES (1)",
+    ["INSERT INTO tb VALUES (1)", "ALTER TABLE ta RENAME TO te", "DELETE FROM te"],
+)
+def test_in_one_run_each_is_judged_as_in_a_run_of_its_own(schema: str, texts: list[str]) -> None:
+    """What is known of the keys is kept from one migration to the next."""
+    try:
+        alone = _applied(schema, texts, together=False)
+    except (apsw.SQLError, apsw.ConstraintError):
+        return
+    event(f"{alone[0]} applied, then {'no ' if alone[1] is None else ''}failure")
+
+    assert _applied(schema, texts, together=True) == alone
