@@ -30,7 +30,7 @@ from benchmarks.making import (
 from benchmarks.making import OURS as MARKS
 from benchmarks.measuring import FailedError, Samples, percentile, surroundings
 from benchmarks.peers import ENTR, INOTIFYWAIT, dbmate_up, loops
-from benchmarks.results import Beside, Row, at_most, at_most_times, in_milliseconds
+from benchmarks.results import Beside, Goal, Row, at_most, at_most_times, in_milliseconds
 from support import PROGRAM
 
 BEFORE = 20
@@ -201,11 +201,12 @@ def _rows(name: str, contestants: dict[str, Contestant]) -> list[Row]:
         Beside(_FLOOR, in_milliseconds(contestants[_FLOOR].taken)),
         Beside(INOTIFYWAIT, usable, None if name == _REDO else at_most_times(1)),
     ]
+    return [Row(f"{name}{SEEN}", len(taken), "ms", taken, beside), _spread(name, taken, at_most(20))]
+
+
+def _spread(name: str, taken: Samples, goal: Goal | None = None) -> Row:
     spread = percentile(taken, 0.99) - statistics.median(taken)
-    return [
-        Row(f"{name}{SEEN}", len(taken), "ms", taken, beside),
-        Row(f"{name}: the 99th percentile beyond the median", len(taken), "ms", [spread], goal=at_most(20)),
-    ]
+    return Row(f"{name}: the 99th percentile beyond the median", len(taken), "ms", [spread], goal=goal)
 
 
 def _others(contestants: dict[str, Contestant]) -> list[Row]:
@@ -214,6 +215,6 @@ def _others(contestants: dict[str, Contestant]) -> list[Row]:
     for name, contestant in contestants.items():
         if name not in names:
             lost = f" ({contestant.lost} not noticed in {_LOST_SECONDS:.0f} s)" if contestant.lost else ""
-            what = f"{COMPARED}{name}{lost}"
-            rows.append(Row(what, len(contestant.taken), "ms", in_milliseconds(contestant.taken)))
+            taken = in_milliseconds(contestant.taken)
+            rows += [Row(f"{COMPARED}{name}{lost}", len(taken), "ms", taken), _spread(name, taken)]
     return rows
