@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import FileIO
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.model import Migration
@@ -63,6 +63,16 @@ class Listing:
         raise first
 
 
+class Memory(Protocol):
+    """What is remembered of the files from one reading of a directory to the next."""
+
+    def recall(self, file: str) -> Migration | None:
+        """What was read of a file, if it is as it was then."""
+
+    def learn(self, file: str, migration: Migration) -> None:
+        """Take what was read of a file that could not be recalled."""
+
+
 class _UnfinishedError(Exception):
     """The file is not to be trusted yet."""
 
@@ -98,11 +108,14 @@ def read_finished(
     return listing
 
 
-def read_directory(directory: str | os.PathLike[str], trust: Trust | None = None) -> Listing:
+def read_directory(
+    directory: str | os.PathLike[str], trust: Trust | None = None, memory: Memory | None = None
+) -> Listing:
     """Read every `*.sql` of a directory once. Raises `MigrationFileError` when that is not possible.
 
     With `trust`, neither the directory nor a file of it may be such that others can write it: that is raised for
-    the directory, and a fault of the file. Without, the caller answers for them.
+    the directory, and a fault of the file. Without, the caller answers for them. What the `memory` recalls is not
+    opened.
     """
     path = joined("", directory)
     with as_file_error(path, "migrations directory"):
@@ -117,21 +130,31 @@ def read_directory(directory: str | os.PathLike[str], trust: Trust | None = None
         named, file = read_name(name), f"{place}{name}"
         if isinstance(named, Misnamed):
             listing.ignored.append(Remark(file, named.reason))
-        elif named is not None and _read_entry(named, file, listing, trust) and isinstance(named, FileName):
+        elif (
+            named is not None and _read_entry(named, file, listing, trust, memory) and isinstance(named, FileName)
+        ):
             claims.setdefault(named.version, []).append(file)
     listing.migrations.sort(key=lambda each: (each.is_repeatable, each.version, each.name))
     listing.invalid.extend(_duplicates(claims))
     return listing
 
 
-def _read_entry(named: FileName | RepeatableName, file: str, listing: Listing, trust: Trust | None) -> bool:
+def _read_entry(
+    named: FileName | RepeatableName, file: str, listing: Listing, trust: Trust | None, memory: Memory | None
+) -> bool:
     """Whether it is a file of that name at all, valid or not."""
+    if memory is not None and (recalled := memory.recall(file)) is not None:
+        listing.migrations.append(recalled)
+        return True
     try:
         content = _read_whole(file, trust)
         if content is None:
             listing.ignored.append(Remark(file, "not a regular file"))
             return False
-        listing.migrations.append(parse_migration(named, content, file=file))
+        migration = parse_migration(named, content, file=file)
+        listing.migrations.append(migration)
+        if memory is not None:
+            memory.learn(file, migration)
     except _UnfinishedError as reason:
         listing.unfinished.append(Remark(file, str(reason)))
     except RefusedError as error:

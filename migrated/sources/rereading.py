@@ -1,67 +1,86 @@
-"""Reading a migrations directory again and again: what looks as it did is not opened."""
+"""Reading a migrations directory again and again: a file that looks as it did is not opened."""
 
 import os
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from migrated.model import Migration
 from migrated.sources.directory import Listing, read_directory
 from migrated.trust import Trust
 
 _YOUNG_NS = 2_000_000_000
-"""What was written less than that ago may have been written once more without its time showing that."""
+"""What was written less than that ago may have been written once more without its time showing that: the clocks of
+file systems tick, some only every two seconds (https://git-scm.com/docs/racy-git)."""
 
-_Stamps = dict[str, tuple[int, ...]]
+_Stamp = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """A listing, and a number that is another one whenever the migrations are others."""
 
     listing: Listing
     mark: int
 
 
+class _Files:
+    """What was read of the files of one directory, and how each looked from outside just before."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[_Stamp, Migration]] = {}
+        self._seen: dict[str, _Stamp] = {}
+        self._kept: dict[str, tuple[_Stamp, Migration]] = {}
+
+    def recall(self, file: str) -> Migration | None:
+        """What was read of a file, if it looks as it did then."""
+        try:
+            stamp = _stamp(os.stat(file))
+        except OSError:
+            return None
+        was = self._read.get(file)
+        if was is not None and was[0] == stamp:
+            self._kept[file] = was
+            return was[1]
+        self._seen[file] = stamp
+        return None
+
+    def learn(self, file: str, migration: Migration) -> None:
+        """Take what was read of a file after it could not be recalled."""
+        stamp = self._seen.get(file)
+        if stamp and time.time_ns() - max(stamp[-2:]) > _YOUNG_NS:
+            self._kept[file] = stamp, migration
+
+    def end(self) -> None:
+        """All were asked for: the others are gone."""
+        self._read, self._kept = self._kept, {}
+        self._seen.clear()
+
+
 class DirectoryReader:
     """Used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[_Stamps, Reading]] = {}
+        self._files: dict[str, _Files] = {}
+        self._last: dict[str, Reading] = {}
 
     def read(self, directory: str, trust: Trust | None = None) -> Reading:
-        """As `read_directory`. Raises as that does."""
-        now = time.time_ns()
-        stamps = _stamps(directory)
-        stamped, reading = self._last.get(directory, ({}, None))
-        if reading and stamps and stamps == stamped and _is_trusted(directory, trust):
-            return reading
-        listing = read_directory(directory, trust)
-        reading = Reading(listing, hash(tuple(listing.migrations)))
-        is_old = all(now - max(stamp[-2:]) > _YOUNG_NS for stamp in stamps.values())
-        if is_old and not listing.unfinished:
-            self._last[directory] = stamps, reading
-        else:
-            self._last.pop(directory, None)
-        return reading
+        """As `read_directory`, and the same object as before while nothing changes. Raises as that does."""
+        files = self._files.setdefault(directory, _Files())
+        listing = read_directory(directory, trust, files)
+        files.end()
+        last = self._last.get(directory)
+        if last is None or not _is_same(listing, last.listing):
+            last = self._last[directory] = Reading(listing, hash(tuple(listing.migrations)))
+        return last
 
 
-def _is_trusted(directory: str, trust: Trust | None) -> bool:
-    # That depends on the directories above it too; a file's own rights are seen from outside.
-    return trust is None or trust.of(directory, os.stat(directory)) is None
+def _is_same(one: Listing, other: Listing) -> bool:
+    if one.invalid or other.invalid or one.unfinished or other.unfinished or one.ignored != other.ignored:
+        return False
+    return len(one.migrations) == len(other.migrations) and all(
+        migration is before for migration, before in zip(one.migrations, other.migrations, strict=True)
+    )
 
 
-def _stamps(directory: str) -> _Stamps:
-    """How every file of the directory, and it itself, looks from outside; nothing where that cannot be told."""
-    found = {}
-    try:
-        found["."] = _stamp(os.stat(directory))
-        for name in os.listdir(directory):
-            if name.lower().endswith(".sql"):
-                found[name] = _stamp(os.stat(os.path.join(directory, name)))
-    except OSError:
-        return {}
-    return found
-
-
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
+def _stamp(status: os.stat_result) -> _Stamp:
     rights = status.st_mode, status.st_uid, status.st_gid
     return status.st_dev, status.st_ino, *rights, status.st_size, status.st_mtime_ns, status.st_ctime_ns
