@@ -178,8 +178,10 @@ class ProcessLock:
             "since": self._since,
             **self._also,
         }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, (json.dumps(note) + "\n").encode()[:_LONGEST_NOTE], 0)
+        written = os.pwrite(descriptor, (json.dumps(note) + "\n").encode()[:_LONGEST_NOTE], 0)
+        # Most often it is as long as the one before, and to cut a file costs more than all the rest of this.
+        if os.fstat(descriptor).st_size != written:
+            os.ftruncate(descriptor, written)
 
 
 def _command() -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-QUICK_SECONDS = 0.003
+QUICK_SECONDS = 0.002
 """How long a directory must be quiet where all that changed is one file: in a burst the next one comes sooner."""
 
 LONGEST_TO_SHORTEN = 0.05
