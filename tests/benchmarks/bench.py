@@ -12,8 +12,6 @@ from benchmarks.measuring import Ended, run
 from benchmarks.peers import Peers
 from support import PROGRAM
 
-from migrated.configfile import TARGET_KEYS, TOP_KEYS
-
 WORKERS = 4
 """How many databases are worked on at once, by us and by the floor."""
 SNAPSHOTS_NEVER = 'snapshots = { when = "never" }'
@@ -65,11 +63,7 @@ def configure(home: Path, databases: Sequence[str], *target: str, top: Sequence[
     """Write `migrated.toml`: lines for the top, and for the one target."""
     names = ", ".join(f'"{name}"' for name in databases)
     top, target = tuple(top), (f"databases = [{names}]", *target)
-    if "workers" in TOP_KEYS:
-        top = (*top, f"workers = {WORKERS}")
-    elif "workers" in TARGET_KEYS:
-        target = (*target, f"workers = {WORKERS}")
-    (home / "migrated.toml").write_text("\n".join([*top, "[[target]]", *target, ""]))
+    (home / "migrated.toml").write_text("\n".join([*top, f"workers = {WORKERS}", "[[target]]", *target, ""]))
 
 
 def migrated(home: Path, *arguments: str) -> Ended:

@@ -43,7 +43,9 @@ def run(command: Sequence[str], home: Path) -> Ended:
 
 def surroundings(**changes: str) -> dict[str, str]:
     """The environment of a child: the code measured is the one beside these files."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+    # An installed program has its byte code; that must not depend on where this is run.
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": str(ROOT), **changes}
 
 
 def take_turns(rounds: int, ways: Mapping[str, Callable[[], float]]) -> dict[str, Samples]:
