@@ -143,6 +143,8 @@ def _fitting(line: Line, shape: Shaper) -> bytes:
 
 def _plain(value: object) -> object:
     """What every encoder takes: a text, a number or a truth value."""
+    if type(value) is str:
+        return _text(value)
     match value:
         case bool():
             return value
@@ -155,6 +157,9 @@ def _plain(value: object) -> object:
 
 
 def _text(value: object) -> str:
+    # Nearly all are, and it takes no look at the characters to tell.
+    if type(value) is str and value.isascii():
+        return value
     try:
         text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
     except Exception as error:  # noqa: BLE001 - whatever a value's own code does, the line is written
