@@ -1,6 +1,6 @@
 """What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from migrated import planning, refusals
@@ -10,6 +10,7 @@ from migrated.planning import OnChanged, OnMissing, Policy, RepeatableStatus, St
 Recorded = Callable[[list[int]], Mapping[int, Migration]]
 """Asked for versions: those migrations as they were applied, as far as that is known."""
 
+_MOST_REMEMBERED = 64
 _NO_WAY_DOWN = MigrationPlan(MigrationDirection.DOWN)
 _NO_WAY_UP = MigrationPlan(MigrationDirection.UP)
 
@@ -34,6 +35,29 @@ def find(available: Iterable[Migration], record: Record) -> Findings:
         planning.examine(migrations, record.applied, record.unfinished),
         planning.examine_repeatables(migrations, record.repeatables),
     )
+
+
+class Finder:
+    """Finds the same for many databases, most of which are alike: what was found for a record is remembered.
+
+    The times in what is found may be another database's. Several threads may ask at once.
+    """
+
+    def __init__(self, available: Sequence[Migration]) -> None:
+        self._available = available
+        self._found: dict[Hashable, Findings] = {}
+
+    def __call__(self, record: Record) -> Findings:
+        """As `find`."""
+        applied = tuple((entry.version, entry.name, entry.checksum) for entry in record.applied)
+        repeatables = tuple((entry.name, entry.checksum, entry.objects) for entry in record.repeatables)
+        key = applied, record.unfinished, repeatables
+        findings = self._found.get(key)
+        if findings is None:
+            findings = find(self._available, record)
+            if len(self._found) < _MOST_REMEMBERED:
+                self._found[key] = findings
+        return findings
 
 
 class Agenda(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from migrated import differences, events
+from migrated.alike import Alike
 from migrated.backend import Observer
 from migrated.discovery import DatabasePath
 from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
@@ -15,7 +16,7 @@ from migrated.model import AppliedMigration, Migration
 from migrated.planning import State
 from migrated.prototype import Prototype
 from migrated.reporter import Reporter
-from migrated.runner import Hold, MigrationRunner
+from migrated.runner import Hold, MigrationRunner, Prepared
 from migrated.settings import Target
 from migrated.sqlite.connection import is_absent_or_empty
 from migrated.supervision import Supervision
@@ -64,24 +65,37 @@ class Outcome:
         return self.result is not Result.CURRENT
 
 
-@dataclass(frozen=True, slots=True)
 class Job:
     """One piece of work that can be done on any database of a target, on several at once.
 
     `lock_timeout` is in seconds; `hold` takes the lock of a database's directory, which the databases share. With
     `is_everything` the action leaves nothing pending when it succeeds; then a new database may be copied from the
-    `prototype` as well.
+    `prototype` as well. Raises as `MigrationRunner.add_migrations`.
     """
 
-    target: Target
-    migrations: Sequence[Migration]
-    action: Action
-    log: Log
-    lock_timeout: float
-    supervision: Supervision | None = None
-    hold: Hold | None = None
-    is_everything: bool = False
-    prototype: Prototype | None = None
+    def __init__(
+        self,
+        target: Target,
+        migrations: Sequence[Migration],
+        action: Action,
+        log: Log,
+        *,
+        lock_timeout: float,
+        supervision: Supervision | None = None,
+        hold: Hold | None = None,
+        is_everything: bool = False,
+        prototype: Prototype | None = None,
+    ) -> None:
+        self.target = target
+        self.action = action
+        self.log = log
+        self.lock_timeout = lock_timeout
+        self.supervision = supervision
+        self.hold = hold
+        self.is_everything = is_everything
+        self.prototype = prototype
+        self._prepared = Prepared(migrations)
+        self._alike = Alike(self._prepared, target) if is_everything else None
 
     def do(
         self,
@@ -97,13 +111,15 @@ class Job:
         The outcome itself is for `reports`. Another's lock is waited for as long as the target says, or for
         `busy_timeout` seconds.
         """
+        if self._alike is not None and self._alike.is_current(database):
+            return Outcome(database, Result.CURRENT)
         reporter = Reporter(self.log.bind(database=database.name), also, in_full=in_full)
         started = time.monotonic()
         runner = self._runner(database, reporter, busy_timeout)
         was_there = os.path.exists(database.path)
         error: MigrationError | None = None
         try:
-            runner.add_migrations(self.migrations)
+            runner.adopt(self._prepared)
             self._act(runner, database)
         except MigrationError as failure:
             error = failure
@@ -112,6 +128,8 @@ class Job:
         if not was_there and os.path.exists(database.path):
             reporter.log(events.DATABASE_CREATED)
         result = _result(error, reporter)
+        if result is Result.CURRENT and self._alike is not None:
+            self._alike.learn(database)
         return Outcome(
             database,
             result,

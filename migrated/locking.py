@@ -1,5 +1,6 @@
 """The `lock` of each directory, taken once for all databases in it that one process is working on."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class SharedLocks:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
+        self._paths: dict[str, Path] = {}
         self._places: dict[Path, _Place] = {}
 
     @contextmanager
@@ -39,9 +41,9 @@ class SharedLocks:
     ) -> Iterator[None]:
         """Hold the lock of a database's directory. Raises as `ProcessLock.acquire`."""
         # Imported here: most often there is nothing to do, and that should cost little.
-        from migrated.locks import APPLYING, ProcessLock, lock_path
+        from migrated.locks import ProcessLock
 
-        path = lock_path(database, APPLYING)
+        path = self._path(database)
         with self._mutex:
             place = self._places.setdefault(path, _Place())
         with place.mutex:
@@ -56,6 +58,17 @@ class SharedLocks:
                     raise
                 place.lock = lock
         yield
+
+    def _path(self, database: str) -> "Path":
+        """Of the lock; looked up once for each directory."""
+        from migrated.locks import APPLYING, lock_path
+
+        if os.path.islink(database):
+            return lock_path(database, APPLYING)
+        folder = os.path.dirname(database)
+        if folder not in self._paths:
+            self._paths[folder] = lock_path(database, APPLYING)
+        return self._paths[folder]
 
     def __enter__(self) -> Self:
         return self

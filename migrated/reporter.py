@@ -1,6 +1,7 @@
 """Telling the log what happens during a run on one database, as it happens."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 from migrated import events
 from migrated.backend import Done, FormerState, KeptRows, Observer, Progress
@@ -99,7 +100,12 @@ class Reporter(Observer):
             self.log(events.ROWS_LEFT_OUT, snapshot=kept.snapshot, reason=why)
 
     def _log_usual(self, event: Event, **keys: object) -> None:
-        self.log(event if self._in_full else replace(event, level="debug"), **keys)
+        self.log(event if self._in_full else _for_debugging(event), **keys)
+
+
+@lru_cache
+def _for_debugging(event: Event) -> Event:
+    return replace(event, level="debug")
 
 
 def _of(step: Step) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Protocol
 import apsw
 
 from migrated import planning, refusals
-from migrated.agenda import Agenda, Findings, Recorded, agenda_of, find, plan_redo, plan_run
+from migrated.agenda import Agenda, Finder, Findings, Recorded, agenda_of, find, plan_redo, plan_run
 from migrated.backend import Database, Done, Observer, Template
 from migrated.directives import Directive
 from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, RefusedError
@@ -53,6 +53,17 @@ def _hold(
     from migrated import locks
 
     return locks.holding(database, locks.APPLYING, timeout, cancelled=cancelled, waiting=waiting)
+
+
+class Prepared:
+    """Migrations made known once, for many runners. Raises as `MigrationRunner.add_migrations`."""
+
+    def __init__(self, migrations: Iterable[Migration]) -> None:
+        runner = MigrationRunner(":memory:")
+        runner.add_migrations(migrations)
+        self.by_key = runner._migrations  # noqa: SLF001 - of the same module
+        self.available = runner._available  # noqa: SLF001
+        self.find = Finder(self.available)
 
 
 class MigrationRunner:
@@ -99,9 +110,12 @@ class MigrationRunner:
         self._lock_timeout = lock_timeout
         self._observer = observer or Observer()
         self._migrations: dict[int | str, Migration] = {}
+        self._prepared: Prepared | None = None
 
     @property
     def _available(self) -> list[Migration]:
+        if self._prepared is not None:
+            return self._prepared.available
         # Those with a version may come in any order; the others are applied by their names.
         return sorted(self._migrations.values(), key=lambda each: (each.is_repeatable, each.version, each.name))
 
@@ -129,7 +143,14 @@ class MigrationRunner:
                 expected=migration.checksum,
                 found=found,
             )
+        if self._prepared is not None:
+            # Those are of other runners too.
+            self._migrations, self._prepared = {**self._migrations}, None
         self._migrations[key] = migration
+
+    def adopt(self, prepared: Prepared) -> None:
+        """Make known what was prepared, and nothing else."""
+        self._migrations, self._prepared = prepared.by_key, prepared
 
     def add_migrations(self, migrations: Iterable[Migration]) -> None:
         """Make several known. Raises as `add_migration`, having added those before."""
@@ -349,6 +370,7 @@ class MigrationRunner:
             observer=self._observer,
             supervision=self._supervision,
             may_go_back=may_go_back and self._policy.on_changed is OnChanged.REDO,
+            finder=self._prepared.find if self._prepared else None,
         )
         with self._remembering():
             return self._look_and_carry_out(execution, decide)

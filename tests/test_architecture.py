@@ -19,7 +19,7 @@ FLOORS = [
     ["reports"],
     ["occasions", "dumping", "rollout"],
     ["fleet"],
-    ["prototype"],
+    ["prototype", "alike"],
     ["reporter", "runner", "hooks", "schemafile"],
     ["execution"],
     ["work"],
@@ -70,7 +70,7 @@ INNER_FLOORS = {
     "sources": [["rereading"], ["directory"], ["parsing"], ["naming", "mounts"], ["__init__"]],
     "sqlite": [
         ["database"],
-        ["session", "template"],
+        ["session", "template", "glance"],
         ["rebuilding"],
         ["piecewise", "step", "preparing", "restoring", "comparing", "former", "schema"],
         ["failures", "checks", "snapshots", "rewriting"],

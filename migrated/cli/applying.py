@@ -114,11 +114,11 @@ class _Run:
                 migrations,
                 self._errand.action,
                 self._log,
-                self._config.lock_timeout,
-                self._supervision,
-                locks.hold if is_fleet else None,
-                self._errand.is_everything,
-                Prototype(target, migrations) if self._errand.is_everything else None,
+                lock_timeout=self._config.lock_timeout,
+                supervision=self._supervision,
+                hold=locks.hold if is_fleet else None,
+                is_everything=self._errand.is_everything,
+                prototype=Prototype(target, migrations) if self._errand.is_everything else None,
             )
 
             def visit(turn: Turn) -> Outcome:

@@ -3,6 +3,7 @@
 It is given what it needs, and tells what it found by messages. What the next pass needs of it is in the roster.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -182,20 +183,21 @@ class Pass:
         self, target: Target, databases: list[DatabasePath], wanted: list[DatabasePath], reading: Reading
     ) -> None:
         is_fleet = len(databases) > 1
+        ours: set[str] = set()
         with SharedLocks() as locks:
             job = Job(
                 target,
                 reading.listing.migrations,
                 lambda runner: runner.run(),
                 self.log,
-                self.config.lock_timeout,
-                self.supervision,
-                locks.hold,
+                lock_timeout=self.config.lock_timeout,
+                supervision=self.supervision,
+                hold=locks.hold,
                 is_everything=True,
                 prototype=Prototype(target, reading.listing.migrations),
             )
             rollout = RollOut(
-                lambda turn: self._visit(job, turn, BUSY_SECONDS if is_fleet else None),
+                lambda turn: self._visit(job, turn, BUSY_SECONDS if is_fleet else None, ours),
                 lambda outcome: self._tell(
                     target, outcome, reading.mark, is_first=outcome.database is databases[0]
                 ),
@@ -209,12 +211,16 @@ class Pass:
             self.roster.halts[_key(target)] = reading.mark, halt
             self._leave_alone(halt.untouched, halt, len(databases), is_new=True)
 
-    def _visit(self, job: Job, turn: Turn, busy_timeout: float | None) -> Outcome:
+    def _visit(self, job: Job, turn: Turn, busy_timeout: float | None, ours: set[str]) -> Outcome:
+        """`ours` are the directories of which it is known in this pass that we hold the daemon's lock."""
         database = turn.database
         self.supervision.beat()
         self.activity.visit(database.name)
         try:
-            self.locks.ensure(database.path)
+            folder = os.path.dirname(database.path)
+            if folder not in ours or os.path.islink(database.path):
+                self.locks.ensure(database.path)
+                ours.add(folder)
             return job.do(database, self.activity, busy_timeout=busy_timeout, in_full=turn.in_full)
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, Result.UNAVAILABLE, error=error)

@@ -36,8 +36,8 @@ def test_what_did_not_begin_is_pending(tmp_path: Path, database: Path, log: Log,
                 [Migration(1, "one", "CREATE TABLE t1 (id)"), Migration(2, "two", "CREATE TABLE t2 (id)")],
                 lambda runner: runner.run(),
                 log,
-                0,
-                supervision,
+                lock_timeout=0,
+                supervision=supervision,
             ).do(DatabasePath("app.db", str(database)))
         )
         if len(outcomes) == 1:

@@ -53,7 +53,7 @@ class Work:
             log = configure("json", "debug", descriptor)
             migrations = read_migrations(target.migrations)
             database = DatabasePath("app.db", str(self.home / "app.db"))
-            outcome = Job(target, migrations, action, log, 0.05).do(database)
+            outcome = Job(target, migrations, action, log, lock_timeout=0.05).do(database)
             report(outcome, log)
         finally:
             os.close(descriptor)

@@ -1,0 +1,132 @@
+"""A database that is like one which has everything has everything; nothing else passes for that."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+from support import execute
+
+from migrated import Migration, MigrationRunner, OnChanged, Policy
+from migrated.alike import Alike
+from migrated.discovery import DatabasePath
+from migrated.runner import Prepared
+from migrated.settings import Target
+
+MIGRATIONS = [
+    Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY);"),
+    Migration(2, "posts", "CREATE TABLE posts (id INTEGER PRIMARY KEY);"),
+]
+
+
+def bring_up(path: Path, migrations: list[Migration] = MIGRATIONS) -> None:
+    runner = MigrationRunner(path)
+    runner.add_migrations(migrations)
+    runner.run()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A database that has everything."""
+    path = tmp_path / "model.db"
+    bring_up(path)
+    return path
+
+
+def alike(*learned: Path, policy: Policy = Policy(), application_id: int = 0) -> Alike:  # noqa: B008 - frozen
+    target = Target("/", ("x",), "/m", policy=policy, application_id=application_id)
+    known = Alike(Prepared(MIGRATIONS), target)
+    for path in learned:
+        known.learn(DatabasePath(path.name, str(path)))
+    return known
+
+
+def is_current(known: Alike, path: Path) -> bool:
+    return known.is_current(DatabasePath(path.name, str(path)))
+
+
+def test_nothing_is_known_at_first(model: Path) -> None:
+    assert not is_current(alike(), model)
+
+
+def test_database_that_is_alike_is_current_whatever_else_is_in_it(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    shutil.copy(model, other)
+    execute(other, "INSERT INTO users VALUES (7); CREATE TABLE theirs (x);")
+    execute(other, "UPDATE _migrations SET applied_at = '2020-01-01 00:00:00', execution_time_ms = 9")
+
+    assert is_current(alike(model), other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM _migrations WHERE version = 2",
+        "UPDATE _migrations SET checksum = 'x' WHERE version = 1",
+        "UPDATE _migrations SET name = 'x' WHERE version = 1",
+        "UPDATE _migrations SET version = 9 WHERE version = 1",
+        "INSERT INTO _migrations (version, name, checksum) VALUES (3, 'more', 'x')",
+        "UPDATE _migrations_history SET action = 'apply-statement' WHERE version = 2",
+        "DELETE FROM _migrations_history",
+        "DROP TABLE _migrations",
+        "CREATE TABLE _migrations_repeatable (x)",
+    ],
+)
+def test_database_with_another_record_is_not(model: Path, tmp_path: Path, change: str) -> None:
+    other = tmp_path / "other.db"
+    shutil.copy(model, other)
+    execute(other, change)
+
+    assert not is_current(alike(model), other)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: None, id="nothing"),
+        pytest.param(Path.touch, id="an empty file"),
+        pytest.param(Path.mkdir, id="a directory"),
+        pytest.param(lambda path: path.write_text("no database" * 200), id="a text"),
+    ],
+)
+def test_what_is_no_database_is_not(model: Path, tmp_path: Path, make: Callable[[Path], object]) -> None:
+    other = tmp_path / "other.db"
+    make(other)
+
+    before = other.exists()
+
+    assert not is_current(alike(model), other)
+    assert other.exists() is before
+
+
+def test_locked_one_is_not(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    shutil.copy(model, other)
+    writer = apsw.Connection(str(other))
+    writer.execute("BEGIN EXCLUSIVE")
+
+    assert not is_current(alike(model), other)
+    writer.execute("ROLLBACK")
+    assert is_current(alike(model), other)
+
+
+def test_nothing_is_learnt_from_one_that_lacks_something(tmp_path: Path) -> None:
+    half, changed = tmp_path / "half.db", tmp_path / "changed.db"
+    bring_up(half, MIGRATIONS[:1])
+    bring_up(changed, [MIGRATIONS[0], Migration(2, "posts", "CREATE TABLE other (x);")])
+    known = alike(half, changed)
+
+    assert not is_current(known, half)
+    assert not is_current(known, changed)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(lambda path: alike(path, policy=Policy(on_changed=OnChanged.REDO)), id="edits are followed"),
+        pytest.param(lambda path: alike(path, application_id=7), id="only some program's databases"),
+    ],
+)
+def test_where_more_has_to_be_looked_at_nothing_is_learnt(model: Path, known: Callable[[Path], Alike]) -> None:
+    assert not is_current(known(model), model)
