@@ -117,7 +117,10 @@ class SqliteDatabase:
                 preflight.require_application_id(connection, self._application_id, self.name)
                 # First the counter, then the record, as in a session.
                 data_version = connection.pragma("data_version")
+                # One lock for all that is read.
+                connection.execute("BEGIN")
                 record = read_record(connection, self.name)
+                connection.execute("COMMIT")
         except BaseException:
             connection.close()
             raise
