@@ -116,11 +116,12 @@ class Job:
         reporter = Reporter(self.log.bind(database=database.name), also, in_full=in_full)
         started = time.monotonic()
         runner = self._runner(database, reporter, busy_timeout)
-        was_there = os.path.exists(database.path)
+        is_new = is_absent_or_empty(database.path)
+        was_there = not is_new or os.path.exists(database.path)
         error: MigrationError | None = None
         try:
             runner.adopt(self._prepared)
-            self._act(runner, database)
+            self._act(runner, is_new=is_new)
         except MigrationError as failure:
             error = failure
         except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
@@ -142,8 +143,7 @@ class Job:
             tuple(reporter.versions),
         )
 
-    def _act(self, runner: MigrationRunner, database: DatabasePath) -> None:
-        is_new = self.prototype is not None and is_absent_or_empty(database.path)
+    def _act(self, runner: MigrationRunner, *, is_new: bool) -> None:
         template = self.prototype.template() if self.prototype is not None and is_new else None
         if template is not None:
             runner.run_from(template)
@@ -157,6 +157,7 @@ class Job:
             policy=target.policy,
             create=target.create,
             must_exist=database.matched,
+            is_alone_in_process=True,
             lock_timeout=self.lock_timeout,
             busy_timeout=target.busy_timeout if busy_timeout is None else min(busy_timeout, target.busy_timeout),
             statement_timeout=target.statement_timeout,

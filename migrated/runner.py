@@ -72,7 +72,8 @@ class MigrationRunner:
     `lock_timeout`, `busy_timeout` and `statement_timeout` (0: none) are seconds. With `transaction = RUN` all
     that is pending goes in one transaction. `snapshots` says when the content is kept before it is changed; with
     an `application_id`, only a database that has it, or is new, is touched. A run stops before its next step, or
-    is interrupted, as the `supervision` says. `hold` takes the lock of the database's directory. On `":memory:"`
+    is interrupted, as the `supervision` says. With `is_alone_in_process` it is not seen to whether something else
+    in this process has the database open. `hold` takes the lock of the database's directory. On `":memory:"`
     the database lives as long as the runner.
     """
 
@@ -83,6 +84,7 @@ class MigrationRunner:
         policy: Policy = Policy(),  # noqa: B008 - frozen
         create: bool = True,
         must_exist: bool = False,
+        is_alone_in_process: bool = False,
         lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
         statement_timeout: float = 0,
@@ -99,6 +101,7 @@ class MigrationRunner:
             database,
             create=create,
             must_exist=must_exist,
+            is_alone_in_process=is_alone_in_process,
             busy_timeout=busy_timeout,
             statement_timeout=statement_timeout,
             snapshots=snapshots,

@@ -40,7 +40,8 @@ class SqliteDatabase:
     """One database: a path, `:memory:`, or an open `apsw.Connection` that the caller keeps.
 
     `create` says whether a missing or empty file may become a database, a missing one not where it `must_exist`:
-    one that a pattern matched and that is gone was removed on purpose. `busy_timeout` is how many seconds
+    one that a pattern matched and that is gone was removed on purpose. That nothing else in this process has it
+    open need not be seen to where it `is_alone_in_process`. `busy_timeout` is how many seconds
     another connection's lock is waited for, in all, at each of BEGIN, a statement and COMMIT; the wait ends
     early when the `supervision` says so. `statement_timeout` is how many seconds a statement may take; 0: any.
     `snapshots` says when the content is kept. With an `application_id`, only a database that has it, or one that
@@ -53,6 +54,7 @@ class SqliteDatabase:
         *,
         create: bool = True,
         must_exist: bool = False,
+        is_alone_in_process: bool = False,
         busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
         statement_timeout: float = 0,
         snapshots: SnapshotPolicy = NO_SNAPSHOTS,
@@ -65,6 +67,7 @@ class SqliteDatabase:
         self._application_id = application_id
         self._create = create
         self._must_exist = must_exist
+        self._is_alone = is_alone_in_process
         self._shared: apsw.Connection | None = None
         self._left_open: tuple[tuple[int, int], Opened] | None = None
         self.path: str | None = None
@@ -141,7 +144,7 @@ class SqliteDatabase:
     def require_usable(self) -> None:
         """Raise `DatabaseError` for what can be seen to be in the way without opening the database."""
         if self.path is not None and self._shared is None:
-            is_alone = self._left_open is not None
+            is_alone = self._is_alone or self._left_open is not None
             preflight.require_usable(self.path, create=self._create, is_alone=is_alone)
 
     def template(self, migrations: Sequence[Migration]) -> "Template | None":
@@ -329,5 +332,6 @@ class SqliteDatabase:
     def _open_for_reading(self) -> apsw.Connection:
         preflight.require_regular_file(self.name)
         # Closing it drops the locks of whoever else in this process has it open, also after a mere look.
-        preflight.require_alone_in_process(self.name)
+        if not self._is_alone:
+            preflight.require_alone_in_process(self.name)
         return open_for_reading(self.name, self._patience)

@@ -32,7 +32,7 @@ def require_usable(path: str, *, create: bool, is_alone: bool = False) -> None:
     known.
     """
     # SQLite makes its own files beside the real one, wherever links lead.
-    real = os.path.realpath(path)
+    real = os.path.realpath(path) if os.path.islink(path) else os.path.abspath(path)
     directory = os.path.dirname(real)
     try:
         status = os.stat(real)
