@@ -4,10 +4,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
-from daemon_process import poll
+from daemon_process import DEADLINE, poll
 from support import execute
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
 
 from migrated.daemon.roster import Roster
 from migrated.discovery import DatabasePath
@@ -154,3 +157,37 @@ class TestDirectory:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
         assert reader.read(str(migrations)).mark != first.mark
+
+    def test_of_many_files_only_the_new_one_is_opened(self, migrations: Path, tmp_path: Path) -> None:
+        for version in range(3, 60):
+            (migrations / f"{version}_change.sql").write_text(f"CREATE TABLE t{version} (x);")
+        poll(lambda: time.time() - migrations.stat().st_ctime > 2, "what is young is read anew")
+        reader = Roster().reader
+        reader.read(str(migrations))
+        beside = tmp_path / "new"
+        beside.write_text("CREATE TABLE t99 (x);")
+        beside.rename(migrations / "99_new.sql")
+        opened: SimpleQueue[str] = SimpleQueue()
+        observer = Observer()
+        observer.schedule(_Opened(opened), str(migrations), recursive=False)
+        observer.start()
+        try:
+            assert len(reader.read(str(migrations)).listing.migrations) == 60
+            (migrations / "last").touch()
+            names = set()
+            while (name := opened.get(timeout=DEADLINE)) != "last":
+                names.add(name)
+        finally:
+            observer.stop()
+            observer.join()
+
+        assert names == {"99_new.sql"}
+
+
+class _Opened(FileSystemEventHandler):
+    def __init__(self, names: "SimpleQueue[str]") -> None:
+        self._names = names
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if not event.is_directory and event.event_type in {"opened", "created"}:
+            self._names.put(Path(os.fsdecode(event.src_path)).name)
