@@ -54,7 +54,7 @@ INNER_FLOORS = {
         ["viewing"],
         ["tracking", "directories", "hooking", "standing", "listening"],
         ["passes", "announcing", "asking", "places"],
-        ["roster"],
+        ["roster", "crowd", "wording"],
         [
             *("holding", "watcher", "schedule", "settle", "systemd", "checkout", "caution"),
             *("activity", "pulse"),

@@ -1,37 +1,23 @@
 """What the daemon remembers of each database, and what it says of it."""
 
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from migrated import events
+from migrated.daemon.crowd import Crowd
 from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
+from migrated.daemon.wording import is_foreign, short
 from migrated.discovery import DatabasePath
-from migrated.errors import (
-    ChecksumMismatchError,
-    LateMigrationError,
-    MigrationError,
-    MigrationNotFoundError,
-    RefusedError,
-    UnfinishedError,
-)
 from migrated.events import Event
 from migrated.fleet import Outcome, Result
 from migrated.logs import Log, failure_keys
 from migrated.reports import FEW, Cause, cause_of, report_end, report_error, report_halt, report_others
 
-_STATUS_WIDTH = 100
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}
-_KINDS = {
-    ChecksumMismatchError.code: "checksum mismatch in",
-    MigrationNotFoundError.code: "no file any more of",
-    LateMigrationError.code: "too late:",
-    UnfinishedError.code: "stopped half way:",
-}
 
 
 @dataclass(slots=True)
@@ -47,27 +33,6 @@ class _Tracked:
     complaint: Complaint = field(default_factory=Complaint)
 
 
-@dataclass(slots=True)
-class _Crowd:
-    """Databases in trouble for one cause: a few that are `told` of one by one, and the `others`."""
-
-    told: set[str] = field(default_factory=set)
-    others: set[str] = field(default_factory=set)
-    complaint: Complaint = field(default_factory=Complaint)
-
-    def join(self, path: str) -> bool:
-        """Take in a database. Whether it is told of by itself."""
-        if path in self.told or (len(self.told) < FEW and path not in self.others):
-            self.told.add(path)
-            return True
-        self.others.add(path)
-        return False
-
-    def leave(self, path: str) -> None:
-        self.told.discard(path)
-        self.others.discard(path)
-
-
 class Tracker:
     """The state of every database, owned by the daemon's loop. Times are seconds of one clock."""
 
@@ -77,7 +42,7 @@ class Tracker:
         self._known: frozenset[str] = frozenset()
         self._well: set[str] = set()
         self._tracked: dict[str, _Tracked] = {}
-        self._crowds: dict[Cause, _Crowd] = {}
+        self._crowds: dict[Cause, Crowd] = {}
         self._recovered: dict[Event, int] = {}
         self._applied = 0
         self._is_news = False
@@ -201,7 +166,7 @@ class Tracker:
             tracked.cause = cause
         if cause is None:
             return False
-        if not self._crowds.setdefault(cause, _Crowd()).join(outcome.database.path):
+        if not self._crowds.setdefault(cause, Crowd()).join(outcome.database.path):
             self._is_news |= not is_same
             return not is_same
         if outcome.result is Result.FAILED:
@@ -242,7 +207,7 @@ class Tracker:
             return
         crowd = self._crowds[tracked.cause]
         crowd.leave(tracked.outcome.database.path)
-        if not crowd.told and not crowd.others:
+        if crowd.is_empty:
             del self._crowds[tracked.cause]
 
     def _complain(self, tracked: _Tracked, log: Log, now: float) -> bool:
@@ -251,7 +216,7 @@ class Tracker:
         error = outcome.error
         if error is None:
             return False
-        if tracked.complaint.is_made and _is_foreign(outcome):
+        if tracked.complaint.is_made and is_foreign(outcome):
             return False
         # Another version that fails for the same reason is another cause.
         if not tracked.complaint.is_due(f"{outcome.result}: {error.version}: {error.message}", now):
@@ -267,7 +232,7 @@ class Tracker:
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
 
-    def _complain_of(self, cause: Cause, crowd: _Crowd, log: Log, now: float) -> None:
+    def _complain_of(self, cause: Cause, crowd: Crowd, log: Log, now: float) -> None:
         """Tell of those that are not told of one by one, if it is time to."""
         if crowd.others and crowd.complaint.is_due(str(cause), now):
             example = self._tracked[next(iter(crowd.others))].outcome
@@ -299,31 +264,6 @@ class Tracker:
             if counts[name]:
                 outcomes = (tracked.outcome for tracked in self._tracked.values())
                 text += (
-                    f"; {counts[name]} {name}: {_short(next(each for each in outcomes if each.result in results))}"
+                    f"; {counts[name]} {name}: {short(next(each for each in outcomes if each.result in results))}"
                 )
         return text
-
-
-def _is_foreign(outcome: Outcome) -> bool:
-    """Whether a pattern matches a file that is no database: that is said once, and no trouble of ours."""
-    return outcome.database.matched and outcome.error is not None and outcome.error.code == "SQLITE_NOTADB"
-
-
-def _short(outcome: Outcome) -> str:
-    """What is wrong with a database, with what matters most in front."""
-    error = outcome.error
-    if error is None:
-        return outcome.database.name
-    if isinstance(error, RefusedError) and error.code in _KINDS:
-        text = f"{_KINDS[error.code]} {_labels(error)} ({outcome.database.name})"
-    elif outcome.result is Result.FAILED and error.version is not None:
-        text = f"{_labels(error)} failed ({outcome.database.name}): {error.message}"
-    else:
-        text = f"{outcome.database.name}: {error.message}"
-    return textwrap.shorten(text, _STATUS_WIDTH, placeholder=" ...")
-
-
-def _labels(error: MigrationError) -> str:
-    offenders = error.offenders if isinstance(error, RefusedError) else ()
-    first = f"{error.version}_{error.name}" if error.version is not None else offenders[0].label
-    return first if len(offenders) <= 1 else f"{first} and {len(offenders) - 1} more"

@@ -123,6 +123,22 @@ class TestHalt:
             assert new["daemon"]["error"]["message"].startswith("3_change failed in 1 of 21 databases")
             assert versions([tmp_path / "tenants" / "new.db"]) == {(1, 2): 1}
 
+    def test_one_that_was_busy_when_it_was_halted_is_not_touched_either(self, tmp_path: Path) -> None:
+        databases = fleet(tmp_path, 20)
+        fill(tmp_path, databases)
+        execute(databases[1], "CREATE TABLE t3 (theirs)")
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_until_ready()
+            with writer_holding(databases[0]):
+                write_migration(tmp_path / "migrations", 3)
+                daemon.wait_for("fleet.halted", untouched=18)
+                daemon.wait_for("fleet.finished")
+            daemon.pass_over_notices()
+            # Of its own back-off.
+            daemon.wait_for_notice("X_MIGRATED_PASS")
+
+            assert versions(databases) == {(1, 2): 20}
+
     def test_person_may_try_one_all_the_same(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 20)
         fill(tmp_path, databases)

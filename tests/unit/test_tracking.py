@@ -270,6 +270,87 @@ def test_what_is_well_is_not_repeated(told: Told, visited: Visited) -> None:
     assert told.events() == []
 
 
+@pytest.mark.parametrize(("matched", "times"), [(True, 1), (False, 2)], ids=["matched", "configured"])
+def test_file_that_is_no_database_is_spoken_of_once_where_only_a_pattern_means_it(
+    told: Told, *, matched: bool, times: int
+) -> None:
+    error = DatabaseError("file is not a database", code="SQLITE_NOTADB")
+    told.tracker.visited(unavailable(error, of=DatabasePath("x.db", "/srv/x.db", matched)), 0.0)
+    told.tracker.repeat_complaints(100_000.0)
+
+    assert told.events().count("database.unavailable") == times
+
+
+# Many with one trouble
+
+
+def many(size: int) -> list[DatabasePath]:
+    return [DatabasePath(f"{number}.db", f"/srv/{number}.db") for number in range(size)]
+
+
+def test_first_few_are_told_of_and_the_others_counted_when_the_pass_ends(told: Told) -> None:
+    told.tracker.found(many(10))
+    news = [told.tracker.visited(unavailable(of=database), 0.0) for database in many(10)]
+    told.tracker.pass_ended(1.0, "r1")
+    lines = [line for line in told.lines() if line["event"] == "database.unavailable"]
+
+    # Hooks are told of all of them.
+    assert news == [True] * 10
+    assert [line.get("database") for line in lines] == ["0.db", "1.db", "2.db", None]
+    assert lines[-1]["databases"] == 7
+    assert "repeated" not in lines[-1]
+
+
+def test_they_are_repeated_together_and_no_more_than_that(told: Told) -> None:
+    told.tracker.found(many(10))
+    for database in many(10):
+        told.tracker.visited(unavailable(of=database), 0.0)
+    told.tracker.pass_ended(1.0, "r1")
+    told.lines()
+    told.tracker.repeat_complaints(100.0)
+    told.tracker.repeat_complaints(101.0)
+
+    assert [(line.get("databases"), line["repeated"]) for line in told.lines()] == [(None, 1)] * 3 + [(7, 1)]
+
+
+def test_another_cause_is_told_of_again(told: Told) -> None:
+    told.tracker.found(many(5))
+    for database in many(5):
+        told.tracker.visited(unavailable(of=database), 0.0)
+    told.tracker.pass_ended(1.0, "r1")
+    told.lines()
+    for database in many(5):
+        told.tracker.visited(failed(of=database), 2.0)
+
+    assert told.events().count("migration.failed") == 3
+    told.tracker.pass_ended(3.0, "r2")
+    assert [line["databases"] for line in told.lines() if "databases" in line] == [2, 5]
+
+
+def test_what_recovers_is_told_of_in_the_same_way(told: Told) -> None:
+    told.tracker.found(many(10))
+    for database in many(10):
+        told.tracker.visited(unavailable(of=database), 0.0)
+    told.lines()
+    for database in many(10):
+        told.tracker.visited(current(of=database), 1.0)
+    told.tracker.pass_ended(2.0, "r2")
+    lines = told.lines()
+
+    recovered = [line for line in lines if line["event"] == "database.recovered"]
+    assert [line.get("databases") for line in recovered] == [None, None, None, 7]
+    assert [line["current"] for line in lines if line["event"] == "fleet.finished"] == [10]
+
+
+def test_nothing_is_summed_up_where_there_was_no_news(told: Told) -> None:
+    told.tracker.found(many(3))
+    for database in many(3):
+        told.tracker.visited(current(of=database), 0.0)
+    told.tracker.pass_ended(1.0, "r1")
+
+    assert told.events() == []
+
+
 def test_trouble_of_a_database_that_is_gone_is_not_repeated(told: Told) -> None:
     told.after(refusal())
     told.tracker.found([OTHER])
