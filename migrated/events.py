@@ -4,11 +4,10 @@
 `{migration}` in it is the label of the migration that `version` and `name` stand for.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One kind of log line. `meaning` is what the README says of it."""
 
     name: str

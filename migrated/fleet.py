@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from migrated import differences, events
 from migrated.alike import Alike
@@ -34,8 +35,7 @@ class Result(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told.
 
     `versions` are those that were applied or rolled back, in that order. `changes` has, by version, what the log
@@ -49,7 +49,7 @@ class Outcome:
     pending: int = 0
     execution_time_ms: int = 0
     error: MigrationError | None = None
-    changes: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
+    changes: Mapping[int, Mapping[str, object]] = MappingProxyType({})
     versions: tuple[int, ...] = ()
 
     @property

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from migrated import events
 from migrated.logs import Log
@@ -25,8 +25,7 @@ _OURS = (
 _SERVICE_MANAGERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
-@dataclass(frozen=True, slots=True)
-class Occasion:
+class Occasion(NamedTuple):
     """Why a hook is run: what happened to which databases (their paths), in a pass that came to `outcome`."""
 
     hook: HookName
@@ -39,8 +38,7 @@ class Occasion:
 
     def followed_by(self, later: "Occasion") -> "Occasion":
         """Both in one: all databases and versions, and what the later one came to."""
-        return replace(
-            later,
+        return later._replace(
             databases=tuple(dict.fromkeys(self.databases + later.databases)),
             versions=tuple(sorted({*self.versions, *later.versions})),
         )

@@ -1,6 +1,5 @@
 """Telling the log what happens during a run on one database, as it happens."""
 
-from dataclasses import replace
 from functools import lru_cache
 
 from migrated import events
@@ -9,7 +8,7 @@ from migrated.events import Event
 from migrated.logs import Log
 from migrated.model import Migration, MigrationDirection, Step
 
-_EMPTIED = replace(events.SNAPSHOT_RESTORED, sentence="went back to when nothing was in {database}")
+_EMPTIED = events.SNAPSHOT_RESTORED._replace(sentence="went back to when nothing was in {database}")
 
 
 class Reporter(Observer):
@@ -105,7 +104,7 @@ class Reporter(Observer):
 
 @lru_cache
 def _for_debugging(event: Event) -> Event:
-    return replace(event, level="debug")
+    return event._replace(level="debug")
 
 
 def _of(step: Step) -> dict[str, object]:

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from migrated import events
@@ -39,7 +38,7 @@ def report_error(outcome: Outcome, log: Log) -> None:
         case None:
             return
         case RefusedError() as refusal if not refusal.offenders:
-            log.failure(replace(events.MIGRATION_MISSING, sentence="{reason}"), refusal)
+            log.failure(events.MIGRATION_MISSING._replace(sentence="{reason}"), refusal)
         case RefusedError() as refusal:
             for offender in refusal.offenders:
                 _report_offender(offender, refusal, log, outcome.changes.get(offender.version))
@@ -70,9 +69,8 @@ def report_end(outcome: Outcome, log: Log) -> None:
     """Log `run.finished` where something was done or refused."""
     if outcome.did_something:
         went_down = outcome.rolled_back and not outcome.applied
-        down = replace(
-            events.RUN_FINISHED, sentence=f"{{database}}: {outcome.rolled_back} rolled back, {{pending}} pending"
-        )
+        sentence = f"{{database}}: {outcome.rolled_back} rolled back, {{pending}} pending"
+        down = events.RUN_FINISHED._replace(sentence=sentence)
         log(
             down if went_down else events.RUN_FINISHED,
             applied=outcome.applied,
@@ -108,7 +106,7 @@ def report_others(example: Outcome, number: int, log: Log) -> None:
     is_unavailable = example.result is Result.UNAVAILABLE
     event = events.DATABASE_UNAVAILABLE if is_unavailable else events.DATABASE_BLOCKED
     keys = failure_keys(example.error) | {"excerpt": None, "statement": None}
-    log(replace(event, sentence="{databases} more databases: {reason}"), **keys, databases=number)
+    log(event._replace(sentence="{databases} more databases: {reason}"), **keys, databases=number)
 
 
 class Crowds:

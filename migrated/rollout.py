@@ -7,9 +7,8 @@ over and asks for Python more than for the disk, so that other threads only come
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from migrated.discovery import DatabasePath
 from migrated.errors import MigrationError
@@ -25,8 +24,7 @@ BUSY_SECONDS = 1.0
 _BUSY = ("SQLITE_BUSY", "SQLITE_PROTOCOL", "SQLITE_LOCKED")
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """A database's turn: whether it is told of `in_full`, and whether it is the last one it gets."""
 
     database: DatabasePath
@@ -34,8 +32,7 @@ class Turn:
     is_last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(NamedTuple):
     """A roll-out that does not go on: what `failures` of the databases failed with, and those it did not reach."""
 
     error: MigrationError

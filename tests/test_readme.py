@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +105,7 @@ def test_configuration_shown_holds_every_key_with_its_default(tmp_path: Path) ->
 
 def test_what_hooks_are_told_stands_in_the_readme() -> None:
     occasion = Occasion(HookName.ON_FAILURE, "r", "failed", ("/srv/a.db",) * 20_000, (1,), "reason", "file")
-    told = {*occasion.variables(), *replace(occasion, databases=("/srv/a.db",)).variables()}
+    told = {*occasion.variables(), *occasion._replace(databases=("/srv/a.db",)).variables()}
 
     assert {row[0].strip("`") for row in _table(_section("Hooks"))} == told
 

@@ -5,7 +5,7 @@ It is given what it needs, and tells what it found by messages. What the next pa
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from migrated import events
 from migrated.daemon.activity import Activity
@@ -134,7 +134,7 @@ class Pass:
         for database in new[:FEW]:
             self.log(events.DATABASE_DISCOVERED, database=database.name)
         if len(new) > FEW:
-            others = replace(events.DATABASE_DISCOVERED, sentence="found {databases} more databases")
+            others = events.DATABASE_DISCOVERED._replace(sentence="found {databases} more databases")
             self.log(others, databases=len(new) - FEW)
 
     def _work_on_target(self, target: Target, databases: list[DatabasePath]) -> None:

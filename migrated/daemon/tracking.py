@@ -140,7 +140,7 @@ class Tracker:
         for event, number in self._recovered.items():
             if number > FEW:
                 sentence = f"{{databases}} more databases: {event.name.rpartition('.')[2]}"
-                log(replace(event, sentence=sentence), databases=number - FEW)
+                log(event._replace(sentence=sentence), databases=number - FEW)
         self._recovered.clear()
         for cause, crowd in self._crowds.items():
             self._complain_of(cause, crowd, log, now)

@@ -79,8 +79,8 @@ def test_applying_nothing_loads_neither_the_log_nor_the_lock(tmp_path: Path, mig
     loaded = modules_after(tmp_path, "up")
 
     assert "migrated.fleet" in loaded
-    # These two belong to what supervises the work, and to what its outcome is kept in.
-    assert loaded & (HEAVY | SLOW - {"threading", "dataclasses", "inspect"}) == set()
+    # That belongs to what supervises the work.
+    assert loaded & (HEAVY | SLOW - {"threading"}) == set()
 
 
 def test_asking_a_daemon_loads_little(tmp_path: Path, migrations: Path) -> None:

@@ -492,7 +492,7 @@ def test_counts(told: Told, visits: list[Visited], counts: tuple[int, ...]) -> N
     told.tracker.found([APP, OTHER])
     for visited in visits:
         pending = 3 if visited.outcome.result in {Result.FAILED, Result.REFUSED} else 0
-        told.after(replace(visited, outcome=replace(visited.outcome, pending=pending)))
+        told.after(replace(visited, outcome=visited.outcome._replace(pending=pending)))
 
     names = ("databases", "current", "blocked", "unavailable", "pending")
     assert dict(zip(names, counts, strict=True)) == told.tracker.counts()
