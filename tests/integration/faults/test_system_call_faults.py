@@ -11,7 +11,7 @@ from integration.faults.tracing import FAILING, KILL, KILLED_AT, Call, Injection
 EFFECTS = [(KILL, False), ("error=EIO", False), ("error=ENOSPC", False), ("error=EIO", True)]
 # Else there would be nothing to strike at.
 NEEDS = {
-    "apply-delete": ("fdatasync", "unlink", "ftruncate"),
+    "apply-delete": ("fdatasync", "unlink"),
     "snapshots-wal": ("fsync", "rename", "mkdir"),
     "restore-delete": ("fsync", "rename", "unlink"),
 }
