@@ -132,12 +132,12 @@ def _made(folder: str) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         return os.listdir(folder)
     of_all = os.path.dirname(folder)
-    own = os.path.dirname(of_all)
-    like = os.stat(os.path.dirname(own))
+    ours = os.path.dirname(of_all)
+    os.makedirs(ours, exist_ok=True)
     for each in (of_all, folder):
-        _make(each, like)
-    # Also what another thread has just made, which may not have come to this yet.
-    for each in (own, of_all):
+        _make(each, os.stat(os.path.dirname(ours)))
+    # Another thread that has just made one of them may not have come to this yet.
+    for each in (ours, of_all):
         sync_directory(each)
     return []
 

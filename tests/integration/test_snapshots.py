@@ -304,12 +304,13 @@ def test_first_ones_of_several_databases_at_once(database: Path) -> None:
     with ThreadPoolExecutor(len(databases)) as pool:
         for _ in range(20):
             shutil.rmtree(folder_of(database).parent, ignore_errors=True)
+
             made = list(pool.map(first, databases))
 
-    assert [listed(str(each)) for each in databases] == [[snapshot] for snapshot in made]
-    assert [names(each) for each in databases] == [[os.path.basename(snapshot.path)] for snapshot in made]
-    assert {mode_of(folder_of(each)) for each in databases} == {mode_of(database.parent)}
-    assert all(rows_of_copy(snapshot.path, "PRAGMA integrity_check") == [("ok",)] for snapshot in made)
+            assert [listed(str(each)) for each in databases] == [[snapshot] for snapshot in made]
+            assert [names(each) for each in databases] == [[os.path.basename(each.path)] for each in made]
+            assert {mode_of(folder_of(each)) for each in databases} == {mode_of(database.parent)}
+            assert all(rows_of_copy(each.path, "PRAGMA integrity_check") == [("ok",)] for each in made)
 
 
 def test_snapshots_of_other_databases_cost_nothing(database: Path) -> None:
