@@ -108,8 +108,9 @@ def check_owners(database: DatabasePath) -> Iterator[Finding]:
         return
     if owners.has_default_acl(os.path.dirname(real)):
         return
-    folder = os.path.dirname(locks.lock_path(real, locks.DAEMON))
-    ours = [folder, *(os.path.join(folder, name) for name in (locks.DAEMON, locks.APPLYING, "snapshots"))]
+    snapshots = shelf.folder_of(real)
+    both_locks = [os.fspath(locks.lock_path(real, which)) for which in (locks.DAEMON, locks.APPLYING)]
+    ours = [os.path.dirname(both_locks[0]), *both_locks, os.path.dirname(snapshots), snapshots]
     for path in [*(real + ending for ending in _SIBLINGS), *ours]:
         for user in dict.fromkeys((owner, os.geteuid())):
             if (owned_by := _useless_for(user, path)) is None:

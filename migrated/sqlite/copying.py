@@ -121,15 +121,17 @@ def damage(path: str, step: Callable[[], None]) -> str | None:
     return next((line for line in found if line != "ok" and not _ABOUT_CONTENT.match(line)), None)
 
 
-def put_on_disk(part: str, path: str, like: os.stat_result) -> None:
+def put_on_disk(part: str, path: str, like: os.stat_result) -> int:
     """Give a finished copy its mode, its owner where we are root, and its name; it survives a power cut then.
 
-    The name appears with the whole file behind it. Raises `OSError`, and there is no such name then.
+    The name appears with the whole file behind it. Return how many bytes it has. Raises `OSError`, and there is no
+    such name then.
     """
     descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         be_like(descriptor, like)
         os.fsync(descriptor)
+        size = os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
     os.rename(part, path)
@@ -138,6 +140,7 @@ def put_on_disk(part: str, path: str, like: os.stat_result) -> None:
     except OSError:
         os.unlink(path)
         raise
+    return size
 
 
 def be_like(descriptor: int, like: os.stat_result) -> None:

@@ -61,7 +61,8 @@ class Rebuilding:
         ):
             holder.execute("BEGIN IMMEDIATE")
             moment = watcher.pragma("data_version")
-            with keep(spare) as kept, new_part(self._database) as part:
+            with keep(spare) as kept, new_part(self._database) as new:
+                part = new.path
                 self._fill(part, kept if former is None else former.snapshot, kept, holder)
                 with private_copy(part, self._database) as copy:
                     rows = self._change(copy, former, kept, work)

@@ -49,7 +49,8 @@ def restore(
     The caller holds the lock of the directory. Raises `DatabaseError`, and whatever `keep`, `record` and `step`
     raise: the database is as it was then, and no file is left behind.
     """
-    with new_part(database) as part:
+    with new_part(database) as new:
+        part = new.path
         _require_room(snapshot, database, part)
         _fill(snapshot, database, part, step)
         with private_copy(part, database) as copy, _made_if_missing(snapshot, database):

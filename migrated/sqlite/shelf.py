@@ -1,7 +1,8 @@
 """The folder beside a database where its snapshots lie, and the names in it.
 
-A name says everything about a snapshot: `app.db.20261019T120000000000Z.7.before-run.snapshot`. A copy that is not
-finished has a hidden name, `.app.db.20261019T120000000000Z.part`.
+Each database has a folder of its own, so that a snapshot does not cost more where many databases lie. A name says
+everything about one: `app.db/app.db.20261019T120000000000Z.7.before-run.snapshot`. A copy that is not finished has
+a hidden name, `.app.db.20261019T120000000000Z.part`.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ REASONS = RUN_REASONS + BACK_REASONS
 _FOLDER = "snapshots"
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 _SNAPSHOT = re.compile(
-    r"(?P<identity>(?P<database>.+)\.(?P<stamp>\d{8}T\d{12}Z))\.(?P<version>0|[1-9]\d{0,18})"
+    r"(?P<identity>(?P<database>.+)\.(?P<second>\d{8}T\d{6})(?P<fraction>\d{6})Z)\.(?P<version>0|[1-9]\d{0,18})"
     rf"\.(?P<reason>{'|'.join(REASONS)})\.snapshot",
     re.ASCII | re.DOTALL,
 )
@@ -39,51 +40,63 @@ class SnapshotName(NamedTuple):
     reason: str
 
 
+class Part(NamedTuple):
+    """The path for an unfinished copy, what it will be called as a snapshot, and what snapshots there are."""
+
+    path: str
+    identity: str
+    taken_at: datetime
+    others: dict[str, SnapshotName]
+
+    def named(self, version: int | None, reason: str) -> str:
+        """The path for the copy once it is a snapshot."""
+        return os.path.join(os.path.dirname(self.path), f"{self.identity}.{version or 0}.{reason}.snapshot")
+
+
 def folder_of(database: str) -> str:
-    """Where the snapshots of a database lie, whether or not there are any."""
-    return os.path.join(os.path.dirname(os.path.realpath(database)), FOLDER, _FOLDER)
+    """Where the snapshots of a database lie, and nobody else's, whether or not there are any."""
+    directory, name = os.path.split(os.path.realpath(database))
+    return os.path.join(directory, FOLDER, _FOLDER, _called(name))
 
 
-def names_in(database: str) -> dict[str, SnapshotName]:
-    """The names of the snapshots of a database, and what each says; none where the folder is missing."""
-    ours = _called(database)
-    return {name: found for name in _entries(folder_of(database)) if (found := _read(name, ours))}
+def names_in(folder: str) -> dict[str, SnapshotName]:
+    """The names of the snapshots in the folder of a database, and what each says; none where it is missing."""
+    return _snapshots(_entries(folder), os.path.basename(folder))
 
 
 def leftovers(database: str) -> list[str]:
     """The paths of unfinished copies, which somebody is at work on or was killed over."""
     folder = folder_of(database)
-    return [os.path.join(folder, name) for name in sorted(_leftovers(folder, _called(database)))]
-
-
-def snapshot_path(part: str, version: int | None, reason: str) -> str:
-    """The path for an unfinished copy once it is a snapshot."""
-    return os.path.join(os.path.dirname(part), f"{_identity(part)}.{version or 0}.{reason}.snapshot")
+    return [os.path.join(folder, name) for name in sorted(_leftovers(_entries(folder), os.path.basename(folder)))]
 
 
 @contextlib.contextmanager
-def new_part(database: str) -> Iterator[str]:
-    """The path for one unfinished copy. Whatever lies there in the end is removed.
+def new_part(database: str) -> Iterator[Part]:
+    """One unfinished copy. Whatever lies at its path in the end is removed.
 
-    So is what killed processes left: the caller holds the lock of the directory, nobody else makes copies.
+    So is what killed processes left: the caller holds the lock of the directory, and no other thread of this
+    process makes copies of the same database; of its neighbours one may.
     """
     with file_errors(database):
-        folder = _made(database)
-        _remove(folder, _leftovers(folder, _called(database)))
-        part = os.path.join(folder, f".{_free_identity(database)}.part")
+        folder = folder_of(database)
+        ours = os.path.basename(folder)
+        entries = _made(folder)
+        _remove(folder, _leftovers(entries, ours))
+        part = _new(folder, ours, _snapshots(entries, ours))
     try:
         yield part
     finally:
-        name = os.path.basename(part)
-        _remove(folder, (name + suffix for suffix in ("", "-wal", "-shm", "-journal")))
+        # SQLite's files beside it are gone before it is, when it became a snapshot as when it lost its name.
+        if os.path.lexists(part.path):
+            name = os.path.basename(part.path)
+            _remove(folder, (name + suffix for suffix in ("", "-wal", "-shm", "-journal")))
 
 
-def _called(database: str) -> str:
-    """The part of a name that stands for the database: its own name, or what fits of it and a hash.
+def _called(name: str) -> str:
+    """What stands for a database of this name: the name itself, or what fits of it and a hash.
 
     A shortened one is longer than any that was left as it is, so that none is taken for another's.
     """
-    name = os.path.basename(os.path.realpath(database))
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST:
         return name
@@ -98,36 +111,46 @@ def _read(name: str, ours: str) -> SnapshotName | None:
     if found is None or found["database"] != ours:
         return None
     try:
-        taken_at = datetime.strptime(found["stamp"], _STAMP).replace(tzinfo=UTC)
+        # `strptime` would need no dot, and many times as long.
+        taken_at = datetime.fromisoformat(f"{found['second']}.{found['fraction']}Z")
     except ValueError:
         return None
     return SnapshotName(found["identity"], taken_at, int(found["version"]) or None, found["reason"])
 
 
-def _identity(part: str) -> str:
-    return os.path.basename(part).removeprefix(".").removesuffix(".part")
-
-
-def _free_identity(database: str) -> str:
-    taken = {name.identity for name in names_in(database).values()}
+def _new(folder: str, ours: str, others: dict[str, SnapshotName]) -> Part:
+    taken = {other.taken_at for other in others.values()}
     now = datetime.now(UTC)
-    while (identity := f"{_called(database)}.{now:{_STAMP}}") in taken:
+    while now in taken:
         now += timedelta(microseconds=1)
-    return identity
+    identity = f"{ours}.{now:{_STAMP}}"
+    return Part(os.path.join(folder, f".{identity}.part"), identity, now, others)
 
 
-def _made(database: str) -> str:
-    folder = folder_of(database)
-    if not os.path.isdir(folder):
-        # Another thread may be at the same for another database.
-        os.makedirs(folder, 0o700, exist_ok=True)
+def _made(folder: str) -> list[str]:
+    """What is in the folder of a database, which is made if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.listdir(folder)
+    of_all = os.path.dirname(folder)
+    ours = os.path.dirname(of_all)
+    os.makedirs(ours, exist_ok=True)
+    for each in (of_all, folder):
+        _make(each, os.stat(os.path.dirname(ours)))
+    # Another thread that has just made one of them may not have come to this yet.
+    for each in (ours, of_all):
+        sync_directory(each)
+    return []
+
+
+def _make(folder: str, like: os.stat_result) -> None:
+    # Another thread may be at the same for another database.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            be_like(descriptor, os.stat(os.path.dirname(os.path.realpath(database))))
+            be_like(descriptor, like)
         finally:
             os.close(descriptor)
-        sync_directory(os.path.dirname(folder))
-    return folder
 
 
 def _entries(folder: str) -> list[str]:
@@ -137,8 +160,12 @@ def _entries(folder: str) -> list[str]:
         return []
 
 
-def _leftovers(folder: str, ours: str) -> Iterator[str]:
-    for name in _entries(folder):
+def _snapshots(entries: Iterable[str], ours: str) -> dict[str, SnapshotName]:
+    return {name: found for name in entries if (found := _read(name, ours))}
+
+
+def _leftovers(entries: Iterable[str], ours: str) -> Iterator[str]:
+    for name in entries:
         found = _PART.fullmatch(name)
         if found and found["database"] == ours:
             yield name

@@ -6,7 +6,7 @@ sound, and nothing has to be opened to list them.
 
 import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import apsw
 
@@ -15,7 +15,15 @@ from migrated.model import Snapshot
 from migrated.sqlite.connection import Patience, environment_errors, open_for_reading
 from migrated.sqlite.content import content_size
 from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk
-from migrated.sqlite.shelf import BACK_REASONS, REASONS, RUN_REASONS, folder_of, names_in, new_part, snapshot_path
+from migrated.sqlite.shelf import (
+    BACK_REASONS,
+    REASONS,
+    RUN_REASONS,
+    SnapshotName,
+    folder_of,
+    names_in,
+    new_part,
+)
 from migrated.sqlite.space import require_free
 from migrated.supervision import Supervision
 
@@ -31,7 +39,7 @@ def listed(database: str) -> list[Snapshot]:
     folder = folder_of(database)
     found = []
     with file_errors(database):
-        for name, said in names_in(database).items():
+        for name, said in names_in(folder).items():
             path = os.path.join(folder, name)
             # One that another process removed a moment ago is not there any more.
             with contextlib.suppress(FileNotFoundError):
@@ -72,15 +80,15 @@ def take(
         raise ValueError(f"unknown reason {reason!r}")
     patience = Patience(_SECONDS, Supervision())
     with contextlib.closing(open_for_reading(database, patience)) as source, new_part(database) as part:
-        _require_room(source, part, database)
-        copy_to(part, source, database, step)
-        _require_sound(part, database, step)
-        path = snapshot_path(part, version, reason)
+        _require_room(source, part.path, database)
+        copy_to(part.path, source, database, step)
+        _require_sound(part.path, database, step)
+        path = part.named(version, reason)
         with file_errors(database):
-            put_on_disk(part, path, os.stat(database))
-    snapshot = next(one for one in listed(database) if one.path == path)
+            size = put_on_disk(part.path, path, os.stat(database))
+    snapshot = Snapshot(part.identity, database, path, part.taken_at, version, size, reason)
     if keep is not None:
-        prune(snapshot, keep, spare)
+        _prune(snapshot, part.others, keep, spare)
     return snapshot
 
 
@@ -104,14 +112,29 @@ def _require_sound(part: str, database: str, step: Callable[[], None]) -> None:
 
 def discard(snapshot: Snapshot) -> None:
     """Remove one that nobody needs: the database still is what it holds."""
-    with contextlib.suppress(OSError):
-        os.unlink(snapshot.path)
+    _remove(snapshot.path)
 
 
 def prune(newest: Snapshot, keep: int, spared: Collection[str] = ()) -> None:
     """Leave the `keep` newest of the same database and kind, `newest` and those whose ids are in `spared`."""
+    with file_errors(newest.database):
+        _prune(newest, names_in(os.path.dirname(newest.path)), keep, spared)
+
+
+def _prune(newest: Snapshot, others: Mapping[str, SnapshotName], keep: int, spared: Collection[str]) -> None:
     kind = BACK_REASONS if newest.reason in BACK_REASONS else RUN_REASONS
-    for snapshot in [each for each in listed(newest.database) if each.reason in kind][:-keep]:
-        # One that cannot be removed (a person may have made it immutable) is no reason to stop a migration.
-        if snapshot.id not in {newest.id, *spared}:
-            discard(snapshot)
+    folder, own = os.path.split(newest.path)
+    found = [(newest.taken_at, newest.id, own)] + [
+        (other.taken_at, other.identity, name)
+        for name, other in others.items()
+        if other.reason in kind and name != own
+    ]
+    for _, identity, name in sorted(found)[:-keep]:
+        if identity not in {newest.id, *spared}:
+            _remove(os.path.join(folder, name))
+
+
+def _remove(path: str) -> None:
+    # One that cannot be removed (a person may have made it immutable) is no reason to stop a migration.
+    with contextlib.suppress(OSError):
+        os.unlink(path)

@@ -64,7 +64,7 @@ def test_day_of_a_developer(tmp_path: Path) -> None:
 
     # Nothing typed is lost: what has no table any more is in a snapshot that was named.
     left = [line for line in daemon.logged("rows.left_out") if "tags" in line["reason"]]
-    snapshot = next(tmp_path.glob(f".migrated/snapshots/{left[0]['snapshot']}.*"))
+    snapshot = next(tmp_path.glob(f".migrated/snapshots/app.db/{left[0]['snapshot']}.*"))
     assert query(snapshot, "SELECT label FROM tags") == [("new",)]
 
 

@@ -32,7 +32,7 @@ def listed(directory: Path, *arguments: str) -> list[dict[str, Any]]:
 def test_snapshots_are_listed_for_programs(spoilt: Path) -> None:
     (snapshot,) = listed(spoilt)
 
-    (file,) = (spoilt / ".migrated/snapshots").iterdir()
+    (file,) = (spoilt / ".migrated/snapshots/app.db").iterdir()
     assert snapshot.keys() == {"id", "database", "taken_at", "version", "size", "reason"}
     assert (snapshot["database"], snapshot["version"], snapshot["reason"]) == ("app.db", 1, "before-run")
     assert snapshot["size"] == file.stat().st_size
@@ -173,7 +173,7 @@ def test_each_database_has_its_own(tmp_path: Path, migrations: Path) -> None:
 
 
 def test_one_that_cannot_be_read_is_told(spoilt: Path) -> None:
-    folder = spoilt / ".migrated/snapshots"
+    folder = spoilt / ".migrated/snapshots/app.db"
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()

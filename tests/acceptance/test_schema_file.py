@@ -91,7 +91,7 @@ def test_restoring_brings_it_back_too(tmp_path: Path, migrations: Path, file: Pa
     assert migrated(tmp_path, "up").returncode == 0
     assert tables(file) == ["t1", "t2"]
 
-    (snapshot,) = (tmp_path / ".migrated/snapshots").glob("app.db.*")
+    (snapshot,) = (tmp_path / ".migrated/snapshots/app.db").glob("app.db.*")
     done = migrated(tmp_path, "restore", snapshot.name.split(".1.before-run")[0])
 
     assert (done.returncode, applied_versions(tmp_path / "app.db")) == (0, [1])

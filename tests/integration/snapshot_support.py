@@ -103,9 +103,14 @@ def taken(
 
 
 def names(database: Path) -> list[str]:
-    """Every file in the folder of the snapshots."""
-    folder = database.parent / ".migrated" / "snapshots"
+    """Every file in the folder of a database's snapshots."""
+    folder = folder_of(database)
     return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+def folder_of(database: Path) -> Path:
+    """Where the snapshots of a database lie, and nobody else's."""
+    return database.parent / ".migrated" / "snapshots" / database.name
 
 
 def rows_of_copy(path: str, sql: str) -> list[tuple[object, ...]]:

@@ -473,7 +473,7 @@ class TestWithoutDownText:
             run(database, Migration(1, "users", "CREATE TABLE users (id);\nSELECT * FROM nowhere"))
 
         assert everything(database) == before
-        assert list((tmp_path / ".migrated/snapshots").iterdir()) == []
+        assert list((tmp_path / ".migrated/snapshots/app.db").iterdir()) == []
         assert [path for path in files if not path.exists()] == []
 
     def test_history_goes_on(self, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_snapshots_are_told(work: Work, migrations: Path) -> None:
 
     _, (_, taken, *_) = work.do()
 
-    (kept,) = (work.home / ".migrated/snapshots").iterdir()
+    (kept,) = (work.home / ".migrated/snapshots/app.db").iterdir()
     identifier, size = taken.pop("snapshot"), taken.pop("size")
     assert kept.name == f"{identifier}.1.before-run.snapshot"
     assert size == kept.stat().st_size

@@ -537,7 +537,7 @@ def test_full_disk_is_found_out_before_anything_is_done(database: Path, tmp_path
     mount.mkdir()
     require((*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs"), (str(mount),))
     snapshot = ground(database, "delete", 1.5)
-    look = f'\nprint(sorted(os.listdir("{mount}")), os.listdir("{mount}/.migrated/snapshots"))'
+    look = f'\nprint(sorted(os.listdir("{mount}")), os.listdir("{mount}/.migrated/snapshots/app.db"))'
     command = (sys.executable, "-c", RESTORE + look, f"{mount}/app.db", "0")
 
     done = subprocess.run(
@@ -548,7 +548,7 @@ def test_full_disk_is_found_out_before_anything_is_done(database: Path, tmp_path
     )
 
     said, left = done.stdout.splitlines()
-    folder = re.escape(f"{mount}/.migrated/snapshots")
+    folder = re.escape(f"{mount}/.migrated/snapshots/app.db")
     assert re.fullmatch(
         rf"DISK_SPACE True restoring a snapshot needs 6\.\d MB, and {folder} has 2\.\d MB free", said
     )

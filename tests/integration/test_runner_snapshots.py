@@ -89,7 +89,7 @@ def take(database: Path, *, keep: int = 5, step: Callable[[], None] = lambda: No
 
 
 def names(database: Path) -> list[str]:
-    folder = database.parent / ".migrated/snapshots"
+    folder = database.parent / ".migrated/snapshots" / database.name
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 

@@ -2,17 +2,20 @@
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import apsw
 import pytest
-from daemon_process import environment, require
+from daemon_process import DEADLINE, environment, require
 from integration.children import Children, run_script
 from integration.snapshot_support import (
     JOURNALS,
@@ -20,6 +23,7 @@ from integration.snapshot_support import (
     Application,
     add,
     fill,
+    folder_of,
     names,
     rows_of_copy,
     spoil,
@@ -30,6 +34,7 @@ from support import ROOT, everything, execute, query
 
 from migrated.errors import DatabaseError
 from migrated.locks import APPLYING, holding
+from migrated.model import Snapshot
 from migrated.sqlite import shelf
 from migrated.sqlite.snapshots import find, listed, take
 from migrated.sqlite.space import readable_size, require_free
@@ -56,7 +61,7 @@ def test_snapshot_is_the_whole_database_and_named_for_it(database: Path, journal
     assert before <= snapshot.taken_at <= datetime.now(UTC)
     assert snapshot.id == f"app.db.{snapshot.taken_at:%Y%m%dT%H%M%S%fZ}"
     assert names(database) == [f"{snapshot.id}.7.before-each.snapshot"]
-    assert snapshot.path == str(database.parent / ".migrated/snapshots" / names(database)[0])
+    assert snapshot.path == str(database.parent / ".migrated/snapshots/app.db" / names(database)[0])
     assert (snapshot.database, snapshot.version, snapshot.reason) == (str(database), 7, "before-each")
     assert snapshot.size == os.stat(snapshot.path).st_size > 9_000_000
     assert rows_of_copy(snapshot.path, "SELECT * FROM t") == query(database, "SELECT * FROM t")
@@ -123,7 +128,7 @@ def mode_of(path: str | Path) -> int:
 def test_mode_is_that_of_the_database_and_never_wider(database: Path, mode: int) -> None:
     fill(database, megabytes=9)
     database.chmod(mode)
-    folder = database.parent / ".migrated" / "snapshots"
+    folder = folder_of(database)
     seen: set[int] = set()
 
     def look() -> None:
@@ -133,7 +138,7 @@ def test_mode_is_that_of_the_database_and_never_wider(database: Path, mode: int)
 
     assert seen == {0o600}
     assert mode_of(snapshot.path) == mode
-    assert mode_of(folder) == mode_of(database.parent)
+    assert mode_of(folder) == mode_of(folder.parent) == mode_of(database.parent)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -146,8 +151,8 @@ def test_owner_is_that_of_the_database_and_the_folder_its_directorys(database: P
 
     found = os.stat(snapshot.path)
     assert (found.st_uid, found.st_gid) == (12345, 12346)
-    folder = os.stat(os.path.dirname(snapshot.path))
-    assert (folder.st_uid, folder.st_gid) == (12347, 12348)
+    for folder in (folder_of(database), folder_of(database).parent):
+        assert (folder.stat().st_uid, folder.stat().st_gid) == (12347, 12348)
 
 
 TAKE = """
@@ -194,6 +199,8 @@ def test_names_of_other_databases_are_not_taken_for_ours(database: Path) -> None
 
         assert listed(str(other)) == [theirs]
         assert theirs.id.startswith(f"{name}.")
+        assert names(other) == [os.path.basename(theirs.path)]
+        shutil.copy(theirs.path, folder_of(database))
     assert listed(str(database)) == [ours]
     assert len(names(database)) == 7
     taken(database, keep=1)
@@ -215,8 +222,8 @@ FOREIGN = [
 
 def test_foreign_files_in_the_folder_are_left_alone(database: Path) -> None:
     fill(database)
-    folder = database.parent / ".migrated" / "snapshots"
-    folder.mkdir()
+    folder = folder_of(database)
+    folder.mkdir(parents=True)
     for name in FOREIGN:
         (folder / name).write_text("mine")
 
@@ -237,7 +244,7 @@ def test_names_that_are_too_long_are_shortened_each_to_its_own(database: Path) -
 
     assert [len(snapshots) for snapshots in found] == [1, 1, 1]
     assert len({snapshots[0].id for snapshots in found}) == 3
-    assert all(name.startswith(stem[:60]) for name in names(database))
+    assert all(snapshots[0].id.startswith(stem[:60]) for snapshots in found)
     assert {len(os.fsencode(snapshots[0].id)) for snapshots in found} == {161 + 23}
     assert find(str(long[0]), found[0][0].id) == found[0][0]
 
@@ -267,7 +274,7 @@ def test_symlinked_database_has_its_snapshots_beside_the_file(database: Path, tm
     with holding(str(real), APPLYING, 0):
         snapshot = taken(database)
 
-    assert snapshot.path.startswith(f"{tmp_path}/real/.migrated/snapshots/data.db.")
+    assert snapshot.path.startswith(f"{tmp_path}/real/.migrated/snapshots/data.db/data.db.")
     assert snapshot.database == str(database)
     assert [one.id for one in listed(str(real))] == [snapshot.id]
 
@@ -279,6 +286,64 @@ def test_reason_that_no_list_would_know_is_refused(database: Path) -> None:
         taken(database, "before-lunch")
 
     assert names(database) == []
+
+
+# Many databases in one directory
+
+
+def test_first_ones_of_several_databases_at_once(database: Path) -> None:
+    databases = [database.with_name(f"tenant{number}.db") for number in range(8)]
+    for each in databases:
+        fill(each)
+    together = threading.Barrier(len(databases), timeout=DEADLINE)
+
+    def first(each: Path) -> Snapshot:
+        together.wait()
+        return taken(each, keep=1)
+
+    with ThreadPoolExecutor(len(databases)) as pool:
+        for _ in range(20):
+            shutil.rmtree(folder_of(database).parent, ignore_errors=True)
+
+            made = list(pool.map(first, databases))
+
+            assert [listed(str(each)) for each in databases] == [[snapshot] for snapshot in made]
+            assert [names(each) for each in databases] == [[os.path.basename(each.path)] for each in made]
+            assert {mode_of(folder_of(each)) for each in databases} == {mode_of(database.parent)}
+            assert all(rows_of_copy(each.path, "PRAGMA integrity_check") == [("ok",)] for each in made)
+
+
+def test_snapshots_of_other_databases_cost_nothing(database: Path) -> None:
+    fill(database)
+    taken(database)
+    alone = calls_in_the_folder(database)
+    for other in (database.with_name(f"tenant{number}.db") for number in range(3)):
+        fill(other)
+        for version in (1, 2, 3):
+            taken(other, version=version)
+
+    among_others = calls_in_the_folder(database)
+
+    assert among_others == alone
+    # The one of before, and what every directory has; then the end.
+    listings = [call for call in alone if call[0] == "getdents64"]
+    assert listings == [("getdents64", "/snapshots/app.db", count) for count in ("3", "0")]
+
+
+FLAT = ["app.db.20261019T120000000000Z.1.before-run.snapshot", ".app.db.20261019T120000000000Z.part"]
+
+
+def test_files_outside_the_databases_own_folder_are_left_alone(database: Path) -> None:
+    fill(database)
+    folder = folder_of(database).parent
+    folder.mkdir()
+    for name in FLAT:
+        (folder / name).write_text("of an older version")
+
+    snapshot = taken(database, keep=1)
+
+    assert listed(str(database)) == [snapshot]
+    assert sorted(os.listdir(folder)) == sorted([*FLAT, "app.db"])
 
 
 # How many are kept
@@ -304,8 +369,8 @@ def test_many_of_one_kind_do_not_push_out_the_other(database: Path) -> None:
 
 def test_new_one_stays_though_the_clock_went_back(database: Path) -> None:
     fill(database)
-    folder = database.parent / ".migrated" / "snapshots"
-    folder.mkdir()
+    folder = folder_of(database)
+    folder.mkdir(parents=True)
     (folder / "app.db.29991019T120000000000Z.1.before-run.snapshot").write_text("of the future")
 
     snapshot = taken(database, keep=1)
@@ -432,7 +497,7 @@ def test_killed_one_is_not_listed_and_the_next_one_clears_it_away(database: Path
     assert [name[-5:] for name in names(database)] == [".part"]
     assert listed(str(database)) == []
     for suffix in ("-wal", "-shm", "-journal"):
-        (database.parent / ".migrated" / "snapshots" / (names(database)[0] + suffix)).write_text("left")
+        (folder_of(database) / (names(database)[0] + suffix)).write_text("left")
     snapshot = taken(database)
     assert names(database) == [os.path.basename(snapshot.path)]
     assert everything(database) == before
@@ -447,7 +512,7 @@ def test_copy_that_cannot_be_written_leaves_nothing(database: Path) -> None:
 
     done = run_script(LIMITED, database)
 
-    folder = database.parent / ".migrated" / "snapshots"
+    folder = folder_of(database)
     assert re.fullmatch(
         rf"SQLITE_\w+ True the copy {re.escape(str(folder))}/\.app\.db\.\w+\.part cannot be made: .*\n",
         done.stdout,
@@ -456,13 +521,20 @@ def test_copy_that_cannot_be_written_leaves_nothing(database: Path) -> None:
     assert everything(database) == before
 
 
-def traced(database: Path, *options: str) -> tuple[str, str]:
+def calls_in_the_folder(database: Path) -> list[tuple[str, str, str]]:
+    """Take a snapshot; each call on the folder of the snapshots or what is in it, and how many names it read."""
+    _, calls = traced(database, calls="%file,%desc")
+    plain = re.sub(r"\d{8}T\d{12}Z", "MOMENT", calls)
+    return re.findall(r'^(\w+)\([^\n]*?[<"](/snapshots[^">]*)(?:[^\n]*/\* (\d+) entries)?', plain, re.MULTILINE)
+
+
+def traced(database: Path, *options: str, calls: str = "fsync,rename") -> tuple[str, str]:
     """Take a snapshot; what it said, and the calls that put it on the disk, without the folder's name."""
     log = database.parent / "trace"
     command = (sys.executable, "-c", TAKE, str(database))
     require(("strace", "-qq", "-o", "/dev/null"))
     done = subprocess.run(
-        ["strace", "-qq", "-y", "-o", log, "-e", "trace=fsync,rename", *options, *command],
+        ["strace", "-qq", "-y", "-o", log, "-e", f"trace={calls}", *options, *command],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -478,18 +550,19 @@ def test_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(databas
 
     (name,) = names(database)
     assert said.endswith(f"/{name}\n")
-    part = r"/snapshots/\.app\.db\.\w+\.part"
+    folder = r"/snapshots/app\.db"
+    part = rf"{folder}/\.app\.db\.\w+\.part"
     assert re.fullmatch(
-        rf"fsync\(\d+<>\) += 0\nfsync\(\d+<{part}>\) += 0\n"
-        rf'rename\("{part}", "/snapshots/{re.escape(name)}"\) += 0\nfsync\(\d+</snapshots>\) += 0\n',
+        rf"fsync\(\d+<>\) += 0\nfsync\(\d+</snapshots>\) += 0\nfsync\(\d+<{part}>\) += 0\n"
+        rf'rename\("{part}", "{folder}/{re.escape(name)}"\) += 0\nfsync\(\d+<{folder}>\) += 0\n',
         calls,
     ), calls
 
 
 def test_name_that_does_not_reach_the_disk_is_no_snapshot(database: Path) -> None:
     fill(database)
-    folder = database.parent / ".migrated" / "snapshots"
-    folder.mkdir()
+    folder = folder_of(database)
+    folder.mkdir(parents=True)
 
     said, calls = traced(database, "-P", str(folder), "-e", "inject=fsync:error=EIO")
 
@@ -500,8 +573,8 @@ def test_name_that_does_not_reach_the_disk_is_no_snapshot(database: Path) -> Non
 
 def test_folder_that_may_not_be_written_to_is_named(database: Path) -> None:
     fill(database)
-    folder = database.parent / ".migrated" / "snapshots"
-    folder.mkdir()
+    folder = folder_of(database)
+    folder.mkdir(parents=True)
     folder.chmod(0o555)
 
     done = run_script(TAKE, database, powerless=True)
@@ -513,12 +586,15 @@ def test_folder_that_may_not_be_written_to_is_named(database: Path) -> None:
 
 def test_something_else_in_place_of_the_folder_is_a_clear_error(database: Path) -> None:
     fill(database)
-    (database.parent / ".migrated" / "snapshots").write_text("mine")
-
-    for act in (lambda: taken(database), lambda: listed(str(database))):
-        with pytest.raises(DatabaseError, match=r"\.migrated/snapshots'") as refused:
-            act()
-        assert refused.value.transient
+    folder = folder_of(database)
+    for place in (folder.parent, folder):
+        place.write_text("mine")
+        for act in (lambda: taken(database), lambda: listed(str(database))):
+            with pytest.raises(DatabaseError, match=re.escape(f"'{folder}'")) as refused:
+                act()
+            assert refused.value.transient
+        place.unlink()
+        folder.parent.mkdir(exist_ok=True)
 
 
 # Room on the disk
@@ -566,7 +642,7 @@ def test_full_disk_is_found_out_before_the_copying(database: Path, tmp_path: Pat
     mount.mkdir()
     require((*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs"), (str(mount),))
     fill(database, megabytes=2)
-    look = f'\nimport os\nprint(os.listdir("{mount}/.migrated/snapshots"))'
+    look = f'\nimport os\nprint(os.listdir("{mount}/.migrated/snapshots/app.db"))'
 
     command = (sys.executable, "-c", TAKE + look, f"{mount}/app.db")
     done = subprocess.run(
@@ -576,7 +652,7 @@ def test_full_disk_is_found_out_before_the_copying(database: Path, tmp_path: Pat
         check=True,
     )
 
+    folder = re.escape(f"{mount}/.migrated/snapshots/app.db")
     assert re.fullmatch(
-        rf"DISK_SPACE True a snapshot needs 3\.\d MB, and {mount}/\.migrated/snapshots has 2\.\d MB free\n\[\]\n",
-        done.stdout,
+        rf"DISK_SPACE True a snapshot needs 3\.\d MB, and {folder} has 2\.\d MB free\n\[\]\n", done.stdout
     ), done

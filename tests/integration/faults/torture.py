@@ -23,6 +23,7 @@ _MAY_STAY = {
     ".migrated/daemon.lock",
     ".migrated/lock",
     ".migrated/snapshots",
+    f".migrated/snapshots/{_DATABASE}",
 }
 
 
@@ -105,7 +106,7 @@ def left_beside(database: Path) -> set[str]:
 
 def _is_snapshot(name: str) -> bool:
     unfinished = (".part", "-journal", "-wal", "-shm")
-    return name.startswith(".migrated/snapshots/") and not name.endswith(unfinished)
+    return name.startswith(f".migrated/snapshots/{_DATABASE}/") and not name.endswith(unfinished)
 
 
 def _assert_it_ended_well(outcome: Outcome) -> None:
