@@ -123,7 +123,7 @@ class Job:
             runner.adopt(self._prepared)
             self._act(runner, is_new=is_new)
         except MigrationError as failure:
-            error = failure
+            error = _bare(failure)
         except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
             error = DatabaseError(database=database.name, transient=True, **internal(surprise))
         if not was_there and os.path.exists(database.path):
@@ -180,6 +180,12 @@ class Job:
         except MigrationError:
             # The outcome already says why the database cannot be read.
             return 0
+
+
+def _bare(error: MigrationError) -> MigrationError:
+    """Without the frames that it was raised in, which hold on to all that was in use: outcomes are kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:

@@ -48,7 +48,8 @@ class SharedLocks:
             place = self._places.setdefault(path, _Place())
         with place.mutex:
             if place.refusal is not None:
-                raise place.refusal
+                # The same for each: what it was raised from last is of no interest, and would grow.
+                raise place.refusal.with_traceback(None)
             if place.lock is None:
                 lock = ProcessLock(path)
                 try:

@@ -53,8 +53,9 @@ INNER_FLOORS = {
         ["desk", "metrics"],
         ["viewing"],
         ["tracking", "directories", "hooking", "standing", "listening"],
+        ["crowd"],
         ["passes", "announcing", "asking", "places"],
-        ["roster", "crowd", "wording"],
+        ["roster", "wording"],
         [
             *("holding", "watcher", "schedule", "settle", "systemd", "checkout", "caution"),
             *("activity", "pulse"),

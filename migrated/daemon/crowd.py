@@ -1,9 +1,12 @@
 """Databases that are in trouble for one cause, and which of them are told of one by one."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from migrated.daemon.passes import Halted
 from migrated.daemon.schedule import Complaint
-from migrated.reports import FEW
+from migrated.logs import Log
+from migrated.reports import FEW, report_halt
 
 
 @dataclass(slots=True)
@@ -31,3 +34,31 @@ class Crowd:
     def is_empty(self) -> bool:
         """Whether nobody has this trouble any more."""
         return not self.told and not self.others
+
+
+class HaltComplaint:
+    """That roll-outs are halted, told at once and again for as long as databases wait for one to go on."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+        self._last: Halted | None = None
+        self._complaint = Complaint()
+
+    def take(self, halted: Halted) -> None:
+        """These wait."""
+        if halted.is_new:
+            self._last, self._complaint = halted, Complaint()
+        self._paths |= {database.path for database in halted.databases}
+
+    def leave(self, path: str) -> None:
+        """It waits no more."""
+        self._paths.discard(path)
+
+    def keep(self, paths: AbstractSet[str]) -> None:
+        """All others are gone."""
+        self._paths &= paths
+
+    def tell(self, log: Log, now: float) -> None:
+        """Log it if it is time to."""
+        if self._last is not None and self._paths and self._complaint.is_due("halted", now):
+            report_halt(self._last.halt, self._last.total, log.bind(repeated=self._complaint.repeated or None))

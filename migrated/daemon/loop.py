@@ -266,7 +266,7 @@ class Daemon:
                     self._metrics.visited(outcome)
                 self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
             case Halted():
-                self._tracker.halted(message, self._run_id)
+                self._tracker.halted(message, self._run_id, now)
                 self._standings.halted(message, now)
 
     def _obey(self, number: signal.Signals) -> None:

@@ -163,12 +163,11 @@ class Pass:
                 reason=f"the files are others than those with which {halt.error.label} failed",
             )
             halt = None
-        if self.only is not None:
-            chosen = self.asked_for if halt else self.only
-            return [database for database in databases if database.path in chosen]
         if halt:
             self._leave_alone([each for each in databases if each.path not in self.known], halt, len(databases))
-            return []
+            return [database for database in databases if database.path in self.asked_for]
+        if self.only is not None:
+            return [database for database in databases if database.path in self.only]
         changed = self.roster.changed(databases, mark)
         # Where its schema could not be written, that is tried again each time.
         first = databases[:1] if target.schema_file is not None else []
@@ -231,8 +230,9 @@ class Pass:
         if is_first:
             self.schemas.update(target, outcome, self.log, self.supervision)
         path = outcome.database.path
-        if outcome.error is None and not outcome.pending:
-            self.roster.is_current(path, mark)
+        # What is refused is so for its record and the files: nothing changes while these are the same.
+        if outcome.result is Result.REFUSED or (outcome.error is None and not outcome.pending):
+            self.roster.is_judged(path, mark)
         else:
             self.roster.forget(path)
         # What we wrote ourselves must not pass for somebody else's change.

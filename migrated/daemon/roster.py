@@ -24,7 +24,7 @@ class Roster:
         self.reader = DirectoryReader()
         self.halts: dict[str, tuple[int, Halt]] = {}
         self.scanned: dict[str, tuple[Reading, list[DatabasePath]]] = {}
-        # Of those that have everything; each what it looked like, with the migrations by which it was judged.
+        # Of those that are judged: what each looked like, with the migrations by which it was.
         self._known: dict[str, int] = {}
         self._logs: dict[str, str] = {}
 
@@ -35,7 +35,7 @@ class Roster:
         return reading is not reading_before or databases is not databases_before
 
     def changed(self, databases: Iterable[DatabasePath], mark: int) -> list[DatabasePath]:
-        """Those that may not have everything any more: two calls of stat() each, and nothing is opened."""
+        """Those that have to be judged anew: that costs two calls of stat() each, and nothing is opened."""
         known, logs = self._known, self._logs
         found = []
         for database in databases:
@@ -44,8 +44,8 @@ class Roster:
                 found.append(database)
         return found
 
-    def is_current(self, path: str, mark: int) -> None:
-        """Note that a database has everything."""
+    def is_judged(self, path: str, mark: int) -> None:
+        """Note that looking at a database once more would come to the same: it has everything, or is refused."""
         log = _log_of(path)
         stamp = _stamp(path, log)
         self.forget(path)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from migrated import events
-from migrated.daemon.crowd import Crowd
+from migrated.daemon.crowd import Crowd, HaltComplaint
 from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
 from migrated.daemon.wording import is_foreign, short
@@ -14,7 +14,7 @@ from migrated.discovery import DatabasePath
 from migrated.events import Event
 from migrated.fleet import Outcome, Result
 from migrated.logs import Log, failure_keys
-from migrated.reports import FEW, Cause, cause_of, report_end, report_error, report_halt, report_others
+from migrated.reports import FEW, Cause, cause_of, report_end, report_error, report_others
 
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}
@@ -44,6 +44,7 @@ class Tracker:
         self._tracked: dict[str, _Tracked] = {}
         self._crowds: dict[Cause, Crowd] = {}
         self._recovered: dict[Event, int] = {}
+        self._halted = HaltComplaint()
         self._applied = 0
         self._is_news = False
         self._began = 0.0
@@ -52,6 +53,7 @@ class Tracker:
         """Take the present set of databases: new ones are known from now on, those gone are forgotten."""
         self._known = frozenset(database.path for database in databases)
         self._well &= self._known
+        self._halted.keep(self._known)
         for path in self._tracked.keys() - self._known:
             self._leave_crowd(self._tracked.pop(path))
 
@@ -106,6 +108,7 @@ class Tracker:
         log = self._log.bind(run_id=visit.run_id, database=outcome.database.name)
         self._applied += outcome.applied
         self._is_news |= bool(outcome.applied or outcome.rolled_back)
+        self._halted.leave(path)
         if outcome.result in _TROUBLE:
             tracked = self._tracked.setdefault(path, _Tracked(outcome))
             tracked.outcome = outcome
@@ -122,10 +125,10 @@ class Tracker:
         report_end(outcome, log)
         return False
 
-    def halted(self, halted: Halted, run_id: str) -> None:
+    def halted(self, halted: Halted, run_id: str, now: float) -> None:
         """These are not worked on: that is told of all at once."""
-        if halted.is_new:
-            report_halt(halted.halt, halted.total, self._log.bind(run_id=run_id))
+        self._halted.take(halted)
+        self._halted.tell(self._log.bind(run_id=run_id), now)
         for database in halted.databases:
             was = self._tracked.pop(database.path, None)
             if was is not None:
@@ -150,6 +153,7 @@ class Tracker:
 
     def repeat_complaints(self, now: float) -> None:
         """Say again what has been standing for long, so that no trouble is ever silent."""
+        self._halted.tell(self._log, now)
         for cause, crowd in self._crowds.items():
             for path in sorted(crowd.told):
                 tracked = self._tracked[path]

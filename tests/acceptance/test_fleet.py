@@ -332,6 +332,7 @@ class _Opened(FileSystemEventHandler):
 def test_what_did_not_change_is_not_opened(tmp_path: Path) -> None:
     databases = fleet(tmp_path, 12)
     fill(tmp_path, databases)
+    execute(databases[3], "UPDATE _migrations SET checksum = 'x'")
     long_ago = time.time() - 60
     for path in [*databases, *(tmp_path / "migrations").iterdir()]:
         os.utime(path, (long_ago, long_ago))
@@ -342,7 +343,7 @@ def test_what_did_not_change_is_not_opened(tmp_path: Path) -> None:
     opened = _Opened()
     observer = Observer()
     with DaemonProcess(tmp_path) as daemon:
-        daemon.wait_until_ready()
+        daemon.wait_for("daemon.ready", current=11, blocked=1)
         daemon.look()
         observer.schedule(opened, str(tmp_path / "tenants"), recursive=False)
         observer.schedule(opened, str(tmp_path / "migrations"), recursive=False)

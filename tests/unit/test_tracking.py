@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from migrated import logs
-from migrated.daemon.passes import Visited
+from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.daemon.tracking import Tracker
 from migrated.discovery import DatabasePath
@@ -24,6 +24,7 @@ from migrated.errors import (
 from migrated.fleet import Outcome, Result
 from migrated.model import AppliedMigration, Migration
 from migrated.planning import examine
+from migrated.rollout import Halt
 
 APP = DatabasePath("app.db", "/srv/app.db")
 OTHER = DatabasePath("other.db", "/srv/other.db")
@@ -340,6 +341,28 @@ def test_what_recovers_is_told_of_in_the_same_way(told: Told) -> None:
     recovered = [line for line in lines if line["event"] == "database.recovered"]
     assert [line.get("databases") for line in recovered] == [None, None, None, 7]
     assert [line["current"] for line in lines if line["event"] == "fleet.finished"] == [10]
+
+
+def halted(*databases: DatabasePath, is_new: bool = True) -> Halted:
+    error = RefusedError("7_seven failed in 1 of 10 databases, and so is not brought to this one")
+    return Halted(databases, error, Halt(broken(), 1, 0, databases), 10, is_new)
+
+
+def test_halted_roll_out_is_told_of_once_and_repeated_while_databases_wait(told: Told) -> None:
+    told.tracker.found(many(3))
+    told.tracker.halted(halted(*many(3)[:2]), "r1", 0.0)
+    told.tracker.halted(halted(many(3)[2], is_new=False), "r2", 1.0)
+    assert told.events() == ["fleet.halted"]
+    assert told.tracker.counts()["blocked"] == 3
+
+    told.tracker.repeat_complaints(100.0)
+    assert [(line["event"], line["repeated"]) for line in told.lines()] == [("fleet.halted", 1)]
+    for database in many(3):
+        told.tracker.visited(applied(of=database), 101.0)
+    told.lines()
+    told.tracker.repeat_complaints(100_000.0)
+    assert told.events() == []
+    assert told.tracker.counts()["current"] == 3
 
 
 def test_nothing_is_summed_up_where_there_was_no_news(told: Told) -> None:
