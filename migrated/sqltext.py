@@ -84,10 +84,10 @@ def has_statement(sql: str) -> bool:
     return first_token(sql) is not None
 
 
-def may_begin_statement(sql: str, start: int) -> bool:
-    """Whether what comes next, past comments, can be the beginning of a statement, or is the end of the text."""
+def continuation(sql: str, start: int) -> int | None:
+    """Where what comes next, past comments, goes on with a statement; None where one may begin, or at the end."""
     token = first_token(sql, start)
-    return token is None or _BEGINNINGS.match(sql, token) is not None
+    return token if token is not None and _BEGINNINGS.match(sql, token) is None else None
 
 
 def statement_end(sql: str, start: int) -> int:
