@@ -195,10 +195,12 @@ def _undo(status: Status, recorded: Mapping[int, Migration]) -> Migration:
     return recorded.get(status.version) or fallback or unknown
 
 
-def leading_group(steps: Sequence[Step]) -> Sequence[Step]:
-    """The first steps that may share one transaction; at least one."""
-    alone = (number for number, step in enumerate(steps) if step.needs_own_transaction)
-    return steps[: max(next(alone, len(steps)), 1)]
+def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
+    """The first steps from `start` on that may share one transaction; at least one where there are any."""
+    end = start
+    while end < len(steps) and not steps[end].needs_own_transaction:
+        end += 1
+    return steps[start : max(end, start + 1)]
 
 
 def plan_to(

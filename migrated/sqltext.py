@@ -38,6 +38,7 @@ _MAY_BE_TRIGGER = r"(?i:EXPLAIN|CREATE(?! (?:TABLE|INDEX|UNIQUE|VIEW)\b))"
 _WITHIN = rf"""(?:[^;'"`\[\-/]++|{_QUOTED}|{_BLOCK_COMMENT}|-(?!-)|/(?!\*))*+"""
 _UP_TO_COMMENT = re.compile(_WITHIN)
 _WHOLE = re.compile(rf"(?:[ \t\n\f\r;]++|{_BLOCK_COMMENT}|(?!{_MAY_BE_TRIGGER}){_WITHIN};)*+")
+_PLAIN = re.compile(rf"(?!{_MAY_BE_TRIGGER}){_WITHIN};")
 _LINE_COMMENT = re.compile(r"--[^\n]*+")
 _PARENTHESIS = re.compile(rf"[()]|{_QUOTED}|{_BLOCK_COMMENT}")
 # SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
@@ -83,10 +84,10 @@ def has_statement(sql: str) -> bool:
     return first_token(sql) is not None
 
 
-def may_begin_statement(sql: str, start: int) -> bool:
-    """Whether what comes next, past comments, can be the beginning of a statement, or is the end of the text."""
+def continuation(sql: str, start: int) -> int | None:
+    """Where what comes next, past comments, goes on with a statement; None where one may begin, or at the end."""
     token = first_token(sql, start)
-    return token is None or _BEGINNINGS.match(sql, token) is not None
+    return token if token is not None and _BEGINNINGS.match(sql, token) is None else None
 
 
 def statement_end(sql: str, start: int) -> int:
@@ -99,13 +100,17 @@ def statement_end(sql: str, start: int) -> int:
 
 def statements(sql: str) -> list[tuple[int, int]]:
     """Where each statement begins, at its first token, and ends, just past its semicolon or the text."""
-    found = []
+    return list(each_statement(sql))
+
+
+def each_statement(sql: str) -> Iterator[tuple[int, int]]:
+    """As `statements`, one after another: of a long text, all of them take more memory than the text."""
     start = first_token(sql)
     while start is not None:
-        end = statement_end(sql, start)
-        found.append((start, end))
+        plain = _PLAIN.match(sql, start)
+        end = plain.end() if plain else statement_end(sql, start)
+        yield start, end
         start = first_token(sql, end)
-    return found
 
 
 def words(sql: str) -> Iterator[str]:

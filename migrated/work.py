@@ -90,16 +90,27 @@ class Work:
 
     def _take_in_groups(self, steps: Sequence[Step]) -> None:
         """A database with nothing in it needs no commit for each: one that fails leaves those before it."""
-        while steps and not self._supervision.stop_requested():
-            group = leading_group(steps)
-            try:
-                taken = self._take_together(group, keep_good=True) if len(group) > 1 else 0
-            except BatchLostError:
-                return self._take_each(steps)
-            if not taken:
-                self._take_each(group[:1])
-            steps = steps[taken or 1 :]
+        start = 0
+        while start < len(steps) and not self._supervision.stop_requested():
+            group = leading_group(steps, start)
+            taken = self._take_group(group)
+            if taken < len(group):
+                return self._take_each(steps[start + taken :])
+            start += taken
         return None
+
+    def _take_group(self, group: Sequence[Step]) -> int:
+        """How many were taken: all, but where a batch was lost, or when we were told to stop."""
+        taken = 0
+        while taken < len(group) and not self._supervision.stop_requested():
+            if len(group) - taken == 1:
+                self._finish(self._take(group[taken]), group[taken])
+                return len(group)
+            try:
+                taken += self._take_together(group, taken, keep_good=True)
+            except BatchLostError:
+                break
+        return taken
 
     def _take_whole(self, steps: Sequence[Step], undo: Sequence[AppliedRepeatable], *, keeps_rows: bool) -> None:
         if self._supervision.stop_requested():
@@ -114,27 +125,29 @@ class Work:
     def _take_together(
         self,
         steps: Sequence[Step],
+        start: int = 0,
         *,
         keep_good: bool,
         undo: Sequence[AppliedRepeatable] = (),
         keeps_rows: bool = False,
     ) -> int:
-        """How many were taken. What is done is told only once it is committed."""
-        done: list[Done] = []
+        """How many were taken, from `start` on. What is done is told only once it is committed."""
+        done: list[tuple[Done, Step]] = []
         batch: Batch | None = None
-        enforced = any(Directive.FOREIGN_KEYS_ON in step.directives for step in steps[:1])
+        enforced = any(Directive.FOREIGN_KEYS_ON in step.directives for step in steps[start : start + 1])
         try:
             with self._session.together(
                 keep_good=keep_good, foreign_keys=enforced, keeps_rows=keeps_rows
             ) as batch:
                 self._undo(undo)
-                for step in steps:
+                # A copy of the rest for each of many short batches would be quadratic.
+                for number in range(start, len(steps)):
                     if keep_good and (batch.is_full or self._supervision.stop_requested()):
                         break
-                    done.append(self._take(step))
+                    done.append((self._take(steps[number]), steps[number]))
         finally:
             if batch is not None and batch.is_committed:
-                for one, step in zip(done, steps, strict=False):
+                for one, step in done:
                     self._finish(one, step)
                 if batch.kept is not None:
                     self._observer.rows_kept(batch.kept)

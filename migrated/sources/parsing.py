@@ -8,7 +8,7 @@ from migrated.directives import Directive, directive_in, directives_at_top
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, MigrationDirection, Origin, Place
 from migrated.sources.naming import FileName, RepeatableName
-from migrated.sqltext import LineComment, first_token, line_comments, may_begin_statement
+from migrated.sqltext import LineComment, continuation, first_token, line_comments
 
 _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
 _DIRECTIONS = {"UP": MigrationDirection.UP, "DOWN": MigrationDirection.DOWN}
@@ -114,29 +114,35 @@ def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
 
 
 def _comments(text: str) -> tuple[list[LineComment], list[_Marker]]:
-    """Every line comment, and which of them are markers."""
+    """The line comments that may say something, and those of all that are markers."""
     markers: list[_Marker] = []
+    goes_on_at = 0
 
     def is_marker(comment: LineComment) -> bool:
+        nonlocal goes_on_at
         direction = _direction(text, comment)
-        if direction is not None:
-            markers.append(_Marker(direction, comment.start, comment.start + len(comment.text)))
-        return direction is not None
+        if direction is None or comment.start < goes_on_at:
+            return False
+        # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
+        # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
+        if comment.after_open_statement and (goes_on := continuation(text, comment.start)) is not None:
+            # Nor can any comment before that place: to look for it from each would be quadratic.
+            goes_on_at = goes_on
+            return False
+        markers.append(_Marker(direction, comment.start, comment.start + len(comment.text)))
+        return True
 
-    return list(line_comments(text, is_marker)), markers
+    # All of them could take many times the memory of the text.
+    return [comment for comment in line_comments(text, is_marker) if ":" in comment.text], markers
 
 
 def _direction(text: str, comment: LineComment) -> MigrationDirection | None:
-    """Which section a comment begins, if any."""
+    """Which section a comment begins, if it stands where a marker may."""
     found = _MARKER.match(comment.text)
     if found is None or comment.inside_statement:
         return None
     line_start = text.rfind("\n", 0, comment.start) + 1
     if text[line_start : comment.start].strip(" \t"):
-        return None
-    # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
-    # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
-    if comment.after_open_statement and not may_begin_statement(text, comment.start):
         return None
     return _DIRECTIONS[found["which"].upper()]
 

@@ -1,15 +1,17 @@
 """Watching a step while its statements run: how far it is, and whether it has to end."""
 
 import time
+from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import apsw
 
 from migrated.backend import Progress
 from migrated.model import Step
-from migrated.sqltext import statements
+from migrated.sqltext import each_statement, first_token
 from migrated.supervision import Supervision
 
 PROGRESS_SECONDS = 3.0
@@ -17,6 +19,11 @@ PROGRESS_SECONDS = 3.0
 
 _OPCODES = 10_000
 """Of SQLite's virtual machine, between two looks at the clock: some tenths of a millisecond."""
+
+_SLICE = 1000
+"""Statements that are counted, or looked at, between two signs of life: a few milliseconds."""
+
+_Item = TypeVar("_Item")
 
 
 class Oversight:
@@ -37,7 +44,7 @@ class Oversight:
         self._step: Step | None = None
         self._offset = 0
         self._began = self._statement_began = self._tell_at = 0.0
-        self._spans: list[tuple[int, int]] = []
+        self._ends: array[int] | None = None
         self._is_checking = False
         self.was_told_to_stop = False
 
@@ -54,7 +61,7 @@ class Oversight:
         self._count = rows or (lambda: connection.total_changes() - changes)
         self._began = self._statement_began = time.monotonic()
         self._tell_at = self._began + PROGRESS_SECONDS
-        self._spans, self.cause, self.was_told_to_stop = [], None, False
+        self._ends, self.cause, self.was_told_to_stop = None, None, False
         connection.set_progress_handler(self, _OPCODES, id=self)
         try:
             yield
@@ -81,32 +88,61 @@ class Oversight:
             self._is_checking = False
             self._statement_began = time.monotonic()
 
+    def alive(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """Give what may be a million items, with signs of life in between."""
+        for number, item in enumerate(items):
+            if number % _SLICE == _SLICE - 1:
+                self._supervision.beat()
+            yield item
+
     def __call__(self) -> bool:
         return self._must_end(time.monotonic())
 
     def _must_end(self, now: float) -> bool:
         self._supervision.beat()
-        if self._supervision.must_end(now):
-            self.was_told_to_stop = True
-            self.cause = f"it was interrupted: {self._supervision.reason or 'told to stop'}"
-        elif self._timeout and not self._is_checking and now - self._statement_began >= self._timeout:
+        if self._is_told_to_end(now):
+            return True
+        if self._timeout and not self._is_checking and now - self._statement_began >= self._timeout:
             self.cause = f"the statement took longer than statement_timeout, {self._timeout:g} s"
         elif now >= self._tell_at:
             self._tell_at = now + PROGRESS_SECONDS
             self._tell(now)
         return self.cause is not None
 
+    def _is_told_to_end(self, now: float) -> bool:
+        if not self._supervision.must_end(now):
+            return False
+        self.was_told_to_stop = True
+        self.cause = f"it was interrupted: {self._supervision.reason or 'told to stop'}"
+        return True
+
     def _tell(self, now: float) -> None:
         if self._step is None:
             return
         text = self._step.sql
         # Counted only for what takes long: most steps are over before anybody asks.
-        self._spans = self._spans or statements(text)
-        if not self._spans:
+        ends = self._ends = self._counted(text) if self._ends is None else self._ends
+        if not ends:
             return
         # Behind the last statement we are still busy with it.
-        done = bisect_right(self._spans, self._offset, key=lambda span: span[1])
-        number = min(done, len(self._spans) - 1)
-        line = self._step.place.line + text.count("\n", 0, self._spans[number][0])
+        number = min(bisect_right(ends, self._offset), len(ends) - 1)
+        start = first_token(text, ends[number - 1] if number else 0)
+        line = self._step.place.line + text.count("\n", 0, start)
         elapsed = round((now - self._began) * 1000)
-        self._report(Progress(self._step, number + 1, len(self._spans), line, elapsed, self._count()))
+        self._report(Progress(self._step, number + 1, len(ends), line, elapsed, self._count()))
+
+    def _counted(self, text: str) -> "array[int] | None":
+        """Where each statement ends; None when we were told to end meanwhile: of 100 MB it takes seconds."""
+        begun = time.monotonic()
+        ends = array("Q")
+        for number, (_, end) in enumerate(each_statement(text)):
+            if number % _SLICE == _SLICE - 1:
+                self._supervision.beat()
+                if self._is_told_to_end(time.monotonic()):
+                    return None
+            ends.append(end)
+        # None of this time is the running statement's, nor of the pause until the next report.
+        took = time.monotonic() - begun
+        self._statement_began += took
+        self._tell_at += took
+        return ends

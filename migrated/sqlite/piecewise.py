@@ -25,7 +25,7 @@ from migrated.sqlite.history import Course
 from migrated.sqlite.keys import Keys
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.script import StatementError, run_script
-from migrated.sqltext import statements, words
+from migrated.sqltext import each_statement, words
 
 _ALONE = {"PRAGMA", "VACUUM"}
 
@@ -68,7 +68,7 @@ class Piecewise:
         self._connection = connection
         self._step = step
         self._text = step.sql
-        self._spans = statements(self._text)
+        self._spans = list(means.oversight.alive(each_statement(self._text)))
         self._finished = self._finished_before = finished
         self._reason = reason
         self._last_entry: int | None = None
@@ -174,7 +174,7 @@ class Piecewise:
             )
 
     def _refuse_at_sight(self) -> None:
-        for start, end in self._spans[self._finished :]:
+        for start, end in self._means.oversight.alive(self._spans[self._finished :]):
             if refusal := refusal_at_sight(self._text[start:end]):
                 error = StatementError(*refusal, script=self._text, start=start, offset=start)
                 raise self._translated(error)

@@ -686,3 +686,29 @@ def test_limit_holds_for_a_caller_s_connection_and_its_own_handler_stays(databas
     assert failed.value.code == TIMED_OUT
     assert asked
     connection.close()
+
+
+# Very long texts
+
+
+@pytest.mark.parametrize("top", ["", "-- migrated: no-transaction\n"])
+def test_counting_the_statements_gives_signs_of_life_and_can_be_called_off(
+    database: Path, told: Told, monkeypatch: pytest.MonkeyPatch, top: str
+) -> None:
+    """They are counted for the first report: of a long text that takes seconds, in which nothing runs."""
+    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    told.at_beat[6] = told.end
+
+    failure = failure_of(runner_for(database, told, top + "SELECT 1;" * 20_000).run)
+    assert (failure.code, told.told) == (INTERRUPTED, [])
+    assert applied_versions(database) == []
+
+
+def test_counting_the_statements_is_no_part_of_the_one_that_runs(
+    database: Path, told: Told, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 2.0)
+    text = seconds(8) + "SELECT 1;" * 20_000
+
+    runner_for(database, told, text, statement_timeout=15).run()
+    assert (told.told[0].statement, told.told[0].statements) == (1, 20_001)

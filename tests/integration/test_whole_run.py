@@ -720,3 +720,26 @@ def test_mixture_is_refused_by_the_program_with_its_name(tmp_path: Path, migrati
     assert "2_odd cannot be applied together with others: it says no-transaction" in refused.stderr
     assert everything(database) == before
     assert [migrated(tmp_path, "up", "--to", version).returncode for version in "12"] == [0, 0]
+
+
+def test_grouping_is_in_proportion_to_the_number_of_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each ends its group: with a temporary table of its own, the connection cannot be used again."""
+    asked = vars(Step)["needs_own_transaction"].fget
+    counted: list[Step] = []
+
+    def count(step: Step) -> bool:
+        counted.append(step)
+        return bool(asked(step))
+
+    monkeypatch.setattr(Step, "needs_own_transaction", property(count))
+    found = []
+    for number in (10, 40):
+        counted.clear()
+        runner = MigrationRunner(":memory:")
+        runner.add_migrations(
+            Migration(version, "m", f"CREATE TEMP TABLE t{version} (a)") for version in range(1, number + 1)
+        )
+        runner.run()
+        found.append(len(counted))
+
+    assert 0 < found[1] <= 4 * found[0]

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from migrated.directives import Directive
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, Place
+from migrated.sources import parsing
 from migrated.sources.naming import FileName
 from migrated.sources.parsing import decode, parse_migration
-from migrated.sqltext import first_token, statement_end
+from migrated.sqltext import continuation, first_token, statement_end
 
 NAMED = FileName(7, "add_users")
 FILE = "migrations/7_add_users.sql"
@@ -584,3 +585,17 @@ def test_any_content_is_a_migration_or_an_invalid_file(content: bytes) -> None:
     assert migration.up_sql == migration.up_sql.strip()
     assert migration.checksum == hashlib.sha256(migration.up_sql.encode()).hexdigest()
     assert re.sub(r"\r\n?", "\n", content.decode("utf-8-sig")).find(migration.up_sql) >= 0
+
+
+def test_markers_in_a_statement_that_goes_on_are_looked_past_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def counting(sql: str, start: int) -> int | None:
+        looks.append(start)
+        return continuation(sql, start)
+
+    monkeypatch.setattr(parsing, "continuation", counting)
+    text = "-- UP\nDELETE FROM t\n" + "-- DOWN\n" * 1000 + "WHERE a = 1;\n"
+
+    assert parse_migration(NAMED, text.encode(), file=FILE).down_sql is None
+    assert len(looks) == 1
