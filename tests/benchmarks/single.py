@@ -1,6 +1,6 @@
 """One database: many new migrations, none, and what the commands that only read take to start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.bench import SNAPSHOTS_NEVER, Bench, configure, floor, interpreter, migrated, peer
@@ -83,7 +83,6 @@ def current(bench: Bench, count: int, rounds: int, *, with_peers: bool = True) -
     with bench.home("current") as home:
         write_migrations(home / "migrations", range(1, count + 1))
         write_migrations(home / "dbmate", range(1, count + 1), DBMATE)
-        configure(home, ["app.db"])
         floor(home, "apply", "1", "plain", "migrations", "app.db")
         ways: Ways = {
             "migrated": lambda: migrated(home, "up").seconds,
@@ -104,25 +103,30 @@ def current(bench: Bench, count: int, rounds: int, *, with_peers: bool = True) -
 
 
 def reading(bench: Bench, rounds: int) -> list[Row]:
-    """The commands that only read, on one database with 20 migrations."""
+    """The commands that only read, on one database with 20 migrations; without a configuration, and with one."""
+    commands = ("status", "plan", "verify")
     with bench.home("reading") as home:
         write_migrations(home / "migrations", range(1, 21))
         floor(home, "apply", "1", "plain", "migrations", "app.db")
-        configure(home, ["app.db"])
-        commands = ("status", "plan", "verify")
         ways: Ways = {name: _reader(home, name) for name in commands}
-        found = take_turns(rounds, ways | {"python -c pass": lambda: interpreter(home).seconds})
+        ways["python -c pass"] = lambda: interpreter(home).seconds
+        found = take_turns(rounds, ways)
+        configure(home, ["app.db"])
+        configured = take_turns(rounds, ways)
         require_applied([home / "app.db"], 20)
-    bare = found.pop("python -c pass")
+    goals: Goals = {"python -c pass": at_most_beyond(35)}
     return [
-        _row(
-            f"`{name}`, one database, 20 migrations",
-            20,
-            {"migrated": samples, "python -c pass": bare},
-            {"python -c pass": at_most_beyond(35)},
-        )
-        for name, samples in found.items()
+        *(_reading_row(name, found, goals) for name in commands),
+        *(
+            _reading_row(name, configured, {"python -c pass": None}, " that `migrated.toml` names")
+            for name in commands
+        ),
     ]
+
+
+def _reading_row(name: str, found: Mapping[str, Samples], goals: Goals, which: str = "") -> Row:
+    beside = {"migrated": found[name], "python -c pass": found["python -c pass"]}
+    return _row(f"`{name}`, one database{which}, 20 migrations", 20, beside, goals)
 
 
 def _reader(home: Path, command: str) -> Callable[[], float]:
