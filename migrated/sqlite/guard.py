@@ -228,6 +228,8 @@ def explain(error: apsw.Error) -> tuple[str, str | None]:
     """Message and hint for an error of SQLite's own."""
     if isinstance(error, apsw.BindingsError):
         return "the statement has a parameter", "write the value itself: nothing is bound in a migration"
+    if isinstance(error, apsw.TooBigError):
+        return str(error), "SQLite takes no statement, value or row of more than 1 GB: make it several"
     if "within a transaction" in str(error):
         return str(error), NEEDS_DIRECTIVE
     return str(error), None

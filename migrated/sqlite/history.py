@@ -30,6 +30,8 @@ WHERE h.up_sql IS NOT NULL AND h.action IN ('apply', 'redo', 'mark-applied', 'up
 UPDATE = "update"
 BEGAN_EMPTY = "the database was new"
 """The reason that the first entry has in a database in which there was nothing before."""
+_ENTRY_SIZE = 4096
+"""More bytes than an entry has without its texts."""
 _PARTS = {MigrationDirection.UP: "apply-statement", MigrationDirection.DOWN: "rollback-statement"}
 _WHOLE = {MigrationDirection.UP: "apply", MigrationDirection.DOWN: "rollback"}
 _LAST = "SELECT id, action FROM main._migrations_history ORDER BY id DESC LIMIT 1"
@@ -117,6 +119,21 @@ def _migration(row: tuple[Any, ...], database: str) -> Migration:
             hint="a newer version of migrated made it; use that one",
         ) from error
     return Migration(version, name, up_sql or "", down_sql, checksum=checksum, header=header)
+
+
+def too_long(connection: apsw.Connection, migration: Migration) -> str | None:
+    """What is wrong with texts that no entry could hold: better told before an hour of statements than after."""
+    limit = connection.limit(apsw.SQLITE_LIMIT_LENGTH)
+    texts = migration.up_sql, migration.down_sql or ""
+    room = limit - _ENTRY_SIZE
+    # No character takes more than four bytes, in any encoding.
+    if 4 * sum(map(len, texts)) <= room:
+        return None
+    encoding = str(connection.pragma("encoding"))
+    size = sum(len(text.encode(encoding)) for text in texts)
+    if size <= room:
+        return None
+    return f"its texts have {size:,} bytes, and the entry of the history has room for {limit:,}"
 
 
 def record_step(connection: apsw.Connection, step: Step, course: Course) -> AppliedMigration:

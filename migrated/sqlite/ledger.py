@@ -45,6 +45,9 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
 _LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TEXT", "violations": "TEXT"}
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
+_TRIGGERS = """
+SELECT name, CAST(sql AS BLOB) FROM main.sqlite_schema WHERE type = 'trigger' AND instr(lower(sql), ?)
+"""
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ? LIMIT 1"
 _THERE = """
 SELECT name FROM main.sqlite_schema
@@ -103,8 +106,8 @@ def names_taken(connection: apsw.Connection) -> set[str]:
 
 def meddlers(connection: apsw.Connection) -> set[str]:
     """The triggers that speak of our tables: the authorizer sees what they do only once they fire."""
-    query = "SELECT name, CAST(sql AS BLOB) FROM main.sqlite_schema WHERE type = 'trigger'"
-    rows: list[Any] = connection.execute(query).fetchall()
+    # Of many triggers nearly none does: SQLite passes over the others a hundred times as fast as we.
+    rows: list[Any] = connection.execute(_TRIGGERS, (LEDGER_PREFIX,)).fetchall()
     return {name for name, sql in rows if _OUR_NAME.search(schema_text(connection, sql))}
 
 

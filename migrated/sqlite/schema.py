@@ -24,11 +24,13 @@ The text must be the same wherever the same migrations were applied, so it holds
 _NUMBERS = ("application_id", "user_version")
 _ORDER = ("table", "index", "view", "virtual", "trigger")
 """What comes later may need what comes earlier in order to be made."""
-# An index without a text belongs to a constraint. Any of these texts may be no UTF-8.
+# An index without a text belongs to a constraint. Any of these texts may be no UTF-8. The list is made only once:
+# SQLite would make it anew for each object.
 _OBJECTS = """
+WITH listed AS MATERIALIZED (SELECT name, type FROM pragma_table_list WHERE schema = 'main')
 SELECT coalesce(l.type, o.type), CAST(o.name AS BLOB), CAST(o.tbl_name AS BLOB), CAST(o.sql AS BLOB)
 FROM main.sqlite_schema AS o
-LEFT JOIN pragma_table_list AS l ON o.type = 'table' AND l.schema = 'main' AND l.name = o.name
+LEFT JOIN listed AS l ON o.type = 'table' AND l.name = o.name
 WHERE o.sql IS NOT NULL AND substr(o.name, 1, 7) != 'sqlite_'
 """
 

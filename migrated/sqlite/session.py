@@ -25,6 +25,7 @@ from migrated.sqlite.carrying import PuttingBack, changes_by, detach
 from migrated.sqlite.checks import Checks
 from migrated.sqlite.connection import Patience, environment_errors
 from migrated.sqlite.content import has_objects
+from migrated.sqlite.failures import failure
 from migrated.sqlite.guard import Guard
 from migrated.sqlite.history import Course
 from migrated.sqlite.keys import Keys
@@ -265,6 +266,8 @@ class SqliteSession:
 
     def prepare(self, connection: apsw.Connection, step: Step) -> None:
         """Keep the content as it is, as far as that is asked for, and see to the ledger."""
+        if wrong := history.too_long(connection, step.migration):
+            raise failure(step, wrong, hint="make it several migrations", code="SQLITE_TOOBIG")
         goes_on = self._batch is not None and self._batch.steps > 0
         is_kept = self._batch is not None and self._batch.snapshot is not None
         is_new = self._preparation(connection, step, goes_on=goes_on, is_kept=is_kept)
