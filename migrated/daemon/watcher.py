@@ -30,6 +30,7 @@ from migrated.sources.naming import read_name
 
 POLLING_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
+_LOOKS_AFTER_START = 2
 _NO_MORE_WATCHES = {errno.ENOSPC, errno.EMFILE, errno.ENFILE}
 
 
@@ -65,6 +66,7 @@ class DirectoryWatch:
         self._watched: _Identity | None = None
         self._lost: str | None = None
         self._was_started = False
+        self._looks_owed = 0
 
     @property
     def lost_because(self) -> str | None:
@@ -77,6 +79,9 @@ class DirectoryWatch:
         if isinstance(found, str):
             return self._lose(found)
         if found == self._watched and self._hears():
+            if self._looks_owed:
+                self._looks_owed -= 1
+                self._changed(None)
             return None
         try:
             backend = self._start(found)
@@ -128,6 +133,8 @@ class DirectoryWatch:
         observer.schedule(_Handler(self._changed), found.real, recursive=False)
         observer.start()
         self._watched = found
+        # Its thread takes its first look when it comes to that; what was changed before then is no change to it.
+        self._looks_owed = _LOOKS_AFTER_START if backend == "polling" else 0
         return backend
 
 
