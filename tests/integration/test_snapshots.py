@@ -313,6 +313,37 @@ def test_first_ones_of_several_databases_at_once(database: Path) -> None:
             assert all(rows_of_copy(each.path, "PRAGMA integrity_check") == [("ok",)] for each in made)
 
 
+TAKE_AT_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from integration.snapshot_support import taken
+with ThreadPoolExecutor(len(sys.argv) - 1) as pool:
+    print(len(list(pool.map(taken, map(Path, sys.argv[1:])))))
+"""
+
+
+def test_folder_that_another_thread_makes_meanwhile_is_taken_as_it_is(database: Path) -> None:
+    databases = [database.with_name(f"tenant{number}.db") for number in range(4)]
+    for each in databases:
+        fill(each)
+    # All have found nothing there before the first of them makes it.
+    late = ("-f", "-e", "trace=mkdir", "-e", "inject=mkdir:delay_enter=500000")
+    require(("strace", "-qq", "-o", "/dev/null"))
+
+    done = subprocess.run(
+        ["strace", "-qq", "-o", "/dev/null", *late, sys.executable, "-c", TAKE_AT_ONCE, *databases],
+        cwd=ROOT,
+        env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout == f"{len(databases)}\n", done.stderr
+    assert [len(listed(str(each))) for each in databases] == [1] * len(databases)
+
+
 def test_snapshots_of_other_databases_cost_nothing(database: Path) -> None:
     fill(database)
     taken(database)
