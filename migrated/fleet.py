@@ -70,7 +70,7 @@ class Job:
 
     `lock_timeout` is in seconds; `hold` takes the lock of a database's directory, which the databases share. With
     `is_everything` the action leaves nothing pending when it succeeds; then a new database may be copied from the
-    `prototype` as well. Raises as `MigrationRunner.add_migrations`.
+    `prototype` as well, and one of a fleet is compared with others. Raises as `MigrationRunner.add_migrations`.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Job:
         supervision: Supervision | None = None,
         hold: Hold | None = None,
         is_everything: bool = False,
+        is_of_fleet: bool = False,
         prototype: Prototype | None = None,
     ) -> None:
         self.target = target
@@ -95,7 +96,7 @@ class Job:
         self.is_everything = is_everything
         self.prototype = prototype
         self._prepared = Prepared(migrations)
-        self._alike = Alike(self._prepared, target) if is_everything else None
+        self._alike = Alike(self._prepared, target) if is_everything and is_of_fleet else None
 
     def do(
         self,

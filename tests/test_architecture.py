@@ -46,7 +46,7 @@ INNER_FLOORS = {
         ["reading", "worker", "progress", "fleetbar", "alone", "daemons", "live"],
         ["groups"],
         ["render"],
-        ["options"],
+        ["options", "collecting"],
     ],
     "daemon": [
         ["loop"],

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from migrated.about import VERSION
-from migrated.cli import options
+from migrated.cli import collecting, options
 from migrated.errors import MigrationError
 
 COMMANDS = {
@@ -58,6 +58,7 @@ exit codes:
 
 def run() -> None:
     """Run the program: the console script, and `python -m migrated`."""
+    collecting.seldom()
     _open_standard_streams()
     # Where it was inherited as ignored, the exit code of a hook could not be told.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -118,6 +118,7 @@ class _Run:
                 supervision=self._supervision,
                 hold=locks.hold if is_fleet else None,
                 is_everything=self._errand.is_everything,
+                is_of_fleet=is_fleet,
                 prototype=Prototype(target, migrations) if self._errand.is_everything else None,
             )
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from migrated.cli import options
+from migrated.cli import collecting, options
 from migrated.settings import Config
 
 
@@ -11,6 +11,8 @@ def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lam
     """Run until SIGTERM or SIGINT. SIGHUP reads the configuration again, SIGUSR1 looks at everything now."""
     from migrated import logs
     from migrated.daemon.loop import Daemon
+
+    collecting.as_usual()
 
     def load() -> Config:
         return adapt(options.configuration(arguments))

@@ -193,6 +193,7 @@ class Pass:
                 supervision=self.supervision,
                 hold=locks.hold,
                 is_everything=True,
+                is_of_fleet=is_fleet,
                 prototype=Prototype(target, reading.listing.migrations),
             )
             rollout = RollOut(

@@ -188,13 +188,21 @@ def _content(descriptor: int, path: str, trust: Trust | None) -> bytes | None:
     if trust and (weakness := trust.of_file(path, before)):
         raise _insecure(path, "file", weakness)
     _require_finished(descriptor, before)
-    # Unbuffered: one read of the size, and one that finds the end.
-    with FileIO(descriptor, closefd=False) as file:
-        content = file.readall()
+    content = _read_to_end(descriptor, before.st_size)
     after = os.fstat(descriptor)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _UnfinishedError("it changed while it was read")
     return content
+
+
+def _read_to_end(descriptor: int, size: int) -> bytes:
+    # One byte more: a read that gives less than it may has met the end, which needs no second one to be found.
+    content = os.read(descriptor, size + 1)
+    if len(content) == size:
+        return content
+    # It grew, or is larger than one read can be.
+    with FileIO(descriptor, closefd=False) as file:
+        return content + file.readall()
 
 
 def _require_finished(descriptor: int, status: os.stat_result) -> None:

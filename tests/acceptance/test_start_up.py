@@ -20,6 +20,21 @@ except SystemExit as end:
 print()
 print(code or 0, *sys.modules)
 """
+COLLECTOR = """
+import gc, sys
+usual = gc.get_threshold()
+from migrated import cli
+from migrated.cli import applying
+from migrated.daemon import loop
+
+def tell(*_):
+    print("usual" if gc.get_threshold() == usual else "seldom")
+    return 0
+
+loop.Daemon.run = tell
+applying.on_every_database = lambda *_, **__: tell()
+cli.run()
+"""
 HEAVY = {"watchdog", "filelock", "structlog", "rich", "msgspec"}
 # Of the standard library, what takes a millisecond or more with what it loads in its turn.
 SLOW = {
@@ -108,3 +123,20 @@ def test_applying_loads_no_more_than_it_needs(tmp_path: Path, migrations: Path) 
 
     assert "structlog" in loaded
     assert loaded.isdisjoint({"watchdog", "rich"})
+
+
+@pytest.mark.parametrize(("command", "how_often"), [("up", "seldom"), ("run", "usual"), ("dev", "usual")])
+def test_only_what_is_soon_over_looks_for_garbage_seldom(
+    tmp_path: Path, migrations: Path, command: str, how_often: str
+) -> None:
+    write_migration(migrations, 1)
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTOR, command],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.split() == [how_often]
