@@ -221,3 +221,12 @@ def test_every_guarantee_names_a_test_that_is_there() -> None:
     assert len(guarantees) > 10
     assert [text for text, tests in zip(guarantees, named, strict=True) if not tests] == []
     assert {test for tests in named for test in tests} - _names_of_tests() == set()
+
+
+def test_table_of_benchmarks_is_the_one_that_was_measured() -> None:
+    measured = (ROOT / "tests" / "benchmarks" / "results.md").read_text().splitlines()[2:]
+    shown = _section("Benchmarks").splitlines()
+
+    assert len(measured) > 50
+    assert [line for line in measured if line not in shown] == []
+    assert any(line.startswith("- 20") and "`python tests/benchmarks" in line for line in measured)
