@@ -73,6 +73,16 @@ def mounted(device: Path, directory: Path) -> Iterator[Path]:
         yield place
     finally:
         run("umount", place)
+        # As above: it would be mounted once more as it is there, shut down, not as it is on the device.
+        poll(lambda: is_free(device), f"{device} is used by nobody")
+
+
+def is_free(device: Path) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError:
+        return False
+    return True
 
 
 def shut_down(place: Path) -> None:
