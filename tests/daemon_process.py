@@ -29,7 +29,7 @@ BOUND_BY_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_searc
 _HOLD = """
 import apsw, sys
 connection = apsw.Connection(sys.argv[1])
-connection.execute("BEGIN IMMEDIATE")
+connection.execute("BEGIN {how}")
 print("held", flush=True)
 sys.stdin.read()
 connection.execute("ROLLBACK")
@@ -124,7 +124,12 @@ def running(
 
 def writer_holding(database: Path) -> AbstractContextManager[Callable[[], None]]:
     """Another process with a write transaction open; the function given ends it."""
-    return holding(_HOLD, database)
+    return holding(_HOLD.format(how="IMMEDIATE"), database)
+
+
+def everybody_kept_out(database: Path) -> AbstractContextManager[Callable[[], None]]:
+    """Another process that lets nobody even read; the function given ends it."""
+    return holding(_HOLD.format(how="EXCLUSIVE"), database)
 
 
 @contextmanager

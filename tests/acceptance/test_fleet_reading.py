@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import DEADLINE, DaemonProcess, bring_up, environment, holding, migrated, on_a_terminal
+from daemon_process import (
+    DEADLINE,
+    DaemonProcess,
+    bring_up,
+    environment,
+    everybody_kept_out,
+    migrated,
+    on_a_terminal,
+)
 from support import PROGRAM, checksum, execute, write_migration
 
 FLEET = 60
@@ -19,14 +27,6 @@ BEHIND = ("t10.db", "t11.db")
 CHANGED = ("t20.db", "t21.db", "t22.db", "t23.db", "t24.db")
 NO_DATABASE = "t30.db"
 LOCKED = "t40.db"
-HOLD_ALL = """
-import apsw, sys
-connection = apsw.Connection(sys.argv[1])
-connection.execute("BEGIN EXCLUSIVE")
-print("held", flush=True)
-sys.stdin.read()
-connection.execute("ROLLBACK")
-"""
 EXPECTED = checksum("CREATE TABLE other (id);")
 FOUND = checksum("CREATE TABLE t1 (id INTEGER PRIMARY KEY);")
 MISMATCH = f"1_change was changed after it was applied: expected checksum {EXPECTED}, found {FOUND}"
@@ -65,7 +65,7 @@ def exceptions(tenants: Path) -> Iterator[None]:
     for name in CHANGED:
         execute(tenants / name, f"UPDATE _migrations SET checksum = '{EXPECTED}' WHERE version = 1")
     (tenants / NO_DATABASE).write_bytes(b"no database " * 100)
-    with holding(HOLD_ALL, tenants / LOCKED):
+    with everybody_kept_out(tenants / LOCKED):
         yield
 
 
@@ -203,7 +203,7 @@ class TestStatusAsJson:
     def test_it_is_written_as_it_comes(self, tmp_path: Path, tenants: Path) -> None:
         config = tmp_path / "migrated.toml"
         config.write_text(config.read_text().replace("50ms", "30s"))
-        with holding(HOLD_ALL, tenants / "t59.db") as release, reading(tmp_path, "status", "--json") as status:
+        with everybody_kept_out(tenants / "t59.db") as release, reading(tmp_path, "status", "--json") as status:
             assert status.stdout is not None
             first = status.stdout.read(4096)
             assert "tenants/t00.db" in first
@@ -218,7 +218,7 @@ class TestStatusAsJson:
         config = tmp_path / "migrated.toml"
         config.write_text(config.read_text().replace("50ms", "30s"))
         # It is waiting when the reader leaves.
-        with holding(HOLD_ALL, tenants / "t00.db") as release, reading(tmp_path, command, "--json") as left:
+        with everybody_kept_out(tenants / "t00.db") as release, reading(tmp_path, command, "--json") as left:
             assert left.stdout is not None
             assert left.stderr is not None
             left.stdout.close()
@@ -337,7 +337,7 @@ class TestBar:
     def slow(self, tmp_path: Path, tenants: Path) -> Iterator[None]:
         config = tmp_path / "migrated.toml"
         config.write_text(config.read_text().replace("50ms", "1200ms"))
-        with holding(HOLD_ALL, tenants / "t00.db"):
+        with everybody_kept_out(tenants / "t00.db"):
             yield
 
     @pytest.mark.parametrize("command", ["status", "plan", "verify"])
