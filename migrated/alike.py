@@ -39,7 +39,6 @@ class Alike:
         handle = SqliteDatabase(database.path, must_exist=True, application_id=self._target.application_id)
         try:
             findings = self._prepared.find(handle.look())
-            refusals.refuse_unfinished(findings.statuses)
             refusals.refuse_by_policy(findings.statuses, self._target.policy)
         except MigrationError:
             return

@@ -111,7 +111,7 @@ class RollOut:
 
     def _next(self) -> Turn:
         turn = self._waiting.popleft()
-        return turn if self._waves.number == 1 else Turn(turn.database, in_full=False, is_last=turn.is_last)
+        return turn if self._waves.number == 1 else turn._replace(in_full=False)
 
     def _work(self, turn: Turn) -> None:
         try:
@@ -137,7 +137,7 @@ class RollOut:
         elif outcome.result is Result.APPLIED:
             self._waves.changed_one()
         elif outcome.result is Result.UNAVAILABLE and _is_busy(error) and not turn.is_last:
-            self._waiting.append(Turn(turn.database, turn.in_full, is_last=True))
+            self._waiting.append(turn._replace(is_last=True))
             return
         self._tell(outcome)
 

@@ -70,11 +70,6 @@ class Waves:
         self.changed = 0
         self.is_halted = False
 
-    @property
-    def is_last(self) -> bool:
-        """Whether no other wave comes after this one."""
-        return math.isinf(self._room)
-
     def room(self, running: int) -> float:
         """How many more may be begun while so many are running; begins the next wave where it is time."""
         if self._room <= 0 and running == 0 and not self.is_halted:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any
 
 from migrated import refusals
-from migrated.agenda import Findings, find
+from migrated.agenda import Findings, find, likeness
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.errors import DatabaseError, MigrationError
 from migrated.model import Migration, Record, Unfinished
@@ -177,13 +177,7 @@ class _Judge:
 
     def __call__(self, record: Record, policy: Policy) -> Judged:
         """Find the states, and what a run under this policy would refuse."""
-        # All that counts, which is all but the times.
-        key = (
-            policy,
-            tuple([(entry.version, entry.name, entry.checksum) for entry in record.applied]),
-            record.unfinished,
-            tuple([(entry.name, entry.checksum) for entry in record.repeatables]),
-        )
+        key = policy, likeness(record)
         judged = self._known.get(key)
         if judged is None:
             if len(self._known) >= _MOST_REMEMBERED:

@@ -233,7 +233,7 @@ class Pass:
         path = outcome.database.path
         # What is refused is so for its record and the files: nothing changes while these are the same.
         if outcome.result is Result.REFUSED or (outcome.error is None and not outcome.pending):
-            self.roster.is_judged(path, mark)
+            self.roster.note_judged(path, mark)
         else:
             self.roster.forget(path)
         # What we wrote ourselves must not pass for somebody else's change.

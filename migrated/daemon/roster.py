@@ -1,17 +1,12 @@
 """What the passes remember from one to the next, so that what did not change costs a look at it from outside."""
 
 import os
-import time
 from collections.abc import Iterable
 
 from migrated.daemon.schedule import Fingerprint
 from migrated.discovery import DatabasePath, Discovery
 from migrated.rollout import Halt
-from migrated.sources.rereading import DirectoryReader, Reading
-
-_YOUNG_NS = 2_000_000_000
-"""What was written less than that ago may have been written once more without its time showing that: the clocks of
-file systems tick, some only every two seconds (https://git-scm.com/docs/racy-git)."""
+from migrated.sources.rereading import DirectoryReader, Reading, has_rested
 
 _Stamp = tuple[int, ...]
 
@@ -44,12 +39,12 @@ class Roster:
                 found.append(database)
         return found
 
-    def is_judged(self, path: str, mark: int) -> None:
+    def note_judged(self, path: str, mark: int) -> None:
         """Note that looking at a database once more would come to the same: it has everything, or is refused."""
         log = _log_of(path)
         stamp = _stamp(path, log)
         self.forget(path)
-        if stamp and time.time_ns() - max(stamp[3], stamp[-1]) > _YOUNG_NS:
+        if stamp and has_rested(stamp[3], stamp[-1]):
             self._known[path] = hash((mark, *stamp))
             if log != f"{path}-wal":
                 self._logs[path] = log

@@ -9,10 +9,17 @@ from migrated.sources.directory import Listing, read_directory
 from migrated.trust import Trust
 
 _YOUNG_NS = 2_000_000_000
-"""What was written less than that ago may have been written once more without its time showing that: the clocks of
-file systems tick, some only every two seconds (https://git-scm.com/docs/racy-git)."""
 
 _Stamp = tuple[int, ...]
+
+
+def has_rested(*times_ns: int) -> bool:
+    """Whether what was written at these times can be told by them from what is written from now on.
+
+    Within a tick of its file system's clock it may be written once more without its time showing that; some tick
+    only every two seconds (https://git-scm.com/docs/racy-git).
+    """
+    return time.time_ns() - max(times_ns) > _YOUNG_NS
 
 
 class Reading(NamedTuple):
@@ -46,7 +53,7 @@ class _Files:
     def learn(self, file: str, migration: Migration) -> None:
         """Take what was read of a file after it could not be recalled."""
         stamp = self._seen.get(file)
-        if stamp and time.time_ns() - max(stamp[-2:]) > _YOUNG_NS:
+        if stamp and has_rested(*stamp[-2:]):
             self._kept[file] = stamp, migration
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from daemon_process import (
     DEADLINE,
     DaemonProcess,
     bring_up,
-    environment,
     everybody_kept_out,
     migrated,
     on_a_terminal,
+    running,
 )
 from support import PROGRAM, checksum, execute, write_migration
 
@@ -368,19 +368,7 @@ class TestBar:
         assert (code, seen) == (0, "# 60 databases: 60 current\n")
 
 
-@contextmanager
-def reading(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def reading(directory: Path, *arguments: str) -> AbstractContextManager["subprocess.Popen[str]"]:
     """A command whose output is read while it runs."""
-    with subprocess.Popen(
-        [*PROGRAM, *arguments],
-        cwd=directory,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    pipe = subprocess.PIPE
+    return running(*PROGRAM, *arguments, cwd=directory, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)

@@ -33,7 +33,7 @@ def age(path: Path) -> None:
 
 def seen(path: Path) -> Roster:
     roster = Roster()
-    roster.is_judged(str(path), MARK)
+    roster.note_judged(str(path), MARK)
     return roster
 
 
