@@ -31,7 +31,7 @@ FLOORS = [
     ["planning"],
     ["model"],
     ["directives", "trust"],
-    ["sqltext", "errors", "colours", "owners", "folders", "paths", "waves"],
+    ["sqltext", "errors", "colours", "owners", "folders", "paths", "waves", "inbox"],
     ["about"],
 ]
 INNER_FLOORS = {

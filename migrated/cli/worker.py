@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from migrated.cli.render import print_problem
+from migrated.inbox import receive
 from migrated.supervision import Supervision
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -66,7 +67,7 @@ def _next(inbox: "SimpleQueue[_Finished | signal.Signals]") -> "_Finished | sign
     while True:
         # A signal that another thread took is heard here only when this one looks up.
         with suppress(Empty):
-            return inbox.get(timeout=_LOOK_UP_SECONDS)
+            return receive(inbox, _LOOK_UP_SECONDS)
 
 
 def _pass_on(number: signal.Signals, supervision: Supervision, stop_grace: float) -> None:

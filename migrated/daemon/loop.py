@@ -40,6 +40,7 @@ from migrated.daemon.viewing import daemon_view, database_view
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.dumping import SchemaFiles
 from migrated.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
+from migrated.inbox import receive
 from migrated.logs import Log, new_run_id
 from migrated.settings import Config, following
 from migrated.supervision import Supervision
@@ -145,7 +146,7 @@ class Daemon:
             if self._pass is None:
                 self._start_work(worker, now)
             try:
-                message = self._inbox.get(timeout=max(0.0, self._next_wake() - time.monotonic()))
+                message = receive(self._inbox, max(0.0, self._next_wake() - time.monotonic()))
             except Empty:
                 continue
             self._handle(message)

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+from queue import Empty, SimpleQueue
+
+import pytest
+from daemon_process import DEADLINE, environment
+
+from migrated.inbox import receive
+
+# By `SimpleQueue.get` alone it hangs after some ten thousand of them.
+MANY = """
+from queue import Empty, SimpleQueue
+from migrated.inbox import receive
+inbox = SimpleQueue()
+for number in range(60_000):
+    inbox.put(number)
+    assert receive(inbox, 1) == number
+    try:
+        receive(inbox, 0.000001)
+    except Empty:
+        pass
+print("done")
+"""
+
+
+def test_messages_come_in_their_order() -> None:
+    inbox: SimpleQueue[int] = SimpleQueue()
+    inbox.put(1)
+    inbox.put(2)
+
+    assert [receive(inbox, 0), receive(inbox, 1)] == [1, 2]
+    with pytest.raises(Empty):
+        receive(inbox, 0.001)
+
+
+def test_it_never_waits_for_ever_however_short_the_time() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MANY],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=4 * DEADLINE,
+        check=False,
+    )
+
+    assert done.stdout == "done\n", done.stderr
