@@ -188,7 +188,9 @@ class TestWorker:
 
         def work(supervision: Supervision) -> int:
             waiting = threading.main_thread().ident
-            poll(lambda: sys._current_frames()[waiting or 0].f_code.co_name == "_next", "the main thread waiting")
+            poll(
+                lambda: sys._current_frames()[waiting or 0].f_code.co_name == "receive", "the main thread waiting"
+            )
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             poll(supervision.stop_requested, "the signal passed on")
