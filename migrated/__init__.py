@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RefusedError,
         RollbackFailedError,
         UnfinishedError,
+        UnsupportedPythonError,
     )
     from migrated.model import (
         AppliedMigration,
@@ -53,6 +54,7 @@ _HOMES = {
         "RefusedError",
         "RollbackFailedError",
         "UnfinishedError",
+        "UnsupportedPythonError",
     ),
     "migrated.model": (
         "AppliedMigration",
@@ -100,6 +102,7 @@ __all__ = [
     "TransactionMode",
     "Unfinished",
     "UnfinishedError",
+    "UnsupportedPythonError",
     "read_migrations",
 ]
 
@@ -108,6 +111,7 @@ def __getattr__(name: str) -> object:
     # A module is loaded when a name of it is first asked for: the command line needs few, and starts sooner.
     for home, names in _HOMES.items():
         if name in names:
+            import_module("migrated.interpreter").require_supported_python()
             return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -199,6 +199,13 @@ class ConfigError(MigrationError):
         self.faults = tuple(faults)
 
 
+class UnsupportedPythonError(MigrationError):
+    """This Python is too old, or cannot read SQL text correctly. Nothing was read or run."""
+
+    exit_code = 78
+    code = "UNSUPPORTED_PYTHON"
+
+
 _SEVERITY = (ExecutionFailedError.exit_code, RefusedError.exit_code, DatabaseError.exit_code, 5)
 
 

@@ -7,59 +7,59 @@ The rules are those of SQLite's tokenizer and of sqlite3_complete() (https://www
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
-# Every repetition is possessive, so that a text of any size costs time in proportion and no memory: none of these
-# could match more by giving back. A comment ends at its own end, whatever is looked for behind it.
-_BLOCK_COMMENT = r"/\*[^*]*+(?:\*(?!/)[^*]*+)*+(?:\*/|\Z)"
-_BLANK = rf"(?>[ \t\n\f\r]++|--[^\n]*+(?:\n|\Z)|{_BLOCK_COMMENT})"
+# No possessive quantifiers and no atomic groups: before CPython 3.11.5 matching continues from a wrong place after
+# one of them fails (https://github.com/python/cpython/issues/106052), and a whole file was read as its UP section.
+# None is needed: each pattern is one token, and whatever a repetition in it stops at, the rest matches there. So
+# nothing backtracks, and a token costs time in proportion to its length and no memory.
+# A vertical tab is white space only after white space, as in SQLite's tokenizer; sqlite3_complete() knows none.
+_SPACE = r"[ \t\n\f\r][ \t\n\v\f\r]*|\ufeff"
+_LINE_COMMENT = r"--[^\n]*"
+_BLOCK_COMMENT = r"/\*[^*]*(?s:.*?)(?:\*/|\Z)"
 # A quoted quote ('it''s') reads as two strings side by side, which ends at the same place.
-_QUOTED = r"""'[^']*+(?:'|\Z)|"[^"]*+(?:"|\Z)|`[^`]*+(?:`|\Z)|\[[^\]]*+(?:\]|\Z)"""
+_QUOTED = r"""'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
+_IN_NAME = r"0-9A-Za-z_$\u0080-\U0010ffff"
 _TOKEN = re.compile(
-    rf"""(?P<space>[ \t\n\f\r]+)
-    |(?P<line_comment>--[^\n]*)
+    rf"""(?P<space>{_SPACE})
+    |(?P<line_comment>{_LINE_COMMENT})
     |(?P<block_comment>{_BLOCK_COMMENT})
     |(?P<quoted>{_QUOTED})
     |(?P<semicolon>;)
-    |(?P<open>\()
-    |(?P<close>\))
-    |(?P<word>[\w$]+)
-    |(?P<other>[^\w$'"`\[;()\-/ \t\n\f\r]+|.)""",
+    |(?P<word>[{_IN_NAME}]+)
+    |(?P<other>[^{_IN_NAME}'"`\[;\-/ \t\n\f\r]+|.)""",
     re.VERBOSE,
 )
+# What may stand between statements.
+_GAP = re.compile(rf"{_SPACE}|;|{_LINE_COMMENT}|{_BLOCK_COMMENT}")
+# All that matters in a statement that is not a trigger. Every alternative begins with a character of its own and
+# without a group, so that `re` looks for those characters alone: a third of the time.
+_LANDMARK = re.compile(rf";|\(|\)|{_QUOTED}|{_LINE_COMMENT}|{_BLOCK_COMMENT}")
+_MAY_BE_TRIGGER = re.compile(r"EXPLAIN|CREATE(?! (?:TABLE|INDEX|UNIQUE|VIEW) )", re.IGNORECASE | re.ASCII)
 _TRIGGER = re.compile(
-    rf"(?:EXPLAIN{_BLANK}++(?:QUERY{_BLANK}++PLAN{_BLANK}++)?)?"
-    rf"CREATE{_BLANK}++(?:TEMP(?:ORARY)?{_BLANK}++)?TRIGGER\b",
-    re.IGNORECASE,
+    r"(?:EXPLAIN (?:QUERY PLAN )?)?CREATE (?:TEMP(?:ORARY)? )?TRIGGER(?: |\Z)", re.IGNORECASE | re.ASCII
 )
-_MAY_BE_TRIGGER = r"(?i:EXPLAIN|CREATE(?! (?:TABLE|INDEX|UNIQUE|VIEW)\b))"
-# A statement up to its semicolon or a line comment; and all that can be passed over before a line comment at once:
-# block comments, and whole statements that are no triggers.
-_WITHIN = rf"""(?:[^;'"`\[\-/]++|{_QUOTED}|{_BLOCK_COMMENT}|-(?!-)|/(?!\*))*+"""
-_UP_TO_COMMENT = re.compile(_WITHIN)
-_WHOLE = re.compile(rf"(?:[ \t\n\f\r;]++|{_BLOCK_COMMENT}|(?!{_MAY_BE_TRIGGER}){_WITHIN};)*+")
-_PLAIN = re.compile(rf"(?!{_MAY_BE_TRIGGER}){_WITHIN};")
-_LINE_COMMENT = re.compile(r"--[^\n]*+")
-_PARENTHESIS = re.compile(rf"[()]|{_QUOTED}|{_BLOCK_COMMENT}")
+_MOST_WORDS_TO_TRIGGER = 6
+_BLANK = {"space", "line_comment", "block_comment"}
 # SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
-# x '41' are two that mean something else.
-_IN_NAME = r"[0-9A-Za-z_$\u0080-\U0010ffff]"
+# x '41' are two that mean something else. A quoted quote is joined to its string by `exact_tokens`.
 # Compiled when it is first used: that takes 5 ms, and only comparing texts needs it.
 _EXACT_TOKEN = rf"""(?P<blank>[ \t\n\f\r][ \t\n\v\f\r]*|--[^\n]*|/\*(?!\Z)(?s:.*?)(?:\*/|\Z))
     |\ufeff
     |[xX]'[^']*(?:'|\Z)
-    |'(?:[^']++|'')*+(?:'|\Z) | "(?:[^"]++|"")*+(?:"|\Z) | `(?:[^`]++|``)*+(?:`|\Z) | \[[^\]]*(?:\]|\Z)
-    |(?:0[xX][0-9a-fA-F_]+|(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?){_IN_NAME}*
-    |[@:$\#](?:{_IN_NAME}|::)+(?:\([^ \t\n\f\r)]*\)?)? | \?[0-9]*
-    |{_IN_NAME}+
+    |(?P<quoted>'[^']*(?:'|\Z) | "[^"]*(?:"|\Z) | `[^`]*(?:`|\Z)) | \[[^\]]*(?:\]|\Z)
+    |(?:0[xX][0-9a-fA-F_]+|(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?)[{_IN_NAME}]*
+    |[@:$\#](?:[{_IN_NAME}]|::)+(?:\([^ \t\n\f\r)]*\)?)? | \?[0-9]*
+    |[{_IN_NAME}]+
     |->>?|==?|<[=><]?|>[=>]?|!=|\|\|
     |(?s:.)"""
 # Of the statements that a migration may hold; END, which may not begin one, ends many a CASE.
 _BEGINNINGS = re.compile(
-    r"(?:ALTER|ANALYZE|CREATE|DELETE|DROP|EXPLAIN|INSERT|PRAGMA|REINDEX|REPLACE|SELECT|UPDATE|VACUUM|VALUES|WITH)\b",
-    re.IGNORECASE,
+    r"(?:ALTER|ANALYZE|CREATE|DELETE|DROP|EXPLAIN|INSERT|PRAGMA|REINDEX|REPLACE|SELECT|UPDATE|VACUUM|VALUES|WITH)"
+    rf"(?![{_IN_NAME}])",
+    re.IGNORECASE | re.ASCII,
 )
-_NOT_A_STATEMENT = re.compile(rf"(?:{_BLANK}|;)*+")
 
 
 class LineComment(NamedTuple):
@@ -76,8 +76,9 @@ class LineComment(NamedTuple):
 
 def first_token(sql: str, start: int = 0) -> int | None:
     """Offset of the first statement at or after `start`, past white space, comments and stray semicolons."""
-    end = _end(_NOT_A_STATEMENT, sql, start)
-    return end if end < len(sql) else None
+    while gap := _GAP.match(sql, start):
+        start = gap.end()
+    return start if start < len(sql) else None
 
 
 def has_statement(sql: str) -> bool:
@@ -107,8 +108,7 @@ def each_statement(sql: str) -> Iterator[tuple[int, int]]:
     """As `statements`, one after another: of a long text, all of them take more memory than the text."""
     start = first_token(sql)
     while start is not None:
-        plain = _PLAIN.match(sql, start)
-        end = plain.end() if plain else statement_end(sql, start)
+        end = statement_end(sql, start)
         yield start, end
         start = first_token(sql, end)
 
@@ -153,7 +153,7 @@ def significant(sql: str) -> list[str]:
     found = []
     for token in _TOKEN.finditer(sql):
         match token.lastgroup:
-            case "space" | "line_comment" | "block_comment":
+            case kind if kind in _BLANK:
                 continue
             case "word":
                 found.append(folded(token.group()))
@@ -166,7 +166,19 @@ def significant(sql: str) -> list[str]:
 
 def exact_tokens(sql: str) -> list[str]:
     """The tokens of a text as SQLite reads them, each as it is written; white space and comments left out."""
-    return [token.group() for token in re.finditer(_EXACT_TOKEN, sql, re.VERBOSE) if token.lastgroup != "blank"]
+    found: list[str] = []
+    start = quoted_end = -1
+    for token in re.finditer(_EXACT_TOKEN, sql, re.VERBOSE):
+        if token.lastgroup == "blank":
+            continue
+        if token.start() == quoted_end and sql[token.start()] == sql[start]:
+            # 'it''s': one string with a quote in it.
+            found.pop()
+        else:
+            start = token.start()
+        found.append(sql[start : token.end()])
+        quoted_end = token.end() if token.lastgroup == "quoted" else -1
+    return found
 
 
 def line_comments(
@@ -177,17 +189,17 @@ def line_comments(
     A statement is over at a comment that `ends_statement`, also without its semicolon.
     """
     position = 0
-    while (position := _end(_WHOLE, sql, position)) < len(sql):
-        if found := _LINE_COMMENT.match(sql, position):
-            comment = LineComment(position, found.group(), inside_statement=False, after_open_statement=False)
-            yield comment
-            ends_statement(comment)
-            position = found.end()
+    while position < len(sql):
+        if gap := _GAP.match(sql, position):
+            if sql.startswith("--", position):
+                comment = LineComment(position, gap.group(), inside_statement=False, after_open_statement=False)
+                yield comment
+                ends_statement(comment)
+            position = gap.end()
             continue
         statement = _Statement(sql, position)
         while found := statement.next_comment():
-            is_whole = statement.may_end_at(found)
-            comment = LineComment(found.start(), found.group(), not is_whole, is_whole)
+            comment = LineComment(found.start(), found.group(), not statement.may_end, statement.may_end)
             yield comment
             if ends_statement(comment):
                 break
@@ -200,29 +212,36 @@ class _Statement:
     def __init__(self, sql: str, start: int) -> None:
         self.position = start
         self._sql = sql
-        self._trigger = _TRIGGER.match(sql, start) is not None
+        self._trigger = _begins_trigger(sql, start)
         self._depth = 0
-        self._counted = start
         self._after_semicolon = False
         self._after_end = False
+
+    @property
+    def may_end(self) -> bool:
+        """True if what was read so far would be whole if only its last semicolon were there."""
+        return self._after_end if self._trigger else self._depth <= 0
 
     def next_comment(self) -> re.Match[str] | None:
         """The next line comment in it, None at its end; `position` is past that comment, or past its semicolon."""
         if self._trigger:
             return self._next_in_trigger()
-        self.position = _end(_UP_TO_COMMENT, self._sql, self.position)
-        comment = _LINE_COMMENT.match(self._sql, self.position)
-        self.position = comment.end() if comment else min(self.position + 1, len(self._sql))
-        return comment
-
-    def may_end_at(self, comment: re.Match[str]) -> bool:
-        """Whether it would be whole if only its last semicolon were there; asked at each of its comments."""
-        if self._trigger:
-            return self._after_end
-        for token in _PARENTHESIS.finditer(self._sql, self._counted, comment.start()):
-            self._depth += (token.group() == "(") - (token.group() == ")")
-        self._counted = comment.end()
-        return self._depth <= 0
+        for mark in _LANDMARK.finditer(self._sql, self.position):
+            match self._sql[mark.start()]:
+                case ";":
+                    self.position = mark.end()
+                    return None
+                case "-":
+                    self.position = mark.end()
+                    return mark
+                case "(":
+                    self._depth += 1
+                case ")":
+                    self._depth -= 1
+                case _:  # a quoted text or a block comment
+                    continue
+        self.position = len(self._sql)
+        return None
 
     def _next_in_trigger(self) -> re.Match[str] | None:
         for token in _TOKEN.finditer(self._sql, self.position):
@@ -234,13 +253,14 @@ class _Statement:
                 if self._after_end:
                     return None
                 self._after_semicolon = True
-            elif kind not in {"space", "block_comment"}:
-                self._after_end = self._after_semicolon and kind == "word" and token.group().upper() == "END"
+            elif kind not in _BLANK:
+                self._after_end = self._after_semicolon and kind == "word" and folded(token.group()) == "end"
                 self._after_semicolon = False
         return None
 
 
-def _end(pattern: re.Pattern[str], sql: str, start: int) -> int:
-    """Where a match that may be empty ends."""
-    found = pattern.match(sql, start)
-    return found.end() if found else start
+def _begins_trigger(sql: str, start: int) -> bool:
+    if _MAY_BE_TRIGGER.match(sql, start) is None:
+        return False
+    tokens = (token.group() for token in _TOKEN.finditer(sql, start) if token.lastgroup not in _BLANK)
+    return _TRIGGER.match(" ".join(islice(tokens, _MOST_WORDS_TO_TRIGGER))) is not None

@@ -1,6 +1,7 @@
 """The layout, held: imports go downward only, and what decides touches nothing outside."""
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ FLOORS = [
     ["refusals", "differences"],
     ["planning"],
     ["model"],
-    ["directives", "trust"],
+    ["directives", "trust", "interpreter"],
     ["sqltext", "errors", "colours", "owners", "folders", "paths", "waves", "inbox"],
     ["about"],
 ]
@@ -179,6 +180,16 @@ def test_only_the_sqlite_room_and_the_runners_signature_know_apsw() -> None:
     users = {name for name, path in _modules() if "apsw" in _imports(path)}
 
     assert {name for name in users if not name.startswith("sqlite.")} == {"runner"}
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_no_pattern_is_possessive_or_atomic(name: str, path: Path) -> None:
+    """Debian 12 has a CPython that matches such patterns wrongly (github.com/python/cpython/issues/106052)."""
+    texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+
+    assert [
+        text for text in texts if isinstance(text, str) and re.search(r"\(\?>|[\w\])*?}.][*+?}]\+", text)
+    ] == []
 
 
 def test_the_top_level_is_as_given() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from migrated.about import VERSION
 from migrated.cli import collecting, options
 from migrated.errors import MigrationError
+from migrated.interpreter import require_supported_python
 
 COMMANDS = {
     "run": "the daemon: watch, and keep every database current, in the foreground",
@@ -52,7 +53,7 @@ exit codes:
   4   refused: changed, missing, late or invalid files
   5   lock held by another runner
   6   a database could not be opened, read or written
-  78  bad configuration
+  78  bad configuration, or a Python that migrated cannot run on
 """
 
 
@@ -80,8 +81,9 @@ def _open_standard_streams() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code. Raises `SystemExit` for --help and wrong usage."""
-    arguments = build_parser().parse_args(argv)
     try:
+        require_supported_python()
+        arguments = build_parser().parse_args(argv)
         code: int = arguments.execute(arguments)
         sys.stdout.flush()
     except MigrationError as error:
