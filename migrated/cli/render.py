@@ -16,6 +16,8 @@ _STYLES = {
     "stopped": "bold red",
 }
 
+_PIECE = 8192  # characters
+
 
 def print_json(document: object) -> None:
     """One JSON document on standard output."""
@@ -23,7 +25,7 @@ def print_json(document: object) -> None:
 
 
 class JsonDocument:
-    """One JSON object on standard output, written as it comes: of a list only one element is held at a time.
+    """One JSON object on standard output, written as it comes, in pieces of some 8 KiB.
 
     A context manager. What is raised within leaves the document unfinished: nobody shall take it for a whole one.
     """
@@ -40,9 +42,14 @@ class JsonDocument:
         """Write a key with a list, each element as soon as it is there."""
         self._begin(key)
         opening = "["
+        unsent = 0
         for value in values:
-            sys.stdout.write(f"{opening}\n    {_formatted(value, '    ')}")
+            unsent += sys.stdout.write(f"{opening}\n    {_formatted(value, '    ')}")
             opening = ","
+            # The buffer of Python 3.14 has 128 KiB: a reader would wait for dozens of databases.
+            if unsent >= _PIECE:
+                sys.stdout.flush()
+                unsent = 0
         sys.stdout.write("[]" if opening == "[" else "\n  ]")
 
     def __enter__(self) -> Self:
