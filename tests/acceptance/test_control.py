@@ -116,8 +116,9 @@ class TestSocket:
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         given, other = tmp_path / "run", tmp_path / "session"
-        given.mkdir()
-        other.mkdir()
+        for directory in (given, other):
+            # Whatever the umask: with 002 the group could write there, and such a directory is passed over.
+            directory.mkdir(mode=0o755)
         variables = {"RUNTIME_DIRECTORY": f"{given}:{other}", "XDG_RUNTIME_DIR": str(other)}
         with DaemonProcess(tmp_path, variables=variables) as daemon:
             daemon.wait_until_ready()
@@ -343,7 +344,7 @@ class TestReload:
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         given = tmp_path / "run"
-        given.mkdir()
+        given.mkdir(mode=0o700)
         (tmp_path / "new").mkdir()
         variables = {"RUNTIME_DIRECTORY": str(given)}
         configure(tmp_path, 'databases = ["app.db"]')
