@@ -106,14 +106,19 @@ def test_between_statements_there_are_none(sql: str) -> None:
     ["SELECT 1;", f"{TRIGGER}\n", ";", " ", "-- a\n", "/* a */", "SELECT 1 ", "CREATE /* a */ ", "'", "("],
 )
 def test_time_is_in_proportion_to_the_text(part: str) -> None:
-    """Ten times the text would take a hundred times as long if anything were looked at again and again."""
+    """Eight times the text would take 64 times as long if anything were looked at again and again.
 
-    def seconds(repeated: int) -> float:
-        sql = part * repeated
-        begun = time.perf_counter()
+    What counts is the time of the processor, from a length on that takes it long enough to be measured.
+    """
+
+    def seconds(length: int) -> float:
+        sql = part * (length // len(part))
+        begun = time.thread_time()
         statements(sql)
-        return time.perf_counter() - begun
+        return time.thread_time() - begun
 
-    repeated = 40_000 // len(part)
+    length = 50_000
+    while (short := seconds(length)) < 0.005:
+        length *= 2
 
-    assert min(seconds(10 * repeated) for _ in range(3)) < 40 * max(seconds(repeated) for _ in range(3))
+    assert any(seconds(8 * length) < 24 * short for _ in range(3))
