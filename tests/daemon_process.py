@@ -21,7 +21,9 @@ from support import PROGRAM, ROOT
 
 from migrated import MigrationRunner
 
-DEADLINE = 15.0
+# Only what has gone wrong is waited for so long. A machine that is busy with other work takes ten times as long
+# as an idle one for anything, and must not turn a test red.
+DEADLINE = 45.0
 Line = dict[str, Any]
 # Root passes any check of permissions, unless it gave up the two capabilities for it.
 BOUND_BY_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -235,16 +234,15 @@ def test_wrong_usage(tmp_path: Path, stopped: Path, arguments: list[str]) -> Non
 
 
 def test_lock_of_another_runner_is_respected(tmp_path: Path, stopped: Path) -> None:
+    # The option, and not what is configured: that would be waited for beyond the limit of this test.
+    (tmp_path / "migrated.toml").write_text('lock_timeout = "1h"\n')
     before = everything(stopped)
 
-    began = time.monotonic()
     with FileLock(tmp_path / ".migrated" / "lock"):
         held = migrated(tmp_path, "repair", "2", "--forget", "--lock-timeout", "50ms")
         assert migrated(tmp_path, "repair").returncode == 0
 
     assert held.returncode == 5
-    # Not for the ten seconds that are the default.
-    assert time.monotonic() - began < 8
     assert everything(stopped) == before
 
 

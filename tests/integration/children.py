@@ -7,9 +7,8 @@ import sys
 from typing import Self
 
 import pytest
+from daemon_process import DEADLINE
 from support import ROOT
-
-_KILLED_AFTER = 30
 
 
 class Children:
@@ -47,7 +46,7 @@ def run_script(script: str, *arguments: object, powerless: bool = False) -> subp
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=_KILLED_AFTER,
+        timeout=2 * DEADLINE,
         check=False,
     )
 
