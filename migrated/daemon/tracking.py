@@ -158,7 +158,9 @@ class Tracker:
             for path in sorted(crowd.told):
                 tracked = self._tracked[path]
                 self._complain(tracked, self._log.bind(database=tracked.outcome.database.name), now)
-            self._complain_of(cause, crowd, self._log, now)
+            # The first time is when a pass ends: before that, their number would be that of the first half.
+            if crowd.complaint.is_made:
+                self._complain_of(cause, crowd, self._log, now)
 
     def _troubled(self, tracked: _Tracked, visit: Visited, log: Log, now: float) -> bool:
         outcome = visit.outcome

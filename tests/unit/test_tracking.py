@@ -302,6 +302,18 @@ def test_first_few_are_told_of_and_the_others_counted_when_the_pass_ends(told: T
     assert "repeated" not in lines[-1]
 
 
+def test_others_are_not_told_of_before_all_of_them_are_known(told: Told) -> None:
+    """The daemon looks for what is to be repeated once a second, and a pass may take longer."""
+    told.tracker.found(many(10))
+    for database in many(10):
+        told.tracker.visited(unavailable(of=database), 0.0)
+        told.tracker.repeat_complaints(0.5)
+    told.tracker.pass_ended(1.0, "r1")
+
+    lines = [line for line in told.lines() if line["event"] == "database.unavailable"]
+    assert [line["databases"] for line in lines if "databases" in line] == [7]
+
+
 def test_they_are_repeated_together_and_no_more_than_that(told: Told) -> None:
     told.tracker.found(many(10))
     for database in many(10):
