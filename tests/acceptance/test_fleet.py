@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import pytest
 from daemon_process import BOUND_BY_PERMISSIONS, DEADLINE, DaemonProcess, log_lines, migrated, poll, writer_holding
-from support import applied_versions, execute, put_file, query, write_migration
+from support import applied_versions, everything, execute, put_file, query, write_migration
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
@@ -399,6 +399,42 @@ def test_every_tenant_has_random_values_of_its_own(tmp_path: Path) -> None:
 
     assert migrated(tmp_path, "up").returncode == 0
     assert len({query(database, "SELECT id FROM tenant")[0] for database in databases}) == 12
+
+
+class TestStoppedMigration:
+    """One database whose ledger is that of its neighbours; only its history says that a migration is half done."""
+
+    STOPPED = 3
+
+    @pytest.fixture
+    def databases(self, tmp_path: Path) -> list[Path]:
+        databases = fleet(tmp_path, 6, migrations=1)
+        fill(tmp_path, databases)
+        for database in databases:
+            execute(database, "CREATE TABLE runs (x)")
+        stopped = databases[self.STOPPED]
+        execute(stopped, "CREATE TABLE t2 (theirs)")
+        statements = "INSERT INTO runs VALUES ('first');\nCREATE TABLE t2 (x);"
+        write_migration(tmp_path / "migrations", 2, up=f"-- migrated: no-transaction\n{statements}")
+        assert migrated(tmp_path, "up", "-d", stopped).returncode == 1
+        assert query(stopped, "SELECT * FROM runs") == [("first",)]
+        return databases
+
+    def test_up_refuses_it_and_runs_no_statement_again(self, tmp_path: Path, databases: list[Path]) -> None:
+        before = everything(databases[self.STOPPED])
+
+        done = migrated(tmp_path, "up")
+
+        refused = [line["database"] for line in log_lines(done.stderr) if line["event"] == "database.blocked"]
+        assert (done.returncode, refused) == (4, ["tenants/t0003.db"])
+        assert everything(databases[self.STOPPED]) == before
+        assert versions(databases) == {(1,): 1, (1, 2): 5}
+
+    @pytest.mark.usefixtures("databases")
+    def test_status_shows_it_as_blocked(self, tmp_path: Path) -> None:
+        shown = json.loads(migrated(tmp_path, "status", "--json").stdout)["databases"]
+
+        assert [each["state"] for each in shown] == ["pending"] * 3 + ["blocked"] + ["pending"] * 2
 
 
 class TestTwoThousand:
