@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from support import execute, query
 
 from migrated import ExecutionFailedError, Migration, MigrationError, MigrationRunner
+from migrated.backend import Observer
+from migrated.model import Step
 
 # Many commits: on a disk they would take long.
 IN_MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108 - the directories made there have names of their own
@@ -490,6 +492,57 @@ def test_each_migration_of_a_batch_is_judged_by_itself(database: Path) -> None:
     assert (failed.value.version, failed.value.code) == (3, VIOLATION)
     assert query(database, "SELECT version FROM _migrations") == [(1,), (2,)]
     assert query(database, "SELECT id FROM p") == [(1,)]
+
+
+class _Application(Observer):
+    """Runs a script of its own on the database before the migration with this version begins."""
+
+    def __init__(self, database: Path, before: int, script: str) -> None:
+        self._database = database
+        self._before = before
+        self._script = script
+
+    def beginning(self, step: Step, *, late: bool) -> None:
+        if step.migration.version == self._before:
+            execute(self._database, self._script)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("CREATE TABLE child (p REFERENCES parent); INSERT INTO child VALUES (1)", id="a new table"),
+        pytest.param("ALTER TABLE lonely ADD COLUMN p REFERENCES parent; UPDATE lonely SET p = 1", id="a column"),
+    ],
+)
+def test_key_that_another_connection_adds_between_two_migrations_is_checked(database: Path, script: str) -> None:
+    execute(database, "CREATE TABLE parent (id INTEGER PRIMARY KEY); CREATE TABLE lonely (x)")
+    execute(database, "INSERT INTO parent VALUES (1); INSERT INTO lonely VALUES (5)")
+    runner = MigrationRunner(database, observer=_Application(database, 2, script))
+    texts = ["INSERT INTO parent VALUES (2)", "DELETE FROM parent WHERE id = 1"]
+    runner.add_migrations(Migration(number, "m", text) for number, text in enumerate(texts, 1))
+
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner.run()
+
+    assert (failed.value.version, failed.value.code) == (2, VIOLATION)
+    assert query(database, "SELECT id FROM parent") == [(1,), (2,)]
+
+
+def test_key_that_a_migration_without_a_transaction_adds_is_checked_in_the_next(database: Path) -> None:
+    execute(database, "CREATE TABLE parent (id INTEGER PRIMARY KEY); INSERT INTO parent VALUES (1)")
+    runner = MigrationRunner(database)
+    texts = [
+        "INSERT INTO parent VALUES (2)",
+        "-- migrated: no-transaction\nCREATE TABLE child (p REFERENCES parent); INSERT INTO child VALUES (1)",
+        "DELETE FROM parent WHERE id = 1",
+    ]
+    runner.add_migrations(Migration(number, "m", text) for number, text in enumerate(texts, 1))
+
+    with pytest.raises(ExecutionFailedError) as failed:
+        runner.run()
+
+    assert (failed.value.version, failed.value.code) == (3, VIOLATION)
+    assert query(database, "SELECT id FROM parent") == [(1,), (2,)]
 
 
 def test_rollback_is_judged_too(database: Path) -> None:
