@@ -300,7 +300,8 @@ class SqliteSession:
             else:
                 self._commit(connection)
         except BaseException:
-            self._has_ledger, self._keys = had_ledger, None
+            # Nor is the ledger there where another connection was found to have dropped it meanwhile.
+            self._has_ledger, self._keys = had_ledger and self._has_ledger, None
             # RAISE(ROLLBACK), ON CONFLICT ROLLBACK and a full disk have ended the transaction already.
             if self._batch is None:
                 self._roll_back(connection)

@@ -243,20 +243,50 @@ def test_rollback_plans_again_when_the_ledger_moved(database: Path) -> None:
     ]
 
 
-def test_commit_of_the_application_does_not_void_the_plan(database: Path) -> None:
-    class Application(Observer):
-        def beginning(self, step: Step, *, late: bool) -> None:
-            begun.append(step.migration.version)
-            if step.migration.version == 2:
-                execute(database, "INSERT INTO t1 VALUES (7)")
+class _Application(Observer):
+    """Runs a script of its own on the database, once, when migration 2 is about to begin."""
 
-    begun: list[int] = []
+    def __init__(self, database: Path, script: str) -> None:
+        self._database = database
+        self._script = script
+        self.begun: list[int] = []
+
+    def beginning(self, step: Step, *, late: bool) -> None:
+        self.begun.append(step.migration.version)
+        if step.migration.version == 2:
+            execute(self._database, self._script)
+            self._script = ""
+
+
+def test_commit_of_the_application_does_not_void_the_plan(database: Path) -> None:
     MigrationRunner(database).init()
-    runner = MigrationRunner(database, observer=Application())
+    application = _Application(database, "INSERT INTO t1 VALUES (7)")
+    runner = MigrationRunner(database, observer=application)
     runner.add_migrations(_tables(1, 2, 3))
 
     assert [entry.version for entry in runner.run()] == [1, 2, 3]
-    assert begun == [1, 2, 3]
+    assert application.begun == [1, 2, 3]
+
+
+def test_history_table_dropped_between_two_migrations_is_created_again(database: Path) -> None:
+    MigrationRunner(database).init()
+    runner = MigrationRunner(database, observer=_Application(database, "DROP TABLE _migrations_history"))
+    runner.add_migrations(_tables(1, 2, 3))
+
+    assert [entry.version for entry in runner.run()] == [1, 2, 3]
+    assert applications(database) == [(2, 1), (3, 1)]
+
+
+def test_database_emptied_between_two_migrations_is_migrated_from_the_start(database: Path) -> None:
+    MigrationRunner(database).init()
+    emptying = "DROP TABLE _migrations; DROP TABLE _migrations_history; DROP TABLE t1"
+    runner = MigrationRunner(database, observer=_Application(database, emptying))
+    runner.add_migrations(_tables(1, 2, 3))
+
+    runner.run()
+
+    assert applied_versions(database) == [1, 2, 3]
+    assert applications(database) == [(1, 1), (2, 1), (3, 1)]
 
 
 @pytest.mark.parametrize(
