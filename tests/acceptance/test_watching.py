@@ -8,16 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from daemon_process import BOUND_BY_PERMISSIONS, DaemonProcess, require
+from daemon_process import BOUND_BY_PERMISSIONS, WITHOUT_INOTIFY, DaemonProcess, require
 from support import applied_versions, put_file, write_migration
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
-# A limit of the new user namespace alone; the machine's own stays as it is.
-WITHOUT_INOTIFY = (
-    *("unshare", "--user", "--map-root-user", "sh", "-ec"),
-    'echo 0 > /proc/sys/user/max_inotify_instances; exec "$@"',
-    "sh",
-)
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """What the watch of a directory knows of a change."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
-from daemon_process import DEADLINE
+from daemon_process import DEADLINE, WITHOUT_INOTIFY, environment, require
 from support import put_file
 
-from migrated.daemon.watcher import DirectoryWatch
+from migrated.daemon.watcher import DirectoryWatch, WatchNews
 
 LAST = "9999_last.sql"
 
@@ -69,3 +71,76 @@ def test_name_that_is_not_utf_8_is_no_surprise(directory: Path) -> None:
         (directory / os.fsdecode(b"1_\xff.sql")).touch()
 
         assert heard_until_the_last(directory, heard) >= {os.fsdecode(b"1_\xff.sql")}
+
+
+_FALLING_BACK = """
+import sys
+from queue import SimpleQueue
+from migrated.daemon.watcher import DirectoryWatch, WatchNews
+heard = SimpleQueue()
+watch = DirectoryWatch(sys.argv[1], "auto", heard.put)
+news = watch.check()
+print(news.kind, news.reason)
+print(*(watch.check() for _ in range(3)))
+watch.stop()
+print(heard.qsize())
+"""
+
+
+def drained(heard: "SimpleQueue[str | None]") -> list[str | None]:
+    return [heard.get_nowait() for _ in range(heard.qsize())]
+
+
+class TestPolling:
+    """A poller is deaf to what was changed before its thread took the first look: the next two checks stand in."""
+
+    @pytest.fixture
+    def heard(self) -> "SimpleQueue[str | None]":
+        return SimpleQueue()
+
+    @pytest.fixture
+    def watch(self, directory: Path, heard: "SimpleQueue[str | None]") -> Iterator[DirectoryWatch]:
+        watch = DirectoryWatch(str(directory), "polling", heard.put)
+        yield watch
+        watch.stop()
+
+    def test_two_checks_after_the_start_report_a_change(
+        self, watch: DirectoryWatch, heard: "SimpleQueue[str | None]"
+    ) -> None:
+        assert watch.check() == WatchNews("started", "polling")
+        assert drained(heard) == []
+
+        for _ in range(3):
+            assert watch.check() is None
+
+        assert drained(heard) == [None, None]
+
+    def test_two_checks_after_a_restart_report_a_change(
+        self, watch: DirectoryWatch, directory: Path, heard: "SimpleQueue[str | None]"
+    ) -> None:
+        for _ in range(3):
+            watch.check()
+        directory.rename(directory.with_name("old"))
+        directory.mkdir()
+        assert watch.check() == WatchNews("restored", "polling")
+        # The watch that was given up may have heard of the renaming.
+        drained(heard)
+
+        for _ in range(3):
+            assert watch.check() is None
+
+        assert drained(heard) == [None, None]
+
+    def test_two_checks_after_falling_back_to_polling_report_a_change(self, directory: Path) -> None:
+        require(WITHOUT_INOTIFY)
+
+        done = subprocess.run(
+            [*WITHOUT_INOTIFY, sys.executable, "-c", _FALLING_BACK, str(directory)],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+        assert done.stdout.split("\n") == ["started polling", "None None None", "2", ""], done.stderr
