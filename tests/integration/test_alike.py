@@ -1,7 +1,8 @@
 """A database that is like one which has everything has everything; nothing else passes for that."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -21,7 +22,8 @@ MIGRATIONS = [
 
 
 def bring_up(path: Path, migrations: list[Migration] = MIGRATIONS) -> None:
-    runner = MigrationRunner(path)
+    # The look that may be under way has the database open, and no lock on it that could be lost.
+    runner = MigrationRunner(path, is_alone_in_process=True)
     runner.add_migrations(migrations)
     runner.run()
 
@@ -119,6 +121,45 @@ def test_nothing_is_learnt_from_one_that_lacks_something(tmp_path: Path) -> None
 
     assert not is_current(known, half)
     assert not is_current(known, changed)
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        pytest.param(1, bring_up, id="brought up"),
+        pytest.param(2, lambda path: execute(path, "DELETE FROM _migrations WHERE version = 2"), id="put back"),
+    ],
+)
+def test_nothing_is_learnt_from_one_that_is_changed_between_the_looks(
+    tmp_path: Path, before: int, change: Callable[[Path], None]
+) -> None:
+    """One of the two looks sees what another database that still lacks something is like."""
+    model, behind = tmp_path / "model.db", tmp_path / "behind.db"
+    bring_up(model, MIGRATIONS[:before])
+    bring_up(behind, MIGRATIONS[:1])
+
+    with between_the_looks(model, lambda: change(model)):
+        known = alike(model)
+
+    assert not is_current(known, behind)
+    assert not is_current(known, model)
+
+
+@contextmanager
+def between_the_looks(path: Path, action: Callable[[], None]) -> Iterator[None]:
+    """Do something when a database was opened once, and is open for the second time."""
+    opened: list[str] = []
+
+    def count(connection: apsw.Connection) -> None:
+        if connection.filename == str(path):
+            opened.append(connection.filename)
+            if len(opened) == 2:
+                apsw.connection_hooks.remove(count)
+                action()
+
+    apsw.connection_hooks.append(count)
+    yield
+    assert len(opened) == 2
 
 
 @pytest.mark.parametrize(
