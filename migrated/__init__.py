@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from migrated.model import (
         AppliedMigration,
+        ChecksumMismatch,
         Migration,
         MigrationDirection,
         MigrationPlan,
@@ -58,6 +59,7 @@ _HOMES = {
     ),
     "migrated.model": (
         "AppliedMigration",
+        "ChecksumMismatch",
         "Migration",
         "MigrationDirection",
         "MigrationPlan",
@@ -74,6 +76,7 @@ _HOMES = {
 
 __all__ = [
     "AppliedMigration",
+    "ChecksumMismatch",
     "ChecksumMismatchError",
     "ConfigError",
     "DatabaseError",

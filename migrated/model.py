@@ -222,6 +222,22 @@ class AppliedMigration(NamedTuple):
         return label_of(self.version, self.name)
 
 
+class ChecksumMismatch(NamedTuple):
+    """An applied migration whose up text is no longer what was applied.
+
+    `expected` is the checksum in the ledger, `found` that of the present text.
+    """
+
+    version: int
+    name: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        label = label_of(self.version, self.name)
+        return f"{label} was changed after it was applied: expected checksum {self.expected}, found {self.found}"
+
+
 def highest_version(applied: Iterable[AppliedMigration]) -> int | None:
     """That of the newest; None where nothing is applied."""
     return max((entry.version for entry in applied), default=None)

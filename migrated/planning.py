@@ -13,6 +13,7 @@ from migrated.errors import MigrationNotFoundError, RollbackFailedError
 from migrated.model import (
     AppliedMigration,
     AppliedRepeatable,
+    ChecksumMismatch,
     Migration,
     MigrationDirection,
     MigrationPlan,
@@ -77,6 +78,13 @@ class Status(NamedTuple):
     migration: Migration | None
     applied: AppliedMigration | None
     unfinished: Unfinished | None = None
+
+    @property
+    def mismatch(self) -> ChecksumMismatch | None:
+        """How the checksums differ; None unless the migration is applied, is there, and they do."""
+        if self.migration is None or self.applied is None or self.migration.checksum == self.applied.checksum:
+            return None
+        return ChecksumMismatch(self.version, self.name, self.applied.checksum, self.migration.checksum)
 
     @property
     def _known(self) -> Migration | AppliedMigration | None:

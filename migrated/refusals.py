@@ -123,11 +123,7 @@ def _changed(statuses: Iterable[Status]) -> RefusedError | None:
     changed = _in_state(statuses, State.CHANGED)
     if not changed:
         return None
-    message = "; ".join(
-        f"{status.label} was changed after it was applied: expected checksum {_expected(status)}, "
-        f"found {_found(status)}"
-        for status in changed
-    )
+    message = "; ".join(str(status.mismatch) for status in changed)
     which = f" {changed[0].version}" if len(changed) == 1 else ""
     return ChecksumMismatchError(
         message,

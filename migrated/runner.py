@@ -20,6 +20,7 @@ from migrated.errors import ChecksumMismatchError, InvalidFormatError, Migration
 from migrated.execution import Decision, Execution
 from migrated.model import (
     AppliedMigration,
+    ChecksumMismatch,
     Migration,
     MigrationDirection,
     MigrationPlan,
@@ -202,10 +203,19 @@ class MigrationRunner:
         """
         return planning.plan_to(self.statuses(), target, self._database.recorded)
 
-    def verify(self) -> None:
+    def verify(self) -> list[ChecksumMismatch]:
+        """Return every applied migration whose text differs from what was applied, ascending by version.
+
+        The list is empty if there is none. A repeatable migration with a new text is pending, not a mismatch;
+        a migration that is only in the ledger has no text to compare. Changes nothing. Raises `DatabaseError` if
+        the database cannot be read. `require_valid` raises what `run` would refuse.
+        """
+        return [status.mismatch for status in self.statuses() if status.mismatch]
+
+    def require_valid(self) -> None:
         """Raise the refusal that `run` would meet, if any: `ChecksumMismatchError` for changed migrations,
-        `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so.
-        Changes nothing.
+        `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so,
+        `UnfinishedError` for a stopped one. Changes nothing.
         """  # noqa: D205 - one sentence
         with self._remembering():
             refusals.refuse_by_policy(self.statuses(), self._policy)

@@ -502,7 +502,7 @@ ACTIONS: dict[str, Callable[[MigrationRunner], object]] = {
     "run_to the stopped one": lambda runner: runner.run_to(2),
     "roll_back": lambda runner: runner.roll_back(),
     "roll_back_to": lambda runner: runner.roll_back_to(0),
-    "verify": lambda runner: runner.verify(),
+    "require_valid": lambda runner: runner.require_valid(),
 }
 
 
@@ -1090,6 +1090,19 @@ def test_what_would_touch_the_record_is_undone_at_its_statement(database: Path, 
     ]
 
 
+def test_verify_compares_checksums_though_one_is_stopped(database: Path) -> None:
+    down = ("DROP TABLE a", "nonsense")
+    original = pieces("CREATE TABLE a (x)", version=2, down=down)
+    runner_for(database, Migration(1, "m1", "SELECT 1"), original).run()
+    with pytest.raises(RollbackFailedError):
+        runner_for(database, Migration(1, "m1", "SELECT 1"), original).roll_back()
+    edited = pieces("CREATE TABLE a (y)", version=2, down=down)
+
+    assert runner_for(database, Migration(1, "m1", "SELECT 1"), original).verify() == []
+    (mismatch,) = runner_for(database, Migration(1, "m1", "SELECT 1"), edited).verify()
+    assert mismatch == (2, "m2", original.checksum, edited.checksum)
+
+
 # The record
 
 
@@ -1101,7 +1114,7 @@ def test_history_of_an_earlier_build_is_completed(database: Path) -> None:
     before = everything(database)
 
     assert (runner.unfinished(), runner.current_version()) == (None, 1)
-    runner.verify()
+    runner.require_valid()
     assert everything(database) == before
     with pytest.raises(ExecutionFailedError):
         runner.run()

@@ -70,6 +70,15 @@ class TestApplying:
         assert history(database)[2:] == [("repeat", 0, "R__names")]
         assert recorded(database) == [("names", other.checksum, '[["view", "names"]]')]
 
+    def test_changed_one_is_pending_and_no_mismatch(self, database: Path) -> None:
+        run(database, USERS, NAMES)
+        runner = MigrationRunner(database)
+        runner.add_migrations([USERS, view("names", "SELECT upper(name) AS name FROM users")])
+
+        assert runner.verify() == []
+        runner.require_valid()
+        assert runner.count_pending() == 1
+
     def test_ledger_does_not_speak_of_them(self, database: Path) -> None:
         run(database, USERS, NAMES)
 

@@ -11,6 +11,7 @@ from support import checksum, everything, query, write_migration
 
 from migrated import (
     AppliedMigration,
+    ChecksumMismatch,
     ChecksumMismatchError,
     DatabaseError,
     ExecutionFailedError,
@@ -176,6 +177,7 @@ def _look(runner: MigrationRunner) -> None:
     runner.plan(0)
     runner.plan(2)
     runner.verify()
+    runner.require_valid()
 
 
 def test_looking_at_nothing_makes_nothing(bench: Bench) -> None:
@@ -439,7 +441,7 @@ def test_failing_rollback_is_undone(bench: Bench) -> None:
         pytest.param(lambda runner: runner.run_to(0), id="run_to down"),
         pytest.param(lambda runner: runner.roll_back(), id="roll_back"),
         pytest.param(lambda runner: runner.roll_back_to(0), id="roll_back_to"),
-        pytest.param(lambda runner: runner.verify(), id="verify"),
+        pytest.param(lambda runner: runner.require_valid(), id="require_valid"),
     ],
 )
 def test_edited_migration_is_refused_before_anything_runs(
@@ -470,6 +472,54 @@ def test_edited_migration_is_refused_before_anything_runs(
     assert bench.everything() == before
 
 
+def test_verify_returns_every_mismatch_and_changes_nothing(bench: Bench) -> None:
+    bench.runner(table(1), table(2), table(3), table(5)).run()
+    edited = [Migration(version, f"make_{version}", "SELECT 1") for version in (3, 1)]
+    before = bench.everything()
+
+    # 4 is late and 5 missing: `run` refuses both, but their texts do not differ.
+    runner = bench.runner(*edited, table(2), table(4), policy=Policy(on_late=OnLate.REFUSE))
+
+    mismatches = runner.verify()
+    assert mismatches == [
+        ChecksumMismatch(version, f"make_{version}", table(version).checksum, checksum("SELECT 1"))
+        for version in (1, 3)
+    ]
+    assert [str(mismatch) for mismatch in mismatches] == [
+        f"{version}_make_{version} was changed after it was applied: expected checksum {table(version).checksum}, "
+        f"found {checksum('SELECT 1')}"
+        for version in (1, 3)
+    ]
+    with pytest.raises(ChecksumMismatchError) as refused:
+        runner.require_valid()
+    assert [offender.version for offender in refused.value.offenders] == [1, 3, 4, 5]
+    assert bench.everything() == before
+
+
+@pytest.mark.parametrize("known", [(1, 2), (2,), (1, 2, 3), ()])
+def test_verify_is_empty_where_no_text_differs(bench: Bench, known: tuple[int, ...]) -> None:
+    bench.runner(table(1), table(2)).run()
+
+    assert bench.runner(*map(table, known)).verify() == []
+
+
+def test_verify_raises_where_the_database_cannot_be_read(tmp_path: Path) -> None:
+    garbage = tmp_path / "app.db"
+    garbage.write_bytes(b"no database at all" * 100)
+    runner = MigrationRunner(garbage)
+    runner.add_migration(table(1))
+
+    with pytest.raises(DatabaseError, match="not a database"):
+        runner.verify()
+
+
+def test_mismatch_cannot_be_changed() -> None:
+    mismatch = ChecksumMismatch(1, "make_1", "a", "b")
+
+    with pytest.raises(AttributeError):
+        mismatch.found = "c"  # type: ignore[misc]
+
+
 def test_record_that_cannot_be_read_does_not_hide_the_refusal(bench: Bench) -> None:
     bench.runner(table(1)).run()
     bench.run("UPDATE _migrations_history SET directives = 'of-a-later-version'")
@@ -494,7 +544,7 @@ def test_changed_name_or_down_text_is_no_change(bench: Bench) -> None:
     bench.runner(table(1)).run()
     renamed = Migration(1, "renamed", table(1).up_sql, "DROP TABLE t1; -- better")
 
-    bench.runner(renamed).verify()
+    bench.runner(renamed).require_valid()
 
     assert bench.runner(renamed).run() == []
 
@@ -568,7 +618,7 @@ def test_late_migration_can_be_refused(bench: Bench) -> None:
     runner = bench.runner(table(1), table(2), table(3), table(4), policy=Policy(on_late=OnLate.REFUSE))
     before = bench.everything()
 
-    for act in (runner.run, runner.verify, lambda: runner.run_to(4), lambda: runner.run_up_to(2)):
+    for act in (runner.run, runner.require_valid, lambda: runner.run_to(4), lambda: runner.run_up_to(2)):
         with pytest.raises(LateMigrationError) as refused:
             act()
 
@@ -602,7 +652,7 @@ def test_draft_is_not_applied_and_stands_in_nobodys_way(bench: Bench, text: str)
 
     assert [migration.version for migration in runner.pending()] == [1, 3]
     assert [entry.version for entry in runner.run()] == [1, 3]
-    runner.verify()
+    runner.require_valid()
 
     assert runner.run() == []
 
@@ -611,7 +661,7 @@ def test_draft_below_the_highest_is_not_late(bench: Bench) -> None:
     bench.runner(table(3)).run()
     runner = bench.runner(Migration(2, "draft", ""), table(3), policy=Policy(on_late=OnLate.REFUSE))
 
-    runner.verify()
+    runner.require_valid()
 
     assert runner.run() == []
 
