@@ -2,30 +2,15 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from migrated.directives import Directive, directive_in, directives_at_top
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, MigrationDirection, Origin, Place
+from migrated.sections import Section, cut_sections, cut_text, line_of, read_comments
 from migrated.sources.naming import FileName, RepeatableName
-from migrated.sqltext import LineComment, continuation, first_token, line_comments
+from migrated.sqltext import LineComment, first_token
 
-_MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
-_DIRECTIONS = {"UP": MigrationDirection.UP, "DOWN": MigrationDirection.DOWN}
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
-
-
-class _Marker(NamedTuple):
-    direction: MigrationDirection
-    start: int
-    end: int
-
-
-class _Section(NamedTuple):
-    direction: MigrationDirection
-    marker: int
-    start: int
-    end: int
 
 
 def decode(content: bytes) -> str:
@@ -63,8 +48,8 @@ def parse_migration(named: FileName | RepeatableName, content: bytes, *, file: s
 
 
 def _parse(named: FileName, text: str, file: str) -> Migration:
-    comments, markers = _comments(text)
-    sections = _sections(text, markers)
+    comments, markers = read_comments(text)
+    sections = cut_sections(text, markers)
     directives = _checked_directives(text, comments, sections)
     top = sections[0].marker if sections else first_token(text)
     _check_header(named, text, comments, top)
@@ -74,11 +59,11 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
     if sections and up is None:
         raise InvalidFormatError(
             "a DOWN section without an UP section",
-            line=_line(text, sections[0].marker),
+            line=line_of(text, sections[0].marker),
             hint="put a line `-- UP` above the statements that make the change",
         )
-    up_sql, up_place = _cut(text, up.start, up.end) if up else _cut(text, 0, len(text))
-    down_sql, down_place = _cut(text, down.start, down.end) if down else (None, Place())
+    up_sql, up_place = cut_text(text, up.start, up.end) if up else cut_text(text, 0, len(text))
+    down_sql, down_place = cut_text(text, down.start, down.end) if down else (None, Place())
     above = (directive for start, directive in directives if sections and start < sections[0].marker)
     migration = Migration(
         named.version,
@@ -94,16 +79,16 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
 
 def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
     """The whole file is what is run, whenever it is another; there are no sections."""
-    comments, markers = _comments(text)
+    comments, markers = read_comments(text)
     if markers:
         raise InvalidFormatError(
             "a repeatable migration has no sections",
-            line=_line(text, markers[0].start),
+            line=line_of(text, markers[0].start),
             hint="remove the marker; let the file itself drop what it makes anew, with DROP ... IF EXISTS",
         )
     _checked_directives(text, comments, [])
     _check_header(named, text, comments, first_token(text))
-    sql, place = _cut(text, 0, len(text))
+    sql, place = cut_text(text, 0, len(text))
     if Directive.NO_TRANSACTION in directives_at_top(sql):
         raise InvalidFormatError(
             "a repeatable migration runs in a transaction",
@@ -111,60 +96,6 @@ def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
             hint=f"remove `-- migrated: {Directive.NO_TRANSACTION}`, or make it a migration with a version",
         )
     return Migration(0, named.name, sql, is_repeatable=True, origin=Origin(file, place))
-
-
-def _comments(text: str) -> tuple[list[LineComment], list[_Marker]]:
-    """The line comments that may say something, and those of all that are markers."""
-    markers: list[_Marker] = []
-    goes_on_at = 0
-
-    def is_marker(comment: LineComment) -> bool:
-        nonlocal goes_on_at
-        direction = _direction(text, comment)
-        if direction is None or comment.start < goes_on_at:
-            return False
-        # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
-        # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
-        if comment.after_open_statement and (goes_on := continuation(text, comment.start)) is not None:
-            # Nor can any comment before that place: to look for it from each would be quadratic.
-            goes_on_at = goes_on
-            return False
-        markers.append(_Marker(direction, comment.start, comment.start + len(comment.text)))
-        return True
-
-    # All of them could take many times the memory of the text.
-    return [comment for comment in line_comments(text, is_marker) if ":" in comment.text], markers
-
-
-def _direction(text: str, comment: LineComment) -> MigrationDirection | None:
-    """Which section a comment begins, if it stands where a marker may."""
-    found = _MARKER.match(comment.text)
-    if found is None or comment.inside_statement:
-        return None
-    line_start = text.rfind("\n", 0, comment.start) + 1
-    if text[line_start : comment.start].strip(" \t"):
-        return None
-    return _DIRECTIONS[found["which"].upper()]
-
-
-def _sections(text: str, markers: list[_Marker]) -> list[_Section]:
-    sections: list[_Section] = []
-    ends = [*(marker.start for marker in markers[1:]), len(text)]
-    for marker, end in zip(markers, ends, strict=False):
-        if any(section.direction is marker.direction for section in sections):
-            raise InvalidFormatError(
-                f"a second `-- {marker.direction.name}` marker",
-                line=_line(text, marker.start),
-                hint="a file has one UP and one DOWN section; make it two files",
-            )
-        sections.append(_Section(marker.direction, marker.start, marker.end, end))
-    if sections and (stray := first_token(text[: sections[0].marker])) is not None:
-        raise InvalidFormatError(
-            "a statement above the first marker",
-            line=_line(text, stray),
-            hint="move it below `-- UP`; only comments may stand above",
-        )
-    return sections
 
 
 def _check_header(
@@ -184,13 +115,13 @@ def _check_header(
         if not agrees:
             raise InvalidFormatError(
                 f"the header says `{key}: {value}`, the file name says {expected}",
-                line=_line(text, comment.start),
+                line=line_of(text, comment.start),
                 hint="make them agree, or remove the header line",
             )
 
 
 def _checked_directives(
-    text: str, comments: Iterable[LineComment], sections: Sequence[_Section]
+    text: str, comments: Iterable[LineComment], sections: Sequence[Section]
 ) -> list[tuple[int, Directive]]:
     """Every directive with its offset; each exists and stands where it counts: in the header or atop a section."""
     starts = [0, *(section.start for section in sections)]
@@ -200,7 +131,7 @@ def _checked_directives(
         try:
             directive = directive_in(comment.text)
         except InvalidFormatError as error:
-            error.line = _line(text, comment.start)
+            error.line = line_of(text, comment.start)
             raise
         if directive is None:
             continue
@@ -209,7 +140,7 @@ def _checked_directives(
         if misplaced:
             raise InvalidFormatError(
                 f"the directive {directive.value!r} has no meaning in the {misplaced} section",
-                line=_line(text, comment.start),
+                line=line_of(text, comment.start),
                 hint="move it to the other section, or remove it",
             )
         if section_start not in tops:
@@ -218,26 +149,15 @@ def _checked_directives(
         if comment.inside_statement or (top is not None and top < comment.start):
             raise InvalidFormatError(
                 f"the directive {directive.value!r} stands below a statement",
-                line=_line(text, comment.start),
+                line=line_of(text, comment.start),
                 hint="move it to the top of its section, or above the first marker",
             )
         found.append((comment.start, directive))
     return found
 
 
-def _of_the_other_section(directive: Directive, start: int, sections: Sequence[_Section]) -> str | None:
+def _of_the_other_section(directive: Directive, start: int, sections: Sequence[Section]) -> str | None:
     """The name of the section that a directive stands in and does not belong to, if so."""
     wrong = {Directive.NOTHING_TO_DO: MigrationDirection.DOWN, Directive.NOTHING_TO_UNDO: MigrationDirection.UP}
     here = next((section.direction for section in sections if section.start == start), None)
     return here.name if here is not None and here is wrong.get(directive) else None
-
-
-def _cut(text: str, start: int, end: int) -> tuple[str, Place]:
-    section = text[start:end].lstrip()
-    begin = end - len(section)
-    column = begin - (text.rfind("\n", 0, begin) + 1) + 1
-    return section.rstrip(), Place(_line(text, begin), column)
-
-
-def _line(text: str, offset: int) -> int:
-    return text.count("\n", 0, offset) + 1

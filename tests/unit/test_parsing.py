@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from migrated.directives import Directive
 from migrated.errors import InvalidFormatError
 from migrated.model import Migration, Place
-from migrated.sources import parsing
 from migrated.sources.naming import FileName
 from migrated.sources.parsing import decode, parse_migration
 from migrated.sqltext import continuation, first_token, statement_end
@@ -594,7 +593,7 @@ def test_markers_in_a_statement_that_goes_on_are_looked_past_once(monkeypatch: p
         looks.append(start)
         return continuation(sql, start)
 
-    monkeypatch.setattr(parsing, "continuation", counting)
+    monkeypatch.setattr("migrated.sections.continuation", counting)
     text = "-- UP\nDELETE FROM t\n" + "-- DOWN\n" * 1000 + "WHERE a = 1;\n"
 
     assert parse_migration(NAMED, text.encode(), file=FILE).down_sql is None
