@@ -1,14 +1,11 @@
 """What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from migrated import planning, refusals
 from migrated.model import AppliedRepeatable, Migration, MigrationDirection, MigrationPlan, Record, Step
-from migrated.planning import OnChanged, OnMissing, Policy, RepeatableStatus, State, Status
-
-Recorded = Callable[[list[int]], Mapping[int, Migration]]
-"""Asked for versions: those migrations as they were applied, as far as that is known."""
+from migrated.planning import OnChanged, OnMissing, Policy, Recorded, RepeatableStatus, State, Status
 
 _MOST_REMEMBERED = 64
 _NO_WAY_DOWN = MigrationPlan(MigrationDirection.DOWN)
@@ -129,7 +126,7 @@ def plan_run(
     that the policy asks for, `RollbackFailedError` when what has to be rolled back cannot be.
     """
     statuses, repeatables = findings
-    refusals.refuse_by_policy(statuses, policy)
+    refusals.refuse_by_policy(statuses, policy, recorded)
     redoes = policy.on_changed is OnChanged.REDO
     back = versions_to_roll_back(statuses, policy)
     updates = _updates(statuses, recorded, back) if redoes else ()

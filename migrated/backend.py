@@ -155,6 +155,9 @@ class Session(Protocol):
     def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
         """Do and record what a person decided about `unfinished`; `migration` is its text as it is now."""
 
+    def correct(self, migration: Migration, how: Repair, reason: str | None) -> None:
+        """Record that an applied migration has this text (`MARK_APPLIED`), or is not applied (`FORGET`)."""
+
 
 class Batch(Protocol):
     """Several steps in one transaction."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
+from migrated.misread import Misreading, misreading
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Step
 from migrated.sqltext import exact_tokens
 
@@ -42,13 +43,15 @@ class Difference(NamedTuple):
 class Change(NamedTuple):
     """What has become of an applied migration.
 
-    `up` and `down` are None for a section that is as it was, or whose old text is not known.
+    `up` and `down` are None for a section that is as it was, or whose old text is not known. `misread` says
+    that the whole file was executed as the UP section; then `up` compares the whole text, and `down` is None.
     """
 
     applied: AppliedMigration
     present: Migration
     up: Difference | None = None
     down: Difference | None = None
+    misread: Misreading | None = None
 
     @property
     def is_mismatch(self) -> bool:
@@ -56,8 +59,15 @@ class Change(NamedTuple):
         return self.applied.checksum != self.present.checksum
 
     @property
+    def what(self) -> str:
+        """What happened to the migration, for people; the reason says more."""
+        return "was read wrongly when it was applied" if self.misread else "was changed after it was applied"
+
+    @property
     def reason(self) -> str:
         """In what a mismatch consists, for people."""
+        if self.misread:
+            return self.misread
         return self.up.reason if self.up else UNRECORDED
 
     def diff(self, difference: Difference, times: Sequence[datetime] = ()) -> list[str]:
@@ -76,6 +86,8 @@ def change(applied: AppliedMigration, present: Migration, recorded: Migration | 
     if recorded is None or Migration.compute_checksum(recorded.up_sql) != applied.checksum:
         return Change(applied, present)
     up, down = (_difference(Step(recorded, way), Step(present, way)) for way in MigrationDirection)
+    if misread := misreading(applied.checksum, present, recorded):
+        return Change(applied, present, up, misread=misread)
     return Change(applied, present, up, down)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from migrated import planning, refusals
-from migrated.agenda import Agenda, Findings, Recorded, find
+from migrated.agenda import Agenda, Findings, find
 from migrated.backend import Database, Done, FormerState, KeptRows, LedgerMovedError, Observer, Progress, Session
 from migrated.errors import DatabaseError, MigrationError, RollbackFailedError
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Record, Step
-from migrated.planning import OnMissing, Policy, Status
+from migrated.planning import OnMissing, Policy, Recorded, Status
 from migrated.settings import TransactionMode
 from migrated.supervision import Supervision
 from migrated.work import Work
@@ -93,8 +93,9 @@ class Execution:
         """None where the way leads over an older content."""
         try:
             return decide(findings, recorded)
-        except RollbackFailedError:
+        except RollbackFailedError as stuck:
             if not self._may_go_back:
+                refusals.refuse_misread(findings.statuses, stuck.version, recorded)
                 raise
             return None
 
@@ -137,6 +138,7 @@ class Execution:
             for former in self._database.former_states():
                 if self._leads_on(former, findings.statuses, decide):
                     return former
+            refusals.refuse_misread(findings.statuses, stuck.version, self._database.recorded)
             raise RollbackFailedError(
                 f"{stuck.message}, and no snapshot of the time before",
                 version=stuck.version,

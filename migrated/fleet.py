@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told.
 
     `versions` are those that were applied or rolled back, in that order. `changes` has, by version, what the log
-    says of the text of each changed migration.
+    says of the text of each changed migration, and `what` happened to it for the sentence.
     """
 
     database: DatabasePath
@@ -195,8 +195,9 @@ def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
     for status in refusal.offenders:
         if status.state is State.CHANGED:
             change = differences.change(status.applied, status.migration, refusal.recorded.get(status.version))
-            shown = differences.excerpt(change.diff(change.up), status.version) if change.up else None
-            found[status.version] = {"reason": change.reason, "difference": shown}
+            found[status.version] = {"reason": change.reason, "what": change.what}
+            if change.up and not change.misread:
+                found[status.version]["difference"] = differences.excerpt(change.diff(change.up), status.version)
     refusal.recorded = {}
     return found
 

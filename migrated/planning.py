@@ -21,6 +21,14 @@ from migrated.model import (
     Unfinished,
 )
 
+Recorded = Callable[[list[int]], Mapping[int, Migration]]
+"""Asked for versions: those migrations as they were applied, as far as that is known."""
+
+
+def nothing_recorded(_versions: Iterable[int]) -> dict[int, Migration]:
+    """For those who do not know what was applied."""
+    return {}
+
 
 class State(StrEnum):
     """State of one migration in one database."""
@@ -211,9 +219,7 @@ def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
     return steps[start : max(end, start + 1)]
 
 
-def plan_to(
-    statuses: Sequence[Status], target: int | None, recorded: Callable[[list[int]], Mapping[int, Migration]]
-) -> MigrationPlan:
+def plan_to(statuses: Sequence[Status], target: int | None, recorded: Recorded) -> MigrationPlan:
     """The contract of `MigrationRunner.plan`. `recorded` is asked only for what a rollback needs."""
     if target is not None:
         require_known(statuses, target)

@@ -1,18 +1,31 @@
 """What would be wrong to go on with: the refusals, each with every offender, before anything ran."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from migrated.directives import Directive
 from migrated.errors import (
     ChecksumMismatchError,
     LateMigrationError,
+    MigrationError,
     MigrationNotFoundError,
     RefusedError,
     UnfinishedError,
 )
+from migrated.misread import Misreading, misreadings
 from migrated.model import Migration, Step, Unfinished
-from migrated.planning import OnChanged, OnLate, OnMissing, Policy, State, Status, names
+from migrated.planning import (
+    OnChanged,
+    OnLate,
+    OnMissing,
+    Policy,
+    Recorded,
+    State,
+    Status,
+    names,
+    nothing_recorded,
+)
 from migrated.sqltext import statements
 
 
@@ -61,33 +74,50 @@ def refuse_mixture(steps: Sequence[Step], statuses: Sequence[Status]) -> None:
     )
 
 
-def refuse_redo(statuses: Sequence[Status], versions: Collection[int]) -> None:
+def refuse_redo(
+    statuses: Sequence[Status], versions: Collection[int], recorded: Recorded = nothing_recorded
+) -> None:
     """Raise what stands against rolling back `versions` and applying them again: among these, what is missing;
     among the others, what was changed.
     """  # noqa: D205 - one sentence
     redone = set(versions)
     _raise_first(
         [
-            _changed(status for status in statuses if status.version not in redone),
+            _changed((status for status in statuses if status.version not in redone), recorded),
             _missing(status for status in statuses if status.version in redone),
         ]
     )
 
 
-def refuse_changed(statuses: Iterable[Status]) -> None:
-    """Raise `ChecksumMismatchError` naming every applied migration whose text is no longer what was applied."""
-    _raise_first([_changed(statuses)])
+def refuse_changed(statuses: Iterable[Status], recorded: Recorded = nothing_recorded) -> None:
+    """Raise `ChecksumMismatchError` naming every applied migration whose text is no longer what was applied.
+
+    `recorded` is asked only for those.
+    """
+    _raise_first([_changed(statuses, recorded)])
 
 
-def refuse_by_policy(statuses: Sequence[Status], policy: Policy) -> None:
+def refuse_misread(statuses: Iterable[Status], version: int | None, recorded: Recorded) -> None:
+    """Raise `ChecksumMismatchError` if `version`, which has no down text, is there with its whole file executed.
+
+    Every such migration is named: the file has a down text, and adding one to it would not help.
+    """
+    changed = _in_state(statuses, State.CHANGED)
+    misread = misreadings(changed, _texts(changed, recorded))
+    if version in misread:
+        _raise_first([_changed((status for status in changed if status.version in misread), recorded)])
+
+
+def refuse_by_policy(statuses: Sequence[Status], policy: Policy, recorded: Recorded = nothing_recorded) -> None:
     """Raise the refusal that `policy` asks for, if any, naming every offender.
 
-    Its class is that of the gravest: stopped before changed before missing before late.
+    `recorded` is asked only for changed migrations. The error's class is that of the gravest: stopped before
+    changed before missing before late.
     """
     _raise_first(
         [
             _stopped(statuses),
-            _changed(statuses) if policy.on_changed is OnChanged.REFUSE else None,
+            _changed(statuses, recorded) if policy.on_changed is OnChanged.REFUSE else None,
             _missing(statuses) if policy.on_missing is OnMissing.REFUSE else None,
             _late(statuses) if policy.on_late is OnLate.REFUSE else None,
         ]
@@ -103,6 +133,7 @@ def _raise_first(refusals: Sequence[RefusedError | None]) -> None:
     first.hint = "; ".join(refusal.hint for refusal in found if refusal.hint)
     offenders = [offender for refusal in found for offender in refusal.offenders]
     first.offenders = tuple(sorted(offenders, key=lambda status: status.version))
+    first.recorded = {version: text for refusal in found for version, text in refusal.recorded.items()}
     raise first
 
 
@@ -119,19 +150,64 @@ def _stopped(statuses: Iterable[Status]) -> RefusedError | None:
     )
 
 
-def _changed(statuses: Iterable[Status]) -> RefusedError | None:
+def _changed(statuses: Iterable[Status], recorded: Recorded) -> RefusedError | None:
     changed = _in_state(statuses, State.CHANGED)
     if not changed:
         return None
-    message = "; ".join(str(status.mismatch) for status in changed)
-    which = f" {changed[0].version}" if len(changed) == 1 else ""
-    return ChecksumMismatchError(
-        message,
-        hint=f"`migrated diff{which}` shows what changed; restore the text that was applied (only the UP section "
-        "counts) and make the change a new migration",
-        expected=_expected(changed[0]),
-        found=_found(changed[0]),
+    texts = _texts(changed, recorded)
+    misread = misreadings(changed, texts)
+    refusal = ChecksumMismatchError(
+        "; ".join(_mismatch(status, misread.get(status.version)) for status in changed),
+        hint="; ".join(_remedies(changed, misread)),
+        expected=changed[0].applied.checksum if changed[0].applied else "",
+        found=changed[0].migration.checksum if changed[0].migration else "",
         **_of_first(changed),
+    )
+    refusal.recorded = texts
+    return refusal
+
+
+def _texts(changed: Sequence[Status], recorded: Recorded) -> dict[int, Migration]:
+    # What cannot be read now, or is of a later version, must not hide the refusal.
+    with suppress(MigrationError):
+        return dict(recorded([status.version for status in changed]))
+    return {}
+
+
+def _mismatch(status: Status, misread: Misreading | None) -> str:
+    if misread is None or status.mismatch is None:
+        return str(status.mismatch)
+    return (
+        f"{status.label} was read wrongly by an earlier version of migrated when it was applied: {misread} "
+        f"(expected checksum {status.mismatch.expected}, found {status.mismatch.found})"
+    )
+
+
+def _remedies(changed: Sequence[Status], misread: Mapping[int, Misreading]) -> Iterator[str]:
+    """What to do about those that were edited, then about the others, by what executing the whole file came to."""
+    edited = [status for status in changed if status.version not in misread]
+    if edited:
+        which = f" {edited[0].version}" if len(edited) == 1 else ""
+        yield (
+            f"`migrated diff{which}` shows what changed; restore the text that was applied (only the UP section "
+            "counts) and make the change a new migration"
+        )
+    for what in Misreading:
+        concerned = [status for status in changed if misread.get(status.version) is what]
+        if concerned:
+            yield _remedy(what, concerned)
+
+
+def _remedy(what: Misreading, concerned: Sequence[Status]) -> str:
+    is_one = len(concerned) == 1
+    repair = f"migrated repair {concerned[0].version if is_one else 'VERSION'}"
+    accept = f"`{repair} --mark-applied` accepts the file as it is"
+    whose = f"{names(concerned)}: " if is_one else f"for each of {names(concerned)}: "
+    if what is Misreading.HARMLESS:
+        return f"{whose}{accept}"
+    return (
+        f"{whose}look at the schema; if what UP makes is missing, `{repair} --forget` records it as not applied "
+        f"and `migrated up` applies it; if it is there, repaired by hand, {accept}"
     )
 
 
@@ -170,11 +246,3 @@ def _of_first(offenders: Sequence[Status]) -> dict[str, Any]:
         "file": migration.file if migration else None,
         "offenders": offenders,
     }
-
-
-def _expected(status: Status) -> str:
-    return status.applied.checksum if status.applied else ""
-
-
-def _found(status: Status) -> str:
-    return status.migration.checksum if status.migration else ""

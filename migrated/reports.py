@@ -53,15 +53,19 @@ def report_error(outcome: Outcome, log: Log) -> None:
 def _report_offender(status: Status, refusal: RefusedError, log: Log, change: Mapping[str, object] | None) -> None:
     if status.state not in _STATE_EVENTS:
         return
+    keys = dict(change or {})
+    event = _STATE_EVENTS[status.state]
+    if what := keys.pop("what", None):
+        event = event._replace(sentence=f"{{migration}} {what} to {{database}}: {{reason}}")
     log(
-        _STATE_EVENTS[status.state],
+        event,
         version=status.version,
         name=status.name,
         file=status.migration.file if status.migration else None,
         expected=status.applied.checksum if status.applied else None,
         found=status.migration.checksum if status.migration and status.applied else None,
         hint=refusal.hint,
-        **(change or {}),
+        **keys,
     )
 
 

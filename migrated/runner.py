@@ -7,16 +7,16 @@ first step.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import apsw
 
 from migrated import planning, refusals
-from migrated.agenda import Agenda, Finder, Findings, Recorded, agenda_of, find, plan_redo, plan_run
+from migrated.agenda import Agenda, Finder, Findings, agenda_of, find, plan_redo, plan_run
 from migrated.backend import Database, Done, Observer, Template
 from migrated.directives import Directive
-from migrated.errors import ChecksumMismatchError, InvalidFormatError, MigrationError, RefusedError
+from migrated.errors import ChecksumMismatchError, InvalidFormatError
 from migrated.execution import Decision, Execution
 from migrated.model import (
     AppliedMigration,
@@ -29,12 +29,12 @@ from migrated.model import (
     Unfinished,
     highest_version,
 )
-from migrated.planning import OnChanged, Policy, RepeatableStatus, State, Status
+from migrated.planning import OnChanged, Policy, Recorded, RepeatableStatus, Status
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.supervision import Supervision
-from migrated.work import settle_unfinished
+from migrated.work import settle
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 
@@ -217,8 +217,7 @@ class MigrationRunner:
         `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so,
         `UnfinishedError` for a stopped one. Changes nothing.
         """  # noqa: D205 - one sentence
-        with self._remembering():
-            refusals.refuse_by_policy(self.statuses(), self._policy)
+        refusals.refuse_by_policy(self.statuses(), self._policy, self._database.recorded)
 
     def run(self) -> list[AppliedMigration]:
         """Apply everything pending, ascending, and return the new ledger entries.
@@ -278,9 +277,8 @@ class MigrationRunner:
         Verifies checksums first. Raises as `run` and `plan`, and `RollbackFailedError` when a rollback failed.
         """
         statuses = self.statuses()
-        with self._remembering():
-            refusals.refuse_unfinished(statuses)
-            refusals.refuse_changed(statuses)
+        refusals.refuse_unfinished(statuses)
+        refusals.refuse_changed(statuses, self._database.recorded)
         plan = planning.plan_to(statuses, version, self._database.recorded)
         if not plan:
             return []
@@ -325,14 +323,14 @@ class MigrationRunner:
         again = {status.version for status in statuses if status.applied}
 
         def decide(findings: Findings, recorded: Recorded) -> Agenda:
-            refusals.refuse_redo(findings.statuses, wanted)
+            refusals.refuse_redo(findings.statuses, wanted, recorded)
             return plan_redo(findings, recorded, wanted, again)
 
         return self._carry_out(decide, may_go_back=True)
 
     def _downward(self, statuses: Sequence[Status], recorded: Recorded, versions: list[int]) -> Agenda:
         if self._policy.on_changed is OnChanged.REFUSE:
-            refusals.refuse_changed(statuses)
+            refusals.refuse_changed(statuses, recorded)
         return agenda_of(planning.plan_down(statuses, recorded(versions), versions))
 
     def unfinished(self) -> Unfinished | None:
@@ -340,15 +338,18 @@ class MigrationRunner:
         return self._database.look().unfinished
 
     def repair(self, version: int, how: Repair, *, reason: str | None = None) -> None:
-        """Settle the unfinished migration `version` as a person decided, and keep `reason` in the history.
+        """Settle the migration `version` as a person decided, and keep `reason` in the history.
+
+        It is unfinished; or it counts as changed only because its whole file was once executed as the UP section:
+        `MARK_APPLIED` then records the checksum of its present text, `FORGET` makes it pending again.
 
         Resuming goes on with the statement after the last that is recorded as done, with the migration's present
         text, or the recorded one where no migration has the version any more; raises as `run`, and
         `ChecksumMismatchError` when a statement that is done is another one now. Raises
-        `MigrationNotFoundError` when this migration is not unfinished.
+        `MigrationNotFoundError` when there is nothing to settle about this migration.
         """
         with self._lock(), self._database.session(self._observer) as session:
-            settle_unfinished(session, self._available, version, how, reason)
+            settle(session, self._available, version, how, reason)
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots of the database, oldest first. Changes nothing."""
@@ -363,17 +364,6 @@ class MigrationRunner:
         with self._lock():
             self._database.restore(snapshot, self._observer, reason)
 
-    @contextmanager
-    def _remembering(self) -> Iterator[None]:
-        """Give a refusal of changed migrations their recorded texts: only these show what changed."""
-        try:
-            yield
-        except RefusedError as refusal:
-            changed = [offender.version for offender in refusal.offenders if offender.state is State.CHANGED]
-            with suppress(MigrationError):
-                refusal.recorded = self._database.recorded(changed) if changed else {}
-            raise
-
     def _carry_out(self, decide: Decision, *, may_go_back: bool = False) -> list[AppliedMigration]:
         execution = Execution(
             self._database,
@@ -385,10 +375,6 @@ class MigrationRunner:
             may_go_back=may_go_back and self._policy.on_changed is OnChanged.REDO,
             finder=self._prepared.find if self._prepared else None,
         )
-        with self._remembering():
-            return self._look_and_carry_out(execution, decide)
-
-    def _look_and_carry_out(self, execution: Execution, decide: Decision) -> list[AppliedMigration]:
         try:
             if not execution.is_needed(decide):
                 return []

@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 
-from migrated.agenda import Agenda
+from migrated.agenda import Agenda, find
 from migrated.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
 from migrated.directives import Directive
 from migrated.errors import MigrationError, MigrationNotFoundError
+from migrated.misread import misreadings
 from migrated.model import (
     AppliedMigration,
     AppliedRepeatable,
     Migration,
     MigrationDirection,
+    Record,
     Repair,
     Step,
     Unfinished,
 )
 from migrated.planning import State, Status, leading_group
-from migrated.refusals import refuse_mixture, refuse_other_beginning
+from migrated.refusals import refuse_changed, refuse_mixture, refuse_other_beginning
 from migrated.settings import TransactionMode
 from migrated.supervision import Supervision
 
@@ -170,28 +172,48 @@ class Work:
         self._observer.done(done, step.direction)
 
 
-def settle_unfinished(
+def settle(
     session: Session, available: Sequence[Migration], version: int, how: Repair, reason: str | None
 ) -> None:
-    """Do what a person decided about the unfinished migration `version`. Raises as `MigrationRunner.repair`."""
+    """Do what a person decided about the migration `version`. Raises as `MigrationRunner.repair`."""
     while True:
         try:
-            unfinished = session.look().unfinished
-            if unfinished is None or unfinished.version != version:
-                raise _not_unfinished(version, unfinished)
-            present = next((each for each in available if each.version == version), unfinished.recorded)
-            if unfinished.direction is MigrationDirection.DOWN and not present.is_reversible:
-                # The file has no down text; the recorded one was being run.
-                present = unfinished.recorded
+            record = session.look()
+            if record.unfinished and record.unfinished.version == version:
+                _settle_unfinished(session, available, record.unfinished, how, reason)
+                return
+            present = _misread(session, available, record, version)
             if how is Repair.RESUME:
-                refuse_other_beginning(unfinished, present)
-            session.settle(unfinished, present, how, reason)
+                # The refusal says what happened, and what can be done instead.
+                statuses = find(available, record).statuses
+                refuse_changed([each for each in statuses if each.version == version], session.recorded)
+            session.correct(present, how, reason)
         except LedgerMovedError:
             continue
         return
 
 
-def _not_unfinished(version: int, unfinished: Unfinished | None) -> MigrationNotFoundError:
+def _settle_unfinished(
+    session: Session, available: Sequence[Migration], unfinished: Unfinished, how: Repair, reason: str | None
+) -> None:
+    present = next((each for each in available if each.version == unfinished.version), unfinished.recorded)
+    if unfinished.direction is MigrationDirection.DOWN and not present.is_reversible:
+        # The file has no down text; the recorded one was being run.
+        present = unfinished.recorded
+    if how is Repair.RESUME:
+        refuse_other_beginning(unfinished, present)
+    session.settle(unfinished, present, how, reason)
+
+
+def _misread(session: Session, available: Sequence[Migration], record: Record, version: int) -> Migration:
+    """The migration, if it only counts as changed because its whole file was executed; else raise."""
+    for status in find(available, record).statuses if record.unfinished is None else ():
+        if status.version == version and status.migration and misreadings([status], session.recorded([version])):
+            return status.migration
+    raise _nothing_to_settle(version, record.unfinished)
+
+
+def _nothing_to_settle(version: int, unfinished: Unfinished | None) -> MigrationNotFoundError:
     return MigrationNotFoundError(
         f"migration {version} is not unfinished{f': {unfinished}' if unfinished else ', nor is any other'}",
         version=version,

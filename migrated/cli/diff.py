@@ -122,18 +122,19 @@ def _show_change(databases: list[str], changes: "list[Change]") -> None:
     change = changes[0]
     title = f"{named(databases)}: {change.present.label}"
     if change.up:
-        _show_difference(f"{title} was changed after it was applied", change.up, changes)
+        _show_difference(f"{title} {change.what}", change.up, changes, change.reason)
     elif change.is_mismatch:
-        print(_printable(f"{title} was changed after it was applied: {change.reason}"))
+        print(_printable(f"{title} {change.what}: {change.reason}"))
         print(f"  expected checksum {change.applied.checksum}")
         print(f"  found             {change.present.checksum}")
     if change.down:
-        _show_difference(f"{title}, DOWN (not covered by the checksum)", change.down, changes)
+        title = f"{title}, DOWN (not covered by the checksum)"
+        _show_difference(title, change.down, changes, change.down.reason)
 
 
-def _show_difference(title: str, difference: "Difference", changes: "list[Change]") -> None:
+def _show_difference(title: str, difference: "Difference", changes: "list[Change]", reason: str) -> None:
     paint = colours.are_wanted(on_terminal=sys.stdout.isatty())
-    reason = colours.painted(difference.reason, _COLOURS[difference.verdict]) if paint else difference.reason
+    reason = colours.painted(reason, _COLOURS[difference.verdict]) if paint else reason
     print(f"{_printable(title)}: {reason}")
     diff = changes[0].diff(difference, [change.applied.applied_at for change in changes])
     lines = [_printable(line) for line in diff]

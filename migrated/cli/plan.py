@@ -2,17 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrated.cli import options
 from migrated.cli.groups import MANY, Report
 from migrated.cli.render import JsonDocument, print_problem
-from migrated.errors import MigrationError, combined_exit_code
+from migrated.errors import MigrationError, RollbackFailedError, combined_exit_code
 
 if TYPE_CHECKING:
     from migrated.agenda import Agenda
     from migrated.cli.reading import View
+    from migrated.model import MigrationPlan
+    from migrated.planning import Recorded, Status
     from migrated.settings import Config
 
 EXAMPLE = "migrated plan --to 20240101120000"
@@ -110,15 +112,26 @@ def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agend
         if target is not None:
             planning.require_known(statuses, target)
         if target is not None and not never_down:
-            plan = planning.plan_to(statuses, target, view.handle.recorded)
+            plan = _plan_to(statuses, target, view.handle.recorded)
             if plan.direction is MigrationDirection.DOWN:
-                refusals.refuse_changed(statuses)
+                refusals.refuse_changed(statuses, view.handle.recorded)
                 return agenda_of(plan), None
         if view.refusal:
             return agenda_of(planning.plan_up(statuses, target)), view.refusal
         return plan_run(findings, view.handle.recorded, view.target.policy, target), None
     except MigrationError as error:
         return None, error
+
+
+def _plan_to(statuses: "Sequence[Status]", target: int, recorded: "Recorded") -> "MigrationPlan":
+    from migrated import planning, refusals
+
+    try:
+        return planning.plan_to(statuses, target, recorded)
+    except RollbackFailedError:
+        # As when it is done: what has changed is refused before a down text is asked for.
+        refusals.refuse_changed(statuses, recorded)
+        raise
 
 
 def _show(plan: _Plan) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 from migrated import refusals
 from migrated.agenda import Findings, find, likeness
 from migrated.discovery import DatabasePath, assign, require_some
-from migrated.errors import DatabaseError, MigrationError
+from migrated.errors import DatabaseError, MigrationError, RefusedError
 from migrated.model import Migration, Record, Unfinished
-from migrated.planning import Policy, State
+from migrated.planning import Policy, Recorded, State
 from migrated.settings import Config, Target, following
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase
@@ -138,7 +138,7 @@ class TargetView:
                 view.error = error
             else:
                 is_developed = fault is None and database.path in developed
-                view.judged = judge(view.record, followed if is_developed else policy)
+                view.judged = judge(view.record, followed if is_developed else policy, view.handle.recorded)
             # Nothing from a directory with an invalid file is applied to anything.
             view.refusal = view.judged.refusal or fault
             yield view
@@ -175,23 +175,25 @@ class _Judge:
         self.migrations = migrations
         self._known: dict[Hashable, Judged] = {}
 
-    def __call__(self, record: Record, policy: Policy) -> Judged:
-        """Find the states, and what a run under this policy would refuse."""
+    def __call__(self, record: Record, policy: Policy, recorded: Recorded) -> Judged:
+        """Find the states, and what a run under this policy would refuse; `recorded` as for `refuse_by_policy`."""
         key = policy, likeness(record)
         judged = self._known.get(key)
         if judged is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
-            judged = self._known[key] = _judged(record, find(self.migrations, record), policy)
+            judged = self._known[key] = _judged(record, find(self.migrations, record), policy, recorded)
         return judged
 
 
-def _judged(record: Record, findings: Findings, policy: Policy) -> Judged:
-    refusal: MigrationError | None = None
+def _judged(record: Record, findings: Findings, policy: Policy, recorded: Recorded) -> Judged:
+    refusal: RefusedError | None = None
     try:
-        refusals.refuse_by_policy(findings.statuses, policy)
-    except MigrationError as error:
+        refusals.refuse_by_policy(findings.statuses, policy, recorded)
+    except RefusedError as error:
         refusal = error
+        # The texts may be large, and what was judged is kept.
+        refusal.recorded = {}
     waiting = [status.label for status in findings.statuses if status.state in _WAITING]
     repeatables = [each.migration for each in findings.repeatables if each.state is State.PENDING]
     return Judged(record, findings, refusal, waiting + [each.label for each in repeatables if each])

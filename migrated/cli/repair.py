@@ -7,9 +7,12 @@ from migrated.cli import options
 from migrated.cli.groups import MANY
 from migrated.cli.render import print_json, print_problem
 from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
+from migrated.misread import misreadings
 from migrated.model import Repair, Unfinished
+from migrated.planning import State
 
 if TYPE_CHECKING:
+    from migrated.cli.reading import View
     from migrated.settings import Config
     from migrated.supervision import Supervision
 
@@ -18,8 +21,8 @@ EXAMPLE = "migrated repair 20240101120000 --resume --reason 'the disk was full'"
 _WRONG_USAGE = 2
 _HOW = {
     Repair.RESUME: "go on with the next statement",
-    Repair.MARK_APPLIED: "you did the rest by hand: record it as applied",
-    Repair.FORGET: "you undid by hand what was done: record it as not applied",
+    Repair.MARK_APPLIED: "you did the rest by hand: record it as applied, as its file is now",
+    Repair.FORGET: "nothing of it is there, or you undid it by hand: record it as not applied",
 }
 _DONE = {
     Repair.RESUME: "was resumed and is finished",
@@ -105,6 +108,16 @@ def _document(unfinished: Unfinished) -> dict[str, Any]:
     }
 
 
+def _is_open(view: "View", version: int) -> bool:
+    """Whether the migration stopped half way, or its whole file was executed as the UP section."""
+    if view.error:
+        return False
+    if view.unfinished is not None:
+        return view.unfinished.version == version
+    changed = [each for each in view.findings.statuses if each.version == version and each.state is State.CHANGED]
+    return bool(changed and misreadings(changed, view.handle.recorded([version])))
+
+
 def _settle(config: "Config", version: int, how: Repair, reason: str | None, supervision: "Supervision") -> int:
     from migrated.cli import reading
     from migrated.runner import MigrationRunner
@@ -119,18 +132,18 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
             if view.error:
                 print_problem(f"{view.name}: {view.error}")
                 codes.append(view.error.exit_code)
-            if view.unfinished is None or view.unfinished.version != version:
-                continue
-            runner = MigrationRunner(
-                view.database.path,
-                create=False,
-                lock_timeout=config.lock_timeout,
-                busy_timeout=view.target.busy_timeout,
-                statement_timeout=view.target.statement_timeout,
-                supervision=supervision,
-            )
-            settled += 1
             try:
+                if not _is_open(view, version):
+                    continue
+                settled += 1
+                runner = MigrationRunner(
+                    view.database.path,
+                    create=False,
+                    lock_timeout=config.lock_timeout,
+                    busy_timeout=view.target.busy_timeout,
+                    statement_timeout=view.target.statement_timeout,
+                    supervision=supervision,
+                )
                 runner.add_migrations(target.listing.migrations if target.listing else [])
                 runner.repair(version, how, reason=reason)
             except MigrationError as error:

@@ -72,7 +72,7 @@ def check_content(
         return
     findings = find(migrations, record)
     try:
-        refusals.refuse_by_policy(findings.statuses, target.policy)
+        refusals.refuse_by_policy(findings.statuses, target.policy, handle.recorded)
     except RefusedError as refusal:
         yield of_error("database.content", database.name, refusal)
         return

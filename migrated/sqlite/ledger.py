@@ -145,6 +145,12 @@ def rename(connection: apsw.Connection, migration: Migration) -> None:
     )
 
 
+def correct(connection: apsw.Connection, migration: Migration) -> None:
+    """Give the entry of an applied migration its present name and checksum."""
+    corrected = (migration.name, migration.checksum, migration.version)
+    connection.execute("UPDATE main._migrations SET name = ?, checksum = ? WHERE version = ?", corrected)
+
+
 def strike_out(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
     """Make the ledger say that a migration is not applied; return the entry as it was."""
     return _entry(connection.execute(_STRIKE_OUT, (migration.version,)).fetchall()[0])

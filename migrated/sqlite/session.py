@@ -100,7 +100,8 @@ class SqliteSession:
 
     def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
         """As `SqliteDatabase.recorded`."""
-        return history.recorded(self._connection(), versions, self.name)
+        with environment_errors(self.name):
+            return history.recorded(self._connection(), versions, self.name)
 
     def is_new(self) -> bool:
         """Whether there is nothing at all in the database yet."""
@@ -241,6 +242,19 @@ class SqliteSession:
                     ledger.strike_out(connection, migration)
                 course = Course(0, 0, unfinished.statement, unfinished.statements, reason)
                 history.record(connection, how.value, migration, course)
+
+    def correct(self, migration: Migration, how: Repair, reason: str | None) -> None:
+        """Record that an applied migration has this text (`MARK_APPLIED`), or is not applied (`FORGET`).
+
+        Raises `LedgerMovedError`.
+        """
+        connection = self._connection()
+        with environment_errors(self.name), self.transaction(connection):
+            self.require_unmoved(connection)
+            ledger.create(connection, self.name)
+            (ledger.strike_out if how is Repair.FORGET else ledger.correct)(connection, migration)
+            history.record(connection, how.value, migration, Course(reason=reason))
+            self._ledger = ledger.read(connection, self.name)
 
     def close(self) -> None:
         """Close the connection, unless it is the caller's."""

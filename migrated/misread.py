@@ -1,0 +1,71 @@
+"""Which applied migrations were executed with their whole file as the UP section.
+
+On Python 3.11.2 earlier versions did not see the section markers: the DOWN section ran too, directives were not in
+force, and the ledger has the checksum of the whole text.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from functools import lru_cache
+
+from migrated.errors import InvalidFormatError
+from migrated.model import Migration, MigrationDirection
+from migrated.planning import State, Status
+from migrated.sections import cut_sections, cut_text, read_comments
+from migrated.sqltext import has_statement
+
+
+class Misreading(StrEnum):
+    """What executing the whole file came to, as a sentence for people."""
+
+    DOWN_RAN_AFTER = (
+        "its whole file was executed as the UP section; the DOWN section ran right after UP, so the tables that "
+        "UP made are probably gone"
+    )
+    DOWN_RAN_BEFORE = "its whole file was executed as the UP section; the DOWN section ran before UP"
+    HARMLESS = (
+        "its whole file was executed as the UP section; this is harmless, since the only statements in it are "
+        "those of UP"
+    )
+
+
+def misreadings(statuses: Iterable[Status], recorded: Mapping[int, Migration]) -> dict[int, Misreading]:
+    """Find those of the changed migrations that only count as changed because the whole file was executed.
+
+    `recorded` has the texts that were executed. A migration whose UP section was edited since is not among them.
+    """
+    found = {status.version: _of(status, recorded.get(status.version)) for status in statuses}
+    return {version: misreading for version, misreading in found.items() if misreading}
+
+
+def misreading(expected: str, present: Migration, recorded: Migration | None) -> Misreading | None:
+    """Judge one migration: its checksum in the ledger, its file, and the text that was executed, if known."""
+    if recorded is None or Migration.compute_checksum(recorded.up_sql) != expected:
+        return None
+    return _judged(recorded.up_sql, present.up_sql)
+
+
+def _of(status: Status, recorded: Migration | None) -> Misreading | None:
+    if status.state is not State.CHANGED or status.applied is None or status.migration is None:
+        return None
+    return misreading(status.applied.checksum, status.migration, recorded)
+
+
+# The databases of a fleet, and one that stays refused, ask the same again and again.
+@lru_cache(maxsize=32)
+def _judged(executed: str, up_sql: str) -> Misreading | None:
+    # Nearly every edited migration is told by this, without parsing.
+    if up_sql not in executed:
+        return None
+    try:
+        sections = {section.direction: section for section in cut_sections(executed, read_comments(executed)[1])}
+        up, down = (sections.get(way) for way in MigrationDirection)
+        if up is None or cut_text(executed, up.start, up.end)[0] != up_sql:
+            return None
+    except InvalidFormatError:
+        # No file has such a text, so it was not read from one.
+        return None
+    if down is not None and has_statement(executed[down.start : down.end]):
+        return Misreading.DOWN_RAN_AFTER if up.start < down.start else Misreading.DOWN_RAN_BEFORE
+    # Though foreign-keys=on was not in force: a delete that should have cascaded failed for its violations.
+    return Misreading.HARMLESS
