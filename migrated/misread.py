@@ -1,7 +1,7 @@
 """Which applied migrations were executed with their whole file as the UP section.
 
-On Python 3.11.2 earlier versions did not see the section markers: the DOWN section ran too, directives were not in
-force, and the ledger has the checksum of the whole text.
+On Python 3.11.2 to 3.11.4 earlier versions overlooked the section markers: the DOWN section ran too, directives
+were not in force, and the ledger has the checksum of the whole text.
 """
 
 from collections.abc import Iterable, Mapping

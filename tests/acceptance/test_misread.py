@@ -1,4 +1,4 @@
-"""Databases in which an earlier version, on Python 3.11.2, executed whole files as their UP sections."""
+"""Databases in which an earlier version, on some Pythons, executed whole files as their UP sections."""
 
 import json
 import signal
