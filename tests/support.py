@@ -1,14 +1,24 @@
-"""Helpers for the tests: migrations as values and as files, and looking into a database."""
+"""Helpers for the tests: migrations as values and files, a look into a database, programs that may be missing."""
 
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import apsw
+import pytest
 
 PROGRAM = [sys.executable, "-m", "migrated"]
 ROOT = Path(__file__).parent.parent
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Mark a test that is skipped where this program is not installed."""
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+needs_git = needs("git")
 
 
 def write_migration(

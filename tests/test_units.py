@@ -6,13 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, needs
 
 DAEMONS = ["migrated.service", "migrated@.service", "user/migrated.service"]
 SYSTEM = DAEMONS[:2]
 EXPOSURE_TIMES_TEN = 8
 
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+needs_systemd = needs("systemd-analyze")
 
 
 def _lines(unit: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from daemon_process import DaemonProcess, bring_up, migrated
-from support import everything, execute, put_file, query, schema, write_migration
+from support import everything, execute, needs_git, put_file, query, schema, write_migration
 
 USERS = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);"
 POSTS = "CREATE TABLE posts (id INTEGER PRIMARY KEY, title TEXT);"
@@ -53,6 +53,7 @@ class Day:
         return query(self.database, f"SELECT * FROM {table} ORDER BY 1")
 
 
+@needs_git
 def test_day_of_a_developer(tmp_path: Path) -> None:
     (tmp_path / "migrations").mkdir()
     with DaemonProcess(tmp_path, command="dev") as daemon:
@@ -136,6 +137,7 @@ def merge_and_tidy_up(day: Day) -> None:
     assert day.rows("tags") == [(7, "mine")]
 
 
+@needs_git
 def test_checkout_of_many_files_is_one_pass(tmp_path: Path) -> None:
     migrations = tmp_path / "migrations"
     migrations.mkdir()
@@ -183,6 +185,7 @@ def test_files_that_come_and_go_at_once_cause_nothing(tmp_path: Path) -> None:
     assert daemon.logged("migration.rolled_back") == []
 
 
+@needs_git
 def test_nothing_is_done_half_way_through_a_checkout(tmp_path: Path) -> None:
     """However long it takes: a file that is missing for a moment must not cost its table."""
     (tmp_path / "migrations").mkdir()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from daemon_process import DaemonProcess, bring_up, log_lines, migrated, on_a_terminal
-from support import ROOT, checksum, everything, execute, query, write_migration
+from support import ROOT, checksum, everything, execute, needs, query, write_migration
 
 from migrated.cli import main
 
@@ -231,7 +231,7 @@ def test_on_a_terminal_it_has_the_colours_of_diff_unless_told_otherwise(tmp_path
     assert "-    name TEXT" in plain
 
 
-@pytest.mark.skipif(shutil.which("patch") is None, reason="patch is not installed")
+@needs("patch")
 def test_patch_undoes_the_change_of_both_sections(applied: Path, diff: Diff) -> None:
     path = applied / "1_change.sql"
     before = path.read_text()

@@ -4,12 +4,14 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from daemon_process import BOUND_BY_PERMISSIONS, WITHOUT_INOTIFY, DaemonProcess, require
-from support import applied_versions, put_file, write_migration
+from support import applied_versions, needs_git, put_file, write_migration
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
@@ -215,6 +217,7 @@ class TestQuantity:
             write_migration(migrations, 2)
             daemon.wait_for("migration.applied", version=2)
 
+    @needs_git
     def test_a_checkout_of_many_files_takes_few_passes(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
@@ -254,17 +257,20 @@ class TestQuantity:
         source.mkdir()
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
+            moments = []
             for version in range(1, 31):
                 path = write_migration(source, version)
                 # A process for each: as slow as a person's script, and far slower than a pass.
-                subprocess.run(["git", "--version"], check=True, capture_output=True)
                 subprocess.run(["cp", path, migrations], check=True)
+                moments.append(time.monotonic())
             daemon.wait_for("migration.applied", version=30)
             daemon.look()
             daemon.stop()
 
         assert applied_versions(database) == list(range(1, 31))
-        assert len({line["run_id"] for line in daemon.logged("run.finished")}) <= 4
+        # On a busy machine some of them do not come shortly after each other.
+        late = sum(second - first > 0.25 for first, second in pairwise(moments))
+        assert len({line["run_id"] for line in daemon.logged("run.finished")}) <= 4 + late
 
 
 class TestPolling:

@@ -2,6 +2,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import needs_git
 
 from migrated.daemon.checkout import is_under_way
 
@@ -19,6 +20,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@needs_git
 def test_git_s_lock_says_so(repository: Path) -> None:
     directory = str(repository / "db" / "migrations")
     assert not is_under_way(directory)
@@ -27,6 +29,7 @@ def test_git_s_lock_says_so(repository: Path) -> None:
     assert is_under_way(directory)
 
 
+@needs_git
 def test_worktree_has_a_lock_of_its_own(repository: Path) -> None:
     git(repository, "commit", "-q", "--allow-empty", "-m", "one")
     git(repository, "worktree", "add", "-q", "other")
@@ -38,6 +41,7 @@ def test_worktree_has_a_lock_of_its_own(repository: Path) -> None:
     assert not is_under_way(str(repository / "db"))
 
 
+@needs_git
 def test_git_takes_the_lock_that_we_look_for(repository: Path) -> None:
     """A hook of git's runs while it holds the lock."""
     hook = repository / ".git" / "hooks" / "pre-commit"
