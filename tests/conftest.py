@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import structlog
 from gate import COMMANDS, GATE
+from hypothesis import HealthCheck, settings
 
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 _IN_TURN = "PYTEST_XDIST_WORKER" not in os.environ
 
 
