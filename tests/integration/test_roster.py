@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 from daemon_process import DEADLINE, poll
@@ -14,6 +15,7 @@ from watchdog.observers import Observer
 
 from migrated.daemon.roster import Roster
 from migrated.discovery import DatabasePath
+from migrated.sources import rereading
 
 MARK = 11
 
@@ -29,6 +31,17 @@ def path(tmp_path: Path) -> Path:
 
 def age(path: Path) -> None:
     os.utime(path, (time.time() - 60, time.time() - 60))
+
+
+def wait_for_tick(directory: Path, file: Path) -> None:
+    """Return when the file system's clock has moved on since something was written in a directory."""
+    newest = max(path.stat().st_ctime_ns for path in directory.iterdir())
+
+    def is_later() -> bool:
+        file.write_bytes(b"")
+        return file.stat().st_ctime_ns > newest
+
+    poll(is_later, "a tick of the clock")
 
 
 def seen(path: Path) -> Roster:
@@ -120,8 +133,14 @@ class TestDirectory:
         made.mkdir()
         for version in (1, 2):
             (made / f"{version}_change.sql").write_text(f"CREATE TABLE t{version} (x);")
-        poll(lambda: time.time() - made.stat().st_ctime > 2, "what is young is read anew")
         return made
+
+    @pytest.fixture(autouse=True)
+    def later(self, migrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is three seconds later than it is: what is young is read anew."""
+        wait_for_tick(migrations, tmp_path / "now")
+        later = SimpleNamespace(time_ns=lambda: time.time_ns() + 3_000_000_000)
+        monkeypatch.setattr(rereading, "time", later)
 
     def test_same_reading_while_nothing_changes(self, migrations: Path) -> None:
         reader = Roster().reader
@@ -179,7 +198,7 @@ class TestDirectory:
     def test_of_many_files_only_the_new_one_is_opened(self, migrations: Path, tmp_path: Path) -> None:
         for version in range(3, 60):
             (migrations / f"{version}_change.sql").write_text(f"CREATE TABLE t{version} (x);")
-        poll(lambda: time.time() - migrations.stat().st_ctime > 2, "what is young is read anew")
+        wait_for_tick(migrations, tmp_path / "now")
         reader = Roster().reader
         reader.read(str(migrations))
         beside = tmp_path / "new"
