@@ -437,16 +437,15 @@ class TestStoppedMigration:
         assert [each["state"] for each in shown] == ["pending"] * 3 + ["blocked"] + ["pending"] * 2
 
 
-class TestTwoThousand:
+@pytest.mark.parametrize("size", [300, pytest.param(2000, marks=pytest.mark.long)])
+class TestLargeFleet:
     """One fleet with everything in it that can happen to one of many."""
-
-    SIZE = 2000
 
     @pytest.mark.skipif(
         not BOUND_BY_PERMISSIONS and os.geteuid() == 0, reason="root passes any check of permissions"
     )
-    def test_each_is_handled_by_itself(self, tmp_path: Path) -> None:
-        databases = fleet(tmp_path, self.SIZE, more=QUICKLY)
+    def test_each_is_handled_by_itself(self, tmp_path: Path, size: int) -> None:
+        databases = fleet(tmp_path, size, more=QUICKLY)
         fill(tmp_path, databases)
         locked, corrupt, read_only, changed, vanishing = (databases[number] for number in (50, 51, 52, 53, -1))
         with corrupt.open("r+b") as file:
@@ -484,24 +483,31 @@ class TestTwoThousand:
         assert {line["database"] for line in daemon.logged("checksum.mismatch")} == {"tenants/t0053.db"}
         assert daemon.logged("fleet.halted") == []
         last = daemon.logged("fleet.finished")[-1]
-        assert (last["databases"], last["current"], last["blocked"], last["unavailable"]) == (2000, 1996, 1, 3)
+        assert (last["databases"], last["current"], last["blocked"], last["unavailable"]) == (
+            size,
+            size - 4,
+            1,
+            3,
+        )
 
-    def test_killed_in_the_middle_and_started_again(self, tmp_path: Path) -> None:
-        databases = fleet(tmp_path, self.SIZE, more=QUICKLY)
-        fill(tmp_path, databases[: self.SIZE // 2])
+    def test_killed_in_the_middle_and_started_again(self, tmp_path: Path, size: int) -> None:
+        databases = fleet(tmp_path, size, more=QUICKLY)
+        fill(tmp_path, databases[: size // 2])
         write_migration(tmp_path / "migrations", 3)
         with DaemonProcess(tmp_path) as daemon:
-            for _ in range(self.SIZE // 4):
+            for _ in range(size // 4):
                 daemon.wait_for("run.finished", outcome="applied")
             daemon.kill()
         after = versions(databases)
         assert after.keys() <= {(), (1, 2), (1, 2, 3)}
-        assert self.SIZE // 4 <= after[1, 2, 3] < self.SIZE
+        assert size // 4 <= after[1, 2, 3] < size
 
         with DaemonProcess(tmp_path) as daemon:
             ready = daemon.wait_for("daemon.ready")
-            assert (ready["databases"], ready["current"]) == (self.SIZE, self.SIZE)
+            assert (ready["databases"], ready["current"]) == (size, size)
             assert daemon.stop() == 0
-        assert versions(databases) == {(1, 2, 3): self.SIZE}
-        assert len(daemon.logged("run.finished", outcome="applied")) == self.SIZE - after[1, 2, 3]
-        assert [query(database, "PRAGMA quick_check") for database in databases[::100]] == [[("ok",)]] * 20
+        assert versions(databases) == {(1, 2, 3): size}
+        assert len(daemon.logged("run.finished", outcome="applied")) == size - after[1, 2, 3]
+        assert [query(database, "PRAGMA quick_check") for database in databases[::20]] == [[("ok",)]] * (
+            size // 20
+        )
