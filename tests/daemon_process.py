@@ -255,7 +255,6 @@ class DaemonProcess:
 
     def wait_for_all(self, *wanted: Line) -> Line:
         """The last of several coming lines, whatever their order."""
-        deadline = time.monotonic() + DEADLINE
         missing = list(wanted)
         while True:
             while self._next_line < len(self.lines):
@@ -264,7 +263,8 @@ class DaemonProcess:
                 missing = [keys for keys in missing if not _has(line, keys)]
                 if not missing:
                     return line
-            if not self._receive(deadline):
+            # One that still says something has not got stuck, however slow it is.
+            if not self._receive(time.monotonic() + DEADLINE):
                 raise AssertionError(f"no {missing} in the log:\n{self.text()}")
 
     def wait_until_ready(self) -> Self:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -479,8 +479,11 @@ class TestDatabase:
         write_migration(migrations, 1, up="CREATE TABLE a (id);")
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready().look()
-            descriptors = Path(f"/proc/{daemon.pid}/fd").iterdir()
-            opened = [str(descriptor.readlink()) for descriptor in descriptors]
+            opened = []
+            for descriptor in Path(f"/proc/{daemon.pid}/fd").iterdir():
+                # Of the socket to systemd, say, which is open for a moment.
+                with suppress(FileNotFoundError):
+                    opened.append(str(descriptor.readlink()))
 
             assert str(tmp_path / ".migrated/daemon.lock") in opened
             assert [path for path in opened if path.startswith(str(database))] == []
@@ -712,16 +715,6 @@ class TestServiceManager:
 
 
 class TestProcess:
-    def test_it_costs_nothing_while_nothing_happens(self, tmp_path: Path, migrations: Path) -> None:
-        write_migration(migrations, 1)
-        with DaemonProcess(tmp_path) as daemon:
-            daemon.wait_until_ready().look()
-            before = ticks(daemon.pid)
-            with pytest.raises(subprocess.TimeoutExpired):
-                daemon.process.wait(3)
-
-            assert ticks(daemon.pid) - before <= 6
-
     def test_it_costs_little_when_a_retry_is_due_that_cannot_be_made(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:

@@ -1,12 +1,13 @@
 """A daemon that has nothing to do for long: it does not grow, says nothing and wakes up for its timers alone."""
 
 import subprocess
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from daemon_process import DaemonProcess, poll
+from daemon_process import DaemonProcess, poll, ticks
 from support import put_file, write_migration
 
 
@@ -80,15 +81,17 @@ def test_passes_without_end_leave_no_trace(tmp_path: Path, migrations: Path) -> 
 
 
 def test_it_wakes_up_for_its_timers_alone(tmp_path: Path, migrations: Path) -> None:
-    """Once a second it looks at its watches; a few threads of it may wake up for that."""
+    """Once a second it looks at its watches; a few threads of it may wake up for that, and each does little."""
     write_migration(migrations, 1)
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready().look()
-        before = switches(daemon.pid)
-        idle(daemon, 4)
-        woken = switches(daemon.pid) - before
+        before, used, began = switches(daemon.pid), ticks(daemon.pid), time.monotonic()
+        idle(daemon, 3)
+        woken, used = switches(daemon.pid) - before, ticks(daemon.pid) - used
+        seconds = time.monotonic() - began
         said = len(daemon.lines)
         daemon.stop()
 
-    assert woken <= 16, f"{woken} times in 4 seconds"
+    assert woken <= 4 * seconds, f"{woken} times in {seconds:.1f} seconds"
+    assert used <= 2 * seconds, f"{used} hundredths of a second of work in {seconds:.1f} seconds"
     assert [line["event"] for line in daemon.lines[said:]] == ["daemon.stopping", "daemon.stopped"]

@@ -271,7 +271,7 @@ class TestDaemon:
         assert (progress["version"], progress["name"], progress["direction"]) == (1, "change", "up")
         assert (progress["statement_number"], progress["statement_count"], progress["line"]) == (3, 3, 5)
         assert (progress["rows_changed"], progress["level"], progress["database"]) == (1, "info", "app.db")
-        assert 3000 <= progress["execution_time_ms"] < 20_000
+        assert progress["execution_time_ms"] >= 3000
         assert Path(progress["file"]).name == file.name
         assert [notice for notice in daemon.notices if "READY" in notice] == []
         (failed,) = daemon.logged("migration.failed")
@@ -358,17 +358,17 @@ class TestDaemon:
         )
         (tmp_path / "others").mkdir()
         write_migration(migrations, 1, up=ENDLESS)
-        slow = ENDLESS.replace("1e15", "2e6")
+        slow = ENDLESS.replace("1e15", "5e6")
         write_migration(tmp_path / "others", 1, up=slow)
         before = everything(there)
         with DaemonProcess(tmp_path) as daemon:
             blocked = daemon.wait_for("database.blocked", database="app.db")
             daemon.wait_for("migration.applied", database="other.db")
             daemon.wait_until_ready()
-            # Passes by the dozen, and the time of a first retry.
-            with pytest.raises(subprocess.TimeoutExpired):
-                daemon.process.wait(1.2)
-            daemon.look()
+            daemon.pass_over_notices()
+            # By then a first retry is due: it comes after a second at the latest.
+            for _ in range(12):
+                daemon.wait_for_notice("X_MIGRATED_PASS")
 
             assert daemon.stop() == 0
         assert "the statement took longer than statement_timeout, 0.1 s" in blocked["reason"]
