@@ -67,9 +67,18 @@ _HOMES = {
         "Snapshot",
         "Unfinished",
     ),
-    "migrated.planning": ("OnChanged", "OnLate", "OnMissing", "Policy"),
+    "migrated.planning": (
+        "OnChanged",
+        "OnLate",
+        "OnMissing",
+        "Policy",
+    ),
     "migrated.runner": ("MigrationRunner",),
-    "migrated.settings": ("SnapshotPolicy", "SnapshotWhen", "TransactionMode"),
+    "migrated.settings": (
+        "SnapshotPolicy",
+        "SnapshotWhen",
+        "TransactionMode",
+    ),
     "migrated.sources.directory": ("read_migrations",),
     "migrated.supervision": ("Supervision",),
 }

@@ -2,10 +2,10 @@
 
 import errno
 
-from migrated import events
 from migrated.errors import DatabaseError
 from migrated.fleet import Outcome, Result, internal
-from migrated.logs import Log, failure_keys
+from migrated.logs import events
+from migrated.logs.log import Log, failure_keys
 from migrated.settings import Target
 from migrated.supervision import Supervision
 

@@ -7,12 +7,13 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from migrated import differences, events
+from migrated import differences
 from migrated.alike import Alike
 from migrated.backend import Observer
 from migrated.discovery import DatabasePath
 from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
-from migrated.logs import Log
+from migrated.logs import events
+from migrated.logs.log import Log
 from migrated.model import AppliedMigration, Migration
 from migrated.planning import State
 from migrated.prototype import Prototype

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from migrated import events
-from migrated.logs import Log
+from migrated.logs import events
+from migrated.logs.log import Log
 from migrated.programs import Ended, run_program
 from migrated.settings import Config, HookName
 from migrated.supervision import Supervision

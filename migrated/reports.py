@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from migrated import events
 from migrated.errors import DatabaseError, LockHeldError, RefusedError
 from migrated.fleet import Outcome, Result
-from migrated.logs import Log, failure_keys
+from migrated.logs import events
+from migrated.logs.log import Log, failure_keys
 from migrated.model import MigrationDirection
 from migrated.planning import State, Status
 from migrated.rollout import Halt

@@ -19,8 +19,8 @@ from migrated.configfile import HOOK_KEYS, POLICY_KEYS, TARGET_KEYS, TOP_KEYS
 from migrated.control import PROTOCOL
 from migrated.daemon.asking import NAMES
 from migrated.directives import Directive
-from migrated.events import EVENTS
 from migrated.hooks import Occasion
+from migrated.logs.events import EVENTS
 from migrated.planning import OnChanged, OnLate, OnMissing, State
 from migrated.settings import Config, HookName, Target
 
@@ -139,7 +139,7 @@ def test_requests_to_a_daemon_are_told() -> None:
 
 def test_keys_of_the_log_are_told() -> None:
     from migrated.errors import MigrationError
-    from migrated.logs import failure_keys
+    from migrated.logs.log import failure_keys
 
     keys = failure_keys(MigrationError("x")).keys() - {"excerpt"}
 

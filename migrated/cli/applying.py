@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from migrated import events, logs
 from migrated.cli.fleetbar import FleetBar
 from migrated.cli.progress import ProgressBar
 from migrated.cli.worker import in_worker
@@ -15,7 +14,9 @@ from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Job, Outcome, Result
 from migrated.hooks import run_hook, within_a_hook
 from migrated.locking import SharedLocks
-from migrated.logs import Log
+from migrated.logs import events
+from migrated.logs import log as logs
+from migrated.logs.log import Log
 from migrated.model import Migration
 from migrated.occasions import Gathering
 from migrated.prototype import Prototype

@@ -5,11 +5,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from migrated import colours
 from migrated.cli import options
 from migrated.cli.groups import named
 from migrated.cli.render import print_json, print_problem, writable
 from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
+from migrated.logs import console
 
 if TYPE_CHECKING:
     from migrated.cli.reading import View
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "migrated diff 20240101120000 -d app.db"
 
-_COLOURS = {"cosmetic": colours.GREEN, "real": colours.RED}
+_COLOURS = {"cosmetic": console.GREEN, "real": console.RED}
 
 
 @dataclass
@@ -133,18 +133,18 @@ def _show_change(databases: list[str], changes: "list[Change]") -> None:
 
 
 def _show_difference(title: str, difference: "Difference", changes: "list[Change]", reason: str) -> None:
-    paint = colours.are_wanted(on_terminal=sys.stdout.isatty())
-    reason = colours.painted(reason, _COLOURS[difference.verdict]) if paint else reason
+    paint = console.are_wanted(on_terminal=sys.stdout.isatty())
+    reason = console.painted(reason, _COLOURS[difference.verdict]) if paint else reason
     print(f"{_printable(title)}: {reason}")
     diff = changes[0].diff(difference, [change.applied.applied_at for change in changes])
     lines = [_printable(line) for line in diff]
-    for line in colours.painted_diff(lines) if paint else lines:
+    for line in console.painted_diff(lines) if paint else lines:
         print(line)
 
 
 def _printable(text: str) -> str:
     # Only where it could do harm: a program, such as patch, wants the text as it is.
-    return colours.visible(writable(text)) if sys.stdout.isatty() else writable(text)
+    return console.visible(writable(text)) if sys.stdout.isatty() else writable(text)
 
 
 def _print_document(found: _Found) -> None:

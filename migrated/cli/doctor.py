@@ -5,16 +5,16 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from migrated import colours
 from migrated.cli import options
 from migrated.cli.render import print_json, writable
+from migrated.logs import console
 
 if TYPE_CHECKING:
     from migrated.doctor.findings import Finding
 
 EXAMPLE = "migrated doctor -c /etc/migrated/migrated.toml"
 
-_COLOURS = {"ok": colours.GREEN, "warning": colours.YELLOW, "problem": colours.RED}
+_COLOURS = {"ok": console.GREEN, "warning": console.YELLOW, "problem": console.RED}
 _WIDTH = 9
 
 
@@ -48,11 +48,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _show(finding: "Finding") -> None:
     mark = f"{finding.level:<{_WIDTH}}"
-    if colours.are_wanted(on_terminal=sys.stdout.isatty()):
-        mark = colours.painted(mark, _COLOURS[finding.level])
-    print(mark + writable(colours.visible(f"{finding.subject}: {finding.message}")))
+    if console.are_wanted(on_terminal=sys.stdout.isatty()):
+        mark = console.painted(mark, _COLOURS[finding.level])
+    print(mark + writable(console.visible(f"{finding.subject}: {finding.message}")))
     if finding.hint:
-        print(" " * _WIDTH + writable(colours.visible(f"hint: {finding.hint}")))
+        print(" " * _WIDTH + writable(console.visible(f"hint: {finding.hint}")))
 
 
 def _count(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from rich import progress as rich_progress
 
-    from migrated.logs import Log
+    from migrated.logs.log import Log
 
 _PATIENCE_SECONDS = 1.0
 _BETWEEN_SECONDS = 0.1

@@ -11,7 +11,7 @@ from migrated.model import MigrationDirection, Step
 if TYPE_CHECKING:
     from rich import progress as rich_progress
 
-    from migrated.logs import Log
+    from migrated.logs.log import Log
 
 _PATIENCE_SECONDS = 1.0
 

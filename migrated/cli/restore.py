@@ -82,10 +82,11 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
 
 
 def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "Supervision") -> int:
-    from migrated import events, logs
     from migrated.cli.alone import without_a_daemon
     from migrated.dumping import SchemaFiles
     from migrated.fleet import Outcome, Result
+    from migrated.logs import events
+    from migrated.logs import log as logs
     from migrated.reporter import Reporter
     from migrated.reports import report_error
     from migrated.runner import MigrationRunner

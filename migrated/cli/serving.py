@@ -9,8 +9,8 @@ from migrated.settings import Config
 
 def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lambda config: config) -> int:
     """Run until SIGTERM or SIGINT. SIGHUP reads the configuration again, SIGUSR1 looks at everything now."""
-    from migrated import logs
     from migrated.daemon.loop import Daemon
+    from migrated.logs import log as logs
 
     collecting.as_usual()
 

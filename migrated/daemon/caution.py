@@ -2,8 +2,9 @@
 
 import os
 
-from migrated import events, owners
-from migrated.logs import Log
+from migrated import owners
+from migrated.logs import events
+from migrated.logs.log import Log
 from migrated.settings import Config
 
 

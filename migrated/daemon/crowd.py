@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from migrated.daemon.passes import Halted
 from migrated.daemon.schedule import Complaint
-from migrated.logs import Log
+from migrated.logs.log import Log
 from migrated.reports import FEW, report_halt
 
 

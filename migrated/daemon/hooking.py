@@ -13,7 +13,7 @@ from migrated.daemon.passes import Scanned
 from migrated.discovery import DatabasePath
 from migrated.fleet import Outcome, Result
 from migrated.hooks import Occasion, run_hook
-from migrated.logs import Log
+from migrated.logs.log import Log
 from migrated.occasions import Gathering
 from migrated.settings import Config, HookName
 from migrated.supervision import Supervision

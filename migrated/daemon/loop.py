@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from migrated import events
 from migrated.about import VERSION
 from migrated.control import SOCKET_KEY
 from migrated.daemon import systemd
@@ -41,7 +40,8 @@ from migrated.daemon.watcher import WatchdogComplaints
 from migrated.dumping import SchemaFiles
 from migrated.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.inbox import receive
-from migrated.logs import Log, new_run_id
+from migrated.logs import events
+from migrated.logs.log import Log, new_run_id
 from migrated.settings import Config, following
 from migrated.supervision import Supervision
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from migrated import events
 from migrated.about import VERSION
 from migrated.daemon.directories import Directories
 from migrated.daemon.tracking import Tracker
 from migrated.fleet import Outcome, Result
-from migrated.logs import Log
+from migrated.logs import events
+from migrated.logs.log import Log
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from migrated import events
 from migrated.daemon.activity import Activity
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.roster import Roster, look_at
@@ -17,7 +16,8 @@ from migrated.dumping import SchemaFiles
 from migrated.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.fleet import Job, Outcome, Result, internal
 from migrated.locking import SharedLocks
-from migrated.logs import Log
+from migrated.logs import events
+from migrated.logs.log import Log
 from migrated.prototype import Prototype
 from migrated.reports import FEW, Cause, cause_of
 from migrated.rollout import BUSY_SECONDS, Halt, RollOut, Turn

@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from migrated import events
 from migrated.daemon.crowd import Crowd, HaltComplaint
 from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
 from migrated.daemon.wording import is_foreign, short
 from migrated.discovery import DatabasePath
-from migrated.events import Event
 from migrated.fleet import Outcome, Result
-from migrated.logs import Log, failure_keys
+from migrated.logs import events
+from migrated.logs.events import Event
+from migrated.logs.log import Log, failure_keys
 from migrated.reports import FEW, Cause, cause_of, report_end, report_error, report_others
 
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}

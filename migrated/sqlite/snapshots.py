@@ -15,15 +15,7 @@ from migrated.model import Snapshot
 from migrated.sqlite.connection import Patience, environment_errors, open_for_reading
 from migrated.sqlite.content import content_size
 from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk
-from migrated.sqlite.shelf import (
-    BACK_REASONS,
-    REASONS,
-    RUN_REASONS,
-    SnapshotName,
-    folder_of,
-    names_in,
-    new_part,
-)
+from migrated.sqlite.shelf import BACK_REASONS, REASONS, RUN_REASONS, SnapshotName, folder_of, names_in, new_part
 from migrated.sqlite.space import require_free
 from migrated.supervision import Supervision
 

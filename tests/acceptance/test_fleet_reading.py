@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import (
-    DEADLINE,
-    DaemonProcess,
-    bring_up,
-    everybody_kept_out,
-    migrated,
-    on_a_terminal,
-    running,
-)
+from daemon_process import DEADLINE, DaemonProcess, bring_up, everybody_kept_out, migrated, on_a_terminal, running
 from support import PROGRAM, checksum, execute, write_migration
 
 FLEET = 60

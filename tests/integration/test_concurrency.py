@@ -319,7 +319,9 @@ def _known(database: Path) -> MigrationRunner:
 # Killed
 
 CRASHING = """
-import os, signal, sys
+import os
+import signal
+import sys
 import apsw
 from migrated import MigrationRunner
 

@@ -7,15 +7,7 @@ from pathlib import Path
 import pytest
 from support import everything
 
-from migrated import (
-    Migration,
-    MigrationError,
-    MigrationRunner,
-    OnChanged,
-    Policy,
-    SnapshotPolicy,
-    SnapshotWhen,
-)
+from migrated import Migration, MigrationError, MigrationRunner, OnChanged, Policy, SnapshotPolicy, SnapshotWhen
 
 NO_TRANSACTION = "-- migrated: no-transaction\n"
 FIRST = Migration(1, "first", "CREATE TABLE first (id INTEGER PRIMARY KEY)", "DROP TABLE first")

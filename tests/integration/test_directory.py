@@ -359,7 +359,9 @@ def test_reader_of_a_file_is_no_writer(migrations: Path) -> None:
 
 
 AGES = """
-import os, sys, time
+import os
+import sys
+import time
 from migrated.sources.directory import read_directory
 path = os.path.join(sys.argv[1], "1_a.sql")
 for age in sys.argv[2:]:

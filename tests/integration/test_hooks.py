@@ -15,7 +15,7 @@ from daemon_process import children, poll
 
 from migrated import hooks, programs
 from migrated.hooks import Occasion, run_hook
-from migrated.logs import LONGEST_LINE, configure
+from migrated.logs.log import LONGEST_LINE, configure
 from migrated.settings import Config, HookName, Hooks
 from migrated.supervision import Supervision
 

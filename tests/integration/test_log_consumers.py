@@ -17,11 +17,12 @@ import pytest
 from daemon_process import poll, running
 from support import ROOT
 
-from migrated import events, logs
 from migrated.daemon.schedule import Complaint
 from migrated.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError
-from migrated.events import EVENTS, Event
-from migrated.logs import Log
+from migrated.logs import events
+from migrated.logs import log as logs
+from migrated.logs.events import EVENTS, Event
+from migrated.logs.log import Log
 
 SHIPPED = ROOT / "systemd/logging"
 LINES = 4000

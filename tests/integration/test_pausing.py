@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from support import applied_versions, execute
 
-from migrated import Migration, Supervision, logs
+from migrated import Migration, Supervision
 from migrated.discovery import DatabasePath
 from migrated.fleet import Job, Result
-from migrated.logs import Log
+from migrated.logs import log as logs
+from migrated.logs.log import Log
 from migrated.settings import Target
 
 

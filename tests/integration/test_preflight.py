@@ -147,7 +147,8 @@ def test_file_of_another_kind_is_told_by_sqlite_and_nothing_is_made(database: Pa
 
 # `verdict()` is asked in a process that uses SQLite in several ways; sqlite3 plays the application's part.
 IN_PROCESS = """
-import sqlite3, sys
+import sqlite3
+import sys
 from pathlib import Path
 import apsw
 from migrated import DatabaseError
@@ -315,7 +316,8 @@ thread.join()
 
 
 THREADS = """
-import sys, threading
+import sys
+import threading
 import sqlite3
 from migrated import DatabaseError, LockHeldError, Migration, MigrationRunner
 from migrated.sqlite import preflight

@@ -20,7 +20,7 @@ from migrated import (
 )
 from migrated.discovery import DatabasePath
 from migrated.fleet import Action, Job, Outcome, Result
-from migrated.logs import configure
+from migrated.logs.log import configure
 from migrated.reports import report
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
 

@@ -14,16 +14,17 @@ from daemon_process import DEADLINE, poll
 from integration.children import Children
 from support import execute, write_migration
 
-from migrated import DatabaseError, ExecutionFailedError, LockHeldError, MigrationError, MigrationRunner, logs
+from migrated import DatabaseError, ExecutionFailedError, LockHeldError, MigrationError, MigrationRunner
 from migrated.discovery import DatabasePath
 from migrated.dumping import SchemaFiles
 from migrated.fleet import Outcome, Result
+from migrated.logs import log as logs
 from migrated.settings import Target
 from migrated.supervision import Supervision
 
 UPDATE = """
 import sys
-from migrated import logs
+from migrated.logs import log
 from migrated.discovery import DatabasePath
 from migrated.dumping import SchemaFiles
 from migrated.fleet import Outcome, Result
@@ -33,7 +34,7 @@ from migrated.supervision import Supervision
 database, file = sys.argv[1:]
 outcome = Outcome(DatabasePath("app.db", database), Result.CURRENT)
 target = Target("/", (database,), "/nowhere", schema_file=file)
-SchemaFiles().update(target, outcome, logs.configure("json", "info"), Supervision())
+SchemaFiles().update(target, outcome, log.configure("json", "info"), Supervision())
 """
 
 

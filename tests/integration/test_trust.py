@@ -21,7 +21,9 @@ from migrated.trust import Trust, Weakness
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others takes root")
 US, THEM = 61234, 61235
 LOOK = """
-import json, os, sys
+import json
+import os
+import sys
 from migrated.trust import Trust
 found = [Trust().of(path, os.stat(path)) for path in sys.argv[1:]]
 print(json.dumps([each and [each.reason, each.fix] for each in found]))

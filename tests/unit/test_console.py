@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from migrated import events
-from migrated.console import Console
-from migrated.events import Event
+from migrated.logs import events
+from migrated.logs.console import Console
+from migrated.logs.events import Event
 
 PLAIN = Event("thing.happened", "info", "something happened", "")
 DIFF = "--- as applied then\n+++ 7_m.sql\n@@ -1,2 +1,2 @@\n same\n-old\n+new\n… 3 more lines: migrated diff 7"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from migrated import logs
 from migrated.daemon.asking import Answer, Asked, Request
 from migrated.daemon.desk import Desk
 from migrated.daemon.standing import Standings
 from migrated.discovery import DatabasePath
 from migrated.errors import ConfigError
 from migrated.fleet import Outcome, Result
+from migrated.logs import log as logs
 from migrated.supervision import Supervision
 
 APP = DatabasePath("app.db", "/srv/app.db")

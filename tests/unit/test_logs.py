@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from migrated import events, logs, sink
 from migrated.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError, LockHeldError
-from migrated.events import EVENTS, Event
-from migrated.logs import Log
+from migrated.logs import events, sink
+from migrated.logs import log as logs
+from migrated.logs.events import EVENTS, Event
+from migrated.logs.log import Log
 
 PLAIN = Event("thing.happened", "info", "something happened", "")
 FORMATS = ["json", "ecs", "otel"]

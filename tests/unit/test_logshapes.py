@@ -9,9 +9,9 @@ import pytest
 
 from migrated.about import VERSION
 from migrated.errors import MigrationError
-from migrated.events import EVENTS
-from migrated.logs import failure_keys
-from migrated.logshapes import ECS, OTEL, SHAPES
+from migrated.logs.events import EVENTS
+from migrated.logs.formats import ECS, OTEL, SHAPES
+from migrated.logs.log import failure_keys
 
 GOLDEN = Path(__file__).parent / "golden"
 

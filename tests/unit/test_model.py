@@ -6,14 +6,7 @@ import pytest
 
 from migrated.directives import Directive
 from migrated.errors import InvalidFormatError
-from migrated.model import (
-    HIGHEST_VERSION,
-    AppliedMigration,
-    Migration,
-    MigrationDirection,
-    MigrationPlan,
-    Origin,
-)
+from migrated.model import HIGHEST_VERSION, AppliedMigration, Migration, MigrationDirection, MigrationPlan, Origin
 
 
 def migration(up: str = "SELECT 1;", down: str | None = None, *header: Directive) -> Migration:

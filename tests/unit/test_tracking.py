@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from migrated import logs
 from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.daemon.tracking import Tracker
@@ -22,6 +21,7 @@ from migrated.errors import (
     RefusedError,
 )
 from migrated.fleet import Outcome, Result
+from migrated.logs import log
 from migrated.model import AppliedMigration, Migration
 from migrated.planning import examine
 from migrated.rollout import Halt
@@ -77,7 +77,7 @@ class Told:
         self._path = path
         self._read = 0
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.tracker = Tracker(logs.configure("json", "debug", self.descriptor), lambda: 1.0)
+        self.tracker = Tracker(log.configure("json", "debug", self.descriptor), lambda: 1.0)
 
     def lines(self) -> list[dict[str, Any]]:
         new = self._path.read_text("utf-8").splitlines()[self._read :]

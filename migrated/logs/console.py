@@ -1,12 +1,18 @@
 """The log for a person at a terminal: what happened, where, and what to do, without what only programs need."""
 
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from migrated.colours import BOLD_RED, CYAN, DIM, GREEN, RED, YELLOW, painted, painted_diff, visible
 from migrated.errors import label_of
 
 _INDENT = " " * 9
+BOLD_RED = "31;1"
+"""Parameters of the escape sequence that sets them."""
+DIM = "2"
+RED = "31"
+YELLOW = "33"
 _OF_LEVEL = {"debug": DIM, "info": "", "warning": YELLOW, "error": RED, "critical": BOLD_RED}
 _GOOD = {
     *("migration.applied", "migration.rolled_back", "migration.updated"),
@@ -102,3 +108,32 @@ def _is_told_already(line: Mapping[str, Any]) -> bool:
     if line["event"] != "database.blocked" or "databases" in line or not isinstance(error, Mapping):
         return False
     return error.get("type") in _TOLD_EACH or (error.get("type") in _TOLD_ONCE and not line.get("repeated"))
+
+
+BOLD = "1"
+GREEN = "32"
+CYAN = "36"
+_OF_DIFF = {"@": CYAN, "-": RED, "+": GREEN, "…": DIM}
+_LABELS = 2
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def are_wanted(*, on_terminal: bool) -> bool:
+    """Whether to colour what is written: on a terminal, unless NO_COLOR says otherwise (https://no-color.org)."""
+    return on_terminal and not os.environ.get("NO_COLOR")
+
+
+def painted(text: str, colour: str) -> str:
+    """The text in a colour; as it is for none."""
+    return f"\033[{colour}m{text}\033[0m" if colour and text else text
+
+
+def visible(text: str) -> str:
+    """The text with its control characters written out: in a file's name or text they could do anything."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def painted_diff(lines: Sequence[str]) -> list[str]:
+    """The lines of a unified diff, which begins with its two labels, in the colours that diff uses."""
+    labels = [painted(line, BOLD) for line in lines[:_LABELS]]
+    return labels + [painted(line, _OF_DIFF.get(line[:1], "")) for line in lines[_LABELS:]]

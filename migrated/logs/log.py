@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from migrated.errors import MigrationError
-from migrated.events import Event
-from migrated.sink import LONGEST_LINE, Sink
+from migrated.logs.events import Event
+from migrated.logs.sink import LONGEST_LINE, Sink
 
 __all__ = ["LONGEST_LINE", "Log", "configure", "failure_keys", "new_run_id"]
 
@@ -93,13 +93,13 @@ def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool 
 
     @cache
     def output() -> _Output:
-        from migrated import loglines
+        from migrated.logs import rendering
 
-        sink = Sink(loglines.renderer(log_format, descriptor), descriptor)
+        sink = Sink(rendering.renderer(log_format, descriptor), descriptor)
         if queued:
             sink.start_thread()
-        for_people = loglines.is_console(log_format, descriptor)
-        return _Output(loglines.logger(sink, level, for_people=for_people), sink)
+        for_people = rendering.is_console(log_format, descriptor)
+        return _Output(rendering.logger(sink, level, for_people=for_people), sink)
 
     if queued:
         # Its threads may all begin to log at once.

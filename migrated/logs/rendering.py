@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from migrated import colours
-from migrated.console import Console, is_for_programs
 from migrated.errors import label_of
-from migrated.logshapes import SHAPES, Shaper
-from migrated.sink import LONGEST_LINE, Line, Sink
+from migrated.logs import console
+from migrated.logs.console import Console, is_for_programs
+from migrated.logs.formats import SHAPES, Shaper
+from migrated.logs.sink import LONGEST_LINE, Line, Sink
 
 
 def _load_structlog() -> Any:
@@ -45,7 +45,7 @@ _FIRST_KEYS = ("timestamp", "level", "event", "message", "service", "pid", "run_
 def renderer(log_format: str, descriptor: int) -> Callable[[Line], bytes]:
     """What makes bytes of the keys of a line."""
     if is_console(log_format, descriptor):
-        return Console(colours=colours.are_wanted(on_terminal=os.isatty(descriptor)))
+        return Console(colours=console.are_wanted(on_terminal=os.isatty(descriptor)))
     return _json(descriptor, SHAPES.get(log_format, SHAPES["json"]))
 
 
