@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from migrated.runner import MigrationRunner
     from migrated.settings import SnapshotPolicy, SnapshotWhen, TransactionMode
     from migrated.sources.directory import read_migrations
-    from migrated.supervision import Supervision
+    from migrated.system.cancellation import Supervision
 
 __version__ = about.VERSION
 
@@ -80,7 +80,7 @@ _HOMES = {
         "TransactionMode",
     ),
     "migrated.sources.directory": ("read_migrations",),
-    "migrated.supervision": ("Supervision",),
+    "migrated.system.cancellation": ("Supervision",),
 }
 
 __all__ = [
@@ -123,7 +123,7 @@ def __getattr__(name: str) -> object:
     # A module is loaded when a name of it is first asked for: the command line needs few, and starts sooner.
     for home, names in _HOMES.items():
         if name in names:
-            import_module("migrated.interpreter").require_supported_python()
+            import_module("migrated.system.interpreter").require_supported_python()
             return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from migrated.discovery import would_be_found
-from migrated.paths import joined
 from migrated.settings import DEFAULT_DATABASE, DEFAULT_MIGRATIONS, Config, Faults, Target
+from migrated.system.files import joined
 
 
 class Overrides(NamedTuple):

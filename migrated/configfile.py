@@ -28,7 +28,7 @@ from migrated.settings import (
     parse_duration,
     parse_size,
 )
-from migrated.trust import CODE, Trust
+from migrated.system.permissions import CODE, Trust
 from migrated.waves import Share, WavePolicy, parse_share
 
 MOST_WORKERS = 64

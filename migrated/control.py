@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from migrated.folders import by_folder
-from migrated.locks import DAEMON, lock_in, read_note
+from migrated.system.file_locks import DAEMON, lock_in, read_note
+from migrated.system.files import by_folder
 
 PROTOCOL = 1
 """The `version` of every line. Keys may be added to it; a change of any other kind is another version."""

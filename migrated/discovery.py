@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 from migrated.errors import DatabaseError
 from migrated.settings import Target
+from migrated.system.files import FOLDER
 
 _SIBLINGS = ("-wal", "-shm", "-journal")
 _GLOB = re.compile(r"[*?\[]")
-FOLDER = ".migrated"
-"""Where the locks of the databases of a directory are kept."""
 
 
 class DatabasePath(NamedTuple):

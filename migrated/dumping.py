@@ -7,7 +7,7 @@ from migrated.fleet import Outcome, Result, internal
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
 from migrated.settings import Target
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 _HINTS = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make its directory, or set schema_file to another path"),
@@ -52,9 +52,9 @@ class SchemaFiles:
 
     def _write(self, file: str, database: str, busy_timeout: float, supervision: Supervision) -> bool:
         # Imported here: most targets have no schema file, and `migrated up` starts sooner without.
-        from migrated.schemafile import write_if_other
         from migrated.sqlite.connection import Patience
         from migrated.sqlite.schema import read_schema
+        from migrated.system.files import write_if_other
 
         patience = Patience(busy_timeout, supervision)
         written = False

@@ -10,7 +10,7 @@ from migrated.errors import DatabaseError, MigrationError, RollbackFailedError
 from migrated.model import AppliedMigration, Migration, MigrationDirection, Record, Step
 from migrated.planning import OnMissing, Policy, Recorded, Status
 from migrated.settings import TransactionMode
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 from migrated.work import Work
 
 Decision = Callable[[Findings, Recorded], Agenda]

@@ -21,7 +21,7 @@ from migrated.reporter import Reporter
 from migrated.runner import Hold, MigrationRunner, Prepared
 from migrated.settings import Target
 from migrated.sqlite.connection import is_absent_or_empty
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 Action = Callable[[MigrationRunner], list[AppliedMigration]]
 

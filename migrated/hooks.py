@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.programs import Ended, run_program
 from migrated.settings import Config, HookName
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
+from migrated.system.processes import Ended, run_program
 
 LONGEST_OUTPUT = 2000
 """How much of a line of the log its `output` may take, in bytes as they are written."""

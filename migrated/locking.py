@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from migrated.locks import ProcessLock
+    from migrated.system.file_locks import ProcessLock
 
 
 class _Place:
@@ -41,7 +41,7 @@ class SharedLocks:
     ) -> Iterator[None]:
         """Hold the lock of a database's directory. Raises as `ProcessLock.acquire`."""
         # Imported here: most often there is nothing to do, and that should cost little.
-        from migrated.locks import ProcessLock
+        from migrated.system.file_locks import ProcessLock
 
         path = self._path(database)
         with self._mutex:
@@ -62,7 +62,7 @@ class SharedLocks:
 
     def _path(self, database: str) -> "Path":
         """Of the lock; looked up once for each directory."""
-        from migrated.locks import APPLYING, lock_path
+        from migrated.system.file_locks import APPLYING, lock_path
 
         if os.path.islink(database):
             return lock_path(database, APPLYING)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from migrated.discovery import DatabasePath
 from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 from migrated.waves import Waves
 
 if TYPE_CHECKING:

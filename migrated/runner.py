@@ -33,7 +33,7 @@ from migrated.planning import OnChanged, Policy, Recorded, RepeatableStatus, Sta
 from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 from migrated.work import settle
 
 DEFAULT_LOCK_TIMEOUT = 10.0
@@ -51,9 +51,9 @@ def _hold(
     database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
 ) -> AbstractContextManager[object]:
     # Imported here: the commands that only read start in half the time without filelock.
-    from migrated import locks
+    from migrated.system import file_locks
 
-    return locks.holding(database, locks.APPLYING, timeout, cancelled=cancelled, waiting=waiting)
+    return file_locks.holding(database, file_locks.APPLYING, timeout, cancelled=cancelled, waiting=waiting)
 
 
 class Prepared:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from migrated.errors import ConfigError
 from migrated.planning import OnChanged, OnMissing, Policy
-from migrated.trust import Trust
+from migrated.system.permissions import Trust
 from migrated.waves import WavePolicy
 
 DEFAULT_MIGRATIONS = "migrations"

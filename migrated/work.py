@@ -20,7 +20,7 @@ from migrated.model import (
 from migrated.planning import State, Status, leading_group
 from migrated.refusals import refuse_changed, refuse_mixture, refuse_other_beginning
 from migrated.settings import TransactionMode
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 
 class Work:

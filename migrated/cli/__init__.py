@@ -13,7 +13,7 @@ from typing import Any
 from migrated.about import VERSION
 from migrated.cli import collecting, options
 from migrated.errors import MigrationError
-from migrated.interpreter import require_supported_python
+from migrated.system.interpreter import require_supported_python
 
 COMMANDS = {
     "run": "the daemon: watch, and keep every database current, in the foreground",

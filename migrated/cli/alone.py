@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from migrated import locks
 from migrated.discovery import DatabasePath
 from migrated.errors import LockHeldError, MigrationError
 from migrated.fleet import Outcome, Result
+from migrated.system import file_locks
 
 _OURS = ("migrated down", "migrated restore")
 
 
 def without_a_daemon(database: DatabasePath, work: Callable[[], Outcome]) -> Outcome:
     """Hold the daemon's lock meanwhile; refuse, naming the holder, where another has it."""
-    lock = locks.lock_path(database.path, locks.DAEMON)
+    lock = file_locks.lock_path(database.path, file_locks.DAEMON)
     if not Path(database.path).exists() and not lock.exists():
         # Nothing is there, and nobody was: the lock would only leave a folder behind.
         return work()
     try:
-        with locks.holding(database.path, locks.DAEMON, 0):
+        with file_locks.holding(database.path, file_locks.DAEMON, 0):
             return work()
     except LockHeldError as held:
         ours = next((command for command in _OURS if command in (held.holder or "")), None)

@@ -24,8 +24,8 @@ from migrated.reports import Crowds, Tally, report, report_end, report_halt
 from migrated.rollout import BUSY_SECONDS, RollOut, Turn
 from migrated.settings import Config, Target
 from migrated.sources.directory import read_finished
-from migrated.supervision import Supervision
-from migrated.trust import Trust
+from migrated.system.cancellation import Supervision
+from migrated.system.permissions import Trust
 from migrated.waves import SMALLEST_FLEET, WavePolicy, Waves
 
 Around = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from migrated.cli.render import writable
-from migrated.discovery import FOLDER
-from migrated.folders import by_folder
+from migrated.system.files import FOLDER, by_folder
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 

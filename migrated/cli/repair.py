@@ -14,7 +14,7 @@ from migrated.planning import State
 if TYPE_CHECKING:
     from migrated.cli.reading import View
     from migrated.settings import Config
-    from migrated.supervision import Supervision
+    from migrated.system.cancellation import Supervision
 
 EXAMPLE = "migrated repair 20240101120000 --resume --reason 'the disk was full'"
 

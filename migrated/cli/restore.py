@@ -10,7 +10,7 @@ from migrated.model import Snapshot
 if TYPE_CHECKING:
     from migrated.discovery import DatabasePath
     from migrated.settings import Config, Target
-    from migrated.supervision import Supervision
+    from migrated.system.cancellation import Supervision
 
 EXAMPLE = "migrated restore app.db.20240101T120000000000Z --dry-run"
 
@@ -67,7 +67,7 @@ def _find(config: "Config", identifier: str) -> "_Found":
 def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot) -> None:
     from migrated.sqlite.comparing import lost_by_restoring
     from migrated.sqlite.connection import Patience
-    from migrated.supervision import Supervision
+    from migrated.system.cancellation import Supervision
 
     losses = lost_by_restoring(snapshot, database.path, Patience(target.busy_timeout, Supervision()))
     when = snapshot.taken_at.strftime("%Y-%m-%d %H:%M:%S")

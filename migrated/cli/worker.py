@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from migrated.cli.render import print_problem
-from migrated.inbox import receive
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
+from migrated.system.inbox import receive
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _KILLED = 128

@@ -2,10 +2,10 @@
 
 import os
 
-from migrated import owners
 from migrated.logs import events
 from migrated.logs.log import Log
 from migrated.settings import Config
+from migrated.system import permissions
 
 
 def warn_of_root(config: Config, log: Log) -> None:
@@ -15,7 +15,7 @@ def warn_of_root(config: Config, log: Log) -> None:
     strangers = {user for target in config.targets if (user := _owner(target.migrations))}
     reason = "whoever can write the migrations changes databases as root"
     if strangers:
-        names = ", ".join(sorted(map(owners.name_of, strangers)))
+        names = ", ".join(sorted(map(permissions.name_of, strangers)))
         reason = f"what {names} puts among the migrations is run as root"
     hint = "run it as the user to whom the databases belong (User= in the unit)"
     log(events.DAEMON_AS_ROOT, reason=reason, hint=hint)

@@ -11,7 +11,7 @@ from migrated.daemon.viewing import database_view
 from migrated.errors import MigrationError
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 _PAUSED = "the daemon is paused"
 Describe = Callable[[float, tuple[str, ...]], Answer]

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from migrated.discovery import assign
 from migrated.errors import DatabaseError, LockHeldError
-from migrated.locks import DAEMON, ProcessLock, lock_path
 from migrated.settings import Config
+from migrated.system.file_locks import DAEMON, ProcessLock, lock_path
 
 
 class DaemonLocks:

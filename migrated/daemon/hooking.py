@@ -16,7 +16,7 @@ from migrated.hooks import Occasion, run_hook
 from migrated.logs.log import Log
 from migrated.occasions import Gathering
 from migrated.settings import Config, HookName
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 
 @dataclass(frozen=True, slots=True)

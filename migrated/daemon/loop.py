@@ -39,11 +39,11 @@ from migrated.daemon.viewing import daemon_view, database_view
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.dumping import SchemaFiles
 from migrated.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
-from migrated.inbox import receive
 from migrated.logs import events
 from migrated.logs.log import Log, new_run_id
 from migrated.settings import Config, following
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
+from migrated.system.inbox import receive
 
 TICK_SECONDS = 1.0
 ALIVE_SECONDS = 300.0

@@ -24,7 +24,7 @@ from migrated.rollout import BUSY_SECONDS, Halt, RollOut, Turn
 from migrated.settings import Config, Target
 from migrated.sources.directory import Listing
 from migrated.sources.rereading import Reading
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 from migrated.waves import Waves
 
 HALTED = "FLEET_HALTED"

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from migrated.control import address_of, given_folders
-from migrated.owners import give_to_owner_of
+from migrated.system.permissions import give_to_owner_of
 
 _NAME = re.compile(r"\.?control-[0-9]+\.sock")
 _WRITABLE_BY_OTHERS = 0o022

@@ -25,8 +25,8 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 from migrated.settings import WatchMode
-from migrated.sources.mounts import is_shared
 from migrated.sources.naming import read_name
+from migrated.system.files import is_shared
 
 POLLING_SECONDS = 1.0
 _JOIN_SECONDS = 5.0

@@ -4,18 +4,19 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 
-from migrated import locks, owners, refusals
+from migrated import refusals
 from migrated.agenda import find
 from migrated.discovery import DatabasePath
 from migrated.doctor.findings import Finding, of_error, ok, problem, warning
 from migrated.errors import DatabaseError, RefusedError
 from migrated.model import Migration
 from migrated.settings import SnapshotPolicy, SnapshotWhen, Target
-from migrated.sources.mounts import file_system, is_shared
 from migrated.sqlite import preflight, shelf
 from migrated.sqlite.condition import journal_mode
 from migrated.sqlite.database import SqliteDatabase
 from migrated.sqlite.space import free_space, readable_size
+from migrated.system import file_locks, permissions
+from migrated.system.files import file_system, is_shared
 
 BUSY_SECONDS = 1.0
 _SIBLINGS = ("-wal", "-shm", "-journal")
@@ -37,7 +38,7 @@ def check_usable(database: DatabasePath, target: Target) -> Iterator[Finding]:
             hint = "check the path, or set create = true"
             yield problem("database.usable", database.name, "it is missing, and may not be created", hint)
         return
-    owner = owners.name_of(status.st_uid)
+    owner = permissions.name_of(status.st_uid)
     yield ok("database.usable", database.name, f"it can be written, and belongs to {owner}")
     if os.geteuid() == 0 != status.st_uid:
         hint = f"run `migrated doctor` as {owner}, if the service does"
@@ -106,16 +107,20 @@ def check_owners(database: DatabasePath) -> Iterator[Finding]:
         owner = os.stat(real).st_uid
     except OSError:
         return
-    if owners.has_default_acl(os.path.dirname(real)):
+    if permissions.has_default_acl(os.path.dirname(real)):
         return
     snapshots = shelf.folder_of(real)
-    both_locks = [os.fspath(locks.lock_path(real, which)) for which in (locks.DAEMON, locks.APPLYING)]
+    both_locks = [
+        os.fspath(file_locks.lock_path(real, which)) for which in (file_locks.DAEMON, file_locks.APPLYING)
+    ]
     ours = [os.path.dirname(both_locks[0]), *both_locks, os.path.dirname(snapshots), snapshots]
     for path in [*(real + ending for ending in _SIBLINGS), *ours]:
         for user in dict.fromkeys((owner, os.geteuid())):
             if (owned_by := _useless_for(user, path)) is None:
                 continue
-            text = f"it belongs to {owners.name_of(owned_by)}, and {owners.name_of(user)} cannot write it"
+            text = (
+                f"it belongs to {permissions.name_of(owned_by)}, and {permissions.name_of(user)} cannot write it"
+            )
             hint = f"`chown --reference={shlex.quote(real)} {shlex.quote(path)}`; do not delete it"
             # An owner who has others migrate his database needs nothing of ours.
             say = warning if path in ours and user != os.geteuid() else problem
@@ -128,7 +133,7 @@ def _useless_for(user: int, path: str) -> int | None:
         status = os.lstat(path)
     except OSError:
         return None
-    useful = status.st_uid == user or owners.could_use(user, group=status.st_gid, mode=status.st_mode)
+    useful = status.st_uid == user or permissions.could_use(user, group=status.st_gid, mode=status.st_mode)
     return None if useful else status.st_uid
 
 

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from migrated import owners
 from migrated.daemon.watcher import DirectoryWatch, WatchdogComplaints
 from migrated.doctor.findings import Finding, of_error, ok, problem, warning
 from migrated.settings import WatchMode
 from migrated.sources.directory import Listing
-from migrated.sources.mounts import file_system, is_shared
-from migrated.trust import Trust
+from migrated.system import permissions
+from migrated.system.files import file_system, is_shared
+from migrated.system.permissions import Trust
 
 HEARING_SECONDS = 2.0
 
@@ -45,7 +45,7 @@ def check_safety(directory: str, listing: Listing, *, insecure_allowed: bool) ->
                 yield warning("migrations.permissions", path, reason, f"`{weakness.fix}`")
     owner = os.stat(directory).st_uid
     if os.geteuid() == 0 != owner:
-        name = owners.name_of(owner)
+        name = permissions.name_of(owner)
         yield warning(
             "migrations.permissions",
             directory,

@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from migrated import owners
 from migrated.doctor.findings import Finding, ok, problem, warning
 from migrated.sqlite.condition import library_version
+from migrated.system import permissions
 
 _SAFE_SQLITE = (3, 51, 3)
 _INOTIFY = Path("/proc/sys/fs/inotify")
@@ -60,7 +60,7 @@ def check_systemd() -> Iterator[Finding]:
 
 def check_user() -> Iterator[Finding]:
     """As whom this runs."""
-    yield ok("user", "user", f"this is {owners.name_of(os.geteuid())}")
+    yield ok("user", "user", f"this is {permissions.name_of(os.geteuid())}")
 
 
 def check_inotify() -> Iterator[Finding]:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from migrated import locks
 from migrated.doctor.findings import Finding, ok, warning
+from migrated.system import file_locks
 
 _LONGEST_DIFFERENCE = 2.0
 _FIELDS = 8
@@ -16,16 +16,16 @@ _FIELDS = 8
 def check_locks(database: str) -> Iterator[Finding]:
     """Whether a daemon is running, and whether somebody is applying. The locks themselves are not touched."""
     for which, held, free in (
-        (locks.DAEMON, "a daemon is running", "no daemon is running"),
-        (locks.APPLYING, "migrations are being applied", "nothing is being applied"),
+        (file_locks.DAEMON, "a daemon is running", "no daemon is running"),
+        (file_locks.APPLYING, "migrations are being applied", "nothing is being applied"),
     ):
-        path = locks.lock_path(database, which)
+        path = file_locks.lock_path(database, which)
         if not path.exists():
             yield ok(f"locks.{which.partition('.')[0]}", str(path), f"{free}: the lock was never taken")
         elif (found := _is_held(path)) is None:
             yield ok(f"locks.{which.partition('.')[0]}", str(path), "whether it is held cannot be told")
         else:
-            text = f"{held}: {locks.ProcessLock(path).holder()}" if found else free
+            text = f"{held}: {file_locks.ProcessLock(path).holder()}" if found else free
             yield ok(f"locks.{which.partition('.')[0]}", str(path), text)
 
 

@@ -12,11 +12,10 @@ from typing import NamedTuple, Protocol
 
 from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.model import Migration
-from migrated.paths import joined
-from migrated.sources.mounts import is_shared
 from migrated.sources.naming import FileName, Misnamed, RepeatableName, read_name
 from migrated.sources.parsing import parse_migration
-from migrated.trust import CODE, Trust, Weakness
+from migrated.system.files import is_shared, joined
+from migrated.system.permissions import CODE, Trust, Weakness
 
 QUIET_SECONDS = 2.0
 """How long a file must rest where the kernel cannot say whether somebody still has it open for writing."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from migrated.model import Migration
 from migrated.sources.directory import Listing, read_directory
-from migrated.trust import Trust
+from migrated.system.permissions import Trust
 
 _YOUNG_NS = 2_000_000_000
 

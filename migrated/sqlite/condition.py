@@ -5,7 +5,7 @@ import contextlib
 import apsw
 
 from migrated.sqlite.connection import Patience, environment_errors, open_for_reading
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 
 def library_version() -> str:

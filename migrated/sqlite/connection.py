@@ -9,7 +9,7 @@ import apsw
 
 from migrated.errors import DatabaseError
 from migrated.sqlite.holders import holder_of
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 # Results that speak of the file, the disk or other users of the database, not of the SQL that ran.
 _ENVIRONMENT = {

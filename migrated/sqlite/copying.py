@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ import apsw
 
 from migrated.errors import DatabaseError
 from migrated.sqlite.connection import environment_error
+from migrated.system.files import be_like, sync_directory
 
 _STEP_BYTES = 4_000_000
 _CHECK_STEPS = 100_000
@@ -141,23 +141,3 @@ def put_on_disk(part: str, path: str, like: os.stat_result) -> int:
         os.unlink(path)
         raise
     return size
-
-
-def be_like(descriptor: int, like: os.stat_result) -> None:
-    """Give an open file or directory of ours the owner (where we are root), the group and the mode of another."""
-    mode = stat.S_IMODE(like.st_mode) & ~stat.S_ISUID
-    try:
-        os.fchown(descriptor, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
-    except PermissionError:
-        # What the mode lets a group do was meant for that group alone.
-        mode &= ~stat.S_IRWXG
-    os.fchmod(descriptor, mode)
-
-
-def sync_directory(directory: str) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

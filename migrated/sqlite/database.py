@@ -24,7 +24,7 @@ from migrated.sqlite.connection import (
 )
 from migrated.sqlite.opened import Opened
 from migrated.sqlite.record import read_record
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 # What only a command that changes something needs is imported where it is used: to look takes half as long then.
 if TYPE_CHECKING:

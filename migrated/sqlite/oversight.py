@@ -12,7 +12,7 @@ import apsw
 from migrated.backend import Progress
 from migrated.model import Step
 from migrated.sqltext import each_statement, first_token
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 PROGRESS_SECONDS = 3.0
 """How often long work is told of."""

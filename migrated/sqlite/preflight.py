@@ -5,10 +5,10 @@ import stat
 
 import apsw
 
-from migrated import owners
 from migrated.errors import DatabaseError
 from migrated.sqlite import holders
 from migrated.sqlite.content import has_objects
+from migrated.system import permissions
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -83,7 +83,7 @@ def create_for_owner(path: str) -> None:
     """
     real = os.path.realpath(path)
     try:
-        owner = owners.owner_for_new(os.path.dirname(real))
+        owner = permissions.owner_for_new(os.path.dirname(real))
         if owner is None:
             return
         descriptor = os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -94,7 +94,7 @@ def create_for_owner(path: str) -> None:
         os.fchown(descriptor, *owner)
     except OSError as error:
         os.unlink(real)
-        name = owners.name_of(owner[0])
+        name = permissions.name_of(owner[0])
         raise DatabaseError(
             f"the new database cannot be given to {name}, to whom the directory belongs: {error.strerror}",
             database=path,
@@ -209,12 +209,12 @@ def _require_usable_for_owner(status: os.stat_result, directory: str, path: str)
     # What SQLite makes has the mode of the database, and belongs to us and to our group or the directory's.
     place = os.stat(directory)
     group = place.st_gid if place.st_mode & stat.S_ISGID else os.getegid()
-    if owners.could_use(owner, group=group, mode=status.st_mode) or owners.has_default_acl(directory):
+    if permissions.could_use(owner, group=group, mode=status.st_mode) or permissions.has_default_acl(directory):
         return
-    name = owners.name_of(owner)
+    name = permissions.name_of(owner)
     raise DatabaseError(
         f"the database belongs to {name}, who could not use the files that SQLite makes beside it "
-        f"as {owners.name_of(us)}",
+        f"as {permissions.name_of(us)}",
         database=path,
         transient=True,
         code="FOREIGN_OWNER",
@@ -244,7 +244,7 @@ def _mounted_read_only(path: str) -> DatabaseError:
 
 
 def _rights(status: os.stat_result) -> str:
-    owner, us = owners.name_of(status.st_uid), owners.name_of(os.geteuid())
+    owner, us = permissions.name_of(status.st_uid), permissions.name_of(os.geteuid())
     return f"mode {stat.S_IMODE(status.st_mode):04o}, owned by {owner}, this is {us}"
 
 

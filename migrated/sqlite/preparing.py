@@ -15,7 +15,7 @@ from migrated.sqlite.content import content_size, has_objects
 from migrated.sqlite.failures import failure
 from migrated.sqlite.rewriting import require_room
 from migrated.sqlite.space import readable_size
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 BEFORE_RESTORE = "before-restore"
 BEFORE_REDO = "before-redo"

@@ -11,19 +11,18 @@ from migrated.model import Snapshot
 from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_migrating
 from migrated.sqlite.copying import (
     backing_up,
-    be_like,
     copy_to,
     copying_errors,
     damage,
     file_errors,
     nothing,
     open_immutable,
-    sync_directory,
     take_steps,
 )
 from migrated.sqlite.shelf import new_part
 from migrated.sqlite.snapshots import DAMAGED
 from migrated.sqlite.space import require_free
+from migrated.system.files import be_like, sync_directory
 
 _MARGIN = 1_000_000
 _OF_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", DAMAGED)

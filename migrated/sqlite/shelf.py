@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from migrated.discovery import FOLDER
-from migrated.sqlite.copying import be_like, file_errors, sync_directory
+from migrated.sqlite.copying import file_errors
+from migrated.system.files import FOLDER, be_like, sync_directory
 
 RUN_REASONS = ("before-run", "before-each")
 BACK_REASONS = ("before-restore", "before-redo")

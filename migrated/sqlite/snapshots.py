@@ -17,7 +17,7 @@ from migrated.sqlite.content import content_size
 from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk
 from migrated.sqlite.shelf import BACK_REASONS, REASONS, RUN_REASONS, SnapshotName, folder_of, names_in, new_part
 from migrated.sqlite.space import require_free
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 DAMAGED = "SNAPSHOT_DAMAGED"
 # For the names, and for what the file system keeps for itself.

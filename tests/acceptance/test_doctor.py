@@ -14,12 +14,12 @@ from daemon_process import BOUND_BY_PERMISSIONS, bring_up, migrated, on_a_termin
 from integration.children import line_from
 from support import execute, put_file, write_migration
 
-from migrated import locks
 from migrated.cli import main
 from migrated.doctor import databases, directories, machine, places
 from migrated.doctor.findings import Level
 from migrated.settings import SnapshotPolicy, SnapshotWhen
 from migrated.sqlite.shelf import folder_of
+from migrated.system import file_locks
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others takes root")
 THEM = 61235
@@ -288,7 +288,7 @@ def test_nothing_is_made_in_the_migrations_or_where_it_may_not(project: Path) ->
 
 
 def test_holders_of_the_locks_are_named(project: Path, doctor: Doctor) -> None:
-    with locks.holding(str(project / "app.db"), locks.DAEMON, 0):
+    with file_locks.holding(str(project / "app.db"), file_locks.DAEMON, 0):
         (held,) = found(doctor, "locks.daemon")
     (free,) = found(doctor, "locks.daemon")
 

@@ -15,8 +15,8 @@ DEAF = "SELECT instr(zeroblob(4000000), zeroblob(2000000) || x'01');"
 WATCHED = {"WATCHDOG_USEC": "300000"}
 _HOLD_LOCK = """
 import sys
-from migrated import locks
-with locks.holding(sys.argv[1], locks.APPLYING, 0):
+from migrated.system import file_locks
+with file_locks.holding(sys.argv[1], file_locks.APPLYING, 0):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -22,7 +22,7 @@ from migrated import (
 from migrated.about import VERSION
 from migrated.backend import Observer
 from migrated.model import Step
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 
 def runner_for(database: Path, *texts: str, busy_timeout: float = 5) -> MigrationRunner:

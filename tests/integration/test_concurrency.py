@@ -13,10 +13,11 @@ from daemon_process import poll
 from integration.children import Children, line_from, tell
 from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
 
-from migrated import LockHeldError, Migration, MigrationDirection, MigrationError, MigrationRunner, locks
+from migrated import LockHeldError, Migration, MigrationDirection, MigrationError, MigrationRunner
 from migrated.backend import Observer
 from migrated.model import Step
 from migrated.sqlite.database import SqliteDatabase
+from migrated.system import file_locks
 
 
 def applications(database: Path) -> list[tuple[object, ...]]:
@@ -52,8 +53,9 @@ def test_eight_processes_apply_each_migration_once(database: Path, migrations: P
 UNLOCKED = """
 import sys
 from contextlib import nullcontext
-from migrated import MigrationRunner, locks
-locks.holding = lambda *_arguments, **_keywords: nullcontext()
+from migrated import MigrationRunner
+from migrated.system import file_locks
+file_locks.holding = lambda *_arguments, **_keywords: nullcontext()
 runner = MigrationRunner(sys.argv[1])
 runner.add_directory(sys.argv[2])
 print("ready", flush=True)
@@ -165,7 +167,7 @@ def test_nothing_is_open_while_the_lock_is_waited_for(database: Path) -> None:
     modes: list[tuple[object, ...]] = []
     runner = MigrationRunner(database, lock_timeout=0.001, observer=Waiting())
     runner.add_migrations(_tables(1))
-    with locks.holding(str(database), locks.APPLYING, 0), pytest.raises(LockHeldError):
+    with file_locks.holding(str(database), file_locks.APPLYING, 0), pytest.raises(LockHeldError):
         runner.run()
 
     assert len(holders) == 1
@@ -304,7 +306,7 @@ def test_way_that_another_runner_went_first_is_not_turned_round(
         return nullcontext()
 
     _known(database).run_to(applied)
-    monkeypatch.setattr(locks, "holding", overtaken)
+    monkeypatch.setattr(file_locks, "holding", overtaken)
 
     assert _known(database).run_to(goal) == []
     assert applied_versions(database) == list(range(1, overtaken_by + 1))

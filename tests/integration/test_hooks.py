@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from daemon_process import children, poll
 
-from migrated import hooks, programs
+from migrated import hooks
 from migrated.hooks import Occasion, run_hook
 from migrated.logs.log import LONGEST_LINE, configure
 from migrated.settings import Config, HookName, Hooks
-from migrated.supervision import Supervision
+from migrated.system import processes
+from migrated.system.cancellation import Supervision
 
 Line = dict[str, Any]
 APPLIED = Occasion(HookName.AFTER_APPLY, "r1", "applied", ("/srv/a.db",), (7, 8))
@@ -248,7 +249,7 @@ def test_time_is_given_for_an_orderly_end(place: Place) -> None:
 
 
 def test_what_does_not_heed_sigterm_is_killed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.3)
     place.failure(script="trap '' TERM; echo $$ > pids; while :; do sleep 0.05; done", timeout=0.2)
 
     assert not is_alive((place.home / "pids").read_text().strip())

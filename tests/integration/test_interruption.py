@@ -25,7 +25,7 @@ from migrated.model import MigrationDirection, Step
 from migrated.settings import TransactionMode
 from migrated.sqlite import oversight
 from migrated.sqlite.failures import TIMED_OUT
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 ENDLESS = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;"
 

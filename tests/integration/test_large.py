@@ -11,7 +11,7 @@ from support import execute, query
 from migrated import ExecutionFailedError, Migration, MigrationError, MigrationRunner
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.schema import read_schema
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 _OPCODES = 100
 

@@ -14,12 +14,12 @@ from support import PROGRAM, applied_versions, everything
 
 from migrated import DatabaseError, LockHeldError, Migration, MigrationRunner
 from migrated.backend import Observer
-from migrated.locks import APPLYING, DAEMON, ProcessLock, holding, lock_path
+from migrated.system.file_locks import APPLYING, DAEMON, ProcessLock, holding, lock_path
 
 HOLDER = """
 import sys
-from migrated import locks
-with locks.holding(sys.argv[1], sys.argv[2], 0):
+from migrated.system import file_locks
+with file_locks.holding(sys.argv[1], sys.argv[2], 0):
     print("held", flush=True)
     sys.stdin.readline()
 print("freed", flush=True)
@@ -255,7 +255,7 @@ def test_lock_in_a_read_only_directory_is_a_clear_error(database: Path) -> None:
     script = (
         "import sys\n"
         "from migrated import DatabaseError\n"
-        "from migrated.locks import APPLYING, holding\n"
+        "from migrated.system.file_locks import APPLYING, holding\n"
         "try:\n    holding(sys.argv[1], APPLYING, 0).__enter__()\n"
         "except DatabaseError as error:\n    print(error.message, error.exit_code)\n"
     )

@@ -25,7 +25,7 @@ from migrated.backend import Observer
 from migrated.errors import UnfinishedError
 from migrated.model import MigrationDirection, Repair
 from migrated.planning import State
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 DIRECTIVE = "-- migrated: no-transaction\n"
 NOTHING = "SELECT 1"
@@ -555,7 +555,7 @@ GATED = """
 import sys
 from migrated import MigrationRunner
 from migrated.model import Repair
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 class Gate(Supervision):
     def beat(self):

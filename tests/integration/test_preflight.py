@@ -18,8 +18,8 @@ from integration.children import run_script
 from support import ROOT, applied_versions, everything, execute, query
 
 from migrated import DatabaseError, Migration, MigrationRunner
-from migrated.owners import could_use, give_to_owner_of, name_of
 from migrated.sqlite import preflight
+from migrated.system.permissions import could_use, give_to_owner_of, name_of
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
 US, OWNER = 65534, 1

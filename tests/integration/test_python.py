@@ -11,7 +11,7 @@ from support import ROOT, write_migration
 
 from migrated import UnsupportedPythonError, sqltext
 from migrated.about import MINIMUM_PYTHON
-from migrated.interpreter import require_supported_python
+from migrated.system.interpreter import require_supported_python
 
 # A line comment then reaches over the end of its line, as the faulty `re` of Python 3.11.2 made one do.
 FAULTY = r"""

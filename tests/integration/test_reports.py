@@ -480,8 +480,8 @@ def test_unavailable_when_it_is_no_database(work: Work, migrations: Path, databa
 
 HOLDER = """
 import sys
-from migrated import locks
-with locks.holding(sys.argv[1], locks.APPLYING, 0):
+from migrated.system import file_locks
+with file_locks.holding(sys.argv[1], file_locks.APPLYING, 0):
     print("held", flush=True)
     sys.stdin.readline()
 """

@@ -27,14 +27,14 @@ from integration.snapshot_support import (
 from support import ROOT, everything, execute, query
 
 from migrated.errors import DatabaseError
-from migrated.locks import APPLYING, holding
 from migrated.model import Snapshot
 from migrated.sqlite.comparing import Loss, RowCount, lost_by_restoring
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.copying import nothing
 from migrated.sqlite.restoring import restore
 from migrated.sqlite.snapshots import listed, take
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
+from migrated.system.file_locks import APPLYING, holding
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 RECORD = "CREATE TABLE record (what); INSERT INTO record VALUES ('restored')"
@@ -465,7 +465,7 @@ from migrated.errors import DatabaseError
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.restoring import restore
 from migrated.sqlite.snapshots import listed
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 def record(copy):
     copy.execute("CREATE TABLE record (what)").fetchall()
 try:

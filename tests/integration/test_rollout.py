@@ -12,9 +12,9 @@ from migrated.discovery import DatabasePath
 from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.locking import SharedLocks
-from migrated.locks import APPLYING, holding
 from migrated.rollout import Halt, RollOut, Turn
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
+from migrated.system.file_locks import APPLYING, holding
 from migrated.waves import WavePolicy, Waves
 
 Visit = Callable[[Turn], Outcome]

@@ -29,7 +29,7 @@ from migrated import (
 )
 from migrated.backend import Observer
 from migrated.model import Step
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 Rows = list[tuple[object, ...]]
 

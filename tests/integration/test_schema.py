@@ -17,7 +17,7 @@ from support import checksum, everything, execute, query
 from migrated import DatabaseError, Migration, MigrationError, MigrationRunner
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.schema import read_schema
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 BY_PYTHON = """
 import sqlite3, sys

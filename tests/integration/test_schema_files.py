@@ -20,7 +20,7 @@ from migrated.dumping import SchemaFiles
 from migrated.fleet import Outcome, Result
 from migrated.logs import log as logs
 from migrated.settings import Target
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 UPDATE = """
 import sys
@@ -29,7 +29,7 @@ from migrated.discovery import DatabasePath
 from migrated.dumping import SchemaFiles
 from migrated.fleet import Outcome, Result
 from migrated.settings import Target
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 database, file = sys.argv[1:]
 outcome = Outcome(DatabasePath("app.db", database), Result.CURRENT)

@@ -33,11 +33,11 @@ from integration.snapshot_support import (
 from support import ROOT, everything, execute, query
 
 from migrated.errors import DatabaseError
-from migrated.locks import APPLYING, holding
 from migrated.model import Snapshot
 from migrated.sqlite import shelf
 from migrated.sqlite.snapshots import find, listed, take
 from migrated.sqlite.space import readable_size, require_free
+from migrated.system.file_locks import APPLYING, holding
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 

@@ -9,7 +9,7 @@ from support import applied_versions, execute, query, schema
 
 from migrated import DatabaseError, Migration, MigrationRunner
 from migrated.backend import Template
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 PLAIN = [
     Migration(

@@ -14,9 +14,8 @@ from support import put_file, write_migration
 from migrated import MigrationFileError, read_migrations
 from migrated.config import Overrides, load_config
 from migrated.errors import ConfigError
-from migrated.owners import group_name_of
 from migrated.sources.directory import read_directory
-from migrated.trust import Trust, Weakness
+from migrated.system.permissions import Trust, Weakness, group_name_of
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others takes root")
 US, THEM = 61234, 61235
@@ -24,7 +23,7 @@ LOOK = """
 import json
 import os
 import sys
-from migrated.trust import Trust
+from migrated.system.permissions import Trust
 found = [Trust().of(path, os.stat(path)) for path in sys.argv[1:]]
 print(json.dumps([each and [each.reason, each.fix] for each in found]))
 """

@@ -27,7 +27,7 @@ from migrated import (
 from migrated.backend import Done, Observer
 from migrated.model import Step
 from migrated.settings import TransactionMode
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 NO_TRANSACTION = "-- migrated: no-transaction\n"
 FOREIGN_KEYS = "-- migrated: foreign-keys=on\n"

@@ -14,7 +14,7 @@ from migrated.discovery import DatabasePath
 from migrated.errors import ConfigError
 from migrated.fleet import Outcome, Result
 from migrated.logs import log as logs
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 APP = DatabasePath("app.db", "/srv/app.db")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from migrated.folders import by_folder
+from migrated.system.files import by_folder
 
 
 def test_databases_of_a_directory_are_together_in_their_order(tmp_path: Path) -> None:

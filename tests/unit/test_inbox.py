@@ -5,12 +5,12 @@ from queue import Empty, SimpleQueue
 import pytest
 from daemon_process import DEADLINE, environment
 
-from migrated.inbox import receive
+from migrated.system.inbox import receive
 
 # By `SimpleQueue.get` alone it hangs after some three thousand of them.
 MANY = """
 from queue import Empty, SimpleQueue
-from migrated.inbox import receive
+from migrated.system.inbox import receive
 inbox = SimpleQueue()
 for number in range(30_000):
     inbox.put(number)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from migrated.schemafile import write_if_other
+from migrated.system.files import write_if_other
 
 
 @pytest.fixture

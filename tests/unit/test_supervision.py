@@ -12,7 +12,7 @@ import pytest
 from daemon_process import poll
 
 from migrated.cli.worker import in_worker
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 
 def test_nothing_has_to_end_unless_it_is_said() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from migrated.supervision import Supervision
+from migrated.system.cancellation import Supervision
 
 if TYPE_CHECKING:
     import subprocess

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from migrated.discovery import FOLDER
 from migrated.errors import DatabaseError, LockHeldError
-from migrated.owners import give_to_owner_of
+from migrated.system.files import FOLDER
+from migrated.system.permissions import give_to_owner_of
 
 DAEMON = "daemon.lock"
 APPLYING = "lock"

@@ -1,0 +1,169 @@
+"""Users and groups: who they are, what they may do with a file, and giving them what root makes in their place."""
+
+import grp
+import os
+import pwd
+import stat
+from contextlib import suppress
+from typing import NamedTuple
+
+
+def name_of(uid: int) -> str:
+    """The user's name, or `uid 1234` where the system has none for it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def group_name_of(gid: int) -> str:
+    """The group's name, or its number where the system has no name for it."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def could_use(uid: int, *, group: int, mode: int) -> bool:
+    """Whether a user could read and write a file of this group and mode that belongs to somebody else."""
+    by_group, by_others = (mode & needed == needed for needed in (0o060, 0o006))
+    if uid == 0 or by_group == by_others:
+        return uid == 0 or by_group
+    return by_group if group in groups_of(uid) else by_others
+
+
+def has_default_acl(directory: str) -> bool:
+    """Whether a list of a directory's own, and not the mode alone, says who may use what is made in it."""
+    try:
+        return bool(os.getxattr(directory, "system.posix_acl_default"))
+    except OSError:
+        return False
+
+
+def owner_for_new(directory: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """The uid and gid to give to what is made in a directory: its own, when root works in somebody else's.
+
+    None when there is nothing to give away. Raises `OSError` when the directory is not there.
+    """
+    if os.geteuid() != 0:
+        return None
+    status = os.stat(directory)
+    return (status.st_uid, status.st_gid) if status.st_uid != 0 else None
+
+
+def give_to_owner_of(directory: str | os.PathLike[str], made: str | os.PathLike[str] | int) -> None:
+    """Give a file or folder that root made to the owner of `directory`; no effect for anybody but root.
+
+    `made` is a path, or the descriptor of an open file. What cannot be given away stays root's.
+    """
+    # Root may lack CAP_CHOWN, and NFS may not honour it: what was made works for root all the same.
+    with suppress(OSError):
+        owner = owner_for_new(directory)
+        if owner is None:
+            return
+        if isinstance(made, int):
+            _give(made, made, owner)
+            return
+        # Not by its path: the directory's owner could have put a link to a file of root's there by now. And
+        # with O_PATH, as closing any other descriptor of a database would drop SQLite's locks on it.
+        descriptor = os.open(made, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _give(descriptor, f"/proc/self/fd/{descriptor}", owner)
+        finally:
+            os.close(descriptor)
+
+
+def _give(descriptor: int, target: int | str, owner: tuple[int, int]) -> None:
+    status = os.fstat(descriptor)
+    made_here = stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
+    if status.st_uid == 0 and made_here:
+        os.chown(target, *owner)
+
+
+def groups_of(uid: int) -> list[int]:
+    """The numbers of the groups that a user is in; none where the system does not know the user."""
+    try:
+        user = pwd.getpwuid(uid)
+        return os.getgrouplist(user.pw_name, user.pw_gid)
+    except (KeyError, OSError):
+        return []
+
+
+CODE = "INSECURE_PERMISSIONS"
+_BY_GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Weakness(NamedTuple):
+    """What lets somebody write who is not trusted, and the command that ends it."""
+
+    reason: str
+    fix: str
+
+
+class Trust:
+    """Trusted are root, the user of this process and its groups. Modes count; access control lists are not read.
+
+    Root judges what belongs to somebody else as that user would: `sudo migrated up` in a user's own project is
+    no mistake. An object is for one look at one directory or file.
+    """
+
+    def __init__(self) -> None:
+        self._us = os.geteuid()
+        self._ours = frozenset({0, os.getegid(), *os.getgroups()})
+        self._theirs: dict[int, frozenset[int]] = {}
+
+    def of_file(self, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
+        """What is wrong with a file or directory of this status, if anything is."""
+        if status.st_uid not in {0, self._us} and self._us != 0:
+            us, them = name_of(self._us), name_of(status.st_uid)
+            return Weakness(f"it belongs to {them}, and this is {us}", f"chown root {_quoted(path)}")
+        return self._of_mode("it", path, status)
+
+    def of_place(self, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
+        """What is wrong with the directories that `path` and what it leads to lie in, if anything is.
+
+        One that others may write lets them put something else there, unless it has the sticky bit; what root finds
+        there has to be root's, as anybody could have put it there. Those further up are not looked at. Raises
+        `OSError` when one is not there.
+        """
+        places = (os.path.dirname(function(path)) for function in (os.path.abspath, os.path.realpath))
+        for place in dict.fromkeys(places):
+            around = os.stat(place)
+            found = self._of_mode(place, place, around)
+            if found and not around.st_mode & stat.S_ISVTX:
+                return found
+            if found and self._us == 0 and status.st_uid != 0:
+                them = name_of(status.st_uid)
+                return Weakness(f"it belongs to {them}, and {found.reason}", f"chown root {_quoted(path)}")
+        return None
+
+    def of(self, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
+        """What is wrong with something of this status, or with its place."""
+        return self.of_file(path, status) or self.of_place(path, status)
+
+    def _of_mode(self, name: str, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
+        if not status.st_mode & _BY_GROUP_OR_OTHERS:
+            return None
+        by_others = bool(status.st_mode & stat.S_IWOTH)
+        by_group = bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in self._groups(status.st_uid)
+        if not by_others and not by_group:
+            return None
+        who = "everybody" if by_others else f"the group {group_name_of(status.st_gid)}"
+        bits = ("g" if by_group else "") + ("o" if by_others else "")
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        return Weakness(f"{who} may write {name} (mode {mode})", f"chmod {bits}-w {_quoted(path)}")
+
+    def _groups(self, owner: int) -> frozenset[int]:
+        """The groups that are trusted with what belongs to `owner`."""
+        if self._us != 0 or owner == 0:
+            return self._ours
+        if owner not in self._theirs:
+            # A user that only another machine knows: the usual group of its own has the same number.
+            self._theirs[owner] = self._ours | frozenset(groups_of(owner) or [owner])
+        return self._theirs[owner]
+
+
+def _quoted(path: str | os.PathLike[str]) -> str:
+    import shlex
+
+    return shlex.quote(os.fspath(path))
