@@ -2,11 +2,11 @@
 
 from importlib import import_module
 
-from migrated import about
+from migrated import core
 
 TYPE_CHECKING = False  # typing's own costs 5 ms of every start
 if TYPE_CHECKING:
-    from migrated.errors import (
+    from migrated.core.errors import (
         ChecksumMismatchError,
         ConfigError,
         DatabaseError,
@@ -22,26 +22,19 @@ if TYPE_CHECKING:
         UnfinishedError,
         UnsupportedPythonError,
     )
-    from migrated.model import (
-        AppliedMigration,
-        ChecksumMismatch,
-        Migration,
-        MigrationDirection,
-        MigrationPlan,
-        Repair,
-        Snapshot,
-        Unfinished,
-    )
-    from migrated.planning import OnChanged, OnLate, OnMissing, Policy
+    from migrated.core.migration import ChecksumMismatch, Migration, MigrationDirection
+    from migrated.core.plan import MigrationPlan
+    from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished
+    from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
     from migrated.runner import MigrationRunner
     from migrated.settings import SnapshotPolicy, SnapshotWhen, TransactionMode
     from migrated.sources.directory import read_migrations
     from migrated.system.cancellation import Supervision
 
-__version__ = about.VERSION
+__version__ = core.VERSION
 
 _HOMES = {
-    "migrated.errors": (
+    "migrated.core.errors": (
         "ChecksumMismatchError",
         "ConfigError",
         "DatabaseError",
@@ -57,17 +50,19 @@ _HOMES = {
         "UnfinishedError",
         "UnsupportedPythonError",
     ),
-    "migrated.model": (
-        "AppliedMigration",
+    "migrated.core.migration": (
         "ChecksumMismatch",
         "Migration",
         "MigrationDirection",
-        "MigrationPlan",
+    ),
+    "migrated.core.plan": ("MigrationPlan",),
+    "migrated.core.records": (
+        "AppliedMigration",
         "Repair",
         "Snapshot",
         "Unfinished",
     ),
-    "migrated.planning": (
+    "migrated.core.status": (
         "OnChanged",
         "OnLate",
         "OnMissing",

@@ -5,17 +5,8 @@ from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from migrated.model import (
-    AppliedMigration,
-    AppliedRepeatable,
-    Migration,
-    MigrationDirection,
-    Record,
-    Repair,
-    Snapshot,
-    Step,
-    Unfinished,
-)
+from migrated.core.migration import Migration, MigrationDirection, Step
+from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Snapshot, Unfinished
 
 
 class LedgerMovedError(Exception):

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 
-from migrated.errors import ConfigError
-from migrated.planning import OnChanged, OnLate, OnMissing, Policy
+from migrated.core.errors import ConfigError
+from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
 from migrated.settings import (
     DEFAULT_DATABASE,
     DEFAULT_MIGRATIONS,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 from migrated.settings import Target
 from migrated.system.files import FOLDER
 

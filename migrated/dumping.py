@@ -2,7 +2,7 @@
 
 import errno
 
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 from migrated.fleet import Outcome, Result, internal
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from migrated import planning, refusals
-from migrated.agenda import Agenda, Findings, find
 from migrated.backend import Database, Done, FormerState, KeptRows, LedgerMovedError, Observer, Progress, Session
-from migrated.errors import DatabaseError, MigrationError, RollbackFailedError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Record, Step
-from migrated.planning import OnMissing, Policy, Recorded, Status
+from migrated.core import refusals, status
+from migrated.core.errors import DatabaseError, MigrationError, RollbackFailedError
+from migrated.core.migration import Migration, MigrationDirection, Step
+from migrated.core.plan import Agenda
+from migrated.core.records import AppliedMigration, Record
+from migrated.core.status import Findings, OnMissing, Policy, Recorded, Status, find
 from migrated.settings import TransactionMode
 from migrated.system.cancellation import Supervision
 from migrated.work import Work
@@ -151,7 +152,7 @@ class Execution:
     def _leads_on(self, former: FormerState, statuses: Sequence[Status], decide: Decision) -> bool:
         then = find(self._migrations, Record(list(former.applied)))
         if self._policy.on_missing is OnMissing.IGNORE and (
-            set(planning.missing_versions(statuses)) - set(planning.missing_versions(then.statuses))
+            set(status.missing_versions(statuses)) - set(status.missing_versions(then.statuses))
         ):
             # What nobody could apply again must not be lost.
             return False

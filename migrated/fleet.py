@@ -7,15 +7,16 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from migrated import differences
 from migrated.alike import Alike
 from migrated.backend import Observer
+from migrated.core import diff
+from migrated.core.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
+from migrated.core.migration import Migration
+from migrated.core.records import AppliedMigration
+from migrated.core.status import State
 from migrated.discovery import DatabasePath
-from migrated.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.model import AppliedMigration, Migration
-from migrated.planning import State
 from migrated.prototype import Prototype
 from migrated.reporter import Reporter
 from migrated.runner import Hold, MigrationRunner, Prepared
@@ -195,10 +196,10 @@ def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
     found: dict[int, dict[str, object]] = {}
     for status in refusal.offenders:
         if status.state is State.CHANGED:
-            change = differences.change(status.applied, status.migration, refusal.recorded.get(status.version))
+            change = diff.change(status.applied, status.migration, refusal.recorded.get(status.version))
             found[status.version] = {"reason": change.reason, "what": change.what}
             if change.up and not change.misread:
-                found[status.version]["difference"] = differences.excerpt(change.diff(change.up), status.version)
+                found[status.version]["difference"] = diff.excerpt(change.diff(change.up), status.version)
     refusal.recorded = {}
     return found
 

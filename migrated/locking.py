@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from migrated.errors import MigrationError
+from migrated.core.errors import MigrationError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from migrated.errors import INTERRUPTED, MigrationError
+from migrated.core.errors import INTERRUPTED, MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.hooks import Occasion
 from migrated.settings import HookName

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Sequence
 
 from migrated.backend import Template
-from migrated.errors import MigrationError
-from migrated.model import Migration
+from migrated.core.errors import MigrationError
+from migrated.core.migration import Migration
 from migrated.runner import MigrationRunner
 from migrated.settings import Target
 

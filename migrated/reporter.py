@@ -3,10 +3,10 @@
 from functools import lru_cache
 
 from migrated.backend import Done, FormerState, KeptRows, Observer, Progress
+from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.logs import events
 from migrated.logs.events import Event
 from migrated.logs.log import Log
-from migrated.model import Migration, MigrationDirection, Step
 
 _EMPTIED = events.SNAPSHOT_RESTORED._replace(sentence="went back to when nothing was in {database}")
 

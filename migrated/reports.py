@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from migrated.errors import DatabaseError, LockHeldError, RefusedError
+from migrated.core.errors import DatabaseError, LockHeldError, RefusedError
+from migrated.core.migration import MigrationDirection
+from migrated.core.status import State, Status
 from migrated.fleet import Outcome, Result
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
-from migrated.model import MigrationDirection
-from migrated.planning import State, Status
 from migrated.rollout import Halt
 
 FEW = 3

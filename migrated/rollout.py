@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
+from migrated.core.errors import MigrationError
 from migrated.discovery import DatabasePath
-from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.system.cancellation import Supervision
 from migrated.waves import Waves

@@ -5,8 +5,8 @@ import re
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from migrated.errors import ConfigError
-from migrated.planning import OnChanged, OnMissing, Policy
+from migrated.core.errors import ConfigError
+from migrated.core.status import OnChanged, OnMissing, Policy
 from migrated.system.permissions import Trust
 from migrated.waves import WavePolicy
 

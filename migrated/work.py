@@ -2,23 +2,14 @@
 
 from collections.abc import Sequence
 
-from migrated.agenda import Agenda, find
 from migrated.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
-from migrated.directives import Directive
-from migrated.errors import MigrationError, MigrationNotFoundError
-from migrated.misread import misreadings
-from migrated.model import (
-    AppliedMigration,
-    AppliedRepeatable,
-    Migration,
-    MigrationDirection,
-    Record,
-    Repair,
-    Step,
-    Unfinished,
-)
-from migrated.planning import State, Status, leading_group
-from migrated.refusals import refuse_changed, refuse_mixture, refuse_other_beginning
+from migrated.core.errors import MigrationError, MigrationNotFoundError
+from migrated.core.migration import Directive, Migration, MigrationDirection, Step
+from migrated.core.misread import misreadings
+from migrated.core.plan import Agenda, leading_group
+from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Unfinished
+from migrated.core.refusals import refuse_changed, refuse_mixture, refuse_other_beginning
+from migrated.core.status import State, Status, find
 from migrated.settings import TransactionMode
 from migrated.system.cancellation import Supervision
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from support import ROOT, query
 
-from migrated import errors
 from migrated.cli import COMMANDS, EXIT_CODES, build_parser
 from migrated.config import Overrides, load_config
 from migrated.configfile import HOOK_KEYS, POLICY_KEYS, TARGET_KEYS, TOP_KEYS
 from migrated.control import PROTOCOL
+from migrated.core import errors
+from migrated.core.migration import Directive
+from migrated.core.status import OnChanged, OnLate, OnMissing, State
 from migrated.daemon.asking import NAMES
-from migrated.directives import Directive
 from migrated.hooks import Occasion
 from migrated.logs.events import EVENTS
-from migrated.planning import OnChanged, OnLate, OnMissing, State
 from migrated.settings import Config, HookName, Target
 
 README = (ROOT / "README.md").read_text()
@@ -138,7 +138,7 @@ def test_requests_to_a_daemon_are_told() -> None:
 
 
 def test_keys_of_the_log_are_told() -> None:
-    from migrated.errors import MigrationError
+    from migrated.core.errors import MigrationError
     from migrated.logs.log import failure_keys
 
     keys = failure_keys(MigrationError("x")).keys() - {"excerpt"}

@@ -10,9 +10,9 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from migrated.about import VERSION
 from migrated.cli import collecting, options
-from migrated.errors import MigrationError
+from migrated.core import VERSION
+from migrated.core.errors import MigrationError
 from migrated.system.interpreter import require_supported_python
 
 COMMANDS = {

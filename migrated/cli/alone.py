@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from migrated.core.errors import LockHeldError, MigrationError
 from migrated.discovery import DatabasePath
-from migrated.errors import LockHeldError, MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.system import file_locks
 

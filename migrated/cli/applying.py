@@ -8,16 +8,16 @@ from typing import NamedTuple
 from migrated.cli.fleetbar import FleetBar
 from migrated.cli.progress import ProgressBar
 from migrated.cli.worker import in_worker
+from migrated.core.errors import DatabaseError, MigrationError, combined_exit_code
+from migrated.core.migration import Migration
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.dumping import SchemaFiles
-from migrated.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.fleet import Action, Job, Outcome, Result
 from migrated.hooks import run_hook, within_a_hook
 from migrated.locking import SharedLocks
 from migrated.logs import events
 from migrated.logs import log as logs
 from migrated.logs.log import Log
-from migrated.model import Migration
 from migrated.occasions import Gathering
 from migrated.prototype import Prototype
 from migrated.reports import Crowds, Tally, report, report_end, report_halt

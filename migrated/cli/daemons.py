@@ -6,8 +6,15 @@ from typing import Any
 
 from migrated import control
 from migrated.cli.render import print_problem
+from migrated.core.errors import (
+    ConfigError,
+    DatabaseError,
+    LockHeldError,
+    MigrationError,
+    NoDaemonError,
+    RefusedError,
+)
 from migrated.discovery import assign
-from migrated.errors import ConfigError, DatabaseError, LockHeldError, MigrationError, NoDaemonError, RefusedError
 from migrated.settings import Config
 
 Answer = dict[str, Any]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from migrated.cli import options
 from migrated.cli.groups import named
 from migrated.cli.render import print_json, print_problem, writable
-from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
+from migrated.core.errors import MigrationError, MigrationNotFoundError, combined_exit_code
 from migrated.logs import console
 
 if TYPE_CHECKING:
     from migrated.cli.reading import View
-    from migrated.differences import Change, Difference
-    from migrated.planning import Status
+    from migrated.core.diff import Change, Difference
+    from migrated.core.status import Status
     from migrated.settings import Config
 
 EXAMPLE = "migrated diff 20240101120000 -d app.db"
@@ -77,7 +77,7 @@ def _find(config: "Config", version: int | None) -> _Found:
 
 
 def _compare(view: "View", version: int | None, found: _Found) -> None:
-    from migrated.differences import change
+    from migrated.core.diff import change
 
     if view.error:
         raise view.error

@@ -5,7 +5,7 @@ from typing import Any
 
 from migrated.cli.reading import TargetView, View, problem
 from migrated.cli.render import JsonDocument
-from migrated.model import REPEATABLE
+from migrated.core.migration import REPEATABLE
 
 Look = tuple[TargetView, Iterable[View]]
 

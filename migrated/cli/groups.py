@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from migrated.cli.render import print_problem, writable
-from migrated.errors import MigrationError
+from migrated.core.errors import MigrationError
 
 MANY = 10
 """More databases than these are told of in groups."""

@@ -4,7 +4,7 @@ import argparse
 from typing import get_args
 
 from migrated.config import Overrides, load_config
-from migrated.model import HIGHEST_VERSION
+from migrated.core.migration import HIGHEST_VERSION
 from migrated.settings import Config, LogFormat, LogLevel, parse_duration
 
 _DIGITS = 100

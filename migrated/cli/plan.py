@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from migrated.cli import options
 from migrated.cli.groups import MANY, Report
 from migrated.cli.render import JsonDocument, print_problem
-from migrated.errors import MigrationError, RollbackFailedError, combined_exit_code
+from migrated.core.errors import MigrationError, RollbackFailedError, combined_exit_code
 
 if TYPE_CHECKING:
-    from migrated.agenda import Agenda
     from migrated.cli.reading import View
-    from migrated.model import MigrationPlan
-    from migrated.planning import Recorded, Status
+    from migrated.core.plan import Agenda, MigrationPlan
+    from migrated.core.status import Recorded, Status
     from migrated.settings import Config
 
 EXAMPLE = "migrated plan --to 20240101120000"
@@ -98,9 +97,10 @@ class _Plan(NamedTuple):
 
 
 def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agenda | None, MigrationError | None]":
-    from migrated import planning, refusals
-    from migrated.agenda import agenda_of, plan_run
-    from migrated.model import MigrationDirection
+    from migrated.core import plan as planning
+    from migrated.core import refusals
+    from migrated.core.migration import MigrationDirection
+    from migrated.core.plan import agenda_of, plan_run
 
     if view.error:
         return None, view.error
@@ -124,7 +124,8 @@ def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agend
 
 
 def _plan_to(statuses: "Sequence[Status]", target: int, recorded: "Recorded") -> "MigrationPlan":
-    from migrated import planning, refusals
+    from migrated.core import plan as planning
+    from migrated.core import refusals
 
     try:
         return planning.plan_to(statuses, target, recorded)

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from migrated.backend import Done, Observer, Progress
-from migrated.model import MigrationDirection, Step
+from migrated.core.migration import MigrationDirection, Step
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress

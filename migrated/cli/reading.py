@@ -3,12 +3,13 @@
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any
 
-from migrated import refusals
-from migrated.agenda import Findings, find, likeness
+from migrated.core import refusals
+from migrated.core.errors import DatabaseError, MigrationError, RefusedError
+from migrated.core.migration import Migration
+from migrated.core.plan import likeness
+from migrated.core.records import Record, Unfinished
+from migrated.core.status import Findings, Policy, Recorded, State, find
 from migrated.discovery import DatabasePath, assign, require_some
-from migrated.errors import DatabaseError, MigrationError, RefusedError
-from migrated.model import Migration, Record, Unfinished
-from migrated.planning import Policy, Recorded, State
 from migrated.settings import Config, Target, following
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from migrated.cli import options
 from migrated.cli.groups import MANY
 from migrated.cli.render import print_json, print_problem
-from migrated.errors import MigrationError, MigrationNotFoundError, combined_exit_code
-from migrated.misread import misreadings
-from migrated.model import Repair, Unfinished
-from migrated.planning import State
+from migrated.core.errors import MigrationError, MigrationNotFoundError, combined_exit_code
+from migrated.core.misread import misreadings
+from migrated.core.records import Repair, Unfinished
+from migrated.core.status import State
 
 if TYPE_CHECKING:
     from migrated.cli.reading import View

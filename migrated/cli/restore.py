@@ -4,8 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
 from migrated.cli import options
-from migrated.errors import DatabaseError, MigrationError, MigrationNotFoundError
-from migrated.model import Snapshot
+from migrated.core.errors import DatabaseError, MigrationError, MigrationNotFoundError
+from migrated.core.records import Snapshot
 
 if TYPE_CHECKING:
     from migrated.discovery import DatabasePath

@@ -5,8 +5,8 @@ import os
 
 from migrated.cli import options
 from migrated.cli.render import print_problem
+from migrated.core.errors import RefusedError
 from migrated.discovery import assign
-from migrated.errors import RefusedError
 from migrated.settings import Config
 
 EXAMPLE = "migrated retry tenants/42.db"

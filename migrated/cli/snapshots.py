@@ -5,8 +5,8 @@ from typing import Any
 
 from migrated.cli import options
 from migrated.cli.render import print_json, print_problem, print_table
-from migrated.errors import MigrationError, combined_exit_code
-from migrated.model import Snapshot
+from migrated.core.errors import MigrationError, combined_exit_code
+from migrated.core.records import Snapshot
 
 EXAMPLE = "migrated snapshots --json -d app.db"
 

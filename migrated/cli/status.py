@@ -9,8 +9,8 @@ from migrated.cli import options
 from migrated.cli.groups import MANY
 from migrated.cli.live import may_have_daemon, print_daemon, standing
 from migrated.cli.render import print_problem, print_table, writable
-from migrated.errors import combined_exit_code
-from migrated.model import REPEATABLE
+from migrated.core.errors import combined_exit_code
+from migrated.core.migration import REPEATABLE
 
 if TYPE_CHECKING:
     from migrated.cli.reading import TargetView, View

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from migrated.cli import options
 from migrated.cli.groups import MANY, Report
 from migrated.cli.render import JsonDocument, print_problem, writable
-from migrated.errors import combined_exit_code
+from migrated.core.errors import combined_exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

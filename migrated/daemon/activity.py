@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from migrated.backend import Done, Observer, Progress
-from migrated.model import MigrationDirection, Step
+from migrated.core.migration import MigrationDirection, Step
 
 WORTH_TELLING_SECONDS = 1.0
 

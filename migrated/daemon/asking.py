@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from migrated.control import PROTOCOL
-from migrated.errors import MigrationError
+from migrated.core.errors import MigrationError
 
 Answer = dict[str, Any]
 QUICK = frozenset({"status"})

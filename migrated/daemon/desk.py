@@ -5,10 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from migrated.core.errors import MigrationError
 from migrated.daemon.asking import Answer, Asked, accepted, declined, failed
 from migrated.daemon.standing import Standing, Standings
 from migrated.daemon.viewing import database_view
-from migrated.errors import MigrationError
 from migrated.logs import events
 from migrated.logs.log import Log
 from migrated.system.cancellation import Supervision

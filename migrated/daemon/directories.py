@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from migrated.core.errors import MigrationFileError
 from migrated.daemon.checkout import is_under_way
 from migrated.daemon.passes import Scanned
 from migrated.daemon.schedule import Complaint
 from migrated.daemon.watcher import DirectoryWatch, WatchNews
-from migrated.errors import MigrationFileError
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
 from migrated.settings import Config

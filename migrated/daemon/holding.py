@@ -4,8 +4,8 @@ import threading
 from collections.abc import Collection
 from contextlib import suppress
 
+from migrated.core.errors import DatabaseError, LockHeldError
 from migrated.discovery import assign
-from migrated.errors import DatabaseError, LockHeldError
 from migrated.settings import Config
 from migrated.system.file_locks import DAEMON, ProcessLock, lock_path
 

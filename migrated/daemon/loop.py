@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from migrated.about import VERSION
 from migrated.control import SOCKET_KEY
+from migrated.core import VERSION
+from migrated.core.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.daemon import systemd
 from migrated.daemon.activity import Activity
 from migrated.daemon.announcing import Status
@@ -38,7 +39,6 @@ from migrated.daemon.tracking import Tracker
 from migrated.daemon.viewing import daemon_view, database_view
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.dumping import SchemaFiles
-from migrated.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.logs import events
 from migrated.logs.log import Log, new_run_id
 from migrated.settings import Config, following

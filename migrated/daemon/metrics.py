@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from migrated.about import VERSION
+from migrated.core import VERSION
 from migrated.daemon.directories import Directories
 from migrated.daemon.tracking import Tracker
 from migrated.fleet import Outcome, Result

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from migrated.core.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.daemon.activity import Activity
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.roster import Roster, look_at
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.discovery import DatabasePath
 from migrated.dumping import SchemaFiles
-from migrated.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.fleet import Job, Outcome, Result, internal
 from migrated.locking import SharedLocks
 from migrated.logs import events

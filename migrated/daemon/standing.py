@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from migrated.core.errors import MigrationError
 from migrated.daemon.passes import Halted, Scanned
 from migrated.discovery import DatabasePath
-from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
 
 # One for all that are well: there may be ten thousand, of which nothing more is asked.

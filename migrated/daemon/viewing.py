@@ -5,10 +5,10 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from migrated.about import VERSION
+from migrated.core import VERSION
+from migrated.core.errors import MigrationError
 from migrated.daemon.activity import Doing
 from migrated.daemon.standing import Standing
-from migrated.errors import MigrationError
 
 
 def daemon_view(now: float, began: float, doing: Doing | None, **more: object) -> dict[str, Any]:

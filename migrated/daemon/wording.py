@@ -2,7 +2,7 @@
 
 import textwrap
 
-from migrated.errors import (
+from migrated.core.errors import (
     ChecksumMismatchError,
     LateMigrationError,
     MigrationError,

@@ -4,12 +4,12 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 
-from migrated import refusals
-from migrated.agenda import find
+from migrated.core import refusals
+from migrated.core.errors import DatabaseError, RefusedError
+from migrated.core.migration import Migration
+from migrated.core.status import find
 from migrated.discovery import DatabasePath
 from migrated.doctor.findings import Finding, of_error, ok, problem, warning
-from migrated.errors import DatabaseError, RefusedError
-from migrated.model import Migration
 from migrated.settings import SnapshotPolicy, SnapshotWhen, Target
 from migrated.sqlite import preflight, shelf
 from migrated.sqlite.condition import journal_mode

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from migrated.errors import MigrationError
+from migrated.core.errors import MigrationError
 
 
 class Level(StrEnum):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from migrated.errors import label_of
+from migrated.core.errors import label_of
 
 _INDENT = " " * 9
 BOLD_RED = "31;1"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from migrated.about import VERSION
+from migrated.core import VERSION
 
 Line = Mapping[str, Any]
 Shaper = Callable[[Line], Mapping[str, Any]]

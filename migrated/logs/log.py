@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from migrated.errors import MigrationError
+from migrated.core.errors import MigrationError
 from migrated.logs.events import Event
 from migrated.logs.sink import LONGEST_LINE, Sink
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from migrated.errors import label_of
+from migrated.core.errors import label_of
 from migrated.logs import console
 from migrated.logs.console import Console, is_for_programs
 from migrated.logs.formats import SHAPES, Shaper

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from io import FileIO
 from typing import NamedTuple, Protocol
 
-from migrated.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
-from migrated.model import Migration
+from migrated.core.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
+from migrated.core.migration import Migration
 from migrated.sources.naming import FileName, Misnamed, RepeatableName, read_name
 from migrated.sources.parsing import parse_migration
 from migrated.system.files import is_shared, joined

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from migrated.model import HIGHEST_VERSION, REPEATABLE
+from migrated.core.migration import HIGHEST_VERSION, REPEATABLE
 
 RULE = (
     "expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or R__<name>.sql; the name of letters, "

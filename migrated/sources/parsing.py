@@ -3,12 +3,19 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from migrated.directives import Directive, directive_in, directives_at_top
-from migrated.errors import InvalidFormatError
-from migrated.model import Migration, MigrationDirection, Origin, Place
-from migrated.sections import Section, cut_sections, cut_text, line_of, read_comments
+from migrated.core.errors import InvalidFormatError
+from migrated.core.migration import (
+    Directive,
+    Migration,
+    MigrationDirection,
+    Origin,
+    Place,
+    directive_in,
+    directives_at_top,
+)
+from migrated.core.sections import Section, cut_sections, cut_text, line_of, read_comments
+from migrated.core.sql import LineComment, first_token
 from migrated.sources.naming import FileName, RepeatableName
-from migrated.sqltext import LineComment, first_token
 
 _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ \t]*\Z")
 

@@ -4,7 +4,7 @@ import os
 import time
 from typing import NamedTuple
 
-from migrated.model import Migration
+from migrated.core.migration import Migration
 from migrated.sources.directory import Listing, read_directory
 from migrated.system.permissions import Trust
 

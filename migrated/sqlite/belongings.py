@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import apsw
 
+from migrated.core.sql import folded, significant
 from migrated.sqlite.content import schema_text
-from migrated.sqltext import folded, significant
 
 _OF_TABLE = """
 SELECT type, name, CAST(sql AS BLOB) FROM main.sqlite_schema

@@ -15,9 +15,10 @@ from urllib.parse import quote
 import apsw
 
 from migrated.backend import KeptRows
-from migrated.model import Migration, MigrationDirection, Snapshot, Step
+from migrated.core.migration import Migration, MigrationDirection, Step
+from migrated.core.records import Snapshot
+from migrated.core.sql import folded, quoted, statements, words
 from migrated.sqlite.guard import LEDGER_PREFIX
-from migrated.sqltext import folded, quoted, statements, words
 
 _SCHEMA = "_migrated_snapshot"
 _TABLES = f"""

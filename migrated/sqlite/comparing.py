@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import apsw
 
-from migrated.errors import DatabaseError
-from migrated.model import AppliedMigration, Snapshot
+from migrated.core.errors import DatabaseError
+from migrated.core.records import AppliedMigration, Snapshot
+from migrated.core.sql import quoted
 from migrated.sqlite import ledger
 from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_reading
 from migrated.sqlite.copying import open_immutable
 from migrated.sqlite.guard import LEDGER_PREFIX
-from migrated.sqltext import quoted
 
 # Tables that belong to a virtual table ("shadow") and SQLite's own are not what a person thinks in.
 _OBJECTS = """

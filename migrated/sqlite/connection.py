@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import apsw
 
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 from migrated.sqlite.holders import holder_of
 from migrated.system.cancellation import Supervision
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import apsw
 
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 from migrated.sqlite.connection import environment_error
 from migrated.system.files import be_like, sync_directory
 

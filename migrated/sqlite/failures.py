@@ -2,8 +2,8 @@
 
 import apsw
 
-from migrated.errors import INTERRUPTED, ExecutionFailedError, MigrationError, RollbackFailedError
-from migrated.model import MigrationDirection, Step
+from migrated.core.errors import INTERRUPTED, ExecutionFailedError, MigrationError, RollbackFailedError
+from migrated.core.migration import MigrationDirection, Step
 from migrated.sqlite.connection import environment_error, result_name
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.script import StatementError, excerpt

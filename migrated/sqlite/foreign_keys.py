@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from migrated.core.sql import folded, quoted
 from migrated.sqlite.keys import Keys
-from migrated.sqltext import folded, quoted
 
 _SHOWN = 20
 _REFERENCED = re.compile(r' referencing "(.*)"$', re.DOTALL)

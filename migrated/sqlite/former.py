@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import apsw
 
 from migrated.backend import FormerState
-from migrated.errors import DatabaseError
-from migrated.model import Snapshot
+from migrated.core.errors import DatabaseError
+from migrated.core.records import Snapshot
 from migrated.sqlite import history, ledger, snapshots
 from migrated.sqlite.connection import environment_errors
 from migrated.sqlite.copying import open_immutable

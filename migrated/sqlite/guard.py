@@ -4,7 +4,7 @@ from itertools import islice
 
 import apsw
 
-from migrated.sqltext import first_token, words
+from migrated.core.sql import first_token, words
 
 LEDGER_PREFIX = "_migrations"
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from migrated.about import VERSION
-from migrated.directives import Directive
-from migrated.errors import DatabaseError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Snapshot, Step, Unfinished
+from migrated.core import VERSION
+from migrated.core.errors import DatabaseError
+from migrated.core.migration import Directive, Migration, MigrationDirection, Step
+from migrated.core.records import AppliedMigration, Snapshot, Unfinished
 from migrated.sqlite import ledger
 
 TABLE = "_migrations_history"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import apsw
 
-from migrated.sqltext import folded
+from migrated.core.sql import folded
 
 _NONE: frozenset[str] = frozenset()
 # Reading the keys of every table is dear where there are thousands; few of them have any.

@@ -7,8 +7,9 @@ from typing import Any
 
 import apsw
 
-from migrated.errors import DatabaseError
-from migrated.model import AppliedMigration, Migration
+from migrated.core.errors import DatabaseError
+from migrated.core.migration import Migration
+from migrated.core.records import AppliedMigration
 from migrated.sqlite.content import schema_text
 from migrated.sqlite.guard import LEDGER_PREFIX
 

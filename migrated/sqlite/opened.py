@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import apsw
 
-from migrated.model import Record
+from migrated.core.records import Record
 
 
 class Opened(NamedTuple):

@@ -10,8 +10,8 @@ from typing import TypeVar
 import apsw
 
 from migrated.backend import Progress
-from migrated.model import Step
-from migrated.sqltext import each_statement, first_token
+from migrated.core.migration import Step
+from migrated.core.sql import each_statement, first_token
 from migrated.system.cancellation import Supervision
 
 PROGRESS_SECONDS = 3.0

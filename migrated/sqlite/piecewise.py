@@ -14,8 +14,9 @@ from typing import Protocol
 import apsw
 
 from migrated.backend import Done
-from migrated.errors import INTERRUPTED, DatabaseError, MigrationError
-from migrated.model import Step
+from migrated.core.errors import INTERRUPTED, DatabaseError, MigrationError
+from migrated.core.migration import Step
+from migrated.core.sql import each_statement, words
 from migrated.sqlite import history
 from migrated.sqlite.checks import Checks, UnacceptableError
 from migrated.sqlite.connection import environment_errors
@@ -25,7 +26,6 @@ from migrated.sqlite.history import Course
 from migrated.sqlite.keys import Keys
 from migrated.sqlite.oversight import Oversight
 from migrated.sqlite.script import StatementError, run_script
-from migrated.sqltext import each_statement, words
 
 _ALONE = {"PRAGMA", "VACUUM"}
 

@@ -5,7 +5,7 @@ import stat
 
 import apsw
 
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 from migrated.sqlite import holders
 from migrated.sqlite.content import has_objects
 from migrated.system import permissions

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 import apsw
 
 from migrated.backend import Observer
-from migrated.errors import INTERRUPTED, DatabaseError
-from migrated.model import Snapshot, Step, highest_version
+from migrated.core.errors import INTERRUPTED, DatabaseError
+from migrated.core.migration import Step
+from migrated.core.records import Snapshot, highest_version
 from migrated.settings import SnapshotPolicy, SnapshotWhen
 from migrated.sqlite import ledger, snapshots
 from migrated.sqlite.content import content_size, has_objects

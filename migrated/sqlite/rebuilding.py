@@ -10,7 +10,8 @@ from typing import NamedTuple
 import apsw
 
 from migrated.backend import FormerState, KeptRows, LedgerMovedError
-from migrated.model import AppliedMigration, Migration, Snapshot, Step
+from migrated.core.migration import Migration, Step
+from migrated.core.records import AppliedMigration, Snapshot
 from migrated.sqlite import history, ledger
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach, tables
 from migrated.sqlite.connection import Patience, environment_errors, open_for_migrating, open_for_reading, protect

@@ -2,7 +2,7 @@
 
 import apsw
 
-from migrated.model import Record
+from migrated.core.records import Record
 from migrated.sqlite import history, ledger, repeatables
 
 

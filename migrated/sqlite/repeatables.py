@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 import apsw
 
-from migrated.model import AppliedMigration, AppliedRepeatable, Migration
+from migrated.core.migration import Migration
+from migrated.core.records import AppliedMigration, AppliedRepeatable
+from migrated.core.sql import quoted
 from migrated.sqlite import ledger
-from migrated.sqltext import quoted
 
 TABLE = "_migrations_repeatable"
 _CREATE = f"""

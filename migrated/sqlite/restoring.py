@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import apsw
 
-from migrated.errors import DatabaseError
-from migrated.model import Snapshot
+from migrated.core.errors import DatabaseError
+from migrated.core.records import Snapshot
 from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_migrating
 from migrated.sqlite.copying import (
     backing_up,

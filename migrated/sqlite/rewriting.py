@@ -7,10 +7,10 @@ from itertools import islice
 
 import apsw
 
-from migrated.model import Step
+from migrated.core.migration import Step
+from migrated.core.sql import folded, statements, words
 from migrated.sqlite.content import content_size
 from migrated.sqlite.space import free_space, require_free
-from migrated.sqltext import folded, statements, words
 
 WHOLE_DATABASE = ""
 _FEW_WORDS = 8

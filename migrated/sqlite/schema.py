@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import apsw
 
+from migrated.core.sql import folded, terminated
 from migrated.sqlite import history, ledger, repeatables
 from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_reading
 from migrated.sqlite.guard import LEDGER_PREFIX
-from migrated.sqltext import folded, terminated
 
 _HEADING = "-- Written by migrated after each change of the schema: what is edited here will be lost."
 _RECORD = "-- The record of migrated: what is applied."

@@ -5,8 +5,8 @@ from typing import Any
 
 import apsw
 
+from migrated.core.sql import first_token, statement_end
 from migrated.sqlite.guard import Guard, explain, refusal_at_sight
-from migrated.sqltext import first_token, statement_end
 
 _EXCERPT_WIDTH = 120
 

@@ -7,19 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import apsw
 
 from migrated.backend import BatchLostError, Done, KeptRows, LedgerMovedError, Observer
-from migrated.directives import Directive
-from migrated.errors import MigrationError
-from migrated.model import (
-    AppliedMigration,
-    AppliedRepeatable,
-    Migration,
-    MigrationDirection,
-    Record,
-    Repair,
-    Snapshot,
-    Step,
-    Unfinished,
-)
+from migrated.core.errors import MigrationError
+from migrated.core.migration import Directive, Migration, MigrationDirection, Step
+from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Snapshot, Unfinished
+from migrated.core.sql import has_statement
 from migrated.sqlite import history, ledger, repeatables
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach
 from migrated.sqlite.checks import Checks
@@ -35,7 +26,6 @@ from migrated.sqlite.piecewise import Piecewise
 from migrated.sqlite.preparing import Preparation
 from migrated.sqlite.record import read_record
 from migrated.sqlite.step import run_step
-from migrated.sqltext import has_statement
 
 
 class Batch:

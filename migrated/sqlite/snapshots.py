@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 
 import apsw
 
-from migrated.errors import DatabaseError
-from migrated.model import Snapshot
+from migrated.core.errors import DatabaseError
+from migrated.core.records import Snapshot
 from migrated.sqlite.connection import Patience, environment_errors, open_for_reading
 from migrated.sqlite.content import content_size
 from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk

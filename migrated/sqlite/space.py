@@ -2,7 +2,7 @@
 
 import os
 
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 
 _UNITS = ("kB", "MB", "GB", "TB")
 _STEP = 1000

@@ -5,7 +5,7 @@ import time
 import apsw
 
 from migrated.backend import Done
-from migrated.model import Step
+from migrated.core.migration import Step
 from migrated.sqlite import history, repeatables
 from migrated.sqlite.checks import Checks, UnacceptableError
 from migrated.sqlite.failures import failure, interrupted, translated

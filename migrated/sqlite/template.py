@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import apsw
 
-from migrated.model import AppliedMigration, Migration
+from migrated.core.migration import Migration
+from migrated.core.records import AppliedMigration
+from migrated.core.sql import folded, quoted, words
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.guard import LEDGER_PREFIX
-from migrated.sqltext import folded, quoted, words
 
 LARGEST = 64_000_000
 """In bytes; each thread that copies it needs as much memory."""

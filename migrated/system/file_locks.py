@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from migrated.errors import DatabaseError, LockHeldError
+from migrated.core.errors import DatabaseError, LockHeldError
 from migrated.system.files import FOLDER
 from migrated.system.permissions import give_to_owner_of
 

@@ -2,9 +2,9 @@
 
 import sys
 
-from migrated.about import MINIMUM_PYTHON
-from migrated.errors import UnsupportedPythonError
-from migrated.sqltext import line_comments, statements
+from migrated.core import MINIMUM_PYTHON
+from migrated.core.errors import UnsupportedPythonError
+from migrated.core.sql import line_comments, statements
 
 # Texts, and the statements and line comments in each.
 _READINGS = {

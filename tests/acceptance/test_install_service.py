@@ -10,7 +10,7 @@ import pytest
 from support import ROOT
 
 from migrated.cli import main
-from migrated.errors import RefusedError
+from migrated.core.errors import RefusedError
 
 
 @pytest.fixture(autouse=True)

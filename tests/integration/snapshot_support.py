@@ -11,7 +11,7 @@ import apsw
 from integration.children import Children, line_from, tell
 from support import execute
 
-from migrated.model import Snapshot
+from migrated.core.records import Snapshot
 from migrated.sqlite.snapshots import take
 
 JOURNALS = ["delete", "wal"]

@@ -19,9 +19,9 @@ from migrated import (
     MigrationRunner,
     read_migrations,
 )
-from migrated.about import VERSION
 from migrated.backend import Observer
-from migrated.model import Step
+from migrated.core import VERSION
+from migrated.core.migration import Step
 from migrated.system.cancellation import Supervision
 
 

@@ -15,7 +15,7 @@ from support import PROGRAM, ROOT, applied_versions, everything, execute, query,
 
 from migrated import LockHeldError, Migration, MigrationDirection, MigrationError, MigrationRunner
 from migrated.backend import Observer
-from migrated.model import Step
+from migrated.core.migration import Step
 from migrated.sqlite.database import SqliteDatabase
 from migrated.system import file_locks
 

@@ -9,7 +9,7 @@ from support import execute, query, write_migration
 
 from migrated import Migration, MigrationRunner
 from migrated.backend import Done, Observer
-from migrated.model import MigrationDirection
+from migrated.core.migration import MigrationDirection
 
 
 class Witness(Observer):

@@ -15,7 +15,7 @@ from support import ROOT, applied_versions, execute, query, write_migration
 
 from migrated import Migration, MigrationRunner, OnChanged, OnMissing, Policy, SnapshotPolicy, SnapshotWhen
 from migrated.backend import Observer
-from migrated.model import Step
+from migrated.core.migration import Step
 
 APPLICATION = (ROOT / "tests" / "integration" / "application.py").read_text()
 GROUND = """

@@ -22,9 +22,10 @@ from migrated import (
     RollbackFailedError,
 )
 from migrated.backend import Observer
-from migrated.errors import UnfinishedError
-from migrated.model import MigrationDirection, Repair
-from migrated.planning import State
+from migrated.core.errors import UnfinishedError
+from migrated.core.migration import MigrationDirection
+from migrated.core.records import Repair
+from migrated.core.status import State
 from migrated.system.cancellation import Supervision
 
 DIRECTIVE = "-- migrated: no-transaction\n"
@@ -554,7 +555,7 @@ def test_what_is_open_is_told_with_all_that_is_known(database: Path) -> None:
 GATED = """
 import sys
 from migrated import MigrationRunner
-from migrated.model import Repair
+from migrated.core.records import Repair
 from migrated.system.cancellation import Supervision
 
 class Gate(Supervision):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support import ROOT, write_migration
 
-from migrated import UnsupportedPythonError, sqltext
-from migrated.about import MINIMUM_PYTHON
+from migrated import UnsupportedPythonError
+from migrated.core import MINIMUM_PYTHON, sql
 from migrated.system.interpreter import require_supported_python
 
 # A line comment then reaches over the end of its line, as the faulty `re` of Python 3.11.2 made one do.
@@ -69,7 +69,7 @@ def test_self_check_notices_a_pattern_that_matches_wrongly(
     monkeypatch: pytest.MonkeyPatch, pattern: str, replacement: str
 ) -> None:
     require_supported_python()
-    monkeypatch.setattr(sqltext, pattern, re.compile(replacement))
+    monkeypatch.setattr(sql, pattern, re.compile(replacement))
 
     with pytest.raises(UnsupportedPythonError):
         require_supported_python()

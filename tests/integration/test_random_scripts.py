@@ -24,7 +24,7 @@ from migrated import (
     MigrationRunner,
     read_migrations,
 )
-from migrated.directives import Directive
+from migrated.core.migration import Directive
 
 # Valid scripts know nothing of these; broken ones hit upon them.
 MORE_GROUND = """

@@ -26,8 +26,8 @@ from integration.snapshot_support import (
 )
 from support import ROOT, everything, execute, query
 
-from migrated.errors import DatabaseError
-from migrated.model import Snapshot
+from migrated.core.errors import DatabaseError
+from migrated.core.records import Snapshot
 from migrated.sqlite.comparing import Loss, RowCount, lost_by_restoring
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.copying import nothing
@@ -461,7 +461,7 @@ def test_interrupted_anywhere_it_leaves_everything_as_it_was(database: Path, jou
 RESTORE = (
     KILLED_IN_STEP
     + """\
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 from migrated.sqlite.connection import Patience
 from migrated.sqlite.restoring import restore
 from migrated.sqlite.snapshots import listed

@@ -8,8 +8,8 @@ import pytest
 from daemon_process import DEADLINE
 
 from migrated import DatabaseError, ExecutionFailedError, LockHeldError
+from migrated.core.errors import MigrationError
 from migrated.discovery import DatabasePath
-from migrated.errors import MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.locking import SharedLocks
 from migrated.rollout import Halt, RollOut, Turn

@@ -28,7 +28,7 @@ from migrated import (
     RollbackFailedError,
 )
 from migrated.backend import Observer
-from migrated.model import Step
+from migrated.core.migration import Step
 from migrated.system.cancellation import Supervision
 
 Rows = list[tuple[object, ...]]

@@ -12,7 +12,7 @@ from integration.test_runner_snapshots import GROUND, WRITER, names, runner_for,
 from support import applied_versions, everything, execute, query
 
 from migrated import DatabaseError, Migration, MigrationRunner, SnapshotPolicy, Supervision
-from migrated.model import Snapshot
+from migrated.core.records import Snapshot
 from migrated.sqlite import restoring, snapshots
 from migrated.sqlite.connection import Patience
 

@@ -21,7 +21,8 @@ from migrated import (
     TransactionMode,
 )
 from migrated.backend import Observer
-from migrated.model import Snapshot, Step
+from migrated.core.migration import Step
+from migrated.core.records import Snapshot
 from migrated.settings import NO_SNAPSHOTS
 from migrated.sqlite import snapshots
 

@@ -32,8 +32,8 @@ from integration.snapshot_support import (
 )
 from support import ROOT, everything, execute, query
 
-from migrated.errors import DatabaseError
-from migrated.model import Snapshot
+from migrated.core.errors import DatabaseError
+from migrated.core.records import Snapshot
 from migrated.sqlite import shelf
 from migrated.sqlite.snapshots import find, listed, take
 from migrated.sqlite.space import readable_size, require_free
@@ -158,7 +158,7 @@ def test_owner_is_that_of_the_database_and_the_folder_its_directorys(database: P
 TAKE = """
 import sys
 from migrated.sqlite.snapshots import take
-from migrated.errors import DatabaseError
+from migrated.core.errors import DatabaseError
 try:
     print(take(sys.argv[1], reason="before-run", version=1, keep=1).path)
 except DatabaseError as error:

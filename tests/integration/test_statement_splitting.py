@@ -7,7 +7,7 @@ import apsw
 import pytest
 from integration.scripts import GROUND
 
-from migrated.sqltext import has_statement, statements
+from migrated.core.sql import has_statement, statements
 
 TEXTS = 20_000
 STATEMENTS = [

@@ -13,7 +13,7 @@ from support import put_file, write_migration
 
 from migrated import MigrationFileError, read_migrations
 from migrated.config import Overrides, load_config
-from migrated.errors import ConfigError
+from migrated.core.errors import ConfigError
 from migrated.sources.directory import read_directory
 from migrated.system.permissions import Trust, Weakness, group_name_of
 

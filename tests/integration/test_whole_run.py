@@ -25,7 +25,7 @@ from migrated import (
     RollbackFailedError,
 )
 from migrated.backend import Done, Observer
-from migrated.model import Step
+from migrated.core.migration import Step
 from migrated.settings import TransactionMode
 from migrated.system.cancellation import Supervision
 

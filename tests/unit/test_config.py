@@ -4,8 +4,8 @@ import pytest
 
 from migrated.config import Overrides, load_config
 from migrated.configfile import TOP_KEYS
-from migrated.errors import ConfigError
-from migrated.planning import OnChanged, OnLate, OnMissing, Policy
+from migrated.core.errors import ConfigError
+from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
 from migrated.settings import Config, HookName, Hooks, Target, parse_duration, parse_size
 
 HINT = "\nhint: the README lists every key and its values"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrated.differences import LONGEST_EXCERPT, UNRECORDED, Change, Difference, Verdict, change, excerpt
-from migrated.directives import Directive
-from migrated.model import AppliedMigration, Migration, Origin, Place
+from migrated.core.diff import LONGEST_EXCERPT, UNRECORDED, Change, Difference, Verdict, change, excerpt
+from migrated.core.migration import Directive, Migration, Origin, Place
+from migrated.core.records import AppliedMigration
 
 WHEN = datetime(2024, 1, 1, 12, tzinfo=UTC)
 NO_TRANSACTION = "-- migrated: no-transaction\n"

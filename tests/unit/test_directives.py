@@ -1,7 +1,7 @@
 import pytest
 
-from migrated.directives import Directive, directive_in, directives_at_top
-from migrated.errors import InvalidFormatError
+from migrated.core.errors import InvalidFormatError
+from migrated.core.migration import Directive, directive_in, directives_at_top
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from migrated import errors
-from migrated.errors import (
+from migrated.core import errors
+from migrated.core.errors import (
     ChecksumMismatchError,
     ConfigError,
     DatabaseError,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from migrated.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError, LockHeldError
+from migrated.core.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError, LockHeldError
 from migrated.logs import events, sink
 from migrated.logs import log as logs
 from migrated.logs.events import EVENTS, Event

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from migrated.about import VERSION
-from migrated.errors import MigrationError
+from migrated.core import VERSION
+from migrated.core.errors import MigrationError
 from migrated.logs.events import EVENTS
 from migrated.logs.formats import ECS, OTEL, SHAPES
 from migrated.logs.log import failure_keys

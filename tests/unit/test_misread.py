@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrated.errors import ChecksumMismatchError, DatabaseError
-from migrated.misread import Misreading, misreading, misreadings
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Unfinished
-from migrated.planning import examine
-from migrated.refusals import refuse_changed, refuse_misread
+from migrated.core.errors import ChecksumMismatchError, DatabaseError
+from migrated.core.migration import Migration, MigrationDirection
+from migrated.core.misread import Misreading, misreading, misreadings
+from migrated.core.records import AppliedMigration, Unfinished
+from migrated.core.refusals import refuse_changed, refuse_misread
+from migrated.core.status import examine
 from migrated.sources.naming import FileName
 from migrated.sources.parsing import decode, parse_migration
 

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from migrated.directives import Directive
-from migrated.errors import InvalidFormatError
-from migrated.model import HIGHEST_VERSION, AppliedMigration, Migration, MigrationDirection, MigrationPlan, Origin
+from migrated.core.errors import InvalidFormatError
+from migrated.core.migration import HIGHEST_VERSION, Directive, Migration, MigrationDirection, Origin
+from migrated.core.plan import MigrationPlan
+from migrated.core.records import AppliedMigration
 
 
 def migration(up: str = "SELECT 1;", down: str | None = None, *header: Directive) -> Migration:

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from migrated.discovery import DatabasePath
-from migrated.errors import (
+from migrated.core.errors import (
     INTERRUPTED,
     ChecksumMismatchError,
     DatabaseError,
@@ -13,11 +12,12 @@ from migrated.errors import (
     InvalidFormatError,
     MigrationError,
 )
+from migrated.core.migration import Migration
+from migrated.core.status import examine
+from migrated.discovery import DatabasePath
 from migrated.fleet import Outcome, Result
 from migrated.hooks import LONGEST_VARIABLE, Occasion
-from migrated.model import Migration
 from migrated.occasions import Gathering
-from migrated.planning import examine
 from migrated.settings import HookName
 
 APPLY, FAILURE = HookName.AFTER_APPLY, HookName.ON_FAILURE

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from migrated.directives import Directive
-from migrated.errors import InvalidFormatError
-from migrated.model import Migration, Place
+from migrated.core.errors import InvalidFormatError
+from migrated.core.migration import Directive, Migration, Place
+from migrated.core.sql import continuation, first_token, statement_end
 from migrated.sources.naming import FileName
 from migrated.sources.parsing import decode, parse_migration
-from migrated.sqltext import continuation, first_token, statement_end
 
 NAMED = FileName(7, "add_users")
 FILE = "migrations/7_add_users.sql"

@@ -6,30 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrated.errors import (
+from migrated.core.errors import (
     ChecksumMismatchError,
     LateMigrationError,
     MigrationNotFoundError,
     RefusedError,
     RollbackFailedError,
 )
-from migrated.model import AppliedMigration, Migration, MigrationDirection, MigrationPlan, Origin, Step, Unfinished
-from migrated.planning import (
-    OnLate,
-    OnMissing,
-    Policy,
-    State,
+from migrated.core.migration import Migration, MigrationDirection, Origin, Step
+from migrated.core.plan import (
+    MigrationPlan,
     applied_above,
-    examine,
     leading_group,
-    missing_versions,
     newest_applied,
-    pending,
     plan_down,
     plan_to,
     plan_up,
 )
-from migrated.refusals import refuse_by_policy, refuse_changed
+from migrated.core.records import AppliedMigration, Unfinished
+from migrated.core.refusals import refuse_by_policy, refuse_changed
+from migrated.core.status import OnLate, OnMissing, Policy, State, examine, missing_versions, pending
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 UP, DOWN = MigrationDirection.UP, MigrationDirection.DOWN

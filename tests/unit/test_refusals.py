@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrated.directives import Directive
-from migrated.errors import ChecksumMismatchError, RefusedError, UnfinishedError
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Origin, Step, Unfinished
-from migrated.planning import OnLate, OnMissing, Policy, State, examine
-from migrated.refusals import refuse_by_policy, refuse_mixture, refuse_other_beginning, refuse_unfinished
+from migrated.core.errors import ChecksumMismatchError, RefusedError, UnfinishedError
+from migrated.core.migration import Directive, Migration, MigrationDirection, Origin, Step
+from migrated.core.records import AppliedMigration, Unfinished
+from migrated.core.refusals import refuse_by_policy, refuse_mixture, refuse_other_beginning, refuse_unfinished
+from migrated.core.status import OnLate, OnMissing, Policy, State, examine
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 UP, DOWN = MigrationDirection.UP, MigrationDirection.DOWN

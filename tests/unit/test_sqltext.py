@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrated.sqltext import (
+from migrated.core.sql import (
     LineComment,
     exact_tokens,
     first_token,

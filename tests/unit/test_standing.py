@@ -2,10 +2,10 @@
 
 import pytest
 
+from migrated.core.errors import DatabaseError, ExecutionFailedError, InvalidFormatError, MigrationError
 from migrated.daemon.passes import Scanned
 from migrated.daemon.standing import Standings
 from migrated.discovery import DatabasePath
-from migrated.errors import DatabaseError, ExecutionFailedError, InvalidFormatError, MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.sources.directory import Listing, Remark
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from integration.scripts import GROUND, Script, scripts
 
-from migrated.sqltext import has_statement, statements
+from migrated.core.sql import has_statement, statements
 
 TRIGGER = "CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 END; SELECT ';'; END;"
 

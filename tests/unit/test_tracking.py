@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from migrated.daemon.passes import Halted, Visited
-from migrated.daemon.schedule import Fingerprint, Rest
-from migrated.daemon.tracking import Tracker
-from migrated.discovery import DatabasePath
-from migrated.errors import (
+from migrated.core.errors import (
     ChecksumMismatchError,
     DatabaseError,
     ExecutionFailedError,
@@ -20,10 +16,15 @@ from migrated.errors import (
     MigrationError,
     RefusedError,
 )
+from migrated.core.migration import Migration
+from migrated.core.records import AppliedMigration
+from migrated.core.status import examine
+from migrated.daemon.passes import Halted, Visited
+from migrated.daemon.schedule import Fingerprint, Rest
+from migrated.daemon.tracking import Tracker
+from migrated.discovery import DatabasePath
 from migrated.fleet import Outcome, Result
 from migrated.logs import log
-from migrated.model import AppliedMigration, Migration
-from migrated.planning import examine
 from migrated.rollout import Halt
 
 APP = DatabasePath("app.db", "/srv/app.db")

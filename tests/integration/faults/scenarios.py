@@ -25,9 +25,9 @@ from migrated import (
     TransactionMode,
 )
 from migrated.backend import Done, Observer
+from migrated.core.sql import statements
 from migrated.settings import NO_SNAPSHOTS
 from migrated.sqlite import snapshots
-from migrated.sqltext import statements
 
 Acknowledge = Callable[[str], None]
 Act = Callable[[Path, Acknowledge], object]

@@ -1,37 +1,63 @@
 """What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from migrated import planning, refusals
-from migrated.model import AppliedRepeatable, Migration, MigrationDirection, MigrationPlan, Record, Step
-from migrated.planning import OnChanged, OnMissing, Policy, Recorded, RepeatableStatus, State, Status
+from migrated.core import refusals
+from migrated.core import status as planning
+from migrated.core.errors import MigrationNotFoundError, RollbackFailedError
+from migrated.core.migration import Migration, MigrationDirection, Step
+from migrated.core.records import AppliedRepeatable, Record
+from migrated.core.status import (
+    Findings,
+    OnChanged,
+    OnMissing,
+    Policy,
+    Recorded,
+    RepeatableStatus,
+    State,
+    Status,
+    find,
+    names,
+    pending,
+)
 
 _MOST_REMEMBERED = 64
+
+
+class MigrationPlan:
+    """What will happen, in this order. True while there is something to do."""
+
+    __slots__ = ("direction", "migrations")
+
+    def __init__(self, direction: MigrationDirection, migrations: Sequence[Migration] = ()) -> None:
+        self.direction = direction
+        # Two plans of the same steps are equal, whatever the steps came in.
+        self.migrations: Sequence[Migration] = [*migrations]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MigrationPlan):
+            return NotImplemented
+        return (self.direction, self.migrations) == (other.direction, other.migrations)
+
+    __hash__ = None  # type: ignore[assignment] # as that of a list
+
+    def __repr__(self) -> str:
+        return f"MigrationPlan({self.direction!r}, {self.migrations!r})"
+
+    def __iter__(self) -> Iterator[Migration]:
+        return iter(self.migrations)
+
+    def __len__(self) -> int:
+        return len(self.migrations)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.migrations
+
+
 _NO_WAY_DOWN = MigrationPlan(MigrationDirection.DOWN)
 _NO_WAY_UP = MigrationPlan(MigrationDirection.UP)
-
-
-class Findings(NamedTuple):
-    """The states of all migrations in one database."""
-
-    statuses: Sequence[Status]
-    repeatables: Sequence[RepeatableStatus] = ()
-
-    @property
-    def pending(self) -> int:
-        """How many could be applied, repeatable ones included."""
-        repeatables = sum(each.state is State.PENDING for each in self.repeatables)
-        return len(planning.pending(self.statuses)) + repeatables
-
-
-def find(available: Iterable[Migration], record: Record) -> Findings:
-    """Compare what there is with what the database says."""
-    migrations = list(available)
-    return Findings(
-        planning.examine(migrations, record.applied, record.unfinished),
-        planning.examine_repeatables(migrations, record.repeatables),
-    )
 
 
 def likeness(record: Record) -> Hashable:
@@ -132,9 +158,9 @@ def plan_run(
     updates = _updates(statuses, recorded, back) if redoes else ()
     repeat, undo = ([], []) if target is not None else _repetitions(repeatables, policy)
     if not back:
-        return Agenda(up=planning.plan_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
-    down = planning.plan_down(statuses, recorded(back), back)
-    up = planning.plan_up(_without(statuses, back), target, {*back, *again})
+        return Agenda(up=plan_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
+    down = plan_down(statuses, recorded(back), back)
+    up = plan_up(_without(statuses, back), target, {*back, *again})
     if redoes:
         repeat, undo = _all_again(repeatables, [each.migration for each in repeatables])
     return Agenda(down, up, repeat, undo, updates, is_redo=redoes)
@@ -148,7 +174,7 @@ def plan_redo(findings: Findings, recorded: Recorded, versions: Collection[int],
     statuses, repeatables = findings
     if not versions:
         return Agenda()
-    down = planning.plan_down(statuses, recorded(list(versions)), versions)
+    down = plan_down(statuses, recorded(list(versions)), versions)
     up = [each for each in planning.pending(_without(statuses, versions)) if each.version in again]
     repeat, undo = _all_again(repeatables, [each.migration for each in repeatables if each.applied])
     return Agenda(down, MigrationPlan(MigrationDirection.UP, up), repeat, undo, is_redo=True)
@@ -208,3 +234,83 @@ def _is_other(present: Migration, name: str, recorded: Migration | None) -> bool
     if present.name != name or recorded is None:
         return True
     return (present.down_sql, present.header) != (recorded.down_sql, recorded.header)
+
+
+def plan_up(statuses: Sequence[Status], target: int | None = None, again: Collection[int] = ()) -> MigrationPlan:
+    """Everything pending, at or below `target` where one is given; those in `again` whatever the target."""
+    steps = [
+        step for step in pending(statuses) if target is None or step.version <= target or step.version in again
+    ]
+    return MigrationPlan(MigrationDirection.UP, tuple(steps))
+
+
+def plan_down(
+    statuses: Sequence[Status], recorded: Mapping[int, Migration], versions: Iterable[int]
+) -> MigrationPlan:
+    """Roll back those of `versions` that are applied, newest first.
+
+    The down text is the file's while the file still is what was applied, else the one that was `recorded`
+    when it was. Raises `RollbackFailedError` naming every step that has none: before the first step.
+    """
+    wanted = set(versions)
+    steps = [
+        _undo(status, recorded) for status in reversed(statuses) if status.applied and status.version in wanted
+    ]
+    stuck = [step for step in steps if not step.is_reversible]
+    if stuck:
+        raise RollbackFailedError(
+            f"cannot roll back {names(stuck)}: no down text",
+            version=stuck[0].version,
+            name=stuck[0].name,
+            hint="add a DOWN section (`-- migrated: nothing-to-undo` in it if there is nothing to undo); "
+            "nothing was rolled back",
+        )
+    return MigrationPlan(MigrationDirection.DOWN, tuple(steps))
+
+
+def _undo(status: Status, recorded: Mapping[int, Migration]) -> Migration:
+    if status.migration is not None and status.state is State.APPLIED and status.migration.is_reversible:
+        return status.migration
+    fallback = status.migration if status.state is State.APPLIED else None
+    unknown = Migration(status.version, status.applied.name if status.applied else "unknown", "")
+    return recorded.get(status.version) or fallback or unknown
+
+
+def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
+    """The first steps from `start` on that may share one transaction; at least one where there are any."""
+    end = start
+    while end < len(steps) and not steps[end].needs_own_transaction:
+        end += 1
+    return steps[start : max(end, start + 1)]
+
+
+def plan_to(statuses: Sequence[Status], target: int | None, recorded: Recorded) -> MigrationPlan:
+    """The contract of `MigrationRunner.plan`. `recorded` is asked only for what a rollback needs."""
+    if target is not None:
+        require_known(statuses, target)
+    upward = plan_up(statuses, target)
+    above = applied_above(statuses, target)
+    if upward or not above:
+        return upward
+    return plan_down(statuses, recorded(above), above)
+
+
+def applied_above(statuses: Iterable[Status], target: int | None) -> list[int]:
+    """The applied versions above `target`; none where there is no target."""
+    return [s.version for s in statuses if target is not None and s.applied and s.version > target]
+
+
+def newest_applied(statuses: Sequence[Status], steps: int) -> list[int]:
+    """The `steps` highest applied versions."""
+    applied = [status.version for status in statuses if status.applied]
+    return applied[max(len(applied) - steps, 0) :]
+
+
+def require_known(statuses: Iterable[Status], target: int) -> None:
+    """Raise `MigrationNotFoundError` unless `target` is 0 (empty) or a version that either side knows."""
+    if target != 0 and not any(status.version == target for status in statuses):
+        raise MigrationNotFoundError(
+            f"version {target} is unknown: neither the migrations nor the ledger have it",
+            version=target,
+            hint="`migrated status` lists the versions; 0 stands for an empty database",
+        )

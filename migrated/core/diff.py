@@ -6,9 +6,10 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from migrated.misread import Misreading, misreading
-from migrated.model import AppliedMigration, Migration, MigrationDirection, Step
-from migrated.sqltext import exact_tokens
+from migrated.core.migration import Migration, MigrationDirection, Step
+from migrated.core.misread import Misreading, misreading
+from migrated.core.records import AppliedMigration
+from migrated.core.sql import exact_tokens
 
 UNRECORDED = "the text that was applied is not recorded"
 LONGEST_EXCERPT = 40

@@ -2,14 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from enum import Enum, StrEnum
 from typing import Final, NamedTuple
 
-from migrated.directives import Directive, directives_above
-from migrated.errors import InvalidFormatError, label_of
-from migrated.sqltext import first_token, statements
+from migrated.core.errors import InvalidFormatError, label_of
+from migrated.core.sql import first_token, line_comments
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
@@ -38,6 +35,15 @@ class Origin(NamedTuple):
     file: str
     up: Place = Place()
     down: Place = Place()
+
+
+class Directive(StrEnum):
+    """What such a line may say."""
+
+    NO_TRANSACTION = "no-transaction"
+    FOREIGN_KEYS_ON = "foreign-keys=on"
+    NOTHING_TO_DO = "nothing-to-do"
+    NOTHING_TO_UNDO = "nothing-to-undo"
 
 
 class _Section(NamedTuple):
@@ -207,21 +213,6 @@ def _is_text(text: str) -> bool:
     return "\0" not in text and (text.isascii() or _SURROGATE.search(text) is None)
 
 
-class AppliedMigration(NamedTuple):
-    """What the ledger of one database says. `applied_at` is aware and in UTC."""
-
-    version: int
-    name: str
-    checksum: str
-    applied_at: datetime
-    execution_time_ms: int
-
-    @property
-    def label(self) -> str:
-        """`<version>_<name>`, as people name it."""
-        return label_of(self.version, self.name)
-
-
 class ChecksumMismatch(NamedTuple):
     """An applied migration whose up text is no longer what was applied.
 
@@ -236,83 +227,6 @@ class ChecksumMismatch(NamedTuple):
     def __str__(self) -> str:
         label = label_of(self.version, self.name)
         return f"{label} was changed after it was applied: expected checksum {self.expected}, found {self.found}"
-
-
-def highest_version(applied: Iterable[AppliedMigration]) -> int | None:
-    """That of the newest; None where nothing is applied."""
-    return max((entry.version for entry in applied), default=None)
-
-
-class AppliedRepeatable(NamedTuple):
-    """What a database says of a repeatable migration: when it was applied last, with which text.
-
-    `objects` are the views and triggers that it made then, each as its kind and its name.
-    """
-
-    name: str
-    checksum: str
-    applied_at: datetime
-    execution_time_ms: int
-    objects: tuple[tuple[str, str], ...] = ()
-
-
-class Unfinished(NamedTuple):
-    """A migration without a transaction that stopped: `statement` of its `statements` are done, for good.
-
-    `recorded` is the migration as it was when it began; `happened_at` is when the last statement was done.
-    """
-
-    recorded: Migration
-    direction: MigrationDirection
-    statement: int
-    statements: int
-    happened_at: datetime
-    host: str
-    pid: int
-
-    @property
-    def version(self) -> int:
-        """That of the migration."""
-        return self.recorded.version
-
-    @property
-    def text(self) -> str:
-        """What was being run."""
-        return Step(self.recorded, self.direction).sql
-
-    @property
-    def next_statement(self) -> str:
-        """The first that is not done, as it was when the migration began."""
-        spans = statements(self.text)
-        start, end = spans[self.statement] if self.statement < len(spans) else (0, 0)
-        return self.text[start:end]
-
-    def __str__(self) -> str:
-        going = "" if self.direction is MigrationDirection.UP else "the rollback of "
-        return f"{going}{self.recorded.label} stopped after statement {self.statement} of {self.statements}"
-
-
-class Record(NamedTuple):
-    """What a database says of itself: what is applied, and what stopped half way, if anything did."""
-
-    applied: list[AppliedMigration]
-    unfinished: Unfinished | None = None
-    repeatables: Sequence[AppliedRepeatable] = ()
-
-
-class Snapshot(NamedTuple):
-    """A copy of a database as it was at `taken_at` (aware, UTC); `version` was the highest applied, if any was.
-
-    `size` is in bytes; `reason` is "before-run", "before-each", "before-restore" or "before-redo".
-    """
-
-    id: str
-    database: str
-    path: str
-    taken_at: datetime
-    version: int | None
-    size: int
-    reason: str
 
 
 class Step(NamedTuple):
@@ -347,40 +261,35 @@ class Step(NamedTuple):
         return origin.up if self.direction is MigrationDirection.UP else origin.down
 
 
-class Repair(StrEnum):
-    """How a person settles an unfinished migration."""
-
-    RESUME = "resume"
-    MARK_APPLIED = "mark-applied"
-    FORGET = "forget"
+_DIRECTIVE = re.compile(r"--[ \t]*migrated:[ \t]*(?P<value>.*?)[ \t]*\Z", re.IGNORECASE)
 
 
-class MigrationPlan:
-    """What will happen, in this order. True while there is something to do."""
+def directive_in(comment: str) -> Directive | None:
+    """The directive that a `--` comment holds, None for an ordinary comment.
 
-    __slots__ = ("direction", "migrations")
+    Raises `InvalidFormatError` for one that does not exist: a misspelt directive must not be ignored.
+    """
+    found = _DIRECTIVE.match(comment)
+    if found is None:
+        return None
+    value = found["value"]
+    try:
+        return Directive(value)
+    except ValueError:
+        known = ", ".join(Directive)
+        raise InvalidFormatError(
+            f"unknown directive {value!r}", hint=f"write one of: {known}; or remove the line"
+        ) from None
 
-    def __init__(self, direction: MigrationDirection, migrations: Sequence[Migration] = ()) -> None:
-        self.direction = direction
-        # Two plans of the same steps are equal, whatever the steps came in.
-        self.migrations: Sequence[Migration] = [*migrations]
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, MigrationPlan):
-            return NotImplemented
-        return (self.direction, self.migrations) == (other.direction, other.migrations)
+def directives_at_top(sql: str) -> frozenset[Directive]:
+    """Those above the first statement of a section."""
+    return directives_above(sql, first_token(sql))
 
-    __hash__ = None  # type: ignore[assignment] # as that of a list
 
-    def __repr__(self) -> str:
-        return f"MigrationPlan({self.direction!r}, {self.migrations!r})"
-
-    def __iter__(self) -> Iterator[Migration]:
-        return iter(self.migrations)
-
-    def __len__(self) -> int:
-        return len(self.migrations)
-
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self.migrations
+def directives_above(sql: str, end: int | None) -> frozenset[Directive]:
+    """Those above an offset; None is the end of the text."""
+    if end == 0:
+        return frozenset()
+    found = (directive_in(comment.text) for comment in line_comments(sql[:end]))
+    return frozenset(directive for directive in found if directive)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import lru_cache
 
-from migrated.errors import InvalidFormatError
-from migrated.model import Migration, MigrationDirection
-from migrated.planning import State, Status
-from migrated.sections import cut_sections, cut_text, read_comments
-from migrated.sqltext import has_statement
+from migrated.core.errors import InvalidFormatError
+from migrated.core.migration import Migration, MigrationDirection
+from migrated.core.sections import cut_sections, cut_text, read_comments
+from migrated.core.sql import has_statement
+from migrated.core.status import State, Status
 
 
 class Misreading(StrEnum):

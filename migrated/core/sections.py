@@ -3,9 +3,9 @@
 import re
 from typing import NamedTuple
 
-from migrated.errors import InvalidFormatError
-from migrated.model import MigrationDirection, Place
-from migrated.sqltext import LineComment, continuation, first_token, line_comments
+from migrated.core.errors import InvalidFormatError
+from migrated.core.migration import MigrationDirection, Place
+from migrated.core.sql import LineComment, continuation, first_token, line_comments
 
 _MARKER = re.compile(r"--[ \t]*(?P<which>UP|DOWN)[ \t]*\Z", re.IGNORECASE)
 _DIRECTIONS = {"UP": MigrationDirection.UP, "DOWN": MigrationDirection.DOWN}

@@ -4,8 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from migrated.directives import Directive
-from migrated.errors import (
+from migrated.core.errors import (
     ChecksumMismatchError,
     LateMigrationError,
     MigrationError,
@@ -13,9 +12,11 @@ from migrated.errors import (
     RefusedError,
     UnfinishedError,
 )
-from migrated.misread import Misreading, misreadings
-from migrated.model import Migration, Step, Unfinished
-from migrated.planning import (
+from migrated.core.migration import Directive, Migration, Step
+from migrated.core.misread import Misreading, misreadings
+from migrated.core.records import Unfinished
+from migrated.core.sql import statements
+from migrated.core.status import (
     OnChanged,
     OnLate,
     OnMissing,
@@ -26,7 +27,6 @@ from migrated.planning import (
     names,
     nothing_recorded,
 )
-from migrated.sqltext import statements
 
 
 def refuse_unfinished(statuses: Iterable[Status]) -> None:

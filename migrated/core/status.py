@@ -5,21 +5,12 @@ difference, never a high-water mark; only what the ledger has can be rolled back
 offender and comes before the first step.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from migrated.errors import MigrationNotFoundError, RollbackFailedError
-from migrated.model import (
-    AppliedMigration,
-    AppliedRepeatable,
-    ChecksumMismatch,
-    Migration,
-    MigrationDirection,
-    MigrationPlan,
-    Step,
-    Unfinished,
-)
+from migrated.core.migration import ChecksumMismatch, Migration
+from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Unfinished
 
 Recorded = Callable[[list[int]], Mapping[int, Migration]]
 """Asked for versions: those migrations as they were applied, as far as that is known."""
@@ -171,86 +162,6 @@ def pending(statuses: Iterable[Status]) -> list[Migration]:
     return [status.migration for status in statuses if status.migration and status.state in _WAITING]
 
 
-def plan_up(statuses: Sequence[Status], target: int | None = None, again: Collection[int] = ()) -> MigrationPlan:
-    """Everything pending, at or below `target` where one is given; those in `again` whatever the target."""
-    steps = [
-        step for step in pending(statuses) if target is None or step.version <= target or step.version in again
-    ]
-    return MigrationPlan(MigrationDirection.UP, tuple(steps))
-
-
-def plan_down(
-    statuses: Sequence[Status], recorded: Mapping[int, Migration], versions: Iterable[int]
-) -> MigrationPlan:
-    """Roll back those of `versions` that are applied, newest first.
-
-    The down text is the file's while the file still is what was applied, else the one that was `recorded`
-    when it was. Raises `RollbackFailedError` naming every step that has none: before the first step.
-    """
-    wanted = set(versions)
-    steps = [
-        _undo(status, recorded) for status in reversed(statuses) if status.applied and status.version in wanted
-    ]
-    stuck = [step for step in steps if not step.is_reversible]
-    if stuck:
-        raise RollbackFailedError(
-            f"cannot roll back {names(stuck)}: no down text",
-            version=stuck[0].version,
-            name=stuck[0].name,
-            hint="add a DOWN section (`-- migrated: nothing-to-undo` in it if there is nothing to undo); "
-            "nothing was rolled back",
-        )
-    return MigrationPlan(MigrationDirection.DOWN, tuple(steps))
-
-
-def _undo(status: Status, recorded: Mapping[int, Migration]) -> Migration:
-    if status.migration is not None and status.state is State.APPLIED and status.migration.is_reversible:
-        return status.migration
-    fallback = status.migration if status.state is State.APPLIED else None
-    unknown = Migration(status.version, status.applied.name if status.applied else "unknown", "")
-    return recorded.get(status.version) or fallback or unknown
-
-
-def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
-    """The first steps from `start` on that may share one transaction; at least one where there are any."""
-    end = start
-    while end < len(steps) and not steps[end].needs_own_transaction:
-        end += 1
-    return steps[start : max(end, start + 1)]
-
-
-def plan_to(statuses: Sequence[Status], target: int | None, recorded: Recorded) -> MigrationPlan:
-    """The contract of `MigrationRunner.plan`. `recorded` is asked only for what a rollback needs."""
-    if target is not None:
-        require_known(statuses, target)
-    upward = plan_up(statuses, target)
-    above = applied_above(statuses, target)
-    if upward or not above:
-        return upward
-    return plan_down(statuses, recorded(above), above)
-
-
-def applied_above(statuses: Iterable[Status], target: int | None) -> list[int]:
-    """The applied versions above `target`; none where there is no target."""
-    return [s.version for s in statuses if target is not None and s.applied and s.version > target]
-
-
-def newest_applied(statuses: Sequence[Status], steps: int) -> list[int]:
-    """The `steps` highest applied versions."""
-    applied = [status.version for status in statuses if status.applied]
-    return applied[max(len(applied) - steps, 0) :]
-
-
-def require_known(statuses: Iterable[Status], target: int) -> None:
-    """Raise `MigrationNotFoundError` unless `target` is 0 (empty) or a version that either side knows."""
-    if target != 0 and not any(status.version == target for status in statuses):
-        raise MigrationNotFoundError(
-            f"version {target} is unknown: neither the migrations nor the ledger have it",
-            version=target,
-            hint="`migrated status` lists the versions; 0 stands for an empty database",
-        )
-
-
 def missing_versions(statuses: Iterable[Status]) -> list[int]:
     """Versions that are applied and that no migration has."""
     return [status.version for status in statuses if status.state is State.MISSING]
@@ -259,3 +170,25 @@ def missing_versions(statuses: Iterable[Status]) -> list[int]:
 def names(named: Iterable[Status | Migration]) -> str:
     """Their labels, for people."""
     return ", ".join(each.label for each in named)
+
+
+class Findings(NamedTuple):
+    """The states of all migrations in one database."""
+
+    statuses: Sequence[Status]
+    repeatables: Sequence[RepeatableStatus] = ()
+
+    @property
+    def pending(self) -> int:
+        """How many could be applied, repeatable ones included."""
+        repeatables = sum(each.state is State.PENDING for each in self.repeatables)
+        return len(pending(self.statuses)) + repeatables
+
+
+def find(available: Iterable[Migration], record: Record) -> Findings:
+    """Compare what there is with what the database says."""
+    migrations = list(available)
+    return Findings(
+        examine(migrations, record.applied, record.unfinished),
+        examine_repeatables(migrations, record.repeatables),
+    )
