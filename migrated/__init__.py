@@ -6,6 +6,7 @@ from migrated import core
 
 TYPE_CHECKING = False  # typing's own costs 5 ms of every start
 if TYPE_CHECKING:
+    from migrated.config.settings import SnapshotPolicy, SnapshotWhen, TransactionMode
     from migrated.core.errors import (
         ChecksumMismatchError,
         ConfigError,
@@ -27,13 +28,17 @@ if TYPE_CHECKING:
     from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished
     from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
     from migrated.runner import MigrationRunner
-    from migrated.settings import SnapshotPolicy, SnapshotWhen, TransactionMode
     from migrated.sources.directory import read_migrations
     from migrated.system.cancellation import Supervision
 
 __version__ = core.VERSION
 
 _HOMES = {
+    "migrated.config.settings": (
+        "SnapshotPolicy",
+        "SnapshotWhen",
+        "TransactionMode",
+    ),
     "migrated.core.errors": (
         "ChecksumMismatchError",
         "ConfigError",
@@ -69,11 +74,6 @@ _HOMES = {
         "Policy",
     ),
     "migrated.runner": ("MigrationRunner",),
-    "migrated.settings": (
-        "SnapshotPolicy",
-        "SnapshotWhen",
-        "TransactionMode",
-    ),
     "migrated.sources.directory": ("read_migrations",),
     "migrated.system.cancellation": ("Supervision",),
 }

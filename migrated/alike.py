@@ -1,11 +1,11 @@
 """Telling that a database has everything because its record is that of another one that has."""
 
+from migrated.config.settings import Target
 from migrated.core import refusals
 from migrated.core.errors import MigrationError
 from migrated.core.status import OnChanged
 from migrated.discovery import DatabasePath
 from migrated.runner import Prepared
-from migrated.settings import Target
 from migrated.sqlite.database import SqliteDatabase
 from migrated.sqlite.glance import Glance, glance
 

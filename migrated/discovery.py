@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from migrated.config.settings import Target
 from migrated.core.errors import DatabaseError
-from migrated.settings import Target
 from migrated.system.files import FOLDER
 
 _SIBLINGS = ("-wal", "-shm", "-journal")
@@ -82,27 +82,6 @@ def require_some(target: Target, databases: list[DatabasePath]) -> None:
         raise DatabaseError(
             f"no file matches {', '.join(target.databases)}", hint="check the pattern; a glob makes no database"
         )
-
-
-def would_be_found(target: Target, path: str) -> bool:
-    """Whether a file at an absolute `path` is one of a target's databases, or would be if it were there."""
-    names = [os.path.abspath(path), os.path.realpath(path)]
-    wanted = [os.path.abspath(os.path.join(target.base, configured)) for configured in target.databases]
-    return names[1] in map(os.path.realpath, wanted) or any(
-        _fits(name.split(os.sep), pattern.split(os.sep)) for name in names for pattern in wanted
-    )
-
-
-def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether a path is one that `glob` gives for a pattern, both as the names they consist of."""
-    import fnmatch
-
-    if not patterns or not parts:
-        return not parts and set(patterns) <= {"**"}
-    if patterns[0] == "**":
-        return _fits(parts, patterns[1:]) or (not parts[0].startswith(".") and _fits(parts[1:], patterns))
-    hidden = parts[0].startswith(".") and not patterns[0].startswith(".")
-    return not hidden and fnmatch.fnmatchcase(parts[0], patterns[0]) and _fits(parts[1:], patterns[1:])
 
 
 def _is_pattern(configured: str, base: str) -> bool:

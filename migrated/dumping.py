@@ -2,11 +2,11 @@
 
 import errno
 
+from migrated.config.settings import Target
 from migrated.core.errors import DatabaseError
 from migrated.fleet import Outcome, Result, internal
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
-from migrated.settings import Target
 from migrated.system.cancellation import Supervision
 
 _HINTS = {

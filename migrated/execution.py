@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from migrated.backend import Database, Done, FormerState, KeptRows, LedgerMovedError, Observer, Progress, Session
+from migrated.config.settings import TransactionMode
 from migrated.core import refusals, status
 from migrated.core.errors import DatabaseError, MigrationError, RollbackFailedError
 from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.plan import Agenda
 from migrated.core.records import AppliedMigration, Record
 from migrated.core.status import Findings, OnMissing, Policy, Recorded, Status, find
-from migrated.settings import TransactionMode
 from migrated.system.cancellation import Supervision
 from migrated.work import Work
 

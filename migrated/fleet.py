@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from migrated.alike import Alike
 from migrated.backend import Observer
+from migrated.config.settings import Target
 from migrated.core import diff
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.core.migration import Migration
@@ -20,7 +21,6 @@ from migrated.logs.log import Log
 from migrated.prototype import Prototype
 from migrated.reporter import Reporter
 from migrated.runner import Hold, MigrationRunner, Prepared
-from migrated.settings import Target
 from migrated.sqlite.connection import is_absent_or_empty
 from migrated.system.cancellation import Supervision
 

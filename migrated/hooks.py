@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from migrated.config.settings import Config, HookName
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.settings import Config, HookName
 from migrated.system.cancellation import Supervision
 from migrated.system.processes import Ended, run_program
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from migrated.config.settings import HookName
 from migrated.core.errors import INTERRUPTED, MigrationError
 from migrated.fleet import Outcome, Result
 from migrated.hooks import Occasion
-from migrated.settings import HookName
 
 _WORST_FIRST = [Result.FAILED, Result.REFUSED, Result.UNAVAILABLE, Result.APPLIED]
 

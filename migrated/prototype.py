@@ -4,10 +4,10 @@ import threading
 from collections.abc import Sequence
 
 from migrated.backend import Template
+from migrated.config.settings import Target
 from migrated.core.errors import MigrationError
 from migrated.core.migration import Migration
 from migrated.runner import MigrationRunner
-from migrated.settings import Target
 
 
 class Prototype:

@@ -13,6 +13,7 @@ from typing import Protocol
 import apsw
 
 from migrated.backend import Database, Done, Observer, Template
+from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.core import plan as core_plan
 from migrated.core import refusals
 from migrated.core import status as planning
@@ -22,7 +23,6 @@ from migrated.core.plan import Agenda, Finder, MigrationPlan, agenda_of, plan_re
 from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished, highest_version
 from migrated.core.status import Findings, OnChanged, Policy, Recorded, RepeatableStatus, Status, find
 from migrated.execution import Decision, Execution
-from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.system.cancellation import Supervision

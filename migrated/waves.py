@@ -6,47 +6,13 @@ After Ansible's `serial` and `max_fail_percentage`
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from migrated.config.settings import Share, WavePolicy
 
 SMALLEST_FLEET = 11
 """With fewer databases than that all are tried at once, unless waves are configured: there is little to spare."""
-
-
-class Share(NamedTuple):
-    """A number of databases, or so many percent of all."""
-
-    number: float
-    is_percent: bool = False
-
-    def of(self, total: int) -> int:
-        """How many that is, of so many; at least one, where it is a percentage."""
-        return max(1, int(total * self.number / 100)) if self.is_percent else int(self.number)
-
-
-def parse_share(value: object) -> Share:
-    """A number, or a text such as "10%". Raises `ValueError` for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return Share(value)
-    if isinstance(value, str) and value.endswith("%"):
-        number = value[:-1].strip()
-        if number.replace(".", "", 1).isdecimal() and float(number) <= 100:  # noqa: PLR2004 - percent
-            return Share(float(number), is_percent=True)
-    raise ValueError(f'expected a number or a percentage such as "10%", got {value!r}')
-
-
 USUAL_WAVES = (Share(1), Share(10), Share(10, is_percent=True))
 USUAL_LIMIT = Share(1, is_percent=True)
-
-
-class WavePolicy(NamedTuple):
-    """`waves` are the sizes of all but the last, which is the rest; None: the usual ones, where there are enough.
-
-    `max_failures` is how many databases may fail before a wave is broken off; None: one of the first wave, later
-    one in a hundred.
-    """
-
-    waves: tuple[Share, ...] | None = None
-    max_failures: Share | None = None
 
 
 class Waves:

@@ -13,8 +13,9 @@ import pytest
 from support import ROOT, query
 
 from migrated.cli import COMMANDS, EXIT_CODES, build_parser
-from migrated.config import Overrides, load_config
-from migrated.configfile import HOOK_KEYS, POLICY_KEYS, TARGET_KEYS, TOP_KEYS
+from migrated.config.file import HOOK_KEYS, POLICY_KEYS, TARGET_KEYS, TOP_KEYS
+from migrated.config.load import Overrides, load_config
+from migrated.config.settings import Config, HookName, Target
 from migrated.control import PROTOCOL
 from migrated.core import errors
 from migrated.core.migration import Directive
@@ -22,7 +23,6 @@ from migrated.core.status import OnChanged, OnLate, OnMissing, State
 from migrated.daemon.asking import NAMES
 from migrated.hooks import Occasion
 from migrated.logs.events import EVENTS
-from migrated.settings import Config, HookName, Target
 
 README = (ROOT / "README.md").read_text()
 

@@ -96,7 +96,7 @@ def test_lines_that_an_operator_must_edit_are_marked(unit: str) -> None:
 
 @pytest.mark.parametrize("unit", DAEMONS)
 def test_systemd_waits_longer_for_the_end_than_a_migration_may_take_then(unit: str) -> None:
-    from migrated.settings import Config, parse_duration
+    from migrated.config.settings import Config, parse_duration
 
     (limit,) = [line.partition("=")[2] for line in _lines(unit) if line.startswith("TimeoutStopSec=")]
 

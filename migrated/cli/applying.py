@@ -8,6 +8,7 @@ from typing import NamedTuple
 from migrated.cli.fleetbar import FleetBar
 from migrated.cli.progress import ProgressBar
 from migrated.cli.worker import in_worker
+from migrated.config.settings import Config, Target, WavePolicy
 from migrated.core.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.core.migration import Migration
 from migrated.discovery import DatabasePath, assign, require_some
@@ -22,11 +23,10 @@ from migrated.occasions import Gathering
 from migrated.prototype import Prototype
 from migrated.reports import Crowds, Tally, report, report_end, report_halt
 from migrated.rollout import BUSY_SECONDS, RollOut, Turn
-from migrated.settings import Config, Target
 from migrated.sources.directory import read_finished
 from migrated.system.cancellation import Supervision
 from migrated.system.permissions import Trust
-from migrated.waves import SMALLEST_FLEET, WavePolicy, Waves
+from migrated.waves import SMALLEST_FLEET, Waves
 
 Around = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 

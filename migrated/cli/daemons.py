@@ -6,6 +6,7 @@ from typing import Any
 
 from migrated import control
 from migrated.cli.render import print_problem
+from migrated.config.settings import Config
 from migrated.core.errors import (
     ConfigError,
     DatabaseError,
@@ -15,7 +16,6 @@ from migrated.core.errors import (
     RefusedError,
 )
 from migrated.discovery import assign
-from migrated.settings import Config
 
 Answer = dict[str, Any]
 SOON_SECONDS = 10.0

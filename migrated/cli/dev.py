@@ -4,7 +4,7 @@ import argparse
 
 from migrated.cli import options
 from migrated.cli.serving import serve
-from migrated.settings import for_development
+from migrated.config.settings import for_development
 
 EXAMPLE = "migrated dev -d dev.db"
 

@@ -13,9 +13,9 @@ from migrated.logs import console
 
 if TYPE_CHECKING:
     from migrated.cli.reading import View
+    from migrated.config.settings import Config
     from migrated.core.diff import Change, Difference
     from migrated.core.status import Status
-    from migrated.settings import Config
 
 EXAMPLE = "migrated diff 20240101120000 -d app.db"
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from migrated.cli import options
+from migrated.config.settings import Config
 from migrated.core.errors import MigrationFileError, RefusedError
-from migrated.settings import Config
 
 EXAMPLE = "sudo migrated install-service -c /etc/migrated/migrated.toml"
 

@@ -3,9 +3,9 @@
 import argparse
 from typing import get_args
 
-from migrated.config import Overrides, load_config
+from migrated.config.load import Overrides, load_config
+from migrated.config.settings import Config, LogFormat, LogLevel, parse_duration
 from migrated.core.migration import HIGHEST_VERSION
-from migrated.settings import Config, LogFormat, LogLevel, parse_duration
 
 _DIGITS = 100
 # What stands before the command is kept under names of its own: the command's parser would overwrite it.

@@ -12,9 +12,9 @@ from migrated.core.errors import MigrationError, RollbackFailedError, combined_e
 
 if TYPE_CHECKING:
     from migrated.cli.reading import View
+    from migrated.config.settings import Config
     from migrated.core.plan import Agenda, MigrationPlan
     from migrated.core.status import Recorded, Status
-    from migrated.settings import Config
 
 EXAMPLE = "migrated plan --to 20240101120000"
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any
 
+from migrated.config.settings import Config, Target, following
 from migrated.core import refusals
 from migrated.core.errors import DatabaseError, MigrationError, RefusedError
 from migrated.core.migration import Migration
@@ -10,7 +11,6 @@ from migrated.core.plan import likeness
 from migrated.core.records import Record, Unfinished
 from migrated.core.status import Findings, Policy, Recorded, State, find
 from migrated.discovery import DatabasePath, assign, require_some
-from migrated.settings import Config, Target, following
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 from migrated.sqlite.database import SqliteDatabase
 

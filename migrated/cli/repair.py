@@ -13,7 +13,7 @@ from migrated.core.status import State
 
 if TYPE_CHECKING:
     from migrated.cli.reading import View
-    from migrated.settings import Config
+    from migrated.config.settings import Config
     from migrated.system.cancellation import Supervision
 
 EXAMPLE = "migrated repair 20240101120000 --resume --reason 'the disk was full'"

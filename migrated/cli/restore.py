@@ -8,8 +8,8 @@ from migrated.core.errors import DatabaseError, MigrationError, MigrationNotFoun
 from migrated.core.records import Snapshot
 
 if TYPE_CHECKING:
+    from migrated.config.settings import Config, Target
     from migrated.discovery import DatabasePath
-    from migrated.settings import Config, Target
     from migrated.system.cancellation import Supervision
 
 EXAMPLE = "migrated restore app.db.20240101T120000000000Z --dry-run"

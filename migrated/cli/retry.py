@@ -5,9 +5,9 @@ import os
 
 from migrated.cli import options
 from migrated.cli.render import print_problem
+from migrated.config.settings import Config
 from migrated.core.errors import RefusedError
 from migrated.discovery import assign
-from migrated.settings import Config
 
 EXAMPLE = "migrated retry tenants/42.db"
 

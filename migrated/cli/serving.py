@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from migrated.cli import collecting, options
-from migrated.settings import Config
+from migrated.config.settings import Config
 
 
 def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lambda config: config) -> int:

@@ -3,7 +3,7 @@
 import argparse
 
 from migrated.cli import options
-from migrated.settings import without_waves
+from migrated.config.settings import without_waves
 
 EXAMPLE = "migrated up -d app.db --to 20240101120000"
 

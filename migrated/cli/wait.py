@@ -6,7 +6,7 @@ import time
 from migrated.cli import options
 from migrated.cli.groups import MANY, Groups, said_of
 from migrated.cli.render import print_problem
-from migrated.settings import Config
+from migrated.config.settings import Config
 
 EXAMPLE = "migrated wait --timeout 60s && exec my-application"
 

@@ -2,9 +2,9 @@
 
 import os
 
+from migrated.config.settings import Config
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.settings import Config
 from migrated.system import permissions
 
 

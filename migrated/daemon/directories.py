@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from migrated.config.settings import Config
 from migrated.core.errors import MigrationFileError
 from migrated.daemon.checkout import is_under_way
 from migrated.daemon.passes import Scanned
@@ -12,7 +13,6 @@ from migrated.daemon.schedule import Complaint
 from migrated.daemon.watcher import DirectoryWatch, WatchNews
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
-from migrated.settings import Config
 from migrated.sources.directory import Listing
 from migrated.sources.naming import FileName, read_name
 

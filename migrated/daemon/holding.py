@@ -4,9 +4,9 @@ import threading
 from collections.abc import Collection
 from contextlib import suppress
 
+from migrated.config.settings import Config
 from migrated.core.errors import DatabaseError, LockHeldError
 from migrated.discovery import assign
-from migrated.settings import Config
 from migrated.system.file_locks import DAEMON, ProcessLock, lock_path
 
 

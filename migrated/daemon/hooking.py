@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from migrated.config.settings import Config, HookName
 from migrated.daemon.passes import Scanned
 from migrated.discovery import DatabasePath
 from migrated.fleet import Outcome, Result
 from migrated.hooks import Occasion, run_hook
 from migrated.logs.log import Log
 from migrated.occasions import Gathering
-from migrated.settings import Config, HookName
 from migrated.system.cancellation import Supervision
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import FrameType
 
+from migrated.config.settings import Config, following
 from migrated.control import SOCKET_KEY
 from migrated.core import VERSION
 from migrated.core.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
@@ -41,7 +42,6 @@ from migrated.daemon.watcher import WatchdogComplaints
 from migrated.dumping import SchemaFiles
 from migrated.logs import events
 from migrated.logs.log import Log, new_run_id
-from migrated.settings import Config, following
 from migrated.system.cancellation import Supervision
 from migrated.system.inbox import receive
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from migrated.config.settings import Config, Target
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.daemon.activity import Activity
 from migrated.daemon.holding import DaemonLocks
@@ -21,7 +22,6 @@ from migrated.logs.log import Log
 from migrated.prototype import Prototype
 from migrated.reports import FEW, Cause, cause_of
 from migrated.rollout import BUSY_SECONDS, Halt, RollOut, Turn
-from migrated.settings import Config, Target
 from migrated.sources.directory import Listing
 from migrated.sources.rereading import Reading
 from migrated.system.cancellation import Supervision

@@ -24,7 +24,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-from migrated.settings import WatchMode
+from migrated.config.settings import WatchMode
 from migrated.sources.naming import read_name
 from migrated.system.files import is_shared
 

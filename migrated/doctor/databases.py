@@ -4,13 +4,13 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 
+from migrated.config.settings import SnapshotPolicy, SnapshotWhen, Target
 from migrated.core import refusals
 from migrated.core.errors import DatabaseError, RefusedError
 from migrated.core.migration import Migration
 from migrated.core.status import find
 from migrated.discovery import DatabasePath
 from migrated.doctor.findings import Finding, of_error, ok, problem, warning
-from migrated.settings import SnapshotPolicy, SnapshotWhen, Target
 from migrated.sqlite import preflight, shelf
 from migrated.sqlite.condition import journal_mode
 from migrated.sqlite.database import SqliteDatabase

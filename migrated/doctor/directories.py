@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from migrated.config.settings import WatchMode
 from migrated.daemon.watcher import DirectoryWatch, WatchdogComplaints
 from migrated.doctor.findings import Finding, of_error, ok, problem, warning
-from migrated.settings import WatchMode
 from migrated.sources.directory import Listing
 from migrated.system import permissions
 from migrated.system.files import file_system, is_shared

@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from migrated.config.settings import Config, HookName, Target
 from migrated.core.errors import ConfigError, MigrationError
 from migrated.core.migration import Migration
 from migrated.discovery import DatabasePath, assign, require_some
 from migrated.doctor import databases, directories, machine, places
 from migrated.doctor.findings import Finding, of_error, ok, problem
-from migrated.settings import Config, HookName, Target
 from migrated.sources.directory import Listing, read_directory
 
 _MACHINE = (

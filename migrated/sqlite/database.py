@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Migration
 from migrated.core.records import Record, Snapshot, highest_version
-from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy
 from migrated.sqlite import history, ledger, preflight
 from migrated.sqlite.connection import (
     Patience,

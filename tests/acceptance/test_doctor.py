@@ -15,9 +15,9 @@ from integration.children import line_from
 from support import execute, put_file, write_migration
 
 from migrated.cli import main
+from migrated.config.settings import SnapshotPolicy, SnapshotWhen
 from migrated.doctor import databases, directories, machine, places
 from migrated.doctor.findings import Level
-from migrated.settings import SnapshotPolicy, SnapshotWhen
 from migrated.sqlite.shelf import folder_of
 from migrated.system import file_locks
 

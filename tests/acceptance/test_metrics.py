@@ -13,7 +13,8 @@ from daemon_process import DaemonProcess
 from prometheus_client.parser import text_string_to_metric_families
 from support import ROOT, write_migration
 
-from migrated.config import Overrides, load_config
+from migrated.config.load import Overrides, load_config
+from migrated.config.settings import Config
 from migrated.core import VERSION
 from migrated.core.errors import ConfigError
 from migrated.daemon.directories import Directories
@@ -21,7 +22,6 @@ from migrated.daemon.loop import ALIVE_SECONDS, Daemon
 from migrated.daemon.metrics import Metrics
 from migrated.daemon.tracking import Tracker
 from migrated.logs import log as logs
-from migrated.settings import Config
 
 BROKEN = "SELECT * FROM nowhere;"
 

@@ -21,7 +21,7 @@ import apsw
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from migrated import Migration, MigrationRunner
-from migrated.settings import parse_size
+from migrated.config.settings import parse_size
 
 _SCHEMA = """
 PRAGMA journal_mode = wal;

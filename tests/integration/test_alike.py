@@ -11,9 +11,9 @@ from support import execute
 
 from migrated import Migration, MigrationRunner, OnChanged, Policy
 from migrated.alike import Alike
+from migrated.config.settings import Target
 from migrated.discovery import DatabasePath
 from migrated.runner import Prepared
-from migrated.settings import Target
 
 MIGRATIONS = [
     Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY);"),

@@ -20,9 +20,9 @@ from migrated import (
     read_migrations,
 )
 from migrated.backend import Done, Observer, Progress
+from migrated.config.settings import TransactionMode
 from migrated.core.errors import INTERRUPTED
 from migrated.core.migration import MigrationDirection, Step
-from migrated.settings import TransactionMode
 from migrated.sqlite import oversight
 from migrated.sqlite.failures import TIMED_OUT
 from migrated.system.cancellation import Supervision

@@ -8,11 +8,11 @@ import pytest
 from support import applied_versions, execute
 
 from migrated import Migration, Supervision
+from migrated.config.settings import Target
 from migrated.discovery import DatabasePath
 from migrated.fleet import Job, Result
 from migrated.logs import log as logs
 from migrated.logs.log import Log
-from migrated.settings import Target
 
 
 @pytest.fixture

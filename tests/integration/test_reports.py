@@ -18,11 +18,11 @@ from migrated import (
     Policy,
     read_migrations,
 )
+from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
 from migrated.discovery import DatabasePath
 from migrated.fleet import Action, Job, Outcome, Result
 from migrated.logs.log import configure
 from migrated.reports import report
-from migrated.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
 
 Line = dict[str, Any]
 

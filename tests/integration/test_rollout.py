@@ -8,6 +8,7 @@ import pytest
 from daemon_process import DEADLINE
 
 from migrated import DatabaseError, ExecutionFailedError, LockHeldError
+from migrated.config.settings import WavePolicy
 from migrated.core.errors import MigrationError
 from migrated.discovery import DatabasePath
 from migrated.fleet import Outcome, Result
@@ -15,7 +16,7 @@ from migrated.locking import SharedLocks
 from migrated.rollout import Halt, RollOut, Turn
 from migrated.system.cancellation import Supervision
 from migrated.system.file_locks import APPLYING, holding
-from migrated.waves import WavePolicy, Waves
+from migrated.waves import Waves
 
 Visit = Callable[[Turn], Outcome]
 BUSY = DatabaseError("database is locked", transient=True, code="SQLITE_BUSY")

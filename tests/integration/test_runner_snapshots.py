@@ -21,9 +21,9 @@ from migrated import (
     TransactionMode,
 )
 from migrated.backend import Observer
+from migrated.config.settings import NO_SNAPSHOTS
 from migrated.core.migration import Step
 from migrated.core.records import Snapshot
-from migrated.settings import NO_SNAPSHOTS
 from migrated.sqlite import snapshots
 
 BEFORE_EACH = SnapshotPolicy(SnapshotWhen.BEFORE_EACH)

@@ -15,11 +15,11 @@ from integration.children import Children
 from support import execute, write_migration
 
 from migrated import DatabaseError, ExecutionFailedError, LockHeldError, MigrationError, MigrationRunner
+from migrated.config.settings import Target
 from migrated.discovery import DatabasePath
 from migrated.dumping import SchemaFiles
 from migrated.fleet import Outcome, Result
 from migrated.logs import log as logs
-from migrated.settings import Target
 from migrated.system.cancellation import Supervision
 
 UPDATE = """
@@ -28,7 +28,7 @@ from migrated.logs import log
 from migrated.discovery import DatabasePath
 from migrated.dumping import SchemaFiles
 from migrated.fleet import Outcome, Result
-from migrated.settings import Target
+from migrated.config.settings import Target
 from migrated.system.cancellation import Supervision
 
 database, file = sys.argv[1:]

@@ -12,7 +12,7 @@ from daemon_process import environment, require
 from support import put_file, write_migration
 
 from migrated import MigrationFileError, read_migrations
-from migrated.config import Overrides, load_config
+from migrated.config.load import Overrides, load_config
 from migrated.core.errors import ConfigError
 from migrated.sources.directory import read_directory
 from migrated.system.permissions import Trust, Weakness, group_name_of

@@ -25,8 +25,8 @@ from migrated import (
     RollbackFailedError,
 )
 from migrated.backend import Done, Observer
+from migrated.config.settings import TransactionMode
 from migrated.core.migration import Step
-from migrated.settings import TransactionMode
 from migrated.system.cancellation import Supervision
 
 NO_TRANSACTION = "-- migrated: no-transaction\n"

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from migrated.config import Overrides, load_config
-from migrated.configfile import TOP_KEYS
+from migrated.config.file import TOP_KEYS
+from migrated.config.load import Overrides, load_config
+from migrated.config.settings import Config, HookName, Hooks, Target, parse_duration, parse_size
 from migrated.core.errors import ConfigError
 from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
-from migrated.settings import Config, HookName, Hooks, Target, parse_duration, parse_size
 
 HINT = "\nhint: the README lists every key and its values"
 DURATION = 'expected a duration such as "250ms", "30s" or "5m", got '

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from migrated.discovery import DatabasePath, assign, discover, would_be_found
-from migrated.settings import Target
+from migrated.config.load import would_be_found
+from migrated.config.settings import Target
+from migrated.discovery import DatabasePath, assign, discover
 
 
 def names(base: Path, *configured: str) -> list[str]:

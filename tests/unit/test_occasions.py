@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from migrated.config.settings import HookName
 from migrated.core.errors import (
     INTERRUPTED,
     ChecksumMismatchError,
@@ -18,7 +19,6 @@ from migrated.discovery import DatabasePath
 from migrated.fleet import Outcome, Result
 from migrated.hooks import LONGEST_VARIABLE, Occasion
 from migrated.occasions import Gathering
-from migrated.settings import HookName
 
 APPLY, FAILURE = HookName.AFTER_APPLY, HookName.ON_FAILURE
 BROKEN = ExecutionFailedError("no such table: x", version=7, name="seven", file="/srv/7_seven.sql")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from migrated.cli import build_parser, options
-from migrated.config import Overrides
+from migrated.config.load import Overrides
 
 
 def overrides(*arguments: str) -> Overrides:

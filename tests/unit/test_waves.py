@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrated.waves import Share, WavePolicy, Waves, parse_share
+from migrated.config.settings import Share, WavePolicy, parse_share
+from migrated.waves import Waves
 
 TEN_PERCENT = Share(10, is_percent=True)
 

@@ -25,8 +25,8 @@ from migrated import (
     TransactionMode,
 )
 from migrated.backend import Done, Observer
+from migrated.config.settings import NO_SNAPSHOTS
 from migrated.core.sql import statements
-from migrated.settings import NO_SNAPSHOTS
 from migrated.sqlite import snapshots
 
 Acknowledge = Callable[[str], None]

@@ -7,8 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from migrated.discovery import would_be_found
-from migrated.settings import DEFAULT_DATABASE, DEFAULT_MIGRATIONS, Config, Faults, Target
+from migrated.config.settings import DEFAULT_DATABASE, DEFAULT_MIGRATIONS, Config, Faults, Target
 from migrated.system.files import joined
 
 
@@ -38,7 +37,7 @@ def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -
     else:
         from pathlib import Path
 
-        from migrated.configfile import read_config_file
+        from migrated.config.file import read_config_file
 
         config, faults = read_config_file(Path(file), trusting=overrides.allow_insecure_permissions)
     config = _override(config, overrides, here, faults)
@@ -58,7 +57,7 @@ def _find(overrides: Overrides, here: str) -> str | None:
     if os.path.exists(shared) and _may_speak_of_us(shared):
         from pathlib import Path
 
-        from migrated.configfile import has_table
+        from migrated.config.file import has_table
 
         return shared if has_table(Path(shared)) else None
     return None
@@ -125,3 +124,24 @@ def _override(config: Config, overrides: Overrides, here: str, faults: Faults) -
         lock_timeout=config.lock_timeout if overrides.lock_timeout is None else overrides.lock_timeout,
         allow_insecure_permissions=overrides.allow_insecure_permissions or config.allow_insecure_permissions,
     )
+
+
+def would_be_found(target: Target, path: str) -> bool:
+    """Whether a file at an absolute `path` is one of a target's databases, or would be if it were there."""
+    names = [os.path.abspath(path), os.path.realpath(path)]
+    wanted = [os.path.abspath(os.path.join(target.base, configured)) for configured in target.databases]
+    return names[1] in map(os.path.realpath, wanted) or any(
+        _fits(name.split(os.sep), pattern.split(os.sep)) for name in names for pattern in wanted
+    )
+
+
+def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a path is one that `glob` gives for a pattern, both as the names they consist of."""
+    import fnmatch
+
+    if not patterns or not parts:
+        return not parts and set(patterns) <= {"**"}
+    if patterns[0] == "**":
+        return _fits(parts, patterns[1:]) or (not parts[0].startswith(".") and _fits(parts[1:], patterns))
+    hidden = parts[0].startswith(".") and not patterns[0].startswith(".")
+    return not hidden and fnmatch.fnmatchcase(parts[0], patterns[0]) and _fits(parts[1:], patterns[1:])

@@ -10,9 +10,7 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 
-from migrated.core.errors import ConfigError
-from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
-from migrated.settings import (
+from migrated.config.settings import (
     DEFAULT_DATABASE,
     DEFAULT_MIGRATIONS,
     Config,
@@ -20,16 +18,20 @@ from migrated.settings import (
     Hooks,
     LogFormat,
     LogLevel,
+    Share,
     SnapshotPolicy,
     SnapshotWhen,
     Target,
     TransactionMode,
     WatchMode,
+    WavePolicy,
     parse_duration,
+    parse_share,
     parse_size,
 )
+from migrated.core.errors import ConfigError
+from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
 from migrated.system.permissions import CODE, Trust
-from migrated.waves import Share, WavePolicy, parse_share
 
 MOST_WORKERS = 64
 

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 from migrated.core.errors import ConfigError
 from migrated.core.status import OnChanged, OnMissing, Policy
 from migrated.system.permissions import Trust
-from migrated.waves import WavePolicy
 
 DEFAULT_MIGRATIONS = "migrations"
 DEFAULT_DATABASE = "app.db"
@@ -42,7 +41,6 @@ class SnapshotPolicy(NamedTuple):
 
 DEVELOPMENT_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.BEFORE_EACH, keep=20)
 """What `migrated dev` keeps, unless it is told otherwise: an edited migration may have no other way back."""
-
 NO_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.NEVER)
 
 
@@ -67,8 +65,6 @@ class Hooks(NamedTuple):
 
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
 _SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)[ ]?(?P<unit>B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _BYTES = {"B": 1} | {
     f"{prefix}{suffix}": base**power
@@ -91,6 +87,28 @@ def parse_duration(text: str) -> float:
     if found is None:
         raise ValueError(f'expected a duration such as "250ms", "30s" or "5m", got {text!r}')
     return float(found["number"]) * _SECONDS[found["unit"]]
+
+
+class Share(NamedTuple):
+    """A number of databases, or so many percent of all."""
+
+    number: float
+    is_percent: bool = False
+
+    def of(self, total: int) -> int:
+        """How many that is, of so many; at least one, where it is a percentage."""
+        return max(1, int(total * self.number / 100)) if self.is_percent else int(self.number)
+
+
+class WavePolicy(NamedTuple):
+    """`waves` are the sizes of all but the last, which is the rest; None: the usual ones, where there are enough.
+
+    `max_failures` is how many databases may fail before a wave is broken off; None: one of the first wave, later
+    one in a hundred.
+    """
+
+    waves: tuple[Share, ...] | None = None
+    max_failures: Share | None = None
 
 
 class Target(NamedTuple):
@@ -210,3 +228,14 @@ class Faults:
     def _below(self, header: str, number: int) -> int:
         found = list(re.finditer(rf"^[ \t]*{header}", self.text, re.MULTILINE))
         return found[number].end() if number < len(found) else 0
+
+
+def parse_share(value: object) -> Share:
+    """A number, or a text such as "10%". Raises `ValueError` for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Share(value)
+    if isinstance(value, str) and value.endswith("%"):
+        number = value[:-1].strip()
+        if number.replace(".", "", 1).isdecimal() and float(number) <= 100:  # noqa: PLR2004 - percent
+            return Share(float(number), is_percent=True)
+    raise ValueError(f'expected a number or a percentage such as "10%", got {value!r}')
