@@ -10,7 +10,7 @@ from migrated.cli.render import print_json, writable
 from migrated.logs import console
 
 if TYPE_CHECKING:
-    from migrated.doctor.findings import Finding
+    from migrated.checks.findings import Finding
 
 EXAMPLE = "migrated doctor -c /etc/migrated/migrated.toml"
 
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Show what was found; exit 1 if there is a problem. Leaves everything as it is."""
-    from migrated.doctor.examination import examine
+    from migrated.checks.doctor import examine
 
     found = []
     for finding in examine(lambda: options.configuration(arguments)):

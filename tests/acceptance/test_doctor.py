@@ -14,10 +14,10 @@ from daemon_process import BOUND_BY_PERMISSIONS, bring_up, migrated, on_a_termin
 from integration.children import line_from
 from support import execute, put_file, write_migration
 
+from migrated.checks import inputs, machine
+from migrated.checks.findings import Level
 from migrated.cli import main
 from migrated.config.settings import SnapshotPolicy, SnapshotWhen
-from migrated.doctor import databases, directories, machine, places
-from migrated.doctor.findings import Level
 from migrated.sqlite.shelf import folder_of
 from migrated.system import file_locks
 
@@ -262,7 +262,7 @@ def test_hook_whose_program_is_not_there(project: Path, doctor: Doctor) -> None:
 
 
 def test_changes_that_are_not_heard(project: Path, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directories, "HEARING_SECONDS", 0)
+    monkeypatch.setattr(inputs, "HEARING_SECONDS", 0)
     (project / "migrated.toml").write_text('watch = "polling"')
 
     ((check, subject, message, hint),) = wrong(doctor)
@@ -307,7 +307,7 @@ def test_unfinished_snapshot_is_shown(project: Path, doctor: Doctor) -> None:
 
 
 def test_database_in_use_is_no_problem(project: Path, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(inputs, "BUSY_SECONDS", 0.0)
     command = (sys.executable, "-c", HOLD, project / "app.db")
     with running(*command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert line_from(process) == "held"
@@ -321,7 +321,7 @@ def test_check_that_fails_stops_no_other(project: Path, doctor: Doctor, monkeypa
     def fail(*_: object) -> None:
         raise RuntimeError("a surprise")
 
-    monkeypatch.setattr(databases, "check_room", fail)
+    monkeypatch.setattr(inputs, "check_room", fail)
     code, findings = doctor()
 
     assert code == 1
@@ -359,7 +359,7 @@ def test_clock_of_the_machine(state: int, level: str) -> None:
 
 @pytest.mark.parametrize(("difference", "level"), [(0.0, "ok"), (1.9, "ok"), (-3.0, "warning"), (3.0, "warning")])
 def test_clock_of_a_file_system(difference: float, level: str) -> None:
-    assert places.judge_clock("/srv", difference).level == level
+    assert machine.judge_clock("/srv", difference).level == level
 
 
 @pytest.mark.parametrize(
@@ -367,15 +367,15 @@ def test_clock_of_a_file_system(difference: float, level: str) -> None:
     [(10_000_000, 5_000_000, "problem"), (10_000_000, 20_000_000, "warning"), (10_000_000, 40_000_000, "ok")],
 )
 def test_room(size: int, free: int, level: str) -> None:
-    assert databases.judge_room("app.db", size, free, SnapshotPolicy()).level == level
+    assert inputs.judge_room("app.db", size, free, SnapshotPolicy()).level == level
 
 
 def test_room_for_a_snapshot_is_asked_for_only_where_one_is_taken() -> None:
     for policy in (SnapshotPolicy(SnapshotWhen.NEVER), SnapshotPolicy(max_size=1_000_000)):
-        assert databases.judge_room("app.db", 10_000_000, 5_000_000, policy).level is Level.WARNING
+        assert inputs.judge_room("app.db", 10_000_000, 5_000_000, policy).level is Level.WARNING
 
 
 def test_file_system_of_other_machines() -> None:
-    assert databases.judge_file_system("app.db", "ext4", shared=False, wal=True).level is Level.OK
-    assert databases.judge_file_system("app.db", "nfs4", shared=True, wal=False).level is Level.WARNING
-    assert databases.judge_file_system("app.db", "nfs4", shared=True, wal=True).level is Level.PROBLEM
+    assert inputs.judge_file_system("app.db", "ext4", shared=False, wal=True).level is Level.OK
+    assert inputs.judge_file_system("app.db", "nfs4", shared=True, wal=False).level is Level.WARNING
+    assert inputs.judge_file_system("app.db", "nfs4", shared=True, wal=True).level is Level.PROBLEM

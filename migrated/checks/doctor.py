@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from migrated.checks import inputs, machine
+from migrated.checks.findings import Finding, of_error, ok, problem
 from migrated.config.settings import Config, HookName, Target
 from migrated.core.errors import ConfigError, MigrationError
 from migrated.core.migration import Migration
 from migrated.discovery import DatabasePath, assign, require_some
-from migrated.doctor import databases, directories, machine, places
-from migrated.doctor.findings import Finding, of_error, ok, problem
 from migrated.sources.directory import Listing, read_directory
 
 _MACHINE = (
@@ -60,14 +60,14 @@ def _examine_target(config: Config, target: Target, found: list[DatabasePath]) -
     else:
         read = listing
         allowed = config.allow_insecure_permissions
-        yield from _surviving("migrations.files", directory, lambda: directories.check_files(directory, read))
+        yield from _surviving("migrations.files", directory, lambda: inputs.check_files(directory, read))
         yield from _surviving(
             "migrations.permissions",
             directory,
-            lambda: directories.check_safety(directory, read, insecure_allowed=allowed),
+            lambda: inputs.check_safety(directory, read, insecure_allowed=allowed),
         )
     if os.path.isdir(directory):
-        hearing = partial(directories.check_hearing, directory, config.watch)
+        hearing = partial(inputs.check_hearing, directory, config.watch)
         yield from _surviving("watch.hears", directory, hearing)
     try:
         require_some(target, found)
@@ -77,20 +77,20 @@ def _examine_target(config: Config, target: Target, found: list[DatabasePath]) -
     for database in found:
         yield from _examine_database(database, target, usable)
     for place, database in {os.path.dirname(os.path.realpath(each.path)): each for each in found}.items():
-        yield from _surviving("locks", place, partial(places.check_locks, database.path))
-        yield from _surviving("clock.files", place, partial(places.check_clock, place))
+        yield from _surviving("locks", place, partial(machine.check_locks, database.path))
+        yield from _surviving("clock.files", place, partial(machine.check_clock, place))
 
 
 def _examine_database(
     database: DatabasePath, target: Target, migrations: Sequence[Migration] | None
 ) -> Iterator[Finding]:
     checks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
-        ("usable", partial(databases.check_usable, database, target)),
-        ("content", partial(databases.check_content, database, target, migrations)),
-        ("file_system", partial(databases.check_file_system, database)),
-        ("owners", partial(databases.check_owners, database)),
-        ("room", partial(databases.check_room, database, target)),
-        ("leftovers", partial(databases.check_leftovers, database)),
+        ("usable", partial(inputs.check_usable, database, target)),
+        ("content", partial(inputs.check_content, database, target, migrations)),
+        ("file_system", partial(inputs.check_file_system, database)),
+        ("owners", partial(inputs.check_owners, database)),
+        ("room", partial(inputs.check_room, database, target)),
+        ("leftovers", partial(inputs.check_leftovers, database)),
     )
     for name, check in checks:
         yield from _surviving(f"database.{name}", database.name, check)
