@@ -22,8 +22,8 @@ from migrated.logs.log import Log
 from migrated.prototype import Prototype
 from migrated.reports import FEW, Cause, cause_of
 from migrated.rollout import BUSY_SECONDS, Halt, RollOut, Turn
+from migrated.sources.cache import Reading
 from migrated.sources.directory import Listing
-from migrated.sources.rereading import Reading
 from migrated.system.cancellation import Supervision
 from migrated.waves import Waves
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from migrated.daemon.schedule import Fingerprint
 from migrated.discovery import DatabasePath, Discovery
 from migrated.rollout import Halt
-from migrated.sources.rereading import DirectoryReader, Reading, has_rested
+from migrated.sources.cache import DirectoryReader, Reading, has_rested
 
 _Stamp = tuple[int, ...]
 

@@ -15,7 +15,7 @@ from watchdog.observers import Observer
 
 from migrated.daemon.roster import Roster
 from migrated.discovery import DatabasePath
-from migrated.sources import rereading
+from migrated.sources import cache
 
 MARK = 11
 
@@ -140,7 +140,7 @@ class TestDirectory:
         """It is three seconds later than it is: what is young is read anew."""
         wait_for_tick(migrations, tmp_path / "now")
         later = SimpleNamespace(time_ns=lambda: time.time_ns() + 3_000_000_000)
-        monkeypatch.setattr(rereading, "time", later)
+        monkeypatch.setattr(cache, "time", later)
 
     def test_same_reading_while_nothing_changes(self, migrations: Path) -> None:
         reader = Roster().reader
