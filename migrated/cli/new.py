@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Make the file, print its path. It is a draft until its UP section holds a statement."""
-    from migrated.sources.naming import file_name
+    from migrated.sources.formats.native import file_name
 
     name = re.sub(r"\s+", "_", arguments.name.strip())
     try:
@@ -51,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _create(directory: Path, name: str) -> Path:
     from migrated.sources.directory import as_file_error
-    from migrated.sources.naming import FileName, file_name, read_name
+    from migrated.sources.formats.native import FileName, file_name, read_name
 
     with as_file_error(directory, "migrations directory"):
         directory.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from migrated.daemon.watcher import DirectoryWatch, WatchNews
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
 from migrated.sources.directory import Listing
-from migrated.sources.naming import FileName, read_name
+from migrated.sources.formats.native import FileName, read_name
 
 LOOK_AGAIN_SECONDS = 0.1
 """How soon a directory is read again when a file of it is being written or could not be read, at first."""

@@ -25,7 +25,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 from migrated.config.settings import WatchMode
-from migrated.sources.naming import read_name
+from migrated.sources.formats.native import read_name
 from migrated.system.files import is_shared
 
 POLLING_SECONDS = 1.0

@@ -12,8 +12,7 @@ from typing import NamedTuple, Protocol
 
 from migrated.core.errors import InvalidFormatError, MigrationError, MigrationFileError, RefusedError
 from migrated.core.migration import Migration
-from migrated.sources.naming import FileName, Misnamed, RepeatableName, read_name
-from migrated.sources.parsing import parse_migration
+from migrated.sources.formats.native import FileName, Misnamed, RepeatableName, parse_migration, read_name
 from migrated.system.files import is_shared, joined
 from migrated.system.permissions import CODE, Trust, Weakness
 

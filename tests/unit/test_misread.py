@@ -12,8 +12,7 @@ from migrated.core.misread import Misreading, misreading, misreadings
 from migrated.core.records import AppliedMigration, Unfinished
 from migrated.core.refusals import refuse_changed, refuse_misread
 from migrated.core.status import examine
-from migrated.sources.naming import FileName
-from migrated.sources.parsing import decode, parse_migration
+from migrated.sources.formats.native import FileName, decode, parse_migration
 
 HEADER = "-- Migration: m\n-- Version: 1\n\n"
 UP, DOWN = "CREATE TABLE t (x);", "DROP TABLE t;"

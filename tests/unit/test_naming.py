@@ -1,6 +1,6 @@
 import pytest
 
-from migrated.sources.naming import FileName, Misnamed, file_name, read_name
+from migrated.sources.formats.native import FileName, Misnamed, file_name, read_name
 
 UNFIT = Misnamed(
     "the name does not fit: expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or "

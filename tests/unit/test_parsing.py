@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from migrated.core.errors import InvalidFormatError
 from migrated.core.migration import Directive, Migration, Place
 from migrated.core.sql import continuation, first_token, statement_end
-from migrated.sources.naming import FileName
-from migrated.sources.parsing import decode, parse_migration
+from migrated.sources.formats.native import FileName, decode, parse_migration
 
 NAMED = FileName(7, "add_users")
 FILE = "migrations/7_add_users.sql"
