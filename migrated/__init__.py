@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from migrated.core.plan import MigrationPlan
     from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished
     from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
-    from migrated.runner import MigrationRunner
+    from migrated.engine.runner import MigrationRunner
     from migrated.sources.directory import read_migrations
     from migrated.system.cancellation import Supervision
 
@@ -73,7 +73,7 @@ _HOMES = {
         "OnMissing",
         "Policy",
     ),
-    "migrated.runner": ("MigrationRunner",),
+    "migrated.engine.runner": ("MigrationRunner",),
     "migrated.sources.directory": ("read_migrations",),
     "migrated.system.cancellation": ("Supervision",),
 }

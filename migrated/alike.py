@@ -5,7 +5,7 @@ from migrated.core import refusals
 from migrated.core.errors import MigrationError
 from migrated.core.status import OnChanged
 from migrated.discovery import DatabasePath
-from migrated.runner import Prepared
+from migrated.engine.runner import Prepared
 from migrated.sqlite.database import SqliteDatabase
 from migrated.sqlite.glance import Glance, glance
 

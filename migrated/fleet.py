@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from migrated.alike import Alike
-from migrated.backend import Observer
 from migrated.config.settings import Target
 from migrated.core import diff
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
@@ -16,11 +15,12 @@ from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
 from migrated.core.status import State
 from migrated.discovery import DatabasePath
+from migrated.engine.backend import Observer
+from migrated.engine.runner import Hold, MigrationRunner, Prepared
 from migrated.logs import events
 from migrated.logs.log import Log
 from migrated.prototype import Prototype
 from migrated.reporter import Reporter
-from migrated.runner import Hold, MigrationRunner, Prepared
 from migrated.sqlite.connection import is_absent_or_empty
 from migrated.system.cancellation import Supervision
 

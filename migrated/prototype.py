@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Sequence
 
-from migrated.backend import Template
 from migrated.config.settings import Target
 from migrated.core.errors import MigrationError
 from migrated.core.migration import Migration
-from migrated.runner import MigrationRunner
+from migrated.engine.backend import Template
+from migrated.engine.runner import MigrationRunner
 
 
 class Prototype:

@@ -2,8 +2,8 @@
 
 from functools import lru_cache
 
-from migrated.backend import Done, FormerState, KeptRows, Observer, Progress
 from migrated.core.migration import Migration, MigrationDirection, Step
+from migrated.engine.backend import Done, FormerState, KeptRows, Observer, Progress
 from migrated.logs import events
 from migrated.logs.events import Event
 from migrated.logs.log import Log

@@ -5,8 +5,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from migrated.backend import Done, Observer, Progress
 from migrated.core.migration import MigrationDirection, Step
+from migrated.engine.backend import Done, Observer, Progress
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress

@@ -120,7 +120,7 @@ def _is_open(view: "View", version: int) -> bool:
 
 def _settle(config: "Config", version: int, how: Repair, reason: str | None, supervision: "Supervision") -> int:
     from migrated.cli import reading
-    from migrated.runner import MigrationRunner
+    from migrated.engine.runner import MigrationRunner
 
     codes: list[int] = []
     settled = 0

@@ -84,12 +84,12 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
 def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "Supervision") -> int:
     from migrated.cli.alone import without_a_daemon
     from migrated.dumping import SchemaFiles
+    from migrated.engine.runner import MigrationRunner
     from migrated.fleet import Outcome, Result
     from migrated.logs import events
     from migrated.logs import log as logs
     from migrated.reporter import Reporter
     from migrated.reports import report_error
-    from migrated.runner import MigrationRunner
 
     target, database, snapshot, is_first = found
     log = logs.configure(config.log_format, config.log_level).bind(

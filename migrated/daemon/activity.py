@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from migrated.backend import Done, Observer, Progress
 from migrated.core.migration import MigrationDirection, Step
+from migrated.engine.backend import Done, Observer, Progress
 
 WORTH_TELLING_SECONDS = 1.0
 

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import apsw
 
-from migrated.backend import KeptRows
 from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.records import Snapshot
 from migrated.core.sql import folded, quoted, statements, words
+from migrated.engine.backend import KeptRows
 from migrated.sqlite.guard import LEDGER_PREFIX
 
 _SCHEMA = "_migrated_snapshot"

@@ -29,7 +29,7 @@ from migrated.system.cancellation import Supervision
 
 # What only a command that changes something needs is imported where it is used: to look takes half as long then.
 if TYPE_CHECKING:
-    from migrated.backend import FormerState, Observer, Session, Template
+    from migrated.engine.backend import FormerState, Observer, Session, Template
     from migrated.sqlite.preparing import Keeper
     from migrated.sqlite.session import SqliteSession
 

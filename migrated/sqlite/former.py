@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import apsw
 
-from migrated.backend import FormerState
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
+from migrated.engine.backend import FormerState
 from migrated.sqlite import history, ledger, snapshots
 from migrated.sqlite.connection import environment_errors
 from migrated.sqlite.copying import open_immutable

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import apsw
 
-from migrated.backend import Progress
 from migrated.core.migration import Step
 from migrated.core.sql import each_statement, first_token
+from migrated.engine.backend import Progress
 from migrated.system.cancellation import Supervision
 
 PROGRESS_SECONDS = 3.0

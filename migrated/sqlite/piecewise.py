@@ -13,10 +13,10 @@ from typing import Protocol
 
 import apsw
 
-from migrated.backend import Done
 from migrated.core.errors import INTERRUPTED, DatabaseError, MigrationError
 from migrated.core.migration import Step
 from migrated.core.sql import each_statement, words
+from migrated.engine.backend import Done
 from migrated.sqlite import history
 from migrated.sqlite.checks import Checks, UnacceptableError
 from migrated.sqlite.connection import environment_errors

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator
 
 import apsw
 
-from migrated.backend import Observer
 from migrated.config.settings import SnapshotPolicy, SnapshotWhen
 from migrated.core.errors import INTERRUPTED, DatabaseError
 from migrated.core.migration import Step
 from migrated.core.records import Snapshot, highest_version
+from migrated.engine.backend import Observer
 from migrated.sqlite import ledger, snapshots
 from migrated.sqlite.content import content_size, has_objects
 from migrated.sqlite.failures import failure

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import apsw
 
-from migrated.backend import FormerState, KeptRows, LedgerMovedError
 from migrated.core.migration import Migration, Step
 from migrated.core.records import AppliedMigration, Snapshot
+from migrated.engine.backend import FormerState, KeptRows, LedgerMovedError
 from migrated.sqlite import history, ledger
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach, tables
 from migrated.sqlite.connection import Patience, environment_errors, open_for_migrating, open_for_reading, protect

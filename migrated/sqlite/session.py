@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apsw
 
-from migrated.backend import BatchLostError, Done, KeptRows, LedgerMovedError, Observer
 from migrated.core.errors import MigrationError
 from migrated.core.migration import Directive, Migration, MigrationDirection, Step
 from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Snapshot, Unfinished
 from migrated.core.sql import has_statement
+from migrated.engine.backend import BatchLostError, Done, KeptRows, LedgerMovedError, Observer
 from migrated.sqlite import history, ledger, repeatables
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach
 from migrated.sqlite.checks import Checks

@@ -4,8 +4,8 @@ import time
 
 import apsw
 
-from migrated.backend import Done
 from migrated.core.migration import Step
+from migrated.engine.backend import Done
 from migrated.sqlite import history, repeatables
 from migrated.sqlite.checks import Checks, UnacceptableError
 from migrated.sqlite.failures import failure, interrupted, translated

@@ -13,7 +13,7 @@ from migrated import Migration, MigrationRunner, OnChanged, Policy
 from migrated.alike import Alike
 from migrated.config.settings import Target
 from migrated.discovery import DatabasePath
-from migrated.runner import Prepared
+from migrated.engine.runner import Prepared
 
 MIGRATIONS = [
     Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY);"),

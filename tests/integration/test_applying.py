@@ -19,9 +19,9 @@ from migrated import (
     MigrationRunner,
     read_migrations,
 )
-from migrated.backend import Observer
 from migrated.core import VERSION
 from migrated.core.migration import Step
+from migrated.engine.backend import Observer
 from migrated.system.cancellation import Supervision
 
 

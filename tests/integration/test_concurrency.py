@@ -14,8 +14,8 @@ from integration.children import Children, line_from, tell
 from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
 
 from migrated import LockHeldError, Migration, MigrationDirection, MigrationError, MigrationRunner
-from migrated.backend import Observer
 from migrated.core.migration import Step
+from migrated.engine.backend import Observer
 from migrated.sqlite.database import SqliteDatabase
 from migrated.system import file_locks
 

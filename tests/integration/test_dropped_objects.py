@@ -8,8 +8,8 @@ from daemon_process import log_lines, migrated
 from support import execute, query, write_migration
 
 from migrated import Migration, MigrationRunner
-from migrated.backend import Done, Observer
 from migrated.core.migration import MigrationDirection
+from migrated.engine.backend import Done, Observer
 
 
 class Witness(Observer):

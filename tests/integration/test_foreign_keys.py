@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from support import execute, query
 
 from migrated import ExecutionFailedError, Migration, MigrationError, MigrationRunner
-from migrated.backend import Observer
 from migrated.core.migration import Step
+from migrated.engine.backend import Observer
 
 # Many commits: on a disk they would take long.
 IN_MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108 - the directories made there have names of their own

@@ -19,10 +19,10 @@ from migrated import (
     MigrationRunner,
     read_migrations,
 )
-from migrated.backend import Done, Observer, Progress
 from migrated.config.settings import TransactionMode
 from migrated.core.errors import INTERRUPTED
 from migrated.core.migration import MigrationDirection, Step
+from migrated.engine.backend import Done, Observer, Progress
 from migrated.sqlite import oversight
 from migrated.sqlite.failures import TIMED_OUT
 from migrated.system.cancellation import Supervision

@@ -14,8 +14,8 @@ from integration.children import Children, line_from, tell
 from support import ROOT, applied_versions, execute, query, write_migration
 
 from migrated import Migration, MigrationRunner, OnChanged, OnMissing, Policy, SnapshotPolicy, SnapshotWhen
-from migrated.backend import Observer
 from migrated.core.migration import Step
+from migrated.engine.backend import Observer
 
 APPLICATION = (ROOT / "tests" / "integration" / "application.py").read_text()
 GROUND = """

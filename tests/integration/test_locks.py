@@ -13,7 +13,7 @@ from integration.children import Children, line_from, run_script, tell
 from support import PROGRAM, applied_versions, everything
 
 from migrated import DatabaseError, LockHeldError, Migration, MigrationRunner
-from migrated.backend import Observer
+from migrated.engine.backend import Observer
 from migrated.system.file_locks import APPLYING, DAEMON, ProcessLock, holding, lock_path
 
 HOLDER = """

@@ -21,11 +21,11 @@ from migrated import (
     MigrationRunner,
     RollbackFailedError,
 )
-from migrated.backend import Observer
 from migrated.core.errors import UnfinishedError
 from migrated.core.migration import MigrationDirection
 from migrated.core.records import Repair
 from migrated.core.status import State
+from migrated.engine.backend import Observer
 from migrated.system.cancellation import Supervision
 
 DIRECTIVE = "-- migrated: no-transaction\n"

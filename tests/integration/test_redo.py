@@ -23,7 +23,7 @@ from migrated import (
     SnapshotWhen,
     Supervision,
 )
-from migrated.backend import FormerState, KeptRows, Observer
+from migrated.engine.backend import FormerState, KeptRows, Observer
 from migrated.sqlite import rebuilding, restoring
 
 FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)

@@ -27,8 +27,8 @@ from migrated import (
     Policy,
     RollbackFailedError,
 )
-from migrated.backend import Observer
 from migrated.core.migration import Step
+from migrated.engine.backend import Observer
 from migrated.system.cancellation import Supervision
 
 Rows = list[tuple[object, ...]]

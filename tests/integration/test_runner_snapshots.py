@@ -20,10 +20,10 @@ from migrated import (
     Supervision,
     TransactionMode,
 )
-from migrated.backend import Observer
 from migrated.config.settings import NO_SNAPSHOTS
 from migrated.core.migration import Step
 from migrated.core.records import Snapshot
+from migrated.engine.backend import Observer
 from migrated.sqlite import snapshots
 
 BEFORE_EACH = SnapshotPolicy(SnapshotWhen.BEFORE_EACH)

@@ -8,7 +8,7 @@ from daemon_process import holding, poll, writer_holding
 from support import applied_versions, execute, query, schema
 
 from migrated import DatabaseError, Migration, MigrationRunner
-from migrated.backend import Template
+from migrated.engine.backend import Template
 from migrated.system.cancellation import Supervision
 
 PLAIN = [

@@ -24,9 +24,9 @@ from migrated import (
     RefusedError,
     RollbackFailedError,
 )
-from migrated.backend import Done, Observer
 from migrated.config.settings import TransactionMode
 from migrated.core.migration import Step
+from migrated.engine.backend import Done, Observer
 from migrated.system.cancellation import Supervision
 
 NO_TRANSACTION = "-- migrated: no-transaction\n"

@@ -24,9 +24,9 @@ from migrated import (
     SnapshotWhen,
     TransactionMode,
 )
-from migrated.backend import Done, Observer
 from migrated.config.settings import NO_SNAPSHOTS
 from migrated.core.sql import statements
+from migrated.engine.backend import Done, Observer
 from migrated.sqlite import snapshots
 
 Acknowledge = Callable[[str], None]

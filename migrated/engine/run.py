@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from migrated.backend import Database, Done, FormerState, KeptRows, LedgerMovedError, Observer, Progress, Session
 from migrated.config.settings import TransactionMode
 from migrated.core import refusals, status
 from migrated.core.errors import DatabaseError, MigrationError, RollbackFailedError
@@ -11,8 +10,18 @@ from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.plan import Agenda
 from migrated.core.records import AppliedMigration, Record
 from migrated.core.status import Findings, OnMissing, Policy, Recorded, Status, find
+from migrated.engine.backend import (
+    Database,
+    Done,
+    FormerState,
+    KeptRows,
+    LedgerMovedError,
+    Observer,
+    Progress,
+    Session,
+)
+from migrated.engine.steps import Work
 from migrated.system.cancellation import Supervision
-from migrated.work import Work
 
 Decision = Callable[[Findings, Recorded], Agenda]
 """What is to be done, given the states and the record of the migrations; raises where that cannot be."""

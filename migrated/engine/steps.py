@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from migrated.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
 from migrated.config.settings import TransactionMode
 from migrated.core.errors import MigrationError, MigrationNotFoundError
 from migrated.core.migration import Directive, Migration, MigrationDirection, Step
@@ -11,6 +10,7 @@ from migrated.core.plan import Agenda, leading_group
 from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Unfinished
 from migrated.core.refusals import refuse_changed, refuse_mixture, refuse_other_beginning
 from migrated.core.status import State, Status, find
+from migrated.engine.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
 from migrated.system.cancellation import Supervision
 
 

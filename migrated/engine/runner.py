@@ -12,7 +12,6 @@ from typing import Protocol
 
 import apsw
 
-from migrated.backend import Database, Done, Observer, Template
 from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
 from migrated.core import plan as core_plan
 from migrated.core import refusals
@@ -22,11 +21,12 @@ from migrated.core.migration import ChecksumMismatch, Directive, Migration, Migr
 from migrated.core.plan import Agenda, Finder, MigrationPlan, agenda_of, plan_redo, plan_run
 from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished, highest_version
 from migrated.core.status import Findings, OnChanged, Policy, Recorded, RepeatableStatus, Status, find
-from migrated.execution import Decision, Execution
+from migrated.engine.backend import Database, Done, Observer, Template
+from migrated.engine.run import Decision, Execution
+from migrated.engine.steps import settle
 from migrated.sources.directory import read_migrations
 from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.system.cancellation import Supervision
-from migrated.work import settle
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 
