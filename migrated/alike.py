@@ -6,8 +6,8 @@ from migrated.core.errors import MigrationError
 from migrated.core.status import OnChanged
 from migrated.discovery import DatabasePath
 from migrated.engine.runner import Prepared
-from migrated.sqlite.database import SqliteDatabase
-from migrated.sqlite.glance import Glance, glance
+from migrated.engine.sqlite.database import SqliteDatabase
+from migrated.engine.sqlite.ledger import Glance, glance
 
 _MOST = 64
 

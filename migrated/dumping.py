@@ -52,8 +52,8 @@ class SchemaFiles:
 
     def _write(self, file: str, database: str, busy_timeout: float, supervision: Supervision) -> bool:
         # Imported here: most targets have no schema file, and `migrated up` starts sooner without.
-        from migrated.sqlite.connection import Patience
-        from migrated.sqlite.schema import read_schema
+        from migrated.engine.sqlite.connection import Patience
+        from migrated.engine.sqlite.schema import read_schema
         from migrated.system.files import write_if_other
 
         patience = Patience(busy_timeout, supervision)

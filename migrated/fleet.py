@@ -17,11 +17,11 @@ from migrated.core.status import State
 from migrated.discovery import DatabasePath
 from migrated.engine.backend import Observer
 from migrated.engine.runner import Hold, MigrationRunner, Prepared
+from migrated.engine.sqlite.connection import is_absent_or_empty
 from migrated.logs import events
 from migrated.logs.log import Log
 from migrated.prototype import Prototype
 from migrated.reporter import Reporter
-from migrated.sqlite.connection import is_absent_or_empty
 from migrated.system.cancellation import Supervision
 
 Action = Callable[[MigrationRunner], list[AppliedMigration]]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from migrated.checks.findings import Finding, ok, problem, warning
-from migrated.sqlite.condition import library_version
+from migrated.engine.sqlite.connection import library_version
 from migrated.system import file_locks, permissions
 
 _SAFE_SQLITE = (3, 51, 3)

@@ -11,8 +11,8 @@ from migrated.core.plan import likeness
 from migrated.core.records import Record, Unfinished
 from migrated.core.status import Findings, Policy, Recorded, State, find
 from migrated.discovery import DatabasePath, assign, require_some
+from migrated.engine.sqlite.database import SqliteDatabase
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
-from migrated.sqlite.database import SqliteDatabase
 
 SUMMARIES = ("current", "pending", "blocked", "unavailable")
 """What a database can be, in a word."""

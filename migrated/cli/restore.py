@@ -65,8 +65,8 @@ def _find(config: "Config", identifier: str) -> "_Found":
 
 
 def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot) -> None:
-    from migrated.sqlite.comparing import lost_by_restoring
-    from migrated.sqlite.connection import Patience
+    from migrated.engine.sqlite.connection import Patience
+    from migrated.engine.sqlite.schema import lost_by_restoring
     from migrated.system.cancellation import Supervision
 
     losses = lost_by_restoring(snapshot, database.path, Patience(target.busy_timeout, Supervision()))

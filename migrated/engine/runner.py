@@ -23,9 +23,9 @@ from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished
 from migrated.core.status import Findings, OnChanged, Policy, Recorded, RepeatableStatus, Status, find
 from migrated.engine.backend import Database, Done, Observer, Template
 from migrated.engine.run import Decision, Execution
+from migrated.engine.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.engine.steps import settle
 from migrated.sources.directory import read_migrations
-from migrated.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.system.cancellation import Supervision
 
 DEFAULT_LOCK_TIMEOUT = 10.0

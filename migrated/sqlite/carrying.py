@@ -18,7 +18,7 @@ from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.records import Snapshot
 from migrated.core.sql import folded, quoted, statements, words
 from migrated.engine.backend import KeptRows
-from migrated.sqlite.guard import LEDGER_PREFIX
+from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
 
 _SCHEMA = "_migrated_snapshot"
 _TABLES = f"""

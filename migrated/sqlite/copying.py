@@ -9,7 +9,7 @@ from urllib.parse import quote
 import apsw
 
 from migrated.core.errors import DatabaseError
-from migrated.sqlite.connection import environment_error
+from migrated.engine.sqlite.connection import environment_error
 from migrated.system.files import be_like, sync_directory
 
 _STEP_BYTES = 4_000_000

@@ -9,8 +9,9 @@ import apsw
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
 from migrated.engine.backend import FormerState
-from migrated.sqlite import history, ledger, snapshots
-from migrated.sqlite.connection import environment_errors
+from migrated.engine.sqlite import history, ledger
+from migrated.engine.sqlite.connection import environment_errors
+from migrated.sqlite import snapshots
 from migrated.sqlite.copying import open_immutable
 
 _ENTRY = "SELECT happened_at, action, version, host, pid FROM main._migrations_history WHERE id = ?"

@@ -12,13 +12,19 @@ import apsw
 from migrated.core.migration import Migration, Step
 from migrated.core.records import AppliedMigration, Snapshot
 from migrated.engine.backend import FormerState, KeptRows, LedgerMovedError
-from migrated.sqlite import history, ledger
+from migrated.engine.sqlite import history, ledger
+from migrated.engine.sqlite.connection import (
+    Patience,
+    environment_errors,
+    open_for_migrating,
+    open_for_reading,
+    protect,
+)
+from migrated.engine.sqlite.disk_space import require_free
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach, tables
-from migrated.sqlite.connection import Patience, environment_errors, open_for_migrating, open_for_reading, protect
 from migrated.sqlite.copying import copy_to, copying_errors, file_errors, open_immutable
 from migrated.sqlite.restoring import out_of_wal, private_copy, put_back
 from migrated.sqlite.shelf import new_part
-from migrated.sqlite.space import require_free
 
 _MARGIN = 1_000_000
 _ALIKE = ("page_size", "auto_vacuum", "encoding")

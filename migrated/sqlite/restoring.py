@@ -8,7 +8,8 @@ import apsw
 
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
-from migrated.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_migrating
+from migrated.engine.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_migrating
+from migrated.engine.sqlite.disk_space import require_free
 from migrated.sqlite.copying import (
     backing_up,
     copy_to,
@@ -21,7 +22,6 @@ from migrated.sqlite.copying import (
 )
 from migrated.sqlite.shelf import new_part
 from migrated.sqlite.snapshots import DAMAGED
-from migrated.sqlite.space import require_free
 from migrated.system.files import be_like, sync_directory
 
 _MARGIN = 1_000_000

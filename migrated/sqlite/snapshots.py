@@ -12,11 +12,10 @@ import apsw
 
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
-from migrated.sqlite.connection import Patience, environment_errors, open_for_reading
-from migrated.sqlite.content import content_size
+from migrated.engine.sqlite.connection import Patience, content_size, environment_errors, open_for_reading
+from migrated.engine.sqlite.disk_space import require_free
 from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk
 from migrated.sqlite.shelf import BACK_REASONS, REASONS, RUN_REASONS, SnapshotName, folder_of, names_in, new_part
-from migrated.sqlite.space import require_free
 from migrated.system.cancellation import Supervision
 
 DAMAGED = "SNAPSHOT_DAMAGED"

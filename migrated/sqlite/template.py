@@ -14,8 +14,8 @@ import apsw
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
 from migrated.core.sql import folded, quoted, words
-from migrated.sqlite.connection import Patience
-from migrated.sqlite.guard import LEDGER_PREFIX
+from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
+from migrated.engine.sqlite.connection import Patience
 
 LARGEST = 64_000_000
 """In bytes; each thread that copies it needs as much memory."""

@@ -16,7 +16,7 @@ from support import PROGRAM, ROOT, applied_versions, everything, execute, query,
 from migrated import LockHeldError, Migration, MigrationDirection, MigrationError, MigrationRunner
 from migrated.core.migration import Step
 from migrated.engine.backend import Observer
-from migrated.sqlite.database import SqliteDatabase
+from migrated.engine.sqlite.database import SqliteDatabase
 from migrated.system import file_locks
 
 

@@ -13,8 +13,8 @@ from integration.children import Children, line_from, run_script, tell
 from support import everything, execute
 
 from migrated import DatabaseError, Migration, MigrationRunner
-from migrated.sqlite import holders
-from migrated.sqlite.holders import holder_of, intruder
+from migrated.engine.sqlite import lock_holders
+from migrated.engine.sqlite.lock_holders import holder_of, intruder
 
 # The application: it uses the standard library's SQLite, and never frees what it holds before it is told to.
 APPLICATION = """
@@ -182,9 +182,9 @@ def test_locks_on_another_file_system_with_the_same_inode_are_not_ours(database:
     theirs = f"2: POSIX  ADVISORY  WRITE 1 {major:02x}:{minor + 1:02x}:{status.st_ino} 1073741825 1073741825"
     unnamed = f"3: POSIX  ADVISORY  WRITE 1 00:{minor:02x}:{status.st_ino} 1073741825 1073741825"
 
-    found = holders._locks_on(str(database), [theirs, ours, unnamed])
+    found = lock_holders._locks_on(str(database), [theirs, ours, unnamed])
 
-    assert found == [holders._Lock(1, writes=True, first=1073741825, last=1073741825)]
+    assert found == [lock_holders._Lock(1, writes=True, first=1073741825, last=1073741825)]
 
 
 def test_nobody_holds_what_is_not_there(database: Path) -> None:

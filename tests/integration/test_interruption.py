@@ -23,8 +23,8 @@ from migrated.config.settings import TransactionMode
 from migrated.core.errors import INTERRUPTED
 from migrated.core.migration import MigrationDirection, Step
 from migrated.engine.backend import Done, Observer, Progress
-from migrated.sqlite import oversight
-from migrated.sqlite.failures import TIMED_OUT
+from migrated.engine.sqlite import progress as oversight
+from migrated.engine.sqlite.statements import TIMED_OUT
 from migrated.system.cancellation import Supervision
 
 ENDLESS = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;"

@@ -9,8 +9,8 @@ import pytest
 from support import execute, query
 
 from migrated import ExecutionFailedError, Migration, MigrationError, MigrationRunner
-from migrated.sqlite.connection import Patience
-from migrated.sqlite.schema import read_schema
+from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.schema import read_schema
 from migrated.system.cancellation import Supervision
 
 _OPCODES = 100

@@ -18,7 +18,7 @@ from integration.children import run_script
 from support import ROOT, applied_versions, everything, execute, query
 
 from migrated import DatabaseError, Migration, MigrationRunner
-from migrated.sqlite import preflight
+from migrated.engine.sqlite import preflight
 from migrated.system.permissions import could_use, give_to_owner_of, name_of
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
@@ -28,7 +28,7 @@ ME = name_of(os.geteuid())
 CHECK = """
 import sys
 from migrated import DatabaseError
-from migrated.sqlite import preflight
+from migrated.engine.sqlite import preflight
 try:
     preflight.require_usable(sys.argv[1], create=sys.argv[2:] == ["create"])
 except DatabaseError as error:
@@ -152,7 +152,7 @@ import sys
 from pathlib import Path
 import apsw
 from migrated import DatabaseError
-from migrated.sqlite import preflight
+from migrated.engine.sqlite import preflight
 path, other = sys.argv[1], sys.argv[1] + ".other"
 def verdict(name=path):
     try:
@@ -288,7 +288,7 @@ def test_descriptor_that_another_thread_keeps_for_long_is_waited_for(either: Pat
     body = """
 import threading
 from types import SimpleNamespace
-from migrated.sqlite import holders
+from migrated.engine.sqlite import lock_holders
 application = reading(sqlite3, other)
 first, second = reading(apsw), reading(apsw)
 cursor = first.execute("SELECT * FROM sqlite_schema")
@@ -299,7 +299,7 @@ def sleep(seconds):
     waited.append(seconds)
     if sum(waited) > 1:
         cursor.close()
-holders.time = SimpleNamespace(sleep=sleep)
+lock_holders.time = SimpleNamespace(sleep=sleep)
 alone = verdict()
 before = len(waited)
 ended = threading.Event()
@@ -320,7 +320,7 @@ import sys
 import threading
 import sqlite3
 from migrated import DatabaseError, LockHeldError, Migration, MigrationRunner
-from migrated.sqlite import preflight
+from migrated.engine.sqlite import preflight
 path = sys.argv[1]
 if sys.argv[2] == "beside the standard library":
     application = sqlite3.connect(path + ".other")
@@ -705,7 +705,7 @@ def test_root_may_migrate_anybodys_database_and_leaves_it_usable(shared: Path) -
 MAKE = """
 import sys
 from migrated import DatabaseError
-from migrated.sqlite import preflight
+from migrated.engine.sqlite import preflight
 try:
     preflight.create_for_owner(sys.argv[1])
 except DatabaseError as error:

@@ -28,8 +28,8 @@ from support import ROOT, everything, execute, query
 
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
-from migrated.sqlite.comparing import Loss, RowCount, lost_by_restoring
-from migrated.sqlite.connection import Patience
+from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.schema import Loss, RowCount, lost_by_restoring
 from migrated.sqlite.copying import nothing
 from migrated.sqlite.restoring import restore
 from migrated.sqlite.snapshots import listed, take
@@ -462,7 +462,7 @@ RESTORE = (
     KILLED_IN_STEP
     + """\
 from migrated.core.errors import DatabaseError
-from migrated.sqlite.connection import Patience
+from migrated.engine.sqlite.connection import Patience
 from migrated.sqlite.restoring import restore
 from migrated.sqlite.snapshots import listed
 from migrated.system.cancellation import Supervision

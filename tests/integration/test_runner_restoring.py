@@ -13,8 +13,8 @@ from support import applied_versions, everything, execute, query
 
 from migrated import DatabaseError, Migration, MigrationRunner, SnapshotPolicy, Supervision
 from migrated.core.records import Snapshot
+from migrated.engine.sqlite.connection import Patience
 from migrated.sqlite import restoring, snapshots
-from migrated.sqlite.connection import Patience
 
 WRONG = "DELETE FROM t; DROP TABLE keep; CREATE TABLE wrong (x)"
 

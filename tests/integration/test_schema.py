@@ -15,8 +15,8 @@ from integration.scripts import GROUND, Script, scripts
 from support import checksum, everything, execute, query
 
 from migrated import DatabaseError, Migration, MigrationError, MigrationRunner
-from migrated.sqlite.connection import Patience
-from migrated.sqlite.schema import read_schema
+from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.schema import read_schema
 from migrated.system.cancellation import Supervision
 
 BY_PYTHON = """

@@ -34,9 +34,9 @@ from support import ROOT, everything, execute, query
 
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
+from migrated.engine.sqlite.disk_space import readable_size, require_free
 from migrated.sqlite import shelf
 from migrated.sqlite.snapshots import find, listed, take
-from migrated.sqlite.space import readable_size, require_free
 from migrated.system.file_locks import APPLYING, holding
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")

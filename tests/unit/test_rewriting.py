@@ -1,6 +1,6 @@
 import pytest
 
-from migrated.sqlite.rewriting import WHOLE_DATABASE, rewritten
+from migrated.engine.sqlite.disk_space import WHOLE_DATABASE, rewritten
 
 TEXTBOOK = """
 CREATE TABLE new_users (id INTEGER PRIMARY KEY, email TEXT NOT NULL);

@@ -11,21 +11,16 @@ from migrated.core.migration import Directive, Migration, MigrationDirection, St
 from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Snapshot, Unfinished
 from migrated.core.sql import has_statement
 from migrated.engine.backend import BatchLostError, Done, KeptRows, LedgerMovedError, Observer
-from migrated.sqlite import history, ledger, repeatables
+from migrated.engine.sqlite import history, ledger, repeatables
+from migrated.engine.sqlite.apply import Piecewise, Preparation, run_step
+from migrated.engine.sqlite.authorizer import Guard
+from migrated.engine.sqlite.connection import Opened, Patience, environment_errors, has_objects
+from migrated.engine.sqlite.foreign_keys import Keys
+from migrated.engine.sqlite.history import Course, read_record
+from migrated.engine.sqlite.progress import Oversight
+from migrated.engine.sqlite.statements import failure
+from migrated.engine.sqlite.step_checks import Checks
 from migrated.sqlite.carrying import PuttingBack, changes_by, detach
-from migrated.sqlite.checks import Checks
-from migrated.sqlite.connection import Patience, environment_errors
-from migrated.sqlite.content import has_objects
-from migrated.sqlite.failures import failure
-from migrated.sqlite.guard import Guard
-from migrated.sqlite.history import Course
-from migrated.sqlite.keys import Keys
-from migrated.sqlite.opened import Opened
-from migrated.sqlite.oversight import Oversight
-from migrated.sqlite.piecewise import Piecewise
-from migrated.sqlite.preparing import Preparation
-from migrated.sqlite.record import read_record
-from migrated.sqlite.step import run_step
 
 
 class Batch:

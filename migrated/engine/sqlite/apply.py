@@ -5,27 +5,32 @@ PRAGMA) runs first and is recorded next: these two may be run again without harm
 it is right to say that they are not done. The record of the last statement is that of the whole migration.
 """
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import apsw
 
+from migrated.config.settings import SnapshotPolicy, SnapshotWhen
 from migrated.core.errors import INTERRUPTED, DatabaseError, MigrationError
 from migrated.core.migration import Step
+from migrated.core.records import Snapshot, highest_version
 from migrated.core.sql import each_statement, words
-from migrated.engine.backend import Done
-from migrated.sqlite import history
-from migrated.sqlite.checks import Checks, UnacceptableError
-from migrated.sqlite.connection import environment_errors
-from migrated.sqlite.failures import failure, translated
-from migrated.sqlite.guard import Guard, refusal_at_sight
-from migrated.sqlite.history import Course
-from migrated.sqlite.keys import Keys
-from migrated.sqlite.oversight import Oversight
-from migrated.sqlite.script import StatementError, run_script
+from migrated.engine.backend import Done, Observer
+from migrated.engine.sqlite import history, ledger, repeatables
+from migrated.engine.sqlite.authorizer import Guard, refusal_at_sight
+from migrated.engine.sqlite.connection import content_size, environment_errors, has_objects
+from migrated.engine.sqlite.disk_space import readable_size, require_room
+from migrated.engine.sqlite.foreign_keys import Keys
+from migrated.engine.sqlite.history import Course
+from migrated.engine.sqlite.progress import Oversight
+from migrated.engine.sqlite.statements import StatementError, failure, interrupted, run_script, translated
+from migrated.engine.sqlite.step_checks import Checks, UnacceptableError
+from migrated.sqlite import snapshots
+from migrated.system.cancellation import Supervision
 
 _ALONE = {"PRAGMA", "VACUUM"}
 
@@ -189,3 +194,160 @@ class Piecewise:
             # One that was interrupted would be told to be run again, which is not how it goes on.
             error.hint = f"{error.hint}; {settle}" if error.hint and error.code != INTERRUPTED else settle
         return error
+
+
+BEFORE_RESTORE = "before-restore"
+BEFORE_REDO = "before-redo"
+
+
+class Keeper:
+    """Takes the snapshots of one database as its policy says, and tells an observer."""
+
+    def __init__(
+        self, database: str, policy: SnapshotPolicy, observer: Observer, supervision: Supervision
+    ) -> None:
+        self._database = database
+        self._policy = policy
+        self._observer = observer
+        self._supervision = supervision
+
+    def keep_before(self, connection: apsw.Connection, *, is_first: bool) -> None:
+        """Take one before a step if the policy says so; `is_first` is the first of the run."""
+        when = self._policy.when
+        if when is SnapshotWhen.NEVER or (when is SnapshotWhen.BEFORE_RUN and not is_first):
+            return
+        size = content_size(connection)
+        if size > self._policy.max_size:
+            limit = readable_size(self._policy.max_size)
+            self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
+            return
+        self.keep(when.value, version=highest_version(ledger.read(connection, self._database)))
+
+    @contextlib.contextmanager
+    def redoing(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
+        """Take one, whatever the policy says, before migrations are rolled back; it goes when that fails."""
+        began = time.monotonic()
+        taken = snapshots.take(self._database, reason=BEFORE_REDO, version=version, step=self.go_on)
+        elapsed = time.monotonic() - began
+        try:
+            yield taken
+        except BaseException:
+            snapshots.discard(taken)
+            raise
+        snapshots.prune(taken, self._policy.keep, spare)
+        self._tell(taken, elapsed)
+
+    def keep(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
+        """Take one; those in `spare` are not removed to make room. Raises `DatabaseError`."""
+        began = time.monotonic()
+        taken = snapshots.take(
+            self._database, reason=reason, version=version, keep=self._policy.keep, step=self.go_on, spare=spare
+        )
+        self._tell(taken, time.monotonic() - began)
+
+    def _tell(self, taken: Snapshot, seconds: float) -> None:
+        self._observer.snapshot_taken(taken.id, taken.size, round(seconds * 1000))
+
+    def go_on(self) -> None:
+        """Raise when what is running has to end: nothing was changed yet."""
+        self._supervision.beat()
+        if self._supervision.must_end(time.monotonic()):
+            raise DatabaseError(
+                f"it was interrupted: {self._supervision.reason}",
+                database=self._database,
+                code=INTERRUPTED,
+                transient=True,
+                hint="nothing was changed; run it again",
+            )
+
+
+class Preparation:
+    """For one database and one run: the first step is prepared otherwise than those after it.
+
+    `application_id` is given to a database that is new; 0 leaves it alone.
+    """
+
+    def __init__(self, database: str, keeper: Keeper, application_id: int) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._application_id = application_id
+        self._is_first = True
+
+    @contextlib.contextmanager
+    def redoing(self, connection: apsw.Connection) -> Iterator[Snapshot | None]:
+        """Keep the content in any case; None where there is none, or no file."""
+        if not connection.filename or not has_objects(connection):
+            yield None
+            return
+        with self._keeper.redoing(highest_version(ledger.read(connection, self._database))) as snapshot:
+            yield snapshot
+
+    def __call__(self, connection: apsw.Connection, step: Step, *, goes_on: bool, is_kept: bool = False) -> bool:
+        """Prepare a step that begins a transaction, or that `goes_on` in one; return whether the database is new.
+
+        The content `is_kept` already, or is kept as the policy says. Raises `DatabaseError` when there is no room
+        for what will be written, or the snapshot fails.
+        """
+        is_new = not goes_on and not has_objects(connection)
+        if is_new and self._application_id:
+            connection.pragma("application_id", self._application_id)
+        if connection.filename and not is_new and not goes_on and not is_kept:
+            self._keep(connection, step)
+        if connection.filename and not is_new:
+            require_room(connection, step, self._database)
+        self._is_first = False
+        return is_new
+
+    def _keep(self, connection: apsw.Connection, step: Step) -> None:
+        try:
+            self._keeper.keep_before(connection, is_first=self._is_first)
+        except DatabaseError as error:
+            if error.code != INTERRUPTED:
+                raise
+            # The step has begun as far as anybody else can tell.
+            raise failure(step, error.message, hint=error.hint, code=INTERRUPTED, transient=True) from error
+
+
+def run_step(
+    connection: apsw.Connection,
+    step: Step,
+    checks: Checks,
+    oversight: Oversight,
+    database: str,
+    *,
+    reason: str | None = None,
+) -> Done:
+    """Run the text of a migration to its end and enter it in the ledger; the caller commits or undoes both."""
+    started, changes = time.monotonic(), connection.total_changes()
+
+    def before(offset: int, text: str) -> None:
+        oversight.statement_begins(offset)
+        # A statement of a long script does what those before it did.
+        if checks.guard.has_touched:
+            with oversight.checking():
+                checks.before(text)
+
+    try:
+        with oversight.over(connection, step):
+            run_script(connection, step.sql, checks.guard, before)
+            if not connection.in_transaction:
+                raise failure(step, "the migration ended its own transaction")
+            with oversight.checking():
+                checks.require_acceptable()
+    except StatementError as error:
+        raise translated(error, step, database, oversight) from error.__cause__
+    except UnacceptableError as error:
+        raise failure(step, error.message, hint=error.hint, code=error.code) from None
+    except apsw.InterruptError as error:
+        # While we looked at the foreign keys.
+        raise interrupted(step, oversight) or error from error
+    rows_changed = connection.total_changes() - changes
+    elapsed = round((time.monotonic() - started) * 1000)
+    dropped = checks.dropped()
+    course = Course(elapsed, rows_changed, reason=reason)
+    if step.migration.is_repeatable:
+        entry = repeatables.enter(connection, step.migration, elapsed, checks.guard.made)
+        history.record_repeatable(connection, step.migration, course)
+    else:
+        entry = history.record_step(connection, step, course)
+    return Done(entry, elapsed, rows_changed, dropped)

@@ -6,8 +6,8 @@ import stat
 import apsw
 
 from migrated.core.errors import DatabaseError
-from migrated.sqlite import holders
-from migrated.sqlite.content import has_objects
+from migrated.engine.sqlite import lock_holders
+from migrated.engine.sqlite.connection import has_objects
 from migrated.system import permissions
 
 _KINDS = {
@@ -64,7 +64,7 @@ def require_alone_in_process(path: str) -> None:
 
     That holds for reading too: when we close the database, the other library loses its locks.
     """
-    if how := holders.intruder(path):
+    if how := lock_holders.intruder(path):
         raise DatabaseError(
             f"this process has the database open by other means than apsw ({how}): once either side closes it, "
             "the locks of both are gone, and what was migrated may be lost",

@@ -1,14 +1,17 @@
 """Opening a SQLite file as a migration needs it, and translating what goes wrong there."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import apsw
 
 from migrated.core.errors import DatabaseError
-from migrated.sqlite.holders import holder_of
+from migrated.core.records import Record
+from migrated.engine.sqlite.lock_holders import holder_of
 from migrated.system.cancellation import Supervision
 
 # Results that speak of the file, the disk or other users of the database, not of the SQL that ran.
@@ -214,3 +217,40 @@ def result_name(error: apsw.Error) -> str | None:
         return None
     name = apsw.mapping_extended_result_codes.get(extended) or apsw.mapping_result_codes.get(extended & 255)
     return str(name) if name else None
+
+
+def library_version() -> str:
+    """The version of the SQLite that is inside of apsw."""
+    return str(apsw.sqlite_lib_version())
+
+
+def journal_mode(path: str, *, busy_timeout: float) -> str:
+    """How a database that exists keeps its journal, such as "wal". Changes nothing; raises `DatabaseError`."""
+    with (
+        contextlib.closing(open_for_reading(path, Patience(busy_timeout, Supervision()))) as connection,
+        environment_errors(path),
+    ):
+        return str(connection.pragma("journal_mode"))
+
+
+def content_size(connection: apsw.Connection) -> int:
+    """The bytes of a database's pages, as this connection sees it: those still in the `-wal` count too."""
+    return int(connection.pragma("page_count")) * int(connection.pragma("page_size"))
+
+
+def schema_text(connection: apsw.Connection, stored: bytes | None) -> str:
+    """A definition that was read as CAST(sql AS BLOB), which may not be what its encoding allows."""
+    return bytes(stored or b"").decode(str(connection.pragma("encoding")), "replace")
+
+
+def has_objects(connection: apsw.Connection) -> bool:
+    """Whether anything at all was ever made in the database: a table, an index, a view."""
+    return bool(connection.execute("SELECT 1 FROM main.sqlite_schema LIMIT 1").fetchall())
+
+
+class Opened(NamedTuple):
+    """A connection to a database, and the record if it was read, while the connection's data_version was this."""
+
+    connection: apsw.Connection
+    data_version: int | None = None
+    record: Record | None = None

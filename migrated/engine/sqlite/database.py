@@ -12,8 +12,9 @@ from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Migration
 from migrated.core.records import Record, Snapshot, highest_version
-from migrated.sqlite import history, ledger, preflight
-from migrated.sqlite.connection import (
+from migrated.engine.sqlite import history, ledger, preflight
+from migrated.engine.sqlite.connection import (
+    Opened,
     Patience,
     allow_migrating,
     borrowed,
@@ -23,15 +24,14 @@ from migrated.sqlite.connection import (
     open_for_migrating,
     open_for_reading,
 )
-from migrated.sqlite.opened import Opened
-from migrated.sqlite.record import read_record
+from migrated.engine.sqlite.history import read_record
 from migrated.system.cancellation import Supervision
 
 # What only a command that changes something needs is imported where it is used: to look takes half as long then.
 if TYPE_CHECKING:
     from migrated.engine.backend import FormerState, Observer, Session, Template
-    from migrated.sqlite.preparing import Keeper
-    from migrated.sqlite.session import SqliteSession
+    from migrated.engine.sqlite.apply import Keeper
+    from migrated.engine.sqlite.session import SqliteSession
 
 IN_MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = 30.0
@@ -209,9 +209,9 @@ class SqliteDatabase:
         Raises `LedgerMovedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
         raises; the database is as it was then, and a snapshot of it may have been kept in vain.
         """
-        from migrated.sqlite.preparing import Keeper, Preparation
+        from migrated.engine.sqlite.apply import Keeper, Preparation
+        from migrated.engine.sqlite.session import SqliteSession
         from migrated.sqlite.rebuilding import Rebuilding, Taken
-        from migrated.sqlite.session import SqliteSession
 
         keeper = self._keeper(observer)
 
@@ -237,12 +237,12 @@ class SqliteDatabase:
         observer.rows_kept(kept)
 
     def _keep_before_restore(self, keeper: "Keeper", snapshot: Snapshot) -> None:
-        from migrated.sqlite.preparing import BEFORE_RESTORE
+        from migrated.engine.sqlite.apply import BEFORE_RESTORE
 
         keeper.keep(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
 
     def _keeper(self, observer: "Observer") -> "Keeper":
-        from migrated.sqlite.preparing import Keeper
+        from migrated.engine.sqlite.apply import Keeper
 
         return Keeper(self.name, self._snapshots, observer, self._patience.supervision)
 
@@ -253,8 +253,8 @@ class SqliteDatabase:
     @contextlib.contextmanager
     def session(self, observer: "Observer") -> Iterator["SqliteSession"]:
         """Open the database for changing it; every error of SQLite becomes a `DatabaseError`."""
-        from migrated.sqlite.preparing import Preparation
-        from migrated.sqlite.session import SqliteSession
+        from migrated.engine.sqlite.apply import Preparation
+        from migrated.engine.sqlite.session import SqliteSession
 
         session = SqliteSession(
             self.name,

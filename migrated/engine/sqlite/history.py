@@ -10,8 +10,8 @@ import apsw
 from migrated.core import VERSION
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Directive, Migration, MigrationDirection, Step
-from migrated.core.records import AppliedMigration, Snapshot, Unfinished
-from migrated.sqlite import ledger
+from migrated.core.records import AppliedMigration, Record, Snapshot, Unfinished
+from migrated.engine.sqlite import ledger, repeatables
 
 TABLE = "_migrations_history"
 _RECORDED = """
@@ -43,6 +43,17 @@ _ADD = (
     f"INSERT INTO main._migrations_history ({', '.join(ledger.HISTORY_COLUMNS)}) "
     f"VALUES ({', '.join('?' * len(ledger.HISTORY_COLUMNS))})"
 )
+
+
+def violations(connection: apsw.Connection) -> dict[str, int]:
+    """Those that the last entry speaks of, by table."""
+    import json
+
+    rows = connection.execute("SELECT violations FROM main._migrations_history ORDER BY id DESC LIMIT 1")
+    for (text,) in rows:
+        found: dict[str, int] = json.loads(str(text or "{}"))
+        return found
+    return {}
 
 
 class Course(NamedTuple):
@@ -172,17 +183,6 @@ def record_repeatable(connection: apsw.Connection, migration: Migration, course:
     _add(connection, what, course)
 
 
-def violations(connection: apsw.Connection) -> dict[str, int]:
-    """Those that the last entry speaks of, by table."""
-    import json
-
-    rows = connection.execute("SELECT violations FROM main._migrations_history ORDER BY id DESC LIMIT 1")
-    for (text,) in rows:
-        found: dict[str, int] = json.loads(str(text or "{}"))
-        return found
-    return {}
-
-
 def record_part(connection: apsw.Connection, step: Step, course: Course, *, with_texts: bool) -> None:
     """Record that a statement of a migration without a transaction is done; the texts once in a run."""
     record(connection, _PARTS[step.direction], step.migration, course, with_texts=with_texts)
@@ -223,3 +223,13 @@ def record(
 
 def _add(connection: apsw.Connection, what: tuple[str | int | None, ...], course: Course) -> None:
     connection.execute(_ADD, (*what, *course, os.uname().nodename, os.getpid(), VERSION))
+
+
+def read_record(connection: apsw.Connection, database: str) -> Record:
+    """What is applied, and what stopped half way. Raises `DatabaseError` where a table of ours is another's."""
+    there = ledger.there(connection)
+    return Record(
+        ledger.read_there(connection, database) if "_migrations" in there else [],
+        unfinished_there(connection, database) if "_migrations_history" in there else None,
+        repeatables.read_there(connection, database) if repeatables.TABLE in there else [],
+    )

@@ -11,7 +11,7 @@ import apsw
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration, AppliedRepeatable
 from migrated.core.sql import quoted
-from migrated.sqlite import ledger
+from migrated.engine.sqlite import ledger
 
 TABLE = "_migrations_repeatable"
 _CREATE = f"""

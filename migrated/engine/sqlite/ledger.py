@@ -1,17 +1,18 @@
 """`_migrations`, what is applied; and the making of both tables."""
 
+import contextlib
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
-from migrated.sqlite.content import schema_text
-from migrated.sqlite.guard import LEDGER_PREFIX
+from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
+from migrated.engine.sqlite.connection import schema_text
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS main._migrations (
@@ -189,3 +190,40 @@ def _time(applied_at: str) -> datetime:
     when = datetime.fromisoformat(applied_at)
     # datetime('now') writes UTC and does not say so.
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+# What is applied in one text; what the history ends with, for a migration may have stopped half way; whether there
+# are repeatable migrations, which only a real look tells of.
+_GLANCE = """
+SELECT
+    (SELECT group_concat(version || ' ' || checksum || ' ' || name, char(10))
+        FROM (SELECT version, checksum, name FROM main._migrations ORDER BY version)),
+    (SELECT action FROM main._migrations_history ORDER BY id DESC LIMIT 1),
+    (SELECT count(*) FROM main.sqlite_schema WHERE name = '_migrations_repeatable')
+"""
+
+
+class Glance(NamedTuple):
+    """Two databases with the same one have the same applied, and nothing else on record that matters."""
+
+    applied: str
+    last_action: str
+
+
+def glance(path: str, application_id: int) -> Glance | None:
+    """What a database looks like; None where a real look has to be taken, for whatever reason.
+
+    For a process of ours alone: it is not seen to whether another library has the database open in it.
+    """
+    if application_id:
+        return None
+    try:
+        # For writing, as by `open_for_reading`, though nothing is written.
+        with contextlib.closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            row: Any = connection.execute(_GLANCE).fetchall()[0]
+    except (apsw.Error, UnicodeError):
+        return None
+    applied, last_action, repeatables = row
+    if repeatables or not isinstance(applied, str) or not isinstance(last_action, str):
+        return None
+    return Glance(applied, last_action)

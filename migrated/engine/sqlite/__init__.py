@@ -1,0 +1,1 @@
+"""One SQLite file. Only this room knows apsw, pragmas and cursors."""
