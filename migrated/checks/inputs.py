@@ -20,8 +20,8 @@ from migrated.engine.sqlite import preflight
 from migrated.engine.sqlite.connection import journal_mode
 from migrated.engine.sqlite.database import SqliteDatabase
 from migrated.engine.sqlite.disk_space import free_space, readable_size
+from migrated.engine.sqlite.snapshots import catalog
 from migrated.sources.directory import Listing
-from migrated.sqlite import shelf
 from migrated.system import file_locks, permissions
 from migrated.system.files import file_system, is_shared
 from migrated.system.permissions import Trust
@@ -117,7 +117,7 @@ def check_owners(database: DatabasePath) -> Iterator[Finding]:
         return
     if permissions.has_default_acl(os.path.dirname(real)):
         return
-    snapshots = shelf.folder_of(real)
+    snapshots = catalog.folder_of(real)
     both_locks = [
         os.fspath(file_locks.lock_path(real, which)) for which in (file_locks.DAEMON, file_locks.APPLYING)
     ]
@@ -171,7 +171,7 @@ def judge_room(name: str, size: int, free: int, snapshots: SnapshotPolicy) -> Fi
 
 def check_leftovers(database: DatabasePath) -> Iterator[Finding]:
     """Unfinished snapshots that somebody who was killed has left."""
-    for path in shelf.leftovers(database.path):
+    for path in catalog.leftovers(database.path):
         size = os.stat(path).st_size
         yield warning(
             "database.leftovers",

@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _find(config: "Config", identifier: str) -> "_Found":
     from migrated.discovery import assign
-    from migrated.sqlite import snapshots
+    from migrated.engine.sqlite.snapshots import snapshots
 
     found = [
         _Found(target, database, snapshot, database is databases[0])

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """List them, oldest first; changes and creates nothing."""
     from migrated.discovery import assign
-    from migrated.sqlite import snapshots
+    from migrated.engine.sqlite.snapshots import snapshots
 
     codes: list[int] = []
     documents: list[dict[str, Any]] = []

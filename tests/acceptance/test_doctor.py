@@ -18,7 +18,7 @@ from migrated.checks import inputs, machine
 from migrated.checks.findings import Level
 from migrated.cli import main
 from migrated.config.settings import SnapshotPolicy, SnapshotWhen
-from migrated.sqlite.shelf import folder_of
+from migrated.engine.sqlite.snapshots.catalog import folder_of
 from migrated.system import file_locks
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others takes root")

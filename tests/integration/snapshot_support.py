@@ -12,7 +12,7 @@ from integration.children import Children, line_from, tell
 from support import execute
 
 from migrated.core.records import Snapshot
-from migrated.sqlite.snapshots import take
+from migrated.engine.sqlite.snapshots.snapshots import take
 
 JOURNALS = ["delete", "wal"]
 # A standard sqlite3 plays the application: it runs each line that it is given.

@@ -24,7 +24,7 @@ from migrated import (
     Supervision,
 )
 from migrated.engine.backend import FormerState, KeptRows, Observer
-from migrated.sqlite import rebuilding, restoring
+from migrated.engine.sqlite.snapshots import rebuild, restore
 
 FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
 BEFORE_EACH = SnapshotPolicy(SnapshotWhen.BEFORE_EACH)
@@ -627,14 +627,14 @@ class TestOnACopy:
         database = tmp_path / "app.db"
         execute(database, "PRAGMA journal_mode = wal")
         run(database, USERS, self.PIECES)
-        put_back, calls = restoring.put_back, count()
+        put_back, calls = restore.put_back, count()
 
         def after_a_writer(*arguments: Any) -> None:
             if next(calls) == 0:
                 execute(database, "INSERT INTO users VALUES (1, 'Ann')")
             put_back(*arguments)
 
-        monkeypatch.setattr(rebuilding, "put_back", after_a_writer)
+        monkeypatch.setattr(rebuild, "put_back", after_a_writer)
         run(database, USERS, self.ANEW)
 
         assert next(calls) == 2

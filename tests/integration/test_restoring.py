@@ -30,9 +30,9 @@ from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
 from migrated.engine.sqlite.connection import Patience
 from migrated.engine.sqlite.schema import Loss, RowCount, lost_by_restoring
-from migrated.sqlite.copying import nothing
-from migrated.sqlite.restoring import restore
-from migrated.sqlite.snapshots import listed, take
+from migrated.engine.sqlite.snapshots.copying import nothing
+from migrated.engine.sqlite.snapshots.restore import restore
+from migrated.engine.sqlite.snapshots.snapshots import listed, take
 from migrated.system.cancellation import Supervision
 from migrated.system.file_locks import APPLYING, holding
 
@@ -463,8 +463,8 @@ RESTORE = (
     + """\
 from migrated.core.errors import DatabaseError
 from migrated.engine.sqlite.connection import Patience
-from migrated.sqlite.restoring import restore
-from migrated.sqlite.snapshots import listed
+from migrated.engine.sqlite.snapshots.restore import restore
+from migrated.engine.sqlite.snapshots.snapshots import listed
 from migrated.system.cancellation import Supervision
 def record(copy):
     copy.execute("CREATE TABLE record (what)").fetchall()

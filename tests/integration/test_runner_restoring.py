@@ -14,7 +14,8 @@ from support import applied_versions, everything, execute, query
 from migrated import DatabaseError, Migration, MigrationRunner, SnapshotPolicy, Supervision
 from migrated.core.records import Snapshot
 from migrated.engine.sqlite.connection import Patience
-from migrated.sqlite import restoring, snapshots
+from migrated.engine.sqlite.snapshots import restore as restoring
+from migrated.engine.sqlite.snapshots import snapshots
 
 WRONG = "DELETE FROM t; DROP TABLE keep; CREATE TABLE wrong (x)"
 

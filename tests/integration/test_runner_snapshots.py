@@ -24,7 +24,7 @@ from migrated.config.settings import NO_SNAPSHOTS
 from migrated.core.migration import Step
 from migrated.core.records import Snapshot
 from migrated.engine.backend import Observer
-from migrated.sqlite import snapshots
+from migrated.engine.sqlite.snapshots import snapshots
 
 BEFORE_EACH = SnapshotPolicy(SnapshotWhen.BEFORE_EACH)
 BEFORE_RUN = SnapshotPolicy()

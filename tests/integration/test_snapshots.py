@@ -35,8 +35,8 @@ from support import ROOT, everything, execute, query
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
 from migrated.engine.sqlite.disk_space import readable_size, require_free
-from migrated.sqlite import shelf
-from migrated.sqlite.snapshots import find, listed, take
+from migrated.engine.sqlite.snapshots import catalog
+from migrated.engine.sqlite.snapshots.snapshots import find, listed, take
 from migrated.system.file_locks import APPLYING, holding
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
@@ -157,7 +157,7 @@ def test_owner_is_that_of_the_database_and_the_folder_its_directorys(database: P
 
 TAKE = """
 import sys
-from migrated.sqlite.snapshots import take
+from migrated.engine.sqlite.snapshots.snapshots import take
 from migrated.core.errors import DatabaseError
 try:
     print(take(sys.argv[1], reason="before-run", version=1, keep=1).path)
@@ -258,7 +258,7 @@ def test_two_in_one_microsecond_are_two(database: Path, monkeypatch: pytest.Monk
         def now(cls, tz: object = None) -> datetime:  # type: ignore[override] # a datetime of the parent class
             return moment
 
-    monkeypatch.setattr(shelf, "datetime", Stopped)
+    monkeypatch.setattr(catalog, "datetime", Stopped)
 
     first, second = taken(database), taken(database, "before-each", 2)
 
@@ -511,7 +511,7 @@ def test_long_check_can_be_interrupted_too(database: Path) -> None:
 KILLED = (
     KILLED_IN_STEP
     + """\
-from migrated.sqlite.snapshots import take
+from migrated.engine.sqlite.snapshots.snapshots import take
 take(sys.argv[1], reason="before-run", version=1, keep=1, step=step)
 """
 )

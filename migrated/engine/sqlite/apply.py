@@ -8,29 +8,27 @@ it is right to say that they are not done. The record of the last statement is t
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import apsw
 
-from migrated.config.settings import SnapshotPolicy, SnapshotWhen
 from migrated.core.errors import INTERRUPTED, DatabaseError, MigrationError
 from migrated.core.migration import Step
 from migrated.core.records import Snapshot, highest_version
 from migrated.core.sql import each_statement, words
-from migrated.engine.backend import Done, Observer
+from migrated.engine.backend import Done
 from migrated.engine.sqlite import history, ledger, repeatables
 from migrated.engine.sqlite.authorizer import Guard, refusal_at_sight
-from migrated.engine.sqlite.connection import content_size, environment_errors, has_objects
-from migrated.engine.sqlite.disk_space import readable_size, require_room
+from migrated.engine.sqlite.connection import environment_errors, has_objects
+from migrated.engine.sqlite.disk_space import require_room
 from migrated.engine.sqlite.foreign_keys import Keys
 from migrated.engine.sqlite.history import Course
 from migrated.engine.sqlite.progress import Oversight
+from migrated.engine.sqlite.snapshots.snapshots import Keeper
 from migrated.engine.sqlite.statements import StatementError, failure, interrupted, run_script, translated
 from migrated.engine.sqlite.step_checks import Checks, UnacceptableError
-from migrated.sqlite import snapshots
-from migrated.system.cancellation import Supervision
 
 _ALONE = {"PRAGMA", "VACUUM"}
 
@@ -194,71 +192,6 @@ class Piecewise:
             # One that was interrupted would be told to be run again, which is not how it goes on.
             error.hint = f"{error.hint}; {settle}" if error.hint and error.code != INTERRUPTED else settle
         return error
-
-
-BEFORE_RESTORE = "before-restore"
-BEFORE_REDO = "before-redo"
-
-
-class Keeper:
-    """Takes the snapshots of one database as its policy says, and tells an observer."""
-
-    def __init__(
-        self, database: str, policy: SnapshotPolicy, observer: Observer, supervision: Supervision
-    ) -> None:
-        self._database = database
-        self._policy = policy
-        self._observer = observer
-        self._supervision = supervision
-
-    def keep_before(self, connection: apsw.Connection, *, is_first: bool) -> None:
-        """Take one before a step if the policy says so; `is_first` is the first of the run."""
-        when = self._policy.when
-        if when is SnapshotWhen.NEVER or (when is SnapshotWhen.BEFORE_RUN and not is_first):
-            return
-        size = content_size(connection)
-        if size > self._policy.max_size:
-            limit = readable_size(self._policy.max_size)
-            self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
-            return
-        self.keep(when.value, version=highest_version(ledger.read(connection, self._database)))
-
-    @contextlib.contextmanager
-    def redoing(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
-        """Take one, whatever the policy says, before migrations are rolled back; it goes when that fails."""
-        began = time.monotonic()
-        taken = snapshots.take(self._database, reason=BEFORE_REDO, version=version, step=self.go_on)
-        elapsed = time.monotonic() - began
-        try:
-            yield taken
-        except BaseException:
-            snapshots.discard(taken)
-            raise
-        snapshots.prune(taken, self._policy.keep, spare)
-        self._tell(taken, elapsed)
-
-    def keep(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
-        """Take one; those in `spare` are not removed to make room. Raises `DatabaseError`."""
-        began = time.monotonic()
-        taken = snapshots.take(
-            self._database, reason=reason, version=version, keep=self._policy.keep, step=self.go_on, spare=spare
-        )
-        self._tell(taken, time.monotonic() - began)
-
-    def _tell(self, taken: Snapshot, seconds: float) -> None:
-        self._observer.snapshot_taken(taken.id, taken.size, round(seconds * 1000))
-
-    def go_on(self) -> None:
-        """Raise when what is running has to end: nothing was changed yet."""
-        self._supervision.beat()
-        if self._supervision.must_end(time.monotonic()):
-            raise DatabaseError(
-                f"it was interrupted: {self._supervision.reason}",
-                database=self._database,
-                code=INTERRUPTED,
-                transient=True,
-                hint="nothing was changed; run it again",
-            )
 
 
 class Preparation:

@@ -30,8 +30,8 @@ from migrated.system.cancellation import Supervision
 # What only a command that changes something needs is imported where it is used: to look takes half as long then.
 if TYPE_CHECKING:
     from migrated.engine.backend import FormerState, Observer, Session, Template
-    from migrated.engine.sqlite.apply import Keeper
     from migrated.engine.sqlite.session import SqliteSession
+    from migrated.engine.sqlite.snapshots.snapshots import Keeper
 
 IN_MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = 30.0
@@ -150,7 +150,7 @@ class SqliteDatabase:
 
     def template(self, migrations: Sequence[Migration]) -> "Template | None":
         """The content of a database in memory, if a copy is as good as applying the migrations that made it."""
-        from migrated.sqlite.template import template_of
+        from migrated.engine.sqlite.snapshots.copying import template_of
 
         if self._shared is None or self.path is not None:
             return None
@@ -161,7 +161,7 @@ class SqliteDatabase:
 
         Raises `DatabaseError`.
         """
-        from migrated.sqlite.template import Copyable
+        from migrated.engine.sqlite.snapshots.copying import Copyable
 
         if not isinstance(template, Copyable) or not self._create or not self.is_new():
             return False
@@ -170,7 +170,7 @@ class SqliteDatabase:
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots in `.migrated/snapshots/` beside the file, oldest first."""
-        from migrated.sqlite import snapshots
+        from migrated.engine.sqlite.snapshots import snapshots
 
         return snapshots.listed(self.path) if self.path else []
 
@@ -179,7 +179,7 @@ class SqliteDatabase:
 
         Raises `DatabaseError`; the file is as before then.
         """
-        from migrated.sqlite.restoring import restore
+        from migrated.engine.sqlite.snapshots.restore import restore
 
         keeper = self._keeper(observer)
         restore(
@@ -193,7 +193,7 @@ class SqliteDatabase:
 
     def former_states(self) -> Iterator["FormerState"]:
         """The states that the database was in, the latest first, as its snapshots and its history tell."""
-        from migrated.sqlite.former import former_states
+        from migrated.engine.sqlite.snapshots.rebuild import former_states
 
         if self.path is None:
             return
@@ -209,9 +209,10 @@ class SqliteDatabase:
         Raises `LedgerMovedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
         raises; the database is as it was then, and a snapshot of it may have been kept in vain.
         """
-        from migrated.engine.sqlite.apply import Keeper, Preparation
+        from migrated.engine.sqlite.apply import Preparation
         from migrated.engine.sqlite.session import SqliteSession
-        from migrated.sqlite.rebuilding import Rebuilding, Taken
+        from migrated.engine.sqlite.snapshots.rebuild import Rebuilding, Taken
+        from migrated.engine.sqlite.snapshots.snapshots import Keeper
 
         keeper = self._keeper(observer)
 
@@ -237,12 +238,12 @@ class SqliteDatabase:
         observer.rows_kept(kept)
 
     def _keep_before_restore(self, keeper: "Keeper", snapshot: Snapshot) -> None:
-        from migrated.engine.sqlite.apply import BEFORE_RESTORE
+        from migrated.engine.sqlite.snapshots.snapshots import BEFORE_RESTORE
 
         keeper.keep(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
 
     def _keeper(self, observer: "Observer") -> "Keeper":
-        from migrated.engine.sqlite.apply import Keeper
+        from migrated.engine.sqlite.snapshots.snapshots import Keeper
 
         return Keeper(self.name, self._snapshots, observer, self._patience.supervision)
 

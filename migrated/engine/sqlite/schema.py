@@ -13,7 +13,7 @@ from migrated.core.sql import folded, quoted, terminated
 from migrated.engine.sqlite import history, ledger, repeatables
 from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
 from migrated.engine.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_reading
-from migrated.sqlite.copying import open_immutable
+from migrated.engine.sqlite.snapshots.copying import open_immutable
 
 _HEADING = "-- Written by migrated after each change of the schema: what is edited here will be lost."
 _RECORD = "-- The record of migrated: what is applied."

@@ -18,9 +18,9 @@ from migrated.engine.sqlite.connection import Opened, Patience, environment_erro
 from migrated.engine.sqlite.foreign_keys import Keys
 from migrated.engine.sqlite.history import Course, read_record
 from migrated.engine.sqlite.progress import Oversight
+from migrated.engine.sqlite.snapshots.carry_over import PuttingBack, changes_by, detach
 from migrated.engine.sqlite.statements import failure
 from migrated.engine.sqlite.step_checks import Checks
-from migrated.sqlite.carrying import PuttingBack, changes_by, detach
 
 
 class Batch:

@@ -27,7 +27,7 @@ from migrated import (
 from migrated.config.settings import NO_SNAPSHOTS
 from migrated.core.sql import statements
 from migrated.engine.backend import Done, Observer
-from migrated.sqlite import snapshots
+from migrated.engine.sqlite.snapshots import snapshots
 
 Acknowledge = Callable[[str], None]
 Act = Callable[[Path, Acknowledge], object]

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import apsw
 
+from migrated.core.errors import DatabaseError
 from migrated.core.migration import Migration, Step
 from migrated.core.records import AppliedMigration, Snapshot
 from migrated.engine.backend import FormerState, KeptRows, LedgerMovedError
@@ -21,10 +22,11 @@ from migrated.engine.sqlite.connection import (
     protect,
 )
 from migrated.engine.sqlite.disk_space import require_free
-from migrated.sqlite.carrying import PuttingBack, changes_by, detach, tables
-from migrated.sqlite.copying import copy_to, copying_errors, file_errors, open_immutable
-from migrated.sqlite.restoring import out_of_wal, private_copy, put_back
-from migrated.sqlite.shelf import new_part
+from migrated.engine.sqlite.snapshots import snapshots
+from migrated.engine.sqlite.snapshots.carry_over import PuttingBack, changes_by, detach, tables
+from migrated.engine.sqlite.snapshots.catalog import new_part
+from migrated.engine.sqlite.snapshots.copying import copy_to, copying_errors, file_errors, open_immutable
+from migrated.engine.sqlite.snapshots.restore import out_of_wal, private_copy, put_back
 
 _MARGIN = 1_000_000
 _ALIKE = ("page_size", "auto_vacuum", "encoding")
@@ -141,3 +143,46 @@ def _known(applied: Iterable[AppliedMigration]) -> set[tuple[int, str]]:
 def _require(watcher: apsw.Connection, moment: object) -> None:
     if watcher.pragma("data_version") != moment:
         raise LedgerMovedError
+
+
+_ENTRY = "SELECT happened_at, action, version, host, pid FROM main._migrations_history WHERE id = ?"
+
+
+def former_states(live: apsw.Connection, database: str) -> Iterator[FormerState]:
+    """The states that `live` went through, the latest first: those of its snapshots, and that of being empty.
+
+    A snapshot counts whose history is the beginning of the present one. One that is damaged is passed over; raises
+    `DatabaseError` for one that cannot be read now: a much older state is not for a passing error of the disk.
+    """
+    for snapshot in reversed(snapshots.listed(database)):
+        former = _former_state(snapshot, live, database)
+        if former is not None:
+            yield former
+    if history.began_empty(live):
+        yield FormerState(None)
+
+
+def _former_state(snapshot: Snapshot, live: apsw.Connection, database: str) -> FormerState | None:
+    try:
+        with environment_errors(database), contextlib.closing(open_immutable(snapshot.path)) as past:
+            if not _is_beginning(past, live, database):
+                return None
+            applied = ledger.read(past, database)
+            recorded = history.recorded(past, [entry.version for entry in applied], database)
+    except DatabaseError as error:
+        if error.transient and os.path.exists(snapshot.path):
+            raise
+        return None
+    return FormerState(snapshot, applied, recorded)
+
+
+def _is_beginning(past: apsw.Connection, live: apsw.Connection, database: str) -> bool:
+    if not ledger.has(past, "_migrations_history"):
+        return True
+    if history.unfinished(past, database):
+        return False
+    last = history.last_entry(past)
+    if last is None:
+        return True
+    entries = [side.execute(_ENTRY, (last,)).fetchall() for side in (past, live)]
+    return entries[0] == entries[1]

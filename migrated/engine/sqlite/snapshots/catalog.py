@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from migrated.sqlite.copying import file_errors
+from migrated.engine.sqlite.snapshots.copying import file_errors
 from migrated.system.files import FOLDER, be_like, sync_directory
 
 RUN_REASONS = ("before-run", "before-each")

@@ -10,7 +10,8 @@ from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
 from migrated.engine.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_migrating
 from migrated.engine.sqlite.disk_space import require_free
-from migrated.sqlite.copying import (
+from migrated.engine.sqlite.snapshots.catalog import new_part
+from migrated.engine.sqlite.snapshots.copying import (
     backing_up,
     copy_to,
     copying_errors,
@@ -20,8 +21,7 @@ from migrated.sqlite.copying import (
     open_immutable,
     take_steps,
 )
-from migrated.sqlite.shelf import new_part
-from migrated.sqlite.snapshots import DAMAGED
+from migrated.engine.sqlite.snapshots.snapshots import DAMAGED
 from migrated.system.files import be_like, sync_directory
 
 _MARGIN = 1_000_000

@@ -6,16 +6,35 @@ sound, and nothing has to be opened to list them.
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import apsw
 
-from migrated.core.errors import DatabaseError
-from migrated.core.records import Snapshot
+from migrated.config.settings import SnapshotPolicy, SnapshotWhen
+from migrated.core.errors import INTERRUPTED, DatabaseError
+from migrated.core.records import Snapshot, highest_version
+from migrated.engine.backend import Observer
+from migrated.engine.sqlite import ledger
 from migrated.engine.sqlite.connection import Patience, content_size, environment_errors, open_for_reading
-from migrated.engine.sqlite.disk_space import require_free
-from migrated.sqlite.copying import copy_to, copying_errors, damage, file_errors, nothing, put_on_disk
-from migrated.sqlite.shelf import BACK_REASONS, REASONS, RUN_REASONS, SnapshotName, folder_of, names_in, new_part
+from migrated.engine.sqlite.disk_space import readable_size, require_free
+from migrated.engine.sqlite.snapshots.catalog import (
+    BACK_REASONS,
+    REASONS,
+    RUN_REASONS,
+    SnapshotName,
+    folder_of,
+    names_in,
+    new_part,
+)
+from migrated.engine.sqlite.snapshots.copying import (
+    copy_to,
+    copying_errors,
+    damage,
+    file_errors,
+    nothing,
+    put_on_disk,
+)
 from migrated.system.cancellation import Supervision
 
 DAMAGED = "SNAPSHOT_DAMAGED"
@@ -129,3 +148,68 @@ def _remove(path: str) -> None:
     # One that cannot be removed (a person may have made it immutable) is no reason to stop a migration.
     with contextlib.suppress(OSError):
         os.unlink(path)
+
+
+BEFORE_RESTORE = "before-restore"
+BEFORE_REDO = "before-redo"
+
+
+class Keeper:
+    """Takes the snapshots of one database as its policy says, and tells an observer."""
+
+    def __init__(
+        self, database: str, policy: SnapshotPolicy, observer: Observer, supervision: Supervision
+    ) -> None:
+        self._database = database
+        self._policy = policy
+        self._observer = observer
+        self._supervision = supervision
+
+    def keep_before(self, connection: apsw.Connection, *, is_first: bool) -> None:
+        """Take one before a step if the policy says so; `is_first` is the first of the run."""
+        when = self._policy.when
+        if when is SnapshotWhen.NEVER or (when is SnapshotWhen.BEFORE_RUN and not is_first):
+            return
+        size = content_size(connection)
+        if size > self._policy.max_size:
+            limit = readable_size(self._policy.max_size)
+            self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
+            return
+        self.keep(when.value, version=highest_version(ledger.read(connection, self._database)))
+
+    @contextlib.contextmanager
+    def redoing(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
+        """Take one, whatever the policy says, before migrations are rolled back; it goes when that fails."""
+        began = time.monotonic()
+        taken = take(self._database, reason=BEFORE_REDO, version=version, step=self.go_on)
+        elapsed = time.monotonic() - began
+        try:
+            yield taken
+        except BaseException:
+            discard(taken)
+            raise
+        prune(taken, self._policy.keep, spare)
+        self._tell(taken, elapsed)
+
+    def keep(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
+        """Take one; those in `spare` are not removed to make room. Raises `DatabaseError`."""
+        began = time.monotonic()
+        taken = take(
+            self._database, reason=reason, version=version, keep=self._policy.keep, step=self.go_on, spare=spare
+        )
+        self._tell(taken, time.monotonic() - began)
+
+    def _tell(self, taken: Snapshot, seconds: float) -> None:
+        self._observer.snapshot_taken(taken.id, taken.size, round(seconds * 1000))
+
+    def go_on(self) -> None:
+        """Raise when what is running has to end: nothing was changed yet."""
+        self._supervision.beat()
+        if self._supervision.must_end(time.monotonic()):
+            raise DatabaseError(
+                f"it was interrupted: {self._supervision.reason}",
+                database=self._database,
+                code=INTERRUPTED,
+                transient=True,
+                hint="nothing was changed; run it again",
+            )

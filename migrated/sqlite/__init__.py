@@ -1,1 +1,0 @@
-"""sqlite: to be said."""
