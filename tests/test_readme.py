@@ -21,7 +21,7 @@ from migrated.core import errors
 from migrated.core.migration import Directive
 from migrated.core.status import OnChanged, OnLate, OnMissing, State
 from migrated.daemon.asking import NAMES
-from migrated.hooks import Occasion
+from migrated.fleet.hooks import Occasion
 from migrated.logs.events import EVENTS
 
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from migrated.checks.findings import Finding, of_error, ok, problem
 from migrated.config.settings import Config, HookName, Target
 from migrated.core.errors import ConfigError, MigrationError
 from migrated.core.migration import Migration
-from migrated.discovery import DatabasePath, assign, require_some
+from migrated.fleet.discovery import DatabasePath, assign, require_some
 from migrated.sources.directory import Listing, read_directory
 
 _MACHINE = (

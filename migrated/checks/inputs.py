@@ -15,12 +15,12 @@ from migrated.core.errors import DatabaseError, RefusedError
 from migrated.core.migration import Migration
 from migrated.core.status import find
 from migrated.daemon.watcher import DirectoryWatch, WatchdogComplaints
-from migrated.discovery import DatabasePath
 from migrated.engine.sqlite import preflight
 from migrated.engine.sqlite.connection import journal_mode
 from migrated.engine.sqlite.database import SqliteDatabase
 from migrated.engine.sqlite.disk_space import free_space, readable_size
 from migrated.engine.sqlite.snapshots import catalog
+from migrated.fleet.discovery import DatabasePath
 from migrated.sources.directory import Listing
 from migrated.system import file_locks, permissions
 from migrated.system.files import file_system, is_shared

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrated.core.errors import LockHeldError, MigrationError
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome, Result
 from migrated.system import file_locks
 
 _OURS = ("migrated down", "migrated restore")

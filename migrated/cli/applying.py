@@ -11,22 +11,20 @@ from migrated.cli.worker import in_worker
 from migrated.config.settings import Config, Target, WavePolicy
 from migrated.core.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.core.migration import Migration
-from migrated.discovery import DatabasePath, assign, require_some
-from migrated.dumping import SchemaFiles
-from migrated.fleet import Action, Job, Outcome, Result
-from migrated.hooks import run_hook, within_a_hook
-from migrated.locking import SharedLocks
+from migrated.fleet.discovery import DatabasePath, assign, require_some
+from migrated.fleet.hooks import Gathering, run_hook, within_a_hook
+from migrated.fleet.job import Action, Job, Prototype
+from migrated.fleet.locks import SharedLocks
+from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.reporting import Crowds, Tally, report, report_end, report_halt
+from migrated.fleet.rollout import BUSY_SECONDS, SMALLEST_FLEET, RollOut, Turn, Waves
+from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
 from migrated.logs import log as logs
 from migrated.logs.log import Log
-from migrated.occasions import Gathering
-from migrated.prototype import Prototype
-from migrated.reports import Crowds, Tally, report, report_end, report_halt
-from migrated.rollout import BUSY_SECONDS, RollOut, Turn
 from migrated.sources.directory import read_finished
 from migrated.system.cancellation import Supervision
 from migrated.system.permissions import Trust
-from migrated.waves import SMALLEST_FLEET, Waves
 
 Around = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 

@@ -15,7 +15,7 @@ from migrated.core.errors import (
     NoDaemonError,
     RefusedError,
 )
-from migrated.discovery import assign
+from migrated.fleet.discovery import assign
 
 Answer = dict[str, Any]
 SOON_SECONDS = 10.0

@@ -12,10 +12,10 @@ from migrated.core.errors import MigrationError, MigrationNotFoundError, combine
 from migrated.logs import console
 
 if TYPE_CHECKING:
-    from migrated.cli.reading import View
     from migrated.config.settings import Config
     from migrated.core.diff import Change, Difference
     from migrated.core.status import Status
+    from migrated.fleet.inspect import View
 
 EXAMPLE = "migrated diff 20240101120000 -d app.db"
 
@@ -56,10 +56,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _find(config: "Config", version: int | None) -> _Found:
-    from migrated.cli import reading
+    from migrated.fleet import inspect
 
     found = _Found()
-    for target in reading.look(config):
+    for target in inspect.look(config):
         found.faults += [(None, problem) for problem in target.problems]
         for view in target.views():
             try:
@@ -148,7 +148,7 @@ def _printable(text: str) -> str:
 
 
 def _print_document(found: _Found) -> None:
-    from migrated.cli.reading import problem
+    from migrated.fleet.inspect import problem
 
     problems = [{"database": database} | (problem(fault) or {}) for database, fault in found.faults]
     print_json({"differences": [_document(*each) for each in found.changes], "problems": problems})

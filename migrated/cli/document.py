@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from migrated.cli.reading import TargetView, View, problem
 from migrated.cli.render import JsonDocument
 from migrated.core.migration import REPEATABLE
+from migrated.fleet.inspect import TargetView, View, problem
 
 Look = tuple[TargetView, Iterable[View]]
 

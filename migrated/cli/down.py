@@ -17,7 +17,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Roll back; the log goes to standard error."""
     from migrated.cli.alone import without_a_daemon
     from migrated.cli.applying import on_every_database
-    from migrated.fleet import Action
+    from migrated.fleet.job import Action
 
     config = options.configuration(arguments)
     target: int | None = arguments.to

@@ -11,10 +11,10 @@ from migrated.cli.render import JsonDocument, print_problem
 from migrated.core.errors import MigrationError, RollbackFailedError, combined_exit_code
 
 if TYPE_CHECKING:
-    from migrated.cli.reading import View
     from migrated.config.settings import Config
     from migrated.core.plan import Agenda, MigrationPlan
     from migrated.core.status import Recorded, Status
+    from migrated.fleet.inspect import View
 
 EXAMPLE = "migrated plan --to 20240101120000"
 
@@ -40,17 +40,17 @@ def show_plans(
     config: "Config", target: int | None, *, as_json: bool, never_down: bool, show_all: bool = False
 ) -> int:
     """Show the plan of every database, of many those alike as one. `never_down` is how `up` plans."""
-    from migrated.cli import reading
     from migrated.cli.fleetbar import FleetBar
+    from migrated.fleet import inspect
 
     codes: set[int] = set()
     problems = []
-    targets = list(reading.look(config))
+    targets = list(inspect.look(config))
     for view in targets:
         for problem in view.problems:
             print_problem(str(problem))
             codes.add(problem.exit_code)
-            problems.append(reading.problem(problem))
+            problems.append(inspect.problem(problem))
     fit = [view for view in targets if not view.problems]
     total = sum(len(view.databases) for view in fit)
     is_grouped = total > MANY and not (show_all or as_json)
@@ -151,7 +151,7 @@ def _note(plan: _Plan, report: Report) -> None:
 
 
 def _document(plan: _Plan) -> dict[str, Any]:
-    from migrated.cli.reading import problem
+    from migrated.fleet.inspect import problem
 
     return {
         "database": plan.database,

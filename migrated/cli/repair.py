@@ -12,8 +12,8 @@ from migrated.core.records import Repair, Unfinished
 from migrated.core.status import State
 
 if TYPE_CHECKING:
-    from migrated.cli.reading import View
     from migrated.config.settings import Config
+    from migrated.fleet.inspect import View
     from migrated.system.cancellation import Supervision
 
 EXAMPLE = "migrated repair 20240101120000 --resume --reason 'the disk was full'"
@@ -59,11 +59,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _show(config: "Config", *, as_json: bool) -> int:
-    from migrated.cli import reading
+    from migrated.fleet import inspect
 
     codes: list[int] = []
     documents = []
-    targets = list(reading.look(config))
+    targets = list(inspect.look(config))
     names_all = sum(len(target.databases) for target in targets) <= MANY
     for target in targets:
         for problem in target.problems:
@@ -119,12 +119,12 @@ def _is_open(view: "View", version: int) -> bool:
 
 
 def _settle(config: "Config", version: int, how: Repair, reason: str | None, supervision: "Supervision") -> int:
-    from migrated.cli import reading
     from migrated.engine.runner import MigrationRunner
+    from migrated.fleet import inspect
 
     codes: list[int] = []
     settled = 0
-    for target in reading.look(config):
+    for target in inspect.look(config):
         if target.error:
             print_problem(str(target.error))
             codes.append(target.error.exit_code)

@@ -9,7 +9,7 @@ from migrated.core.records import Snapshot
 
 if TYPE_CHECKING:
     from migrated.config.settings import Config, Target
-    from migrated.discovery import DatabasePath
+    from migrated.fleet.discovery import DatabasePath
     from migrated.system.cancellation import Supervision
 
 EXAMPLE = "migrated restore app.db.20240101T120000000000Z --dry-run"
@@ -43,8 +43,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _find(config: "Config", identifier: str) -> "_Found":
-    from migrated.discovery import assign
     from migrated.engine.sqlite.snapshots import snapshots
+    from migrated.fleet.discovery import assign
 
     found = [
         _Found(target, database, snapshot, database is databases[0])
@@ -83,13 +83,12 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
 
 def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "Supervision") -> int:
     from migrated.cli.alone import without_a_daemon
-    from migrated.dumping import SchemaFiles
     from migrated.engine.runner import MigrationRunner
-    from migrated.fleet import Outcome, Result
+    from migrated.fleet.outcome import Outcome, Result
+    from migrated.fleet.reporting import Reporter, report_error
+    from migrated.fleet.schema_dump import SchemaFiles
     from migrated.logs import events
     from migrated.logs import log as logs
-    from migrated.reporter import Reporter
-    from migrated.reports import report_error
 
     target, database, snapshot, is_first = found
     log = logs.configure(config.log_format, config.log_level).bind(

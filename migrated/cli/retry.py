@@ -7,7 +7,7 @@ from migrated.cli import options
 from migrated.cli.render import print_problem
 from migrated.config.settings import Config
 from migrated.core.errors import RefusedError
-from migrated.discovery import assign
+from migrated.fleet.discovery import assign
 
 EXAMPLE = "migrated retry tenants/42.db"
 

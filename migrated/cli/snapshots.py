@@ -18,8 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """List them, oldest first; changes and creates nothing."""
-    from migrated.discovery import assign
     from migrated.engine.sqlite.snapshots import snapshots
+    from migrated.fleet.discovery import assign
 
     codes: list[int] = []
     documents: list[dict[str, Any]] = []

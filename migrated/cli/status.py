@@ -13,8 +13,8 @@ from migrated.core.errors import combined_exit_code
 from migrated.core.migration import REPEATABLE
 
 if TYPE_CHECKING:
-    from migrated.cli.reading import TargetView, View
     from migrated.cli.tally import Tally
+    from migrated.fleet.inspect import TargetView, View
 
 EXAMPLE = "migrated status --json -d 'tenants/*.db'"
 
@@ -36,10 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Show it; changes and creates nothing."""
-    from migrated.cli import reading, tally
+    from migrated.cli import tally
     from migrated.cli.fleetbar import FleetBar
+    from migrated.fleet import inspect
 
-    targets = list(reading.look(options.configuration(arguments)))
+    targets = list(inspect.look(options.configuration(arguments)))
     paths = [database.path for target in targets for database in target.databases]
     is_summary = len(paths) > MANY and not (arguments.all or arguments.json)
     live = _ask_daemons(paths)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from migrated.cli.groups import Groups, counted, said_of, span
-from migrated.cli.reading import SUMMARIES, View
+from migrated.fleet.inspect import SUMMARIES, View
 
 _GRAVEST_FIRST = ("blocked", "unavailable", "pending")
 

@@ -12,7 +12,7 @@ from migrated.core.errors import combined_exit_code
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from migrated.cli.reading import View
+    from migrated.fleet.inspect import View
 
 EXAMPLE = "migrated verify || echo 'somebody edited an applied migration'"
 
@@ -27,10 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Exit 0 when every applied migration is as its file says, 4 when a run would be refused."""
-    from migrated.cli import reading
     from migrated.cli.fleetbar import FleetBar
+    from migrated.fleet import inspect
 
-    targets = list(reading.look(options.configuration(arguments)))
+    targets = list(inspect.look(options.configuration(arguments)))
     problems = [problem for target in targets for problem in target.problems]
     for problem in problems:
         print_problem(str(problem))
@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.json:
             with JsonDocument() as document:
                 document.elements("databases", (_document(view) for view in views))
-                document.member("problems", [reading.problem(problem) for problem in problems])
+                document.member("problems", [inspect.problem(problem) for problem in problems])
         for view in views:
             if is_grouped:
                 _note(view, report)
@@ -78,7 +78,7 @@ def _verdict(view: "View") -> str:
 
 
 def _document(view: "View") -> dict[str, Any]:
-    from migrated.cli.reading import problem
+    from migrated.fleet.inspect import problem
 
     return {
         "database": view.name,

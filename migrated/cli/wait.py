@@ -84,11 +84,11 @@ def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
 
 
 def _missing(config: Config) -> _Missing:
-    from migrated.cli import reading
+    from migrated.fleet import inspect
 
     began = time.monotonic()
     found = _Missing()
-    for target in reading.look(config, patience=0):
+    for target in inspect.look(config, patience=0):
         found.problems += [str(problem) for problem in target.problems]
         for view in target.views():
             if view.fault or view.pending:

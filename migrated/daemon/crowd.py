@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from migrated.daemon.passes import Halted
 from migrated.daemon.schedule import Complaint
+from migrated.fleet.reporting import FEW, report_halt
 from migrated.logs.log import Log
-from migrated.reports import FEW, report_halt
 
 
 @dataclass(slots=True)

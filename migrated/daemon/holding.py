@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from migrated.config.settings import Config
 from migrated.core.errors import DatabaseError, LockHeldError
-from migrated.discovery import assign
+from migrated.fleet.discovery import assign
 from migrated.system.file_locks import DAEMON, ProcessLock, lock_path
 
 

@@ -11,11 +11,10 @@ from typing import Self
 
 from migrated.config.settings import Config, HookName
 from migrated.daemon.passes import Scanned
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
-from migrated.hooks import Occasion, run_hook
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.hooks import Gathering, Occasion, run_hook
+from migrated.fleet.outcome import Outcome, Result
 from migrated.logs.log import Log
-from migrated.occasions import Gathering
 from migrated.system.cancellation import Supervision
 
 

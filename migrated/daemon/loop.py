@@ -39,7 +39,7 @@ from migrated.daemon.standing import Standings
 from migrated.daemon.tracking import Tracker
 from migrated.daemon.viewing import daemon_view, database_view
 from migrated.daemon.watcher import WatchdogComplaints
-from migrated.dumping import SchemaFiles
+from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
 from migrated.logs.log import Log, new_run_id
 from migrated.system.cancellation import Supervision

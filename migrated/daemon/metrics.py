@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from migrated.core import VERSION
 from migrated.daemon.directories import Directories
 from migrated.daemon.tracking import Tracker
-from migrated.fleet import Outcome, Result
+from migrated.fleet.outcome import Outcome, Result
 from migrated.logs import events
 from migrated.logs.log import Log
 

@@ -13,19 +13,18 @@ from migrated.daemon.activity import Activity
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.roster import Roster, look_at
 from migrated.daemon.schedule import Fingerprint, Rest
-from migrated.discovery import DatabasePath
-from migrated.dumping import SchemaFiles
-from migrated.fleet import Job, Outcome, Result, internal
-from migrated.locking import SharedLocks
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.job import Job, Prototype
+from migrated.fleet.locks import SharedLocks
+from migrated.fleet.outcome import Cause, Outcome, Result, cause_of, internal
+from migrated.fleet.reporting import FEW
+from migrated.fleet.rollout import BUSY_SECONDS, Halt, RollOut, Turn, Waves
+from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.prototype import Prototype
-from migrated.reports import FEW, Cause, cause_of
-from migrated.rollout import BUSY_SECONDS, Halt, RollOut, Turn
 from migrated.sources.cache import Reading
 from migrated.sources.directory import Listing
 from migrated.system.cancellation import Supervision
-from migrated.waves import Waves
 
 HALTED = "FLEET_HALTED"
 _UNKNOWN = Fingerprint(None, ())

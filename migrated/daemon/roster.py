@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable
 
 from migrated.daemon.schedule import Fingerprint
-from migrated.discovery import DatabasePath, Discovery
-from migrated.rollout import Halt
+from migrated.fleet.discovery import DatabasePath, Discovery
+from migrated.fleet.rollout import Halt
 from migrated.sources.cache import DirectoryReader, Reading, has_rested
 
 _Stamp = tuple[int, ...]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from migrated.core.errors import MigrationError
 from migrated.daemon.passes import Halted, Scanned
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome, Result
 
 # One for all that are well: there may be ten thousand, of which nothing more is asked.
 _CURRENT = Outcome(DatabasePath("", ""), Result.CURRENT)

@@ -9,12 +9,12 @@ from migrated.daemon.crowd import Crowd, HaltComplaint
 from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import LONGEST_RETRY, Complaint, Rest, retry_delay
 from migrated.daemon.wording import is_foreign, short
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Cause, Outcome, Result, cause_of
+from migrated.fleet.reporting import FEW, report_end, report_error, report_others
 from migrated.logs import events
 from migrated.logs.events import Event
 from migrated.logs.log import Log, failure_keys
-from migrated.reports import FEW, Cause, cause_of, report_end, report_error, report_others
 
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}

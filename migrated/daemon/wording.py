@@ -10,7 +10,7 @@ from migrated.core.errors import (
     RefusedError,
     UnfinishedError,
 )
-from migrated.fleet import Outcome, Result
+from migrated.fleet.outcome import Outcome, Result
 
 _STATUS_WIDTH = 100
 _KINDS = {

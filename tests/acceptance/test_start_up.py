@@ -103,7 +103,7 @@ def test_applying_nothing_loads_neither_the_log_nor_the_lock(tmp_path: Path, mig
     bring_up(tmp_path)
     loaded = modules_after(tmp_path, "up")
 
-    assert "migrated.fleet" in loaded
+    assert "migrated.fleet.job" in loaded
     # That belongs to what supervises the work.
     assert loaded & (HEAVY | SLOW - {"threading"}) - modules_of_argparse() == set()
 

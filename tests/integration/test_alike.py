@@ -10,10 +10,10 @@ import pytest
 from support import execute
 
 from migrated import Migration, MigrationRunner, OnChanged, Policy
-from migrated.alike import Alike
 from migrated.config.settings import Target
-from migrated.discovery import DatabasePath
 from migrated.engine.runner import Prepared
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.job import Alike
 
 MIGRATIONS = [
     Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY);"),

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from daemon_process import children, poll
 
-from migrated import hooks
 from migrated.config.settings import Config, HookName, Hooks
-from migrated.hooks import Occasion, run_hook
+from migrated.fleet import hooks
+from migrated.fleet.hooks import Occasion, run_hook
 from migrated.logs.log import LONGEST_LINE, configure
 from migrated.system import processes
 from migrated.system.cancellation import Supervision

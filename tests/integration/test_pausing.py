@@ -9,8 +9,9 @@ from support import applied_versions, execute
 
 from migrated import Migration, Supervision
 from migrated.config.settings import Target
-from migrated.discovery import DatabasePath
-from migrated.fleet import Job, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.job import Job
+from migrated.fleet.outcome import Result
 from migrated.logs import log as logs
 from migrated.logs.log import Log
 

@@ -19,10 +19,11 @@ from migrated import (
     read_migrations,
 )
 from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
-from migrated.discovery import DatabasePath
-from migrated.fleet import Action, Job, Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.job import Action, Job
+from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.reporting import report
 from migrated.logs.log import configure
-from migrated.reports import report
 
 Line = dict[str, Any]
 

@@ -10,13 +10,12 @@ from daemon_process import DEADLINE
 from migrated import DatabaseError, ExecutionFailedError, LockHeldError
 from migrated.config.settings import WavePolicy
 from migrated.core.errors import MigrationError
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
-from migrated.locking import SharedLocks
-from migrated.rollout import Halt, RollOut, Turn
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.locks import SharedLocks
+from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.rollout import Halt, RollOut, Turn, Waves
 from migrated.system.cancellation import Supervision
 from migrated.system.file_locks import APPLYING, holding
-from migrated.waves import Waves
 
 Visit = Callable[[Turn], Outcome]
 BUSY = DatabaseError("database is locked", transient=True, code="SQLITE_BUSY")

@@ -14,7 +14,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from migrated.daemon.roster import Roster
-from migrated.discovery import DatabasePath
+from migrated.fleet.discovery import DatabasePath
 from migrated.sources import cache
 
 MARK = 11

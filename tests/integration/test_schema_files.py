@@ -16,18 +16,18 @@ from support import execute, write_migration
 
 from migrated import DatabaseError, ExecutionFailedError, LockHeldError, MigrationError, MigrationRunner
 from migrated.config.settings import Target
-from migrated.discovery import DatabasePath
-from migrated.dumping import SchemaFiles
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import log as logs
 from migrated.system.cancellation import Supervision
 
 UPDATE = """
 import sys
 from migrated.logs import log
-from migrated.discovery import DatabasePath
-from migrated.dumping import SchemaFiles
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.schema_dump import SchemaFiles
+from migrated.fleet.outcome import Outcome, Result
 from migrated.config.settings import Target
 from migrated.system.cancellation import Supervision
 

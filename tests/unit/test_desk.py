@@ -11,8 +11,8 @@ from migrated.core.errors import ConfigError
 from migrated.daemon.asking import Answer, Asked, Request
 from migrated.daemon.desk import Desk
 from migrated.daemon.standing import Standings
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome, Result
 from migrated.logs import log as logs
 from migrated.system.cancellation import Supervision
 

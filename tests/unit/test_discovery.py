@@ -5,7 +5,7 @@ import pytest
 
 from migrated.config.load import would_be_found
 from migrated.config.settings import Target
-from migrated.discovery import DatabasePath, assign, discover
+from migrated.fleet.discovery import DatabasePath, assign, discover
 
 
 def names(base: Path, *configured: str) -> list[str]:

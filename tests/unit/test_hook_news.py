@@ -5,7 +5,7 @@ import pytest
 from migrated.core.errors import InvalidFormatError, MigrationFileError, RefusedError
 from migrated.daemon.hooking import News
 from migrated.daemon.passes import Scanned
-from migrated.discovery import DatabasePath
+from migrated.fleet.discovery import DatabasePath
 from migrated.sources.directory import Listing, Remark
 
 DOUBLE = InvalidFormatError("version 7 is claimed twice", version=7, file="/srv/sql/07_x.sql")

@@ -15,10 +15,9 @@ from migrated.core.errors import (
 )
 from migrated.core.migration import Migration
 from migrated.core.status import examine
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
-from migrated.hooks import LONGEST_VARIABLE, Occasion
-from migrated.occasions import Gathering
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.hooks import LONGEST_VARIABLE, Gathering, Occasion
+from migrated.fleet.outcome import Outcome, Result
 
 APPLY, FAILURE = HookName.AFTER_APPLY, HookName.ON_FAILURE
 BROKEN = ExecutionFailedError("no such table: x", version=7, name="seven", file="/srv/7_seven.sql")

@@ -5,8 +5,8 @@ import pytest
 from migrated.core.errors import DatabaseError, ExecutionFailedError, InvalidFormatError, MigrationError
 from migrated.daemon.passes import Scanned
 from migrated.daemon.standing import Standings
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome, Result
 from migrated.sources.directory import Listing, Remark
 
 APP = DatabasePath("app.db", "/srv/app.db")

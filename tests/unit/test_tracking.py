@@ -22,10 +22,10 @@ from migrated.core.status import examine
 from migrated.daemon.passes import Halted, Visited
 from migrated.daemon.schedule import Fingerprint, Rest
 from migrated.daemon.tracking import Tracker
-from migrated.discovery import DatabasePath
-from migrated.fleet import Outcome, Result
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.rollout import Halt
 from migrated.logs import log
-from migrated.rollout import Halt
 
 APP = DatabasePath("app.db", "/srv/app.db")
 OTHER = DatabasePath("other.db", "/srv/other.db")

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrated.config.settings import Share, WavePolicy, parse_share
-from migrated.waves import Waves
+from migrated.fleet.rollout import Waves
 
 TEN_PERCENT = Share(10, is_percent=True)
 

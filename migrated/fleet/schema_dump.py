@@ -4,7 +4,7 @@ import errno
 
 from migrated.config.settings import Target
 from migrated.core.errors import DatabaseError
-from migrated.fleet import Outcome, Result, internal
+from migrated.fleet.outcome import Outcome, Result, internal
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
 from migrated.system.cancellation import Supervision

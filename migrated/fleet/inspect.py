@@ -10,8 +10,8 @@ from migrated.core.migration import Migration
 from migrated.core.plan import likeness
 from migrated.core.records import Record, Unfinished
 from migrated.core.status import Findings, Policy, Recorded, State, find
-from migrated.discovery import DatabasePath, assign, require_some
 from migrated.engine.sqlite.database import SqliteDatabase
+from migrated.fleet.discovery import DatabasePath, assign, require_some
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
 
 SUMMARIES = ("current", "pending", "blocked", "unavailable")

@@ -1,70 +1,62 @@
 """One piece of work, and what it comes to on each database of a fleet."""
 
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
-from migrated.alike import Alike
 from migrated.config.settings import Target
-from migrated.core import diff
+from migrated.core import diff, refusals
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
-from migrated.core.status import State
-from migrated.discovery import DatabasePath
-from migrated.engine.backend import Observer
+from migrated.core.status import OnChanged, State
+from migrated.engine.backend import Observer, Template
 from migrated.engine.runner import Hold, MigrationRunner, Prepared
 from migrated.engine.sqlite.connection import is_absent_or_empty
+from migrated.engine.sqlite.database import SqliteDatabase
+from migrated.engine.sqlite.ledger import Glance, glance
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome, Result, internal
+from migrated.fleet.reporting import Reporter
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.prototype import Prototype
-from migrated.reporter import Reporter
 from migrated.system.cancellation import Supervision
 
 Action = Callable[[MigrationRunner], list[AppliedMigration]]
 
 
-class Result(StrEnum):
-    """What became of one database."""
+class Prototype:
+    """For one pass, so that what is copied is not older than that. Used by several threads."""
 
-    APPLIED = "applied"
-    CURRENT = "current"
-    FAILED = "failed"
-    REFUSED = "refused"
-    UNAVAILABLE = "unavailable"
+    def __init__(self, target: Target, migrations: Sequence[Migration]) -> None:
+        self._target = target
+        self._migrations = migrations
+        self._mutex = threading.Lock()
+        self._asked = 0
+        self._template: Template | None = None
 
+    def template(self) -> Template | None:
+        """For another new database: nothing for the first, which shows whether the migrations work at all."""
+        with self._mutex:
+            self._asked += 1
+            if self._asked == 2:  # noqa: PLR2004 - the second one
+                self._template = self._make()
+            return self._template
 
-class Outcome(NamedTuple):
-    """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told.
-
-    `versions` are those that were applied or rolled back, in that order. `changes` has, by version, what the log
-    says of the text of each changed migration, and `what` happened to it for the sentence.
-    """
-
-    database: DatabasePath
-    result: Result
-    applied: int = 0
-    rolled_back: int = 0
-    pending: int = 0
-    execution_time_ms: int = 0
-    error: MigrationError | None = None
-    changes: Mapping[int, Mapping[str, object]] = MappingProxyType({})
-    versions: tuple[int, ...] = ()
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it went away meanwhile: what a pattern matched and is there no more was removed on purpose."""
-        return (
-            self.database.matched and self.result is Result.UNAVAILABLE and not os.path.lexists(self.database.path)
+    def _make(self) -> Template | None:
+        runner = MigrationRunner(
+            ":memory:",
+            policy=self._target.policy,
+            transaction=self._target.transaction,
+            application_id=self._target.application_id,
         )
-
-    @property
-    def did_something(self) -> bool:
-        """Whether there is anything to tell."""
-        return self.result is not Result.CURRENT
+        try:
+            runner.add_migrations(self._migrations)
+            return runner.make_template()
+        except MigrationError:
+            # The databases themselves will show what is wrong.
+            return None
 
 
 class Job:
@@ -204,17 +196,6 @@ def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
     return found
 
 
-def internal(error: Exception) -> dict[str, str]:
-    """What there is to say of a fault of our own."""
-    import traceback
-
-    return {
-        "message": f"internal error: {error!r}",
-        "hint": "this is a fault of migrated itself; please report it with this line",
-        "statement": "".join(traceback.format_exception(error))[-1500:],
-    }
-
-
 def _result(error: MigrationError | None, reporter: Reporter) -> Result:
     match error:
         case None:
@@ -226,3 +207,44 @@ def _result(error: MigrationError | None, reporter: Reporter) -> Result:
             return Result.UNAVAILABLE
         case _:
             return Result.FAILED
+
+
+_MOST = 64
+
+
+class Alike:
+    """For one pass over a target. A fleet has few different records: most databases cost one small query each.
+
+    Several threads may ask at once.
+    """
+
+    def __init__(self, prepared: Prepared, target: Target) -> None:
+        self._prepared = prepared
+        self._target = target
+        # What was edited and only changes the record cannot be told from a glance.
+        self._is_of_use = target.policy.on_changed is OnChanged.REFUSE
+        self._known: set[Glance] = set()
+
+    def is_current(self, database: DatabasePath) -> bool:
+        """Whether it has everything, as far as can be told at a glance. False means nothing."""
+        return bool(self._known) and self._glance(database) in self._known
+
+    def learn(self, database: DatabasePath) -> None:
+        """Take in what a database looks like that has everything, which is looked at once more for that."""
+        if not self._is_of_use or len(self._known) >= _MOST:
+            return
+        before = self._glance(database)
+        if before is None or before in self._known:
+            return
+        handle = SqliteDatabase(database.path, must_exist=True, application_id=self._target.application_id)
+        try:
+            findings = self._prepared.find(handle.look())
+            refusals.refuse_by_policy(findings.statuses, self._target.policy)
+        except MigrationError:
+            return
+        # Else somebody wrote to it between the looks.
+        if not findings.pending and self._glance(database) == before:
+            self._known.add(before)
+
+    def _glance(self, database: DatabasePath) -> Glance | None:
+        return glance(database.path, self._target.application_id)
