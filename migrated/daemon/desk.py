@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from migrated.core.errors import MigrationError
 from migrated.daemon.asking import Answer, Asked, accepted, declined, failed
-from migrated.daemon.standing import Standing, Standings
-from migrated.daemon.viewing import database_view
+from migrated.daemon.databases import Standing, Standings
+from migrated.daemon.status import database_view
 from migrated.logs import events
 from migrated.logs.log import Log
 from migrated.system.cancellation import Supervision

@@ -7,10 +7,9 @@ from functools import partial
 
 from migrated.config.settings import Config
 from migrated.core.errors import MigrationFileError
-from migrated.daemon.checkout import is_under_way
-from migrated.daemon.passes import Scanned
-from migrated.daemon.schedule import Complaint
-from migrated.daemon.watcher import DirectoryWatch, WatchNews
+from migrated.daemon.messages import Scanned
+from migrated.daemon.scheduler import Complaint
+from migrated.daemon.watcher import DirectoryWatch, WatchNews, is_under_way
 from migrated.logs import events
 from migrated.logs.log import Log, failure_keys
 from migrated.sources.directory import Listing

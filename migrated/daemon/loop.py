@@ -6,12 +6,12 @@ heard at once. The order at the start is: locks, then watches, then a full pass.
 pass would miss what happened in between.
 """
 
+import os
 import random
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import FrameType
 
@@ -20,28 +20,35 @@ from migrated.control import SOCKET_KEY
 from migrated.core import VERSION
 from migrated.core.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.daemon import systemd
-from migrated.daemon.activity import Activity
-from migrated.daemon.announcing import Status
+from migrated.daemon.alerts import Tracker
 from migrated.daemon.asking import Answer, Asked
-from migrated.daemon.caution import warn_of_root
+from migrated.daemon.databases import Standings
 from migrated.daemon.desk import Desk
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
-from migrated.daemon.hooking import HookEnded, HookQueue, News
+from migrated.daemon.hooks import HookQueue, News
 from migrated.daemon.listening import ControlSocket
+from migrated.daemon.messages import (
+    Changed,
+    Found,
+    Halted,
+    HookEnded,
+    Message,
+    PassEnded,
+    Scanned,
+    Signalled,
+    Visited,
+)
 from migrated.daemon.metrics import Metrics
-from migrated.daemon.passes import Found, Halted, Message, Pass, PassEnded, Scanned, Visited
-from migrated.daemon.pulse import Pulse
-from migrated.daemon.roster import Roster
-from migrated.daemon.schedule import Complaint
-from migrated.daemon.settle import Settle
-from migrated.daemon.standing import Standings
-from migrated.daemon.tracking import Tracker
-from migrated.daemon.viewing import daemon_view, database_view
+from migrated.daemon.reconcile import Pass, Roster
+from migrated.daemon.scheduler import Complaint, Settle
+from migrated.daemon.status import Activity, daemon_view, database_view
+from migrated.daemon.systemd import Pulse, Status
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
 from migrated.logs.log import Log, new_run_id
+from migrated.system import permissions
 from migrated.system.cancellation import Supervision
 from migrated.system.inbox import receive
 
@@ -50,21 +57,6 @@ ALIVE_SECONDS = 300.0
 EXTENSION_USEC = 15_000_000
 """How much more time systemd is asked for, each second that work advances during a start or a stop."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A directory, or any where it is not said, may have changed; of `name` see `DirectoryWatch`."""
-
-    directory: str | None = None
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Signalled:
-    """A signal came."""
-
-    number: int
 
 
 def _is_of_stopping(error: MigrationError | None) -> bool:
@@ -397,3 +389,23 @@ class Daemon:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # Nothing but this: a handler interrupts the main thread anywhere, even inside a lock that it holds.
         self._inbox.put(Signalled(number))
+
+
+def warn_of_root(config: Config, log: Log) -> None:
+    """Say it where this is root, naming the users to whom directories of migrations belong."""
+    if os.geteuid() != 0:
+        return
+    strangers = {user for target in config.targets if (user := _owner(target.migrations))}
+    reason = "whoever can write the migrations changes databases as root"
+    if strangers:
+        names = ", ".join(sorted(map(permissions.name_of, strangers)))
+        reason = f"what {names} puts among the migrations is run as root"
+    hint = "run it as the user to whom the databases belong (User= in the unit)"
+    log(events.DAEMON_AS_ROOT, reason=reason, hint=hint)
+
+
+def _owner(directory: str) -> int | None:
+    try:
+        return os.stat(directory).st_uid
+    except OSError:
+        return None

@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from migrated.core import VERSION
+from migrated.daemon.alerts import Tracker
 from migrated.daemon.directories import Directories
-from migrated.daemon.tracking import Tracker
 from migrated.fleet.outcome import Outcome, Result
 from migrated.logs import events
 from migrated.logs.log import Log

@@ -1,8 +1,10 @@
 """Telling systemd how the service is (https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html)."""
 
+import math
 import os
 import socket
 import time
+from collections.abc import Callable
 
 _PATIENCE_SECONDS = 1.0
 
@@ -40,3 +42,65 @@ def watchdog_interval() -> float | None:
 def reloading() -> None:
     """Say that a reload began. systemd 253 and later wait in vain when the time is missing."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+
+_INTERVAL_SECONDS = 0.2
+"""Ten thousand databases, one after the other, must not be ten thousand lines, each made from all of them."""
+
+
+class Status:
+    """Sends `STATUS=` whenever `compose` gives another text, soon after `changed` was called."""
+
+    def __init__(self, compose: Callable[[], str]) -> None:
+        self._compose = compose
+        self._sent: str | None = None
+        self._next_at = 0.0
+        self._is_stale = False
+
+    def changed(self) -> None:
+        """The text may be another one now."""
+        self._is_stale = True
+
+    def due_at(self) -> float:
+        """When to call `look`; infinite while nothing changed."""
+        return self._next_at if self._is_stale else math.inf
+
+    def look(self, now: float) -> None:
+        """Send it, if it is another one and it is time."""
+        if now < self.due_at():
+            return
+        self._is_stale, self._next_at = False, now + _INTERVAL_SECONDS
+        text = self._compose()
+        if text != self._sent:
+            self._send(text)
+
+    def send(self, *fields: str) -> str:
+        """Send it now, with other fields, and return it."""
+        self._is_stale = False
+        text = self._compose()
+        self._send(text, *fields)
+        return text
+
+    def _send(self, text: str, *fields: str) -> None:
+        self._sent = text
+        notify(f"STATUS={text}", *fields)
+
+
+class Pulse:
+    """Due twice within `interval` seconds; never where that is None.
+
+    The worker counts as hung once it is at work and gave no new sign for as long as the interval.
+    """
+
+    def __init__(self, interval: float | None, now: float) -> None:
+        self._interval = interval or math.inf
+        self._signs: object = None
+        self._alive_at = now
+        self.look_at = now if interval else math.inf
+
+    def take(self, now: float, signs: object) -> bool:
+        """Whether to tell it now. `signs` differ whenever the worker advanced, and are None while it is idle."""
+        self.look_at = now + self._interval / 2
+        if signs is None or signs != self._signs:
+            self._signs, self._alive_at = signs, now
+        return now - self._alive_at < self._interval

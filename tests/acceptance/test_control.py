@@ -20,7 +20,7 @@ from support import PROGRAM, applied_versions, everything, execute, write_migrat
 
 from migrated import control
 from migrated.cli import main
-from migrated.daemon.schedule import LONGEST_RETRY
+from migrated.daemon.scheduler import LONGEST_RETRY
 from migrated.system.file_locks import DAEMON, lock_path, read_note
 
 # A second or so of work inside one statement.

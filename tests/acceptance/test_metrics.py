@@ -17,10 +17,10 @@ from migrated.config.load import Overrides, load_config
 from migrated.config.settings import Config
 from migrated.core import VERSION
 from migrated.core.errors import ConfigError
+from migrated.daemon.alerts import Tracker
 from migrated.daemon.directories import Directories
 from migrated.daemon.loop import ALIVE_SECONDS, Daemon
 from migrated.daemon.metrics import Metrics
-from migrated.daemon.tracking import Tracker
 from migrated.logs import log as logs
 
 BROKEN = "SELECT * FROM nowhere;"

@@ -18,7 +18,7 @@ from daemon_process import poll, running
 from support import ROOT
 
 from migrated.core.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError
-from migrated.daemon.schedule import Complaint
+from migrated.daemon.scheduler import Complaint
 from migrated.logs import events
 from migrated.logs import log as logs
 from migrated.logs.events import EVENTS, Event

@@ -13,7 +13,7 @@ from support import execute
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from migrated.daemon.roster import Roster
+from migrated.daemon.reconcile import Roster
 from migrated.fleet.discovery import DatabasePath
 from migrated.sources import cache
 

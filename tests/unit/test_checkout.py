@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from support import needs_git
 
-from migrated.daemon.checkout import is_under_way
+from migrated.daemon.watcher import is_under_way
 
 
 def git(home: Path, *arguments: str) -> str:

@@ -3,8 +3,8 @@
 import pytest
 
 from migrated.core.errors import InvalidFormatError, MigrationFileError, RefusedError
-from migrated.daemon.hooking import News
-from migrated.daemon.passes import Scanned
+from migrated.daemon.hooks import News
+from migrated.daemon.messages import Scanned
 from migrated.fleet.discovery import DatabasePath
 from migrated.sources.directory import Listing, Remark
 

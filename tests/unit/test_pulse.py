@@ -5,8 +5,7 @@ import os
 
 import pytest
 
-from migrated.daemon.pulse import Pulse
-from migrated.daemon.systemd import watchdog_interval
+from migrated.daemon.systemd import Pulse, watchdog_interval
 
 
 def test_nobody_who_watches_is_told_nothing() -> None:

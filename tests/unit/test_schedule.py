@@ -1,6 +1,6 @@
 import pytest
 
-from migrated.daemon.schedule import Complaint, Fingerprint, Rest, retry_delay
+from migrated.daemon.scheduler import Complaint, Fingerprint, Rest, retry_delay
 
 
 @pytest.mark.parametrize(

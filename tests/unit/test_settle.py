@@ -1,6 +1,6 @@
 import pytest
 
-from migrated.daemon.settle import QUICK_SECONDS, Settle
+from migrated.daemon.scheduler import QUICK_SECONDS, Settle
 
 
 def settle(*changes: float) -> Settle:

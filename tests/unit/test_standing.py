@@ -3,8 +3,8 @@
 import pytest
 
 from migrated.core.errors import DatabaseError, ExecutionFailedError, InvalidFormatError, MigrationError
-from migrated.daemon.passes import Scanned
-from migrated.daemon.standing import Standings
+from migrated.daemon.databases import Standings
+from migrated.daemon.messages import Scanned
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
 from migrated.sources.directory import Listing, Remark

@@ -19,9 +19,9 @@ from migrated.core.errors import (
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
 from migrated.core.status import examine
-from migrated.daemon.passes import Halted, Visited
-from migrated.daemon.schedule import Fingerprint, Rest
-from migrated.daemon.tracking import Tracker
+from migrated.daemon.alerts import Tracker
+from migrated.daemon.messages import Halted, Visited
+from migrated.daemon.scheduler import Fingerprint, Rest
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
 from migrated.fleet.rollout import Halt

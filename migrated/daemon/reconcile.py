@@ -4,16 +4,16 @@ It is given what it needs, and tells what it found by messages. What the next pa
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from migrated.config.settings import Config, Target
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
-from migrated.daemon.activity import Activity
 from migrated.daemon.holding import DaemonLocks
-from migrated.daemon.roster import Roster, look_at
-from migrated.daemon.schedule import Fingerprint, Rest
-from migrated.fleet.discovery import DatabasePath
+from migrated.daemon.messages import HALTED, Found, Halted, Message, PassEnded, Scanned, Visited
+from migrated.daemon.scheduler import Fingerprint, Rest
+from migrated.daemon.status import Activity
+from migrated.fleet.discovery import DatabasePath, Discovery
 from migrated.fleet.job import Job, Prototype
 from migrated.fleet.locks import SharedLocks
 from migrated.fleet.outcome import Cause, Outcome, Result, cause_of, internal
@@ -22,58 +22,59 @@ from migrated.fleet.rollout import BUSY_SECONDS, Halt, RollOut, Turn, Waves
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
 from migrated.logs.log import Log
-from migrated.sources.cache import Reading
-from migrated.sources.directory import Listing
+from migrated.sources.cache import DirectoryReader, Reading, has_rested
 from migrated.system.cancellation import Supervision
 
-HALTED = "FLEET_HALTED"
 _UNKNOWN = Fingerprint(None, ())
 
 
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """A directory was read, or could not be; `databases` are the paths of those that take its migrations."""
+class Roster:
+    """Owned by the thread that does the passes."""
 
-    directory: str
-    listing: Listing | None
-    error: RefusedError | None = None
-    databases: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        self.discovery = Discovery()
+        self.reader = DirectoryReader()
+        self.halts: dict[str, tuple[int, Halt]] = {}
+        self.scanned: dict[str, tuple[Reading, list[DatabasePath]]] = {}
+        # Of those that are judged: what each looked like, with the migrations by which it was.
+        self._known: dict[str, int] = {}
+        self._logs: dict[str, str] = {}
 
+    def is_news(self, target: str, reading: Reading, databases: list[DatabasePath]) -> bool:
+        """Whether a target's directory or its databases are others than in the pass before."""
+        reading_before, databases_before = self.scanned.get(target, (None, None))
+        self.scanned[target] = reading, databases
+        return reading is not reading_before or databases is not databases_before
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The databases of all targets, as they are now. Those that are not among them are gone."""
+    def changed(self, databases: Iterable[DatabasePath], mark: int) -> list[DatabasePath]:
+        """Those that have to be judged anew: that costs two calls of stat() each, and nothing is opened."""
+        known, logs = self._known, self._logs
+        found = []
+        for database in databases:
+            path = database.path
+            if known.get(path) != hash((mark, *_stamp(path, logs.get(path) or f"{path}-wal"))):
+                found.append(database)
+        return found
 
-    databases: tuple[DatabasePath, ...]
+    def note_judged(self, path: str, mark: int) -> None:
+        """Note that looking at a database once more would come to the same: it has everything, or is refused."""
+        log = _log_of(path)
+        stamp = _stamp(path, log)
+        self.forget(path)
+        if stamp and has_rested(stamp[3], stamp[-1]):
+            self._known[path] = hash((mark, *stamp))
+            if log != f"{path}-wal":
+                self._logs[path] = log
 
+    def forget(self, path: str) -> None:
+        """It has to be looked at again in any case."""
+        self._known.pop(path, None)
+        self._logs.pop(path, None)
 
-@dataclass(frozen=True, slots=True)
-class Visited:
-    """A database was worked on, with these migrations, when it looked like this before."""
-
-    outcome: Outcome
-    migrations: int
-    fingerprint: Fingerprint
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Halted:
-    """These databases, of so many, are not worked on: what is new for them failed in others, now or earlier."""
-
-    databases: tuple[DatabasePath, ...]
-    error: RefusedError
-    halt: Halt
-    total: int
-    is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PassEnded:
-    """The pass is over."""
-
-
-Message = Scanned | Found | Visited | Halted | PassEnded
+    def keep(self, paths: Iterable[str]) -> None:
+        """Forget all others: they are gone."""
+        for path in self._known.keys() - set(paths):
+            self.forget(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,3 +261,30 @@ def _paths(databases: list[DatabasePath]) -> tuple[str, ...]:
 
 def _key(target: Target) -> str:
     return f"{target.migrations}: {target.databases}"
+
+
+_Stamp = tuple[int, ...]
+
+
+def _stamp(path: str, log: str) -> _Stamp:
+    """What can be told from outside; nothing of a file that is gone, which is like no other."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return ()
+    try:
+        written = os.stat(log)
+    except OSError:
+        return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns
+    return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, written.st_size, written.st_mtime_ns
+
+
+def _log_of(path: str) -> str:
+    # Beside the file itself, also where the path is a link to it.
+    return f"{os.path.realpath(path)}-wal"
+
+
+def look_at(path: str) -> Fingerprint:
+    """A database's fingerprint: two calls of stat()."""
+    stamp = _stamp(path, _log_of(path))
+    return Fingerprint(stamp[:2] or None, stamp[2:])

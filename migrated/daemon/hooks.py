@@ -5,22 +5,16 @@ Owned by the loop's thread, but for the programs, which a thread of their own wa
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from migrated.config.settings import Config, HookName
-from migrated.daemon.passes import Scanned
+from migrated.daemon.messages import HookEnded, Scanned
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.hooks import Gathering, Occasion, run_hook
 from migrated.fleet.outcome import Outcome, Result
 from migrated.logs.log import Log
 from migrated.system.cancellation import Supervision
-
-
-@dataclass(frozen=True, slots=True)
-class HookEnded:
-    """The program of a hook has ended, however that was."""
 
 
 class News:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from migrated.core.errors import MigrationError
-from migrated.daemon.passes import Halted, Scanned
+from migrated.daemon.messages import Halted, Scanned
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
 

@@ -1,14 +1,30 @@
 """What the worker is at, for whoever wants to see it while it lasts."""
 
+import math
+import os
+import textwrap
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from migrated.core import VERSION
+from migrated.core.errors import (
+    ChecksumMismatchError,
+    LateMigrationError,
+    MigrationError,
+    MigrationNotFoundError,
+    RefusedError,
+    UnfinishedError,
+)
 from migrated.core.migration import MigrationDirection, Step
+from migrated.daemon.databases import Standing
 from migrated.engine.backend import Done, Observer, Progress
+from migrated.fleet.outcome import Outcome, Result
 
 WORTH_TELLING_SECONDS = 1.0
 
@@ -101,3 +117,95 @@ def _io_of(thread: int | None) -> bytes:
     with suppress(OSError):
         return Path(f"/proc/self/task/{thread}/io").read_bytes()
     return b""
+
+
+def daemon_view(now: float, began: float, doing: Doing | None, **more: object) -> dict[str, Any]:
+    """The daemon itself. `began` is when it did, by the same clock as `now`."""
+    return {
+        "pid": os.getpid(),
+        "program_version": VERSION,
+        "since": _moment(began, now),
+        "uptime": round(now - began, 3),
+        "running": None if doing is None else _running(doing, now),
+        **more,
+    }
+
+
+def database_view(standing: Standing, now: float, retry_at: float | None) -> dict[str, Any]:
+    """One database. `retry_in` is in seconds; None where it is tried only once something changes."""
+    tried = retry_at is not None and not math.isinf(retry_at)
+    return {
+        "database": standing.database.name,
+        "path": standing.database.path,
+        "state": standing.state,
+        "since": _moment(standing.since, now),
+        "pending": standing.pending,
+        "error": None if standing.error is None else _error(standing.error),
+        "waiting_for": standing.unfinished,
+        "retry_in": round(max(0.0, retry_at - now), 3) if tried and retry_at is not None else None,
+    }
+
+
+def _running(doing: Doing, now: float) -> dict[str, Any]:
+    step = doing.step
+    return {
+        "text": str(doing),
+        "database": doing.database,
+        "seconds": round(now - doing.since, 3),
+        "version": step.migration.version if step else None,
+        "name": step.migration.name if step else None,
+        "direction": step.direction.value if step else None,
+        "statement": doing.statement,
+        "statements": doing.statements,
+        "holder": doing.waiting_for,
+    }
+
+
+def _error(error: MigrationError) -> dict[str, Any]:
+    return {
+        "type": type(error).__name__,
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "version": error.version,
+        "name": error.name,
+        "exit_code": error.exit_code,
+    }
+
+
+def _moment(at: float, now: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=now - at)).isoformat(timespec="seconds")
+
+
+_STATUS_WIDTH = 100
+_KINDS = {
+    ChecksumMismatchError.code: "checksum mismatch in",
+    MigrationNotFoundError.code: "no file any more of",
+    LateMigrationError.code: "too late:",
+    UnfinishedError.code: "stopped half way:",
+}
+
+
+def is_foreign(outcome: Outcome) -> bool:
+    """Whether a pattern matches a file that is no database: that is said once, and no trouble of ours."""
+    return outcome.database.matched and outcome.error is not None and outcome.error.code == "SQLITE_NOTADB"
+
+
+def short(outcome: Outcome) -> str:
+    """What is wrong with a database, with what matters most in front."""
+    error = outcome.error
+    if error is None:
+        return outcome.database.name
+    if isinstance(error, RefusedError) and error.code in _KINDS:
+        text = f"{_KINDS[error.code]} {_labels(error)} ({outcome.database.name})"
+    elif outcome.result is Result.FAILED and error.version is not None:
+        text = f"{_labels(error)} failed ({outcome.database.name}): {error.message}"
+    else:
+        text = f"{outcome.database.name}: {error.message}"
+    return textwrap.shorten(text, _STATUS_WIDTH, placeholder=" ...")
+
+
+def _labels(error: MigrationError) -> str:
+    offenders = error.offenders if isinstance(error, RefusedError) else ()
+    first = f"{error.version}_{error.name}" if error.version is not None else offenders[0].label
+    return first if len(offenders) <= 1 else f"{first} and {len(offenders) - 1} more"

@@ -1,0 +1,82 @@
+"""The daemon's hooks: which are wanted after a pass, and running them while the daemon goes on.
+
+Owned by the loop's thread, but for the programs, which a thread of their own waits for.
+"""
+
+from dataclasses import dataclass
+
+from migrated.core.errors import RefusedError
+from migrated.daemon.scheduler import Fingerprint
+from migrated.fleet.discovery import DatabasePath
+from migrated.fleet.outcome import Outcome
+from migrated.fleet.rollout import Halt
+from migrated.sources.directory import Listing
+
+
+@dataclass(frozen=True, slots=True)
+class HookEnded:
+    """The program of a hook has ended, however that was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A directory, or any where it is not said, may have changed; of `name` see `DirectoryWatch`."""
+
+    directory: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal came."""
+
+    number: int
+
+
+HALTED = "FLEET_HALTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A directory was read, or could not be; `databases` are the paths of those that take its migrations."""
+
+    directory: str
+    listing: Listing | None
+    error: RefusedError | None = None
+    databases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The databases of all targets, as they are now. Those that are not among them are gone."""
+
+    databases: tuple[DatabasePath, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """A database was worked on, with these migrations, when it looked like this before."""
+
+    outcome: Outcome
+    migrations: int
+    fingerprint: Fingerprint
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """These databases, of so many, are not worked on: what is new for them failed in others, now or earlier."""
+
+    databases: tuple[DatabasePath, ...]
+    error: RefusedError
+    halt: Halt
+    total: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PassEnded:
+    """The pass is over."""
+
+
+Message = Scanned | Found | Visited | Halted | PassEnded
