@@ -16,11 +16,10 @@ from migrated.cli import COMMANDS, EXIT_CODES, build_parser
 from migrated.config.file import HOOK_KEYS, POLICY_KEYS, TARGET_KEYS, TOP_KEYS
 from migrated.config.load import Overrides, load_config
 from migrated.config.settings import Config, HookName, Target
-from migrated.control import PROTOCOL
 from migrated.core import errors
 from migrated.core.migration import Directive
 from migrated.core.status import OnChanged, OnLate, OnMissing, State
-from migrated.daemon.asking import NAMES
+from migrated.daemon.control.protocol import NAMES, PROTOCOL
 from migrated.fleet.hooks import Occasion
 from migrated.logs.events import EVENTS
 

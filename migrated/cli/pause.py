@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Return once nothing is being applied any more: the migration that is running is finished first."""
-    from migrated.cli import daemons
+    from migrated.daemon.control import client
 
-    daemons.ask_every(options.configuration(arguments), None, request="pause")
+    client.ask_every(options.configuration(arguments), None, request="pause")
     return 0

@@ -16,9 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Tell it. A configuration with faults is told here already; the old one stays in force."""
-    from migrated.cli import daemons
+    from migrated.daemon.control import client
 
     config = options.configuration(arguments)
-    limit = None if arguments.wait else daemons.SOON_SECONDS
-    daemons.ask_every(config, limit, request="reload", wait=arguments.wait)
+    limit = None if arguments.wait else client.SOON_SECONDS
+    client.ask_every(config, limit, request="reload", wait=arguments.wait)
     return 0

@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Tell it; a full pass follows."""
-    from migrated.cli import daemons
+    from migrated.daemon.control import client
 
-    daemons.ask_every(options.configuration(arguments), None, request="resume")
+    client.ask_every(options.configuration(arguments), None, request="resume")
     return 0

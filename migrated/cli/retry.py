@@ -19,10 +19,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Return what the try came to, as `migrated up` would."""
-    from migrated.cli import daemons
+    from migrated.daemon.control import client
 
     path = _path(options.configuration(arguments), arguments.name)
-    found = daemons.ask_about(path, request="retry", database=path)["database"]
+    found = client.ask_about(path, request="retry", database=path)["database"]
     if found["state"] == "current":
         return 0
     error = found["error"] or {"message": found["waiting_for"] or f"{found['pending']} pending"}

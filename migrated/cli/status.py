@@ -77,9 +77,9 @@ def _ask_daemons(paths: Sequence[str]) -> list[Any]:
     """What the daemons that look after these databases say; nothing of those that do not answer soon."""
     if not may_have_daemon(paths):
         return []
-    from migrated.cli import daemons
+    from migrated.daemon.control import client
 
-    return daemons.statuses(paths)
+    return client.statuses(paths)
 
 
 def _developed(live: list[Any]) -> set[str]:

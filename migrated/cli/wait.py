@@ -67,17 +67,17 @@ class _Missing:
 
 def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
     """Have a daemon tell when its databases are current, or the time is over; False where it cannot be asked."""
-    from migrated import control
+    from migrated.daemon.control import client, protocol
 
-    found = control.sockets(wanted)
+    found = client.sockets(wanted)
     if sum(map(len, found.values())) < max(1, len(wanted)):
         return False
     socket, databases = next(iter(found.items()))
     request = {"request": "wait", "databases": databases, "timeout": left}
-    if len(control.line_of(request)) > control.LONGEST_REQUEST:
+    if len(protocol.line_of(request)) > protocol.LONGEST_REQUEST:
         return False
     try:
-        answer = control.ask(socket, None if left is None else left + control.PATIENCE_SECONDS, **request)
+        answer = client.ask(socket, None if left is None else left + protocol.PATIENCE_SECONDS, **request)
     except OSError:
         return False
     return answer.get("ok") is True

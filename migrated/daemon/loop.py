@@ -16,18 +16,17 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from migrated.config.settings import Config, following
-from migrated.control import SOCKET_KEY
 from migrated.core import VERSION
 from migrated.core.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.daemon import systemd
 from migrated.daemon.alerts import Tracker
-from migrated.daemon.asking import Answer, Asked
+from migrated.daemon.control.protocol import SOCKET_KEY, Answer, Asked
+from migrated.daemon.control.requests import Desk
+from migrated.daemon.control.server import ControlSocket
 from migrated.daemon.databases import Standings
-from migrated.daemon.desk import Desk
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.hooks import HookQueue, News
-from migrated.daemon.listening import ControlSocket
 from migrated.daemon.messages import (
     Changed,
     Found,

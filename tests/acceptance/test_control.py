@@ -18,8 +18,8 @@ import pytest
 from daemon_process import DEADLINE, DaemonProcess, migrated, poll, require, running, writer_holding
 from support import PROGRAM, applied_versions, everything, execute, write_migration
 
-from migrated import control
 from migrated.cli import main
+from migrated.daemon.control import client, protocol
 from migrated.daemon.scheduler import LONGEST_RETRY
 from migrated.system.file_locks import DAEMON, lock_path, read_note
 
@@ -56,7 +56,7 @@ def socket_of(database: Path) -> Path:
 
 def ask(database: Path, request: str, /, **keys: object) -> dict[str, Any]:
     """Ask its daemon."""
-    return control.ask(str(socket_of(database)), DEADLINE, request=request, **keys)
+    return client.ask(str(socket_of(database)), DEADLINE, request=request, **keys)
 
 
 def standing(database: Path) -> dict[str, Any]:
@@ -196,16 +196,16 @@ class TestHostileClients:
             for line in garbage:
                 assert answer_to(database, line)["error"]["code"] == "REQUEST"
             for request in ({"request": "drop"}, {"request": "retry"}, {"request": "wait", "timeout": -1}):
-                assert answer_to(database, control.line_of(request))["error"]["code"] == "REQUEST"
+                assert answer_to(database, protocol.line_of(request))["error"]["code"] == "REQUEST"
             # Whether one who goes on sending hears the answer is left open.
             with suppress(OSError, ValueError):
                 found = answer_to(database, b"x" * 10_000_000)
                 assert "longer than 65536 bytes" in found["error"]["message"]
             never_reads = stack.enter_context(connected(database))
-            never_reads.sendall(control.line_of({"request": "wait", "timeout": 0}))
+            never_reads.sendall(protocol.line_of({"request": "wait", "timeout": 0}))
             for _ in range(100):
                 stack.enter_context(connected(database))
-            assert answer_to(database, control.line_of({"request": "status"}))["error"]["code"] == "BUSY"
+            assert answer_to(database, protocol.line_of({"request": "status"}))["error"]["code"] == "BUSY"
             write_migration(migrations, 1)
             daemon.wait_for("migration.applied", version=1)
             stack.close()
@@ -221,7 +221,7 @@ class TestHostileClients:
         with writer_holding(there), DaemonProcess(tmp_path) as daemon, ExitStack() as stack:
             daemon.wait_for("migration.applying")
             for _ in range(12):
-                stack.enter_context(connected(there)).sendall(control.line_of({"request": "wait"}))
+                stack.enter_context(connected(there)).sendall(protocol.line_of({"request": "wait"}))
             poll(lambda: ask(there, "wait", timeout=0)["ok"] is False, "eight of them waiting")
             assert ask(there, "wait", timeout=0)["error"]["code"] == "BUSY"
             assert ask(there, "status")["ok"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from migrated.daemon.asking import NAMES, Request, parse
+from migrated.daemon.control.protocol import NAMES, Request, parse
 
 
 def line(**keys: object) -> bytes:

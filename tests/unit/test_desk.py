@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from migrated.core.errors import ConfigError
-from migrated.daemon.asking import Answer, Asked, Request
+from migrated.daemon.control.protocol import Answer, Asked, Request
+from migrated.daemon.control.requests import Desk
 from migrated.daemon.databases import Standings
-from migrated.daemon.desk import Desk
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
 from migrated.logs import log as logs

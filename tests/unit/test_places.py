@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migrated.daemon.places import folder_for, listen, remove_stale, socket_in
+from migrated.daemon.control.server import folder_for, listen, remove_stale, socket_in
 
 
 @pytest.fixture

@@ -5,17 +5,30 @@ time and length, and there are few of them.
 """
 
 import os
+import re
 import select
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from migrated.control import LONGEST_REQUEST, line_of, read_line, user_at_other_end
-from migrated.daemon import places
-from migrated.daemon.asking import QUICK, Answer, Asked, declined, parse
+from migrated.daemon.control.protocol import (
+    LONGEST_REQUEST,
+    QUICK,
+    Answer,
+    Asked,
+    address_of,
+    declined,
+    given_folders,
+    line_of,
+    parse,
+    read_line,
+    user_at_other_end,
+)
+from migrated.system.permissions import give_to_owner_of
 
 MOST_CONNECTIONS = 16
 MOST_WAITING = 8
@@ -47,10 +60,10 @@ class ControlSocket:
         if self.path is not None and _identity(self.path) == self._identity:
             return self.path
         self.close()
-        folder = places.folder_for(lock)
-        places.remove_stale(folder)
-        path = places.socket_in(folder)
-        self._listener = places.listen(path, MOST_CONNECTIONS)
+        folder = folder_for(lock)
+        remove_stale(folder)
+        path = socket_in(folder)
+        self._listener = listen(path, MOST_CONNECTIONS)
         self._closing.clear()
         self._thread = threading.Thread(
             target=self._accept, args=(self._listener,), name="migrated-control", daemon=True
@@ -159,3 +172,81 @@ def _hung_up(channel: socket.socket) -> bool:
     poll = select.poll()
     poll.register(channel, select.POLLHUP)
     return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+_NAME = re.compile(r"\.?control-[0-9]+\.sock")
+_WRITABLE_BY_OTHERS = 0o022
+
+
+def folder_for(lock: str) -> Path:
+    """A directory for the socket of the daemon that holds the lock at this path. Raises `OSError` for want of one.
+
+    That is systemd's `$RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/migrated`, else one beside the lock.
+    """
+    for candidate in given_folders():
+        with suppress(OSError):
+            candidate.mkdir(mode=0o700, exist_ok=True)
+            _require_ours(candidate, os.geteuid())
+            return candidate
+    beside = Path(lock).parent / "control"
+    if not beside.exists():
+        beside.mkdir(mode=0o700, exist_ok=True)
+        give_to_owner_of(beside.parent, beside)
+    # Root works in the directories of others.
+    owner = beside.parent.stat().st_uid if os.geteuid() == 0 else os.geteuid()
+    _require_ours(beside, owner)
+    return beside
+
+
+def socket_in(folder: Path) -> Path:
+    """The path of this process's socket."""
+    return folder / f"control-{os.getpid()}.sock"
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the sockets of daemons that ended without doing so. Only for one who holds the lock of a daemon.
+
+    Ours are connected to as soon as they have their name, so that one which refuses has nobody behind it.
+    """
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name) and path.is_socket() and _refuses(path):
+            with suppress(OSError):
+                path.unlink()
+
+
+def listen(path: Path, backlog: int) -> socket.socket:
+    """Listen there, for our own user and root alone. Raises `OSError`."""
+    unnamed = path.with_name(f".{path.name}")
+    unnamed.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # Before it has a name: there is no moment at which others could connect.
+        os.fchmod(listener.fileno(), 0o600)
+        with address_of(os.fspath(unnamed)) as address:
+            listener.bind(address)
+        listener.listen(backlog)
+        unnamed.rename(path)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _require_ours(folder: Path, owner: int) -> None:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(f"{folder} is no directory")
+    if status.st_uid not in {owner, os.geteuid()} or status.st_mode & _WRITABLE_BY_OTHERS:
+        raise PermissionError(f"{folder} belongs to another user, or others may write there")
+
+
+def _refuses(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as channel:
+        try:
+            with address_of(os.fspath(path)) as address:
+                channel.connect(address)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False

@@ -1,11 +1,17 @@
 """What a request through the control socket may be."""
 
 import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from migrated.control import PROTOCOL
 from migrated.core.errors import MigrationError
 
 Answer = dict[str, Any]
@@ -104,3 +110,67 @@ def _seconds(found: dict[str, Any], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
         raise ValueError(f"{key}: expected a number of seconds")
     return float(value)
+
+
+PROTOCOL = 1
+"""The `version` of every line. Keys may be added to it; a change of any other kind is another version."""
+SOCKET_KEY = "socket"
+"""Where the note in `daemon.lock` names the socket."""
+LONGEST_REQUEST = 65_536
+PATIENCE_SECONDS = 1.0
+"""How long a daemon may take for an answer that needs no waiting."""
+_LONGEST_ADDRESS = 107
+_CHUNK = 65_536
+_CREDENTIALS = struct.Struct("3i")
+
+
+def given_folders() -> Iterator[Path]:
+    """The directories for sockets that the surroundings name: systemd's, then the session's."""
+    by_systemd = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    of_session = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(by_systemd):
+        yield Path(by_systemd)
+    if os.path.isabs(of_session):
+        yield Path(of_session) / "migrated"
+
+
+@contextmanager
+def address_of(path: str) -> Iterator[str]:
+    """An address of the socket at `path` that is valid within the `with`: the kernel takes 107 bytes."""
+    if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
+        yield path
+        return
+    folder, name = os.path.split(path)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
+
+
+def user_at_other_end(channel: socket.socket) -> int:
+    """The uid of the process that connected, or that listens."""
+    return int(
+        _CREDENTIALS.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+    )
+
+
+def line_of(message: Mapping[str, Any]) -> bytes:
+    """A message as it is sent."""
+    return json.dumps({"version": PROTOCOL, **message}).encode() + b"\n"
+
+
+def read_line(channel: socket.socket, longest: int, deadline: float | None) -> bytes:
+    """What comes up to the first line end. Raises `TimeoutError` after the deadline, `ValueError` for too much."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        channel.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+        part = channel.recv(_CHUNK)
+        if not part:
+            raise ConnectionResetError("it ended before the line did")
+        line += part.partition(b"\n")[0] + (b"\n" if b"\n" in part else b"")
+        if len(line) > longest:
+            raise ValueError(f"a line longer than {longest} bytes")
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError("the line did not end in time")
+    return bytes(line)

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from migrated.core.errors import MigrationError
-from migrated.daemon.asking import Answer, Asked, accepted, declined, failed
+from migrated.daemon.control.protocol import Answer, Asked, accepted, declined, failed
 from migrated.daemon.databases import Standing, Standings
 from migrated.daemon.status import database_view
 from migrated.logs import events

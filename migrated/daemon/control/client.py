@@ -1,0 +1,174 @@
+"""Talking to a running daemon: where it listens, and one question with its answer, each JSON in a line."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from migrated.cli.render import print_problem
+from migrated.config.settings import Config
+from migrated.core.errors import (
+    ConfigError,
+    DatabaseError,
+    LockHeldError,
+    MigrationError,
+    NoDaemonError,
+    RefusedError,
+)
+from migrated.daemon.control import protocol
+from migrated.daemon.control.protocol import (
+    PATIENCE_SECONDS,
+    SOCKET_KEY,
+    address_of,
+    line_of,
+    read_line,
+    user_at_other_end,
+)
+from migrated.fleet.discovery import assign
+from migrated.system.file_locks import DAEMON, lock_in, read_note
+from migrated.system.files import by_folder
+
+_LONGEST_ANSWER = 2**26
+
+
+class TooSlowError(OSError):
+    """Somebody listens, and did not answer in time."""
+
+
+def sockets(databases: Iterable[str]) -> dict[str, list[str]]:
+    """Where the daemons of these databases listen, or did until they ended, each with those of the paths."""
+    found: dict[str, list[str]] = {}
+    for folder, theirs in by_folder(databases).items():
+        name = read_note(lock_in(folder, DAEMON)).get(SOCKET_KEY)
+        if isinstance(name, str) and os.path.isabs(name) and "\0" not in name:
+            found.setdefault(name, []).extend(theirs)
+    return found
+
+
+def ask(path: str, timeout: float | None = PATIENCE_SECONDS, /, **request: object) -> dict[str, Any]:
+    """Send one request to the daemon that listens at `path` and return its answer, which may be an error.
+
+    Raises `OSError` where nobody listens there, `TooSlowError` after `timeout` seconds.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.settimeout(PATIENCE_SECONDS)
+            with address_of(path) as address:
+                channel.connect(address)
+            _require_trust(channel, path)
+            # One who has too many connections answers without having heard us out.
+            with suppress(BrokenPipeError):
+                channel.sendall(line_of(request))
+            line = read_line(channel, _LONGEST_ANSWER, deadline)
+        except (TimeoutError, BlockingIOError) as error:
+            # The latter where others fill its queue.
+            raise TooSlowError(f"no answer at {path} in time") from error
+        except ValueError as error:
+            raise OSError(f"what came from {path} is no answer: {error}") from error
+    return _parsed(line, path)
+
+
+def _parsed(line: bytes, path: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise OSError(f"what came from {path} is no answer")
+    return answer
+
+
+def _require_trust(channel: socket.socket, path: str) -> None:
+    user, own = user_at_other_end(channel), os.geteuid()
+    if own not in {0, user} and user != 0:
+        raise PermissionError(f"another user, uid {user}, listens at {path}")
+
+
+Answer = dict[str, Any]
+SOON_SECONDS = 10.0
+"""For what a daemon answers at once, unless the machine is very busy."""
+_NOBODY = "no daemon that looks after these databases answers"
+_HINT = "is one running, as this user? `migrated status` shows it"
+_ERRORS: dict[str, type[MigrationError]] = {
+    ConfigError.code: ConfigError,
+    LockHeldError.code: LockHeldError,
+    "UNKNOWN_DATABASE": DatabaseError,
+    "PAUSED": RefusedError,
+}
+
+
+def paths(config: Config) -> list[str]:
+    """Of every database."""
+    return [database.path for _, databases in assign(config.targets) for database in databases]
+
+
+def statuses(databases: Sequence[str]) -> list[Answer]:
+    """The live view of every daemon that looks after one of them and answers soon."""
+    found = []
+    for socket, theirs in sockets(databases).items():
+        request = {"request": "status", "databases": theirs}
+        # Of very many it tells all that it has.
+        fits = len(protocol.line_of(request)) <= protocol.LONGEST_REQUEST
+        try:
+            answer = ask(socket, **(request if fits else {"request": "status"}))
+        except TooSlowError as error:
+            print_problem(f"a daemon does not answer: {error}", "warning")
+            continue
+        except OSError:
+            continue
+        if answer.get("ok") is True and answer.get("version") == protocol.PROTOCOL:
+            found.append(answer)
+    return found
+
+
+def ask_every(config: Config, timeout: float | None, /, **request: object) -> None:
+    """Send a request to the daemons of all databases, each of which must accept it.
+
+    Raises `NoDaemonError` when there is none, and what a daemon declined with.
+    """
+    asked = 0
+    for socket in sockets(paths(config)) or _by_configuration(config):
+        try:
+            _accepted(ask(socket, timeout, **request))
+        except TooSlowError as error:
+            raise NoDaemonError(str(error), hint="the daemon is there, and hangs or is stopped") from error
+        except OSError:
+            # It has ended; the note that it wrote into its lock stays.
+            continue
+        asked += 1
+    if not asked:
+        raise NoDaemonError(_NOBODY, hint=_HINT)
+
+
+def ask_about(database: str, /, **request: object) -> Answer:
+    """Send a request to the daemon of one database and return its answer, whenever it comes. Raises as above."""
+    for socket in sockets([database]):
+        try:
+            return _accepted(ask(socket, None, **request))
+        except OSError:
+            continue
+    raise NoDaemonError(f"no daemon that looks after {database} answers", hint=_HINT)
+
+
+def _by_configuration(config: Config) -> Iterator[str]:
+    """The daemons that were started with the same file, when it names other databases by now."""
+    for folder in protocol.given_folders():
+        for socket in sorted(map(str, folder.glob("control-*.sock"))):
+            try:
+                answer = ask(socket, request="status")
+            except OSError:
+                continue
+            if os.path.isabs(config.source) and answer.get("daemon", {}).get("config") == config.source:
+                yield socket
+
+
+def _accepted(answer: Answer) -> Answer:
+    if answer.get("ok") is True:
+        return answer
+    error = answer.get("error") or {}
+    kind = _ERRORS.get(error.get("code", ""), NoDaemonError)
+    raise kind(error.get("message", "the daemon declined"), hint=error.get("hint"))
