@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from migrated.cli.fleetbar import FleetBar
 from migrated.cli.progress import ProgressBar
+from migrated.cli.terminal import FleetBar
 from migrated.cli.worker import in_worker
 from migrated.config.settings import Config, Target, WavePolicy
 from migrated.core.errors import DatabaseError, MigrationError, combined_exit_code

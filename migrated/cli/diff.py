@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
-from migrated.cli.groups import named
-from migrated.cli.render import print_json, print_problem, writable
+from migrated.cli.summary import named
+from migrated.cli.terminal import print_json, print_problem, writable
 from migrated.core.errors import MigrationError, MigrationNotFoundError, combined_exit_code
 from migrated.logs import console
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from migrated.cli import options
-from migrated.cli.render import print_json, writable
+from migrated.cli.terminal import print_json, writable
 from migrated.logs import console
 
 if TYPE_CHECKING:

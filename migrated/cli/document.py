@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from migrated.cli.render import JsonDocument
+from migrated.cli.terminal import JsonDocument
 from migrated.core.migration import REPEATABLE
 from migrated.fleet.inspect import TargetView, View, problem
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from migrated.cli.render import writable
+from migrated.cli.terminal import writable
 from migrated.system.files import FOLDER, by_folder
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))

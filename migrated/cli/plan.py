@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrated.cli import options
-from migrated.cli.groups import MANY, Report
-from migrated.cli.render import JsonDocument, print_problem
+from migrated.cli.summary import MANY, Report
+from migrated.cli.terminal import JsonDocument, print_problem
 from migrated.core.errors import MigrationError, RollbackFailedError, combined_exit_code
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def show_plans(
     config: "Config", target: int | None, *, as_json: bool, never_down: bool, show_all: bool = False
 ) -> int:
     """Show the plan of every database, of many those alike as one. `never_down` is how `up` plans."""
-    from migrated.cli.fleetbar import FleetBar
+    from migrated.cli.terminal import FleetBar
     from migrated.fleet import inspect
 
     codes: set[int] = set()

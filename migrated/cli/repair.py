@@ -4,8 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
-from migrated.cli.groups import MANY
-from migrated.cli.render import print_json, print_problem
+from migrated.cli.summary import MANY
+from migrated.cli.terminal import print_json, print_problem
 from migrated.core.errors import MigrationError, MigrationNotFoundError, combined_exit_code
 from migrated.core.misread import misreadings
 from migrated.core.records import Repair, Unfinished

@@ -4,7 +4,7 @@ import argparse
 import os
 
 from migrated.cli import options
-from migrated.cli.render import print_problem
+from migrated.cli.terminal import print_problem
 from migrated.config.settings import Config
 from migrated.core.errors import RefusedError
 from migrated.fleet.discovery import assign

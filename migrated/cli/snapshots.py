@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from migrated.cli import options
-from migrated.cli.render import print_json, print_problem, print_table
+from migrated.cli.terminal import print_json, print_problem, print_table
 from migrated.core.errors import MigrationError, combined_exit_code
 from migrated.core.records import Snapshot
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
-from migrated.cli.groups import MANY
 from migrated.cli.live import may_have_daemon, print_daemon, standing
-from migrated.cli.render import print_problem, print_table, writable
+from migrated.cli.summary import MANY
+from migrated.cli.terminal import print_problem, print_table, writable
 from migrated.core.errors import combined_exit_code
 from migrated.core.migration import REPEATABLE
 
 if TYPE_CHECKING:
-    from migrated.cli.tally import Tally
+    from migrated.cli.summary import Tally
     from migrated.fleet.inspect import TargetView, View
 
 EXAMPLE = "migrated status --json -d 'tenants/*.db'"
@@ -36,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Show it; changes and creates nothing."""
-    from migrated.cli import tally
-    from migrated.cli.fleetbar import FleetBar
+    from migrated.cli import summary
+    from migrated.cli.terminal import FleetBar
     from migrated.fleet import inspect
 
     targets = list(inspect.look(options.configuration(arguments)))
@@ -45,7 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
     is_summary = len(paths) > MANY and not (arguments.all or arguments.json)
     live = _ask_daemons(paths)
     by_path, developed = _by_path(live), _developed(live)
-    found = tally.Tally(problem.exit_code for target in targets for problem in target.problems)
+    found = summary.Tally(problem.exit_code for target in targets for problem in target.problems)
     with FleetBar(len(paths), is_wanted=is_summary or not sys.stdout.isatty()) as bar:
         looks = [(target, bar.over(found.over(target.views(developed)))) for target in targets]
         if arguments.json:

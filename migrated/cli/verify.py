@@ -5,8 +5,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
-from migrated.cli.groups import MANY, Report
-from migrated.cli.render import JsonDocument, print_problem, writable
+from migrated.cli.summary import MANY, Report
+from migrated.cli.terminal import JsonDocument, print_problem, writable
 from migrated.core.errors import combined_exit_code
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Exit 0 when every applied migration is as its file says, 4 when a run would be refused."""
-    from migrated.cli.fleetbar import FleetBar
+    from migrated.cli.terminal import FleetBar
     from migrated.fleet import inspect
 
     targets = list(inspect.look(options.configuration(arguments)))

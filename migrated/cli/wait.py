@@ -4,8 +4,8 @@ import argparse
 import time
 
 from migrated.cli import options
-from migrated.cli.groups import MANY, Groups, said_of
-from migrated.cli.render import print_problem
+from migrated.cli.summary import MANY, Groups, said_of
+from migrated.cli.terminal import print_problem
 from migrated.config.settings import Config
 
 EXAMPLE = "migrated wait --timeout 60s && exec my-application"

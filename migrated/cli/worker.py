@@ -9,7 +9,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from migrated.cli.render import print_problem
+from migrated.cli.terminal import print_problem
 from migrated.system.cancellation import Supervision
 from migrated.system.inbox import receive
 

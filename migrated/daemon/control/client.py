@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from migrated.cli.render import print_problem
+from migrated.cli.terminal import print_problem
 from migrated.config.settings import Config
 from migrated.core.errors import (
     ConfigError,
