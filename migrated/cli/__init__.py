@@ -40,7 +40,13 @@ COMMANDS = {
 }
 """What each is for. Its module has EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
 
-_MODULES = {"run": "run_daemon", "install-service": "install_service"}
+_MODULES = {
+    **{"run": "service", "dev": "service", "install-service": "service"},
+    **{"up": "apply", "down": "apply", "redo": "apply"},
+    **{"restore": "snapshots"},
+    **{"wait": "control", "reload": "control", "retry": "control", "pause": "control", "resume": "control"},
+}
+_SUFFIXES = {"run": "run_daemon", "install-service": "install_service"}
 _HIGHEST_STREAM = 2
 _USUAL_COLUMNS = 80
 EXIT_CODES = """\
@@ -154,12 +160,18 @@ class CommandParser(argparse.ArgumentParser):
         if self._is_loaded:
             return
         self._is_loaded = True
-        command = import_module(f"migrated.cli.{_MODULES.get(self._command, self._command)}")
+        module = import_module(f"migrated.cli.commands.{_MODULES.get(self._command, self._command)}")
+        suffix = f"_{_SUFFIXES.get(self._command, self._command)}"
+        shares = hasattr(module, f"execute{suffix}")
+        part = {
+            n: getattr(module, n + (suffix.upper() if n.isupper() else suffix) if shares else n)
+            for n in ("EXAMPLE", "configure", "execute")
+        }
         self.add_argument("-h", "--help", action="help", help="show this help message and exit")
-        self.epilog = f"example:\n  {command.EXAMPLE}"
-        command.configure(self)
+        self.epilog = f"example:\n  {part['EXAMPLE']}"
+        part["configure"](self)
         options.add_global(self, before=False)
-        self.set_defaults(execute=command.execute)
+        self.set_defaults(execute=part["execute"])
 
     def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
         """Load the command first."""

@@ -26,7 +26,7 @@ import gc
 import sys
 usual = gc.get_threshold()
 from migrated import cli
-from migrated.cli import applying
+from migrated.cli.commands import apply
 from migrated.daemon import loop
 
 def tell(*_):
@@ -34,7 +34,7 @@ def tell(*_):
     return 0
 
 loop.Daemon.run = tell
-applying.on_every_database = lambda *_, **__: tell()
+apply.on_every_database = lambda *_, **__: tell()
 cli.run()
 """
 HEAVY = {"watchdog", "filelock", "structlog", "rich", "msgspec"}
@@ -95,7 +95,7 @@ def test_a_command_loads_no_other(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1)
     loaded = modules_after(tmp_path, "verify")
 
-    assert {f"migrated.cli.{name}" for name in COMMANDS} & loaded == {"migrated.cli.verify"}
+    assert {f"migrated.cli.{name}" for name in COMMANDS} & loaded == {"migrated.cli.commands.verify"}
 
 
 def test_applying_nothing_loads_neither_the_log_nor_the_lock(tmp_path: Path, migrations: Path) -> None:

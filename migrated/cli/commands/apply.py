@@ -1,14 +1,16 @@
-"""What `up` and `down` share: work on every database, tell the log, find the exit code."""
+"""migrated up."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from migrated.cli import options
 from migrated.cli.progress import ProgressBar
 from migrated.cli.terminal import FleetBar
 from migrated.cli.worker import in_worker
-from migrated.config.settings import Config, Target, WavePolicy
+from migrated.config.settings import Config, Target, WavePolicy, without_waves
 from migrated.core.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.core.migration import Migration
 from migrated.fleet.discovery import DatabasePath, assign, require_some
@@ -25,6 +27,34 @@ from migrated.logs.log import Log
 from migrated.sources.directory import read_finished
 from migrated.system.cancellation import Supervision
 from migrated.system.permissions import Trust
+
+EXAMPLE_UP = "migrated up -d app.db --to 20240101120000"
+
+
+def configure_up(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("--to", type=options.version, metavar="V", help="nothing above this version")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, change nothing")
+    parser.add_argument("--no-waves", action="store_true", help="try every database of a fleet, however many fail")
+    options.add_lock_timeout(parser)
+
+
+def execute_up(arguments: argparse.Namespace) -> int:
+    """Apply; the log goes to standard error."""
+    config = options.configuration(arguments)
+    target: int | None = arguments.to
+    if arguments.dry_run:
+        from migrated.cli.commands.plan import show_plans
+
+        return show_plans(config, target, as_json=False, never_down=True)
+
+    if arguments.no_waves:
+        config = without_waves(config)
+    if target is None:
+        return on_every_database(config, lambda runner: runner.run(), is_everything=True, in_waves=True)
+    version = target
+    return on_every_database(config, lambda runner: runner.run_up_to(version), in_waves=True)
+
 
 Around = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 
@@ -181,3 +211,49 @@ def _read(target: Target, trust: Trust | None, log: Log) -> list[Migration]:
     if listing.invalid:
         raise listing.invalid[0]
     return listing.migrations
+
+
+EXAMPLE_DOWN = "migrated down -d app.db --to 20240101120000"
+
+
+def configure_down(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    options.add_how_far_down(parser)
+    options.add_lock_timeout(parser)
+
+
+def execute_down(arguments: argparse.Namespace) -> int:
+    """Roll back; the log goes to standard error."""
+    from migrated.cli.alone import without_a_daemon
+    from migrated.fleet.job import Action
+
+    config = options.configuration(arguments)
+    target: int | None = arguments.to
+    steps: int = arguments.steps or 1
+    action: Action = (
+        (lambda runner: runner.roll_back(steps))
+        if target is None
+        else (lambda runner: runner.roll_back_to(target))
+    )
+    return on_every_database(config, action, without_a_daemon)
+
+
+EXAMPLE_REDO = "migrated redo -d app.db --steps 2"
+
+
+def configure_redo(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    options.add_how_far_down(parser)
+    options.add_lock_timeout(parser)
+
+
+def execute_redo(arguments: argparse.Namespace) -> int:
+    """Redo, in one transaction for each database; the log goes to standard error."""
+
+    config = options.configuration(arguments)
+    target: int | None = arguments.to
+    steps: int = arguments.steps or 1
+    if target is None:
+        return on_every_database(config, lambda runner: runner.redo(steps))
+    version = target
+    return on_every_database(config, lambda runner: runner.redo_above(version))

@@ -1,27 +1,29 @@
 """migrated wait."""
 
 import argparse
+import os
 import time
 
 from migrated.cli import options
 from migrated.cli.summary import MANY, Groups, said_of
 from migrated.cli.terminal import print_problem
 from migrated.config.settings import Config
+from migrated.core.errors import RefusedError
+from migrated.fleet.discovery import assign
 
-EXAMPLE = "migrated wait --timeout 60s && exec my-application"
-
+EXAMPLE_WAIT = "migrated wait --timeout 60s && exec my-application"
 _POLL_SECONDS = 0.1
 _NOT_IN_TIME = 3
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_wait(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument(
         "--timeout", type=options.duration, metavar="DURATION", help="then exit 3 (default: for ever)"
     )
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute_wait(arguments: argparse.Namespace) -> int:
     """Exit 0 once everything is applied and nothing is refused, 3 after the timeout, saying what is missing."""
     config = options.configuration(arguments)
     deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
@@ -97,3 +99,82 @@ def _missing(config: Config) -> _Missing:
                 found.paths.append(view.database.path)
     found.seconds = time.monotonic() - began
     return found
+
+
+EXAMPLE_PAUSE = "migrated pause && rsync app.db* backup/; migrated resume"
+
+
+def configure_pause(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options: none."""
+
+
+def execute_pause(arguments: argparse.Namespace) -> int:
+    """Return once nothing is being applied any more: the migration that is running is finished first."""
+    from migrated.daemon.control import client
+
+    client.ask_every(options.configuration(arguments), None, request="pause")
+    return 0
+
+
+EXAMPLE_RELOAD = "migrated reload --wait -c /etc/migrated.toml"
+
+
+def configure_reload(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument(
+        "--wait", action="store_true", help="until the new configuration is in force; exit 78 when it is refused"
+    )
+
+
+def execute_reload(arguments: argparse.Namespace) -> int:
+    """Tell it. A configuration with faults is told here already; the old one stays in force."""
+    from migrated.daemon.control import client
+
+    config = options.configuration(arguments)
+    limit = None if arguments.wait else client.SOON_SECONDS
+    client.ask_every(config, limit, request="reload", wait=arguments.wait)
+    return 0
+
+
+EXAMPLE_RESUME = "migrated resume"
+
+
+def configure_resume(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options: none."""
+
+
+def execute_resume(arguments: argparse.Namespace) -> int:
+    """Tell it; a full pass follows."""
+    from migrated.daemon.control import client
+
+    client.ask_every(options.configuration(arguments), None, request="resume")
+    return 0
+
+
+EXAMPLE_RETRY = "migrated retry tenants/42.db"
+
+
+def configure_retry(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("name", metavar="DATABASE", help="as configured, as matched, or its path")
+
+
+def execute_retry(arguments: argparse.Namespace) -> int:
+    """Return what the try came to, as `migrated up` would."""
+    from migrated.daemon.control import client
+
+    path = _path(options.configuration(arguments), arguments.name)
+    found = client.ask_about(path, request="retry", database=path)["database"]
+    if found["state"] == "current":
+        return 0
+    error = found["error"] or {"message": found["waiting_for"] or f"{found['pending']} pending"}
+    print_problem(f"{arguments.name}: {found['state']}: {error['message']}")
+    if error.get("hint"):
+        print_problem(error["hint"], "hint")
+    code: int = error.get("exit_code", RefusedError.exit_code)
+    return code
+
+
+def _path(config: Config, name: str) -> str:
+    databases = [database for _, databases in assign(config.targets) for database in databases]
+    return next((each.path for each in databases if each.name == name), os.path.abspath(name))

@@ -5,21 +5,21 @@ import glob
 import os
 import pwd
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from migrated.cli import options
-from migrated.config.settings import Config
+from migrated.cli import collecting, options
+from migrated.config.settings import Config, for_development
 from migrated.core.errors import MigrationFileError, RefusedError
 
-EXAMPLE = "sudo migrated install-service -c /etc/migrated/migrated.toml"
-
+EXAMPLE_INSTALL_SERVICE = "sudo migrated install-service -c /etc/migrated/migrated.toml"
 _UNIT = "migrated.service"
 _SYSTEM = "/etc/systemd/system"
 _HOMES = ("/home", "/root", "/run/user")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+,:@=")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_install_service(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument(
         "--user", action="store_true", help="a unit of the user's own session, which runs `migrated dev`"
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite a unit that differs")
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute_install_service(arguments: argparse.Namespace) -> int:
     """Write the unit, or print it. Raises `RefusedError` where another one is there already."""
     config = options.configuration(arguments)
     unit = _for_user(arguments, config) if arguments.user else _for_system(arguments, config)
@@ -157,3 +157,47 @@ def _write(path: Path, unit: str, *, force: bool) -> None:
             file=str(path),
             hint="run this as root, or give --user for a unit of your own session, or --print",
         ) from error
+
+
+EXAMPLE_DEV = "migrated dev -d dev.db"
+
+
+def configure_dev(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    options.add_lock_timeout(parser)
+
+
+def execute_dev(arguments: argparse.Namespace) -> int:
+    """Run until it is told to stop."""
+    return serve(arguments, for_development)
+
+
+EXAMPLE_RUN_DAEMON = "migrated run -c /etc/migrated.toml"
+
+
+def configure_run_daemon(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    options.add_lock_timeout(parser)
+
+
+def execute_run_daemon(arguments: argparse.Namespace) -> int:
+    """Run until it is told to stop."""
+    return serve(arguments)
+
+
+def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lambda config: config) -> int:
+    """Run until SIGTERM or SIGINT. SIGHUP reads the configuration again, SIGUSR1 looks at everything now."""
+    from migrated.daemon.loop import Daemon
+    from migrated.logs import log as logs
+
+    collecting.as_usual()
+
+    def load() -> Config:
+        return adapt(options.configuration(arguments))
+
+    config = load()
+    log = logs.configure(config.log_format, config.log_level, queued=True)
+    try:
+        return Daemon(config, load, log).run()
+    finally:
+        log.close()

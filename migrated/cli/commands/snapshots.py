@@ -1,10 +1,11 @@
 """migrated restore."""
 
 import argparse
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrated.cli import options
-from migrated.core.errors import DatabaseError, MigrationError, MigrationNotFoundError
+from migrated.cli.terminal import print_json, print_problem, print_table
+from migrated.core.errors import DatabaseError, MigrationError, MigrationNotFoundError, combined_exit_code
 from migrated.core.records import Snapshot
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from migrated.fleet.discovery import DatabasePath
     from migrated.system.cancellation import Supervision
 
-EXAMPLE = "migrated restore app.db.20240101T120000000000Z --dry-run"
+
+EXAMPLE_RESTORE = "migrated restore app.db.20240101T120000000000Z --dry-run"
 
 
 class _Found(NamedTuple):
@@ -22,7 +24,7 @@ class _Found(NamedTuple):
     is_first: bool
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_restore(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument("id", metavar="ID", help="as `migrated snapshots` lists it")
     parser.add_argument("--dry-run", action="store_true", help="say what would be lost, change nothing")
@@ -30,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_lock_timeout(parser)
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute_restore(arguments: argparse.Namespace) -> int:
     """Restore; the log goes to standard error. What was there is kept as a snapshot too."""
     config = options.configuration(arguments)
     found = _find(config, arguments.id)
@@ -116,3 +118,56 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
         SchemaFiles().update(target, outcome, log, supervision)
     report_error(outcome, log)
     return outcome.error.exit_code if outcome.error else 0
+
+
+EXAMPLE_SNAPSHOTS = "migrated snapshots --json -d app.db"
+
+
+def configure_snapshots(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def execute_snapshots(arguments: argparse.Namespace) -> int:
+    """List them, oldest first; changes and creates nothing."""
+    from migrated.engine.sqlite.snapshots import snapshots
+    from migrated.fleet.discovery import assign
+
+    codes: list[int] = []
+    documents: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for _, databases in assign(options.configuration(arguments).targets):
+        for database in databases:
+            try:
+                found = snapshots.listed(database.path)
+            except MigrationError as error:
+                print_problem(f"{database.name}: {error}")
+                problems.append(str(error))
+                codes.append(error.exit_code)
+                continue
+            documents += [_document(database.name, snapshot) for snapshot in found]
+            if not arguments.json:
+                print_table(
+                    f"{database.name}: {len(found)} snapshot{'s' * (len(found) != 1)}",
+                    ("id", "taken at (UTC)", "version", "bytes", "reason"),
+                    [_row(snapshot) for snapshot in found],
+                )
+    if arguments.json:
+        print_json({"snapshots": documents, "problems": problems})
+    return combined_exit_code(codes)
+
+
+def _row(snapshot: Snapshot) -> tuple[Any, ...]:
+    when = snapshot.taken_at.strftime("%Y-%m-%d %H:%M:%S")
+    return snapshot.id, when, snapshot.version or "-", snapshot.size, snapshot.reason
+
+
+def _document(database: str, snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "id": snapshot.id,
+        "database": database,
+        "taken_at": snapshot.taken_at.isoformat(),
+        "version": snapshot.version,
+        "size": snapshot.size,
+        "reason": snapshot.reason,
+    }
