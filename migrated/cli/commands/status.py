@@ -78,7 +78,7 @@ def _ask_daemons(paths: Sequence[str]) -> list[Any]:
         return []
     from migrated.daemon.control import client
 
-    return client.statuses(paths)
+    return client.statuses(paths, lambda text: print_problem(text, "warning"))
 
 
 def _developed(live: list[Any]) -> set[str]:

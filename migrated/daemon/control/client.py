@@ -4,11 +4,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from migrated.cli.terminal import print_problem
 from migrated.config.settings import Config
 from migrated.core.errors import (
     ConfigError,
@@ -106,8 +105,8 @@ def paths(config: Config) -> list[str]:
     return [database.path for _, databases in assign(config.targets) for database in databases]
 
 
-def statuses(databases: Sequence[str]) -> list[Answer]:
-    """The live view of every daemon that looks after one of them and answers soon."""
+def statuses(databases: Sequence[str], warn: Callable[[str], None]) -> list[Answer]:
+    """The live view of every daemon that looks after one of them and answers soon; `warn` of those too slow."""
     found = []
     for socket, theirs in sockets(databases).items():
         request = {"request": "status", "databases": theirs}
@@ -116,7 +115,7 @@ def statuses(databases: Sequence[str]) -> list[Answer]:
         try:
             answer = ask(socket, **(request if fits else {"request": "status"}))
         except TooSlowError as error:
-            print_problem(f"a daemon does not answer: {error}", "warning")
+            warn(f"a daemon does not answer: {error}")
             continue
         except OSError:
             continue
