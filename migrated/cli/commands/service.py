@@ -119,10 +119,12 @@ def _word(text: str) -> str:
 
 
 def _template(name: str) -> str:
-    package = Path(__file__).parent.parent
+    from importlib.resources import files
+
+    package = files("migrated")
     # In a wheel they lie inside the package, in a checkout beside it.
     installed = package / "units" / name
-    return (installed if installed.exists() else package.parent / "systemd" / name).read_text()
+    return (installed if installed.is_file() else package / "../systemd" / name).read_text()
 
 
 def _filled(template: str, values: dict[str, str]) -> str:
