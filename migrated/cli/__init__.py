@@ -1,4 +1,4 @@
-"""Arguments in, exit code out; one module a command."""
+"""Arguments in, exit code out."""
 
 import argparse
 import gc
@@ -11,42 +11,38 @@ from importlib import import_module
 from typing import Any
 
 from migrated.cli import collecting, options
+from migrated.cli.commands import Command
 from migrated.core import VERSION
 from migrated.core.errors import MigrationError
 from migrated.system.interpreter import require_supported_python
 
 COMMANDS = {
-    "run": "the daemon: watch, and keep every database current, in the foreground",
-    "dev": "as run, for development: an edited migration is redone, one that is gone is rolled back",
-    "up": "apply what is pending, once",
-    "down": "roll back, newest first; one migration unless told otherwise",
-    "redo": "roll back and apply again as it is now; one migration unless told otherwise",
-    "status": "show the state of every migration in every database",
-    "plan": "show what would be done, and do nothing",
-    "verify": "compare what is applied with the files, and change nothing",
-    "diff": "show what changed in the files of applied migrations",
-    "new": "make a new migration file, its version the time in UTC",
-    "repair": "show, or settle, a migration without a transaction that stopped half way",
-    "snapshots": "list the snapshots of every database",
-    "restore": "put a snapshot back into its database",
-    "wait": "wait until every database has everything in the directory applied",
-    "doctor": "look for what usually is wrong, and say how to mend it",
-    "install-service": "write a systemd unit that runs the daemon as `migrated run` would run here, "
-    "with the same options",
-    "reload": "have the running daemon read its configuration again",
-    "retry": "have the running daemon try a database now, not only when its time has come",
-    "pause": "have the running daemon apply nothing until `migrated resume`",
-    "resume": "have a daemon that was paused go on",
+    "run": ("service", "the daemon: watch, and keep every database current, in the foreground"),
+    "dev": ("service", "as run, for development: an edited migration is redone, one that is gone is rolled back"),
+    "up": ("apply", "apply what is pending, once"),
+    "down": ("apply", "roll back, newest first; one migration unless told otherwise"),
+    "redo": ("apply", "roll back and apply again as it is now; one migration unless told otherwise"),
+    "status": ("status", "show the state of every migration in every database"),
+    "plan": ("plan", "show what would be done, and do nothing"),
+    "verify": ("verify", "compare what is applied with the files, and change nothing"),
+    "diff": ("diff", "show what changed in the files of applied migrations"),
+    "new": ("new", "make a new migration file, its version the time in UTC"),
+    "repair": ("repair", "show, or settle, a migration without a transaction that stopped half way"),
+    "snapshots": ("snapshots", "list the snapshots of every database"),
+    "restore": ("snapshots", "put a snapshot back into its database"),
+    "wait": ("control", "wait until every database has everything in the directory applied"),
+    "doctor": ("doctor", "look for what usually is wrong, and say how to mend it"),
+    "install-service": (
+        "service",
+        "write a systemd unit that runs the daemon as `migrated run` would run here, with the same options",
+    ),
+    "reload": ("control", "have the running daemon read its configuration again"),
+    "retry": ("control", "have the running daemon try a database now, not only when its time has come"),
+    "pause": ("control", "have the running daemon apply nothing until `migrated resume`"),
+    "resume": ("control", "have a daemon that was paused go on"),
 }
-"""What each is for. Its module has EXAMPLE, configure(parser) and execute(arguments) -> exit code."""
+"""Of each command, the module in `commands` that has it, and what it is for."""
 
-_MODULES = {
-    **{"run": "service", "dev": "service", "install-service": "service"},
-    **{"up": "apply", "down": "apply", "redo": "apply"},
-    **{"restore": "snapshots"},
-    **{"wait": "control", "reload": "control", "retry": "control", "pause": "control", "resume": "control"},
-}
-_SUFFIXES = {"run": "run_daemon", "install-service": "install_service"}
 _HIGHEST_STREAM = 2
 _USUAL_COLUMNS = 80
 EXIT_CODES = """\
@@ -119,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, prog="migrated", parser_class=CommandParser
     )
-    for name, summary in COMMANDS.items():
+    for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, command=name)
     return parser
 
@@ -144,7 +140,7 @@ class CommandParser(argparse.ArgumentParser):
     """The parser of one command, whose module is loaded only when it is this one that parses."""
 
     def __init__(self, *, command: str, **settings: Any) -> None:
-        summary = COMMANDS[command]
+        self._module, summary = COMMANDS[command]
         super().__init__(
             **settings,
             description=f"{summary[0].upper()}{summary[1:]}.",
@@ -160,18 +156,12 @@ class CommandParser(argparse.ArgumentParser):
         if self._is_loaded:
             return
         self._is_loaded = True
-        module = import_module(f"migrated.cli.commands.{_MODULES.get(self._command, self._command)}")
-        suffix = f"_{_SUFFIXES.get(self._command, self._command)}"
-        shares = hasattr(module, f"execute{suffix}")
-        part = {
-            n: getattr(module, n + (suffix.upper() if n.isupper() else suffix) if shares else n)
-            for n in ("EXAMPLE", "configure", "execute")
-        }
+        command: Command = import_module(f"migrated.cli.commands.{self._module}").COMMANDS[self._command]
         self.add_argument("-h", "--help", action="help", help="show this help message and exit")
-        self.epilog = f"example:\n  {part['EXAMPLE']}"
-        part["configure"](self)
+        self.epilog = f"example:\n  {command.example}"
+        command.configure(self)
         options.add_global(self, before=False)
-        self.set_defaults(execute=part["execute"])
+        self.set_defaults(execute=command.execute)
 
     def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
         """Load the command first."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.progress import ProgressBar
 from migrated.cli.terminal import FleetBar
 from migrated.cli.worker import in_worker
@@ -27,8 +28,6 @@ from migrated.logs.log import Log
 from migrated.sources.directory import read_finished
 from migrated.system.cancellation import Supervision
 from migrated.system.permissions import Trust
-
-EXAMPLE_UP = "migrated up -d app.db --to 20240101120000"
 
 
 def configure_up(parser: argparse.ArgumentParser) -> None:
@@ -213,10 +212,7 @@ def _read(target: Target, trust: Trust | None, log: Log) -> list[Migration]:
     return listing.migrations
 
 
-EXAMPLE_DOWN = "migrated down -d app.db --to 20240101120000"
-
-
-def configure_down(parser: argparse.ArgumentParser) -> None:
+def configure_rollback(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     options.add_how_far_down(parser)
     options.add_lock_timeout(parser)
@@ -238,18 +234,8 @@ def execute_down(arguments: argparse.Namespace) -> int:
     return on_every_database(config, action, without_a_daemon)
 
 
-EXAMPLE_REDO = "migrated redo -d app.db --steps 2"
-
-
-def configure_redo(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own options."""
-    options.add_how_far_down(parser)
-    options.add_lock_timeout(parser)
-
-
 def execute_redo(arguments: argparse.Namespace) -> int:
     """Redo, in one transaction for each database; the log goes to standard error."""
-
     config = options.configuration(arguments)
     target: int | None = arguments.to
     steps: int = arguments.steps or 1
@@ -257,3 +243,10 @@ def execute_redo(arguments: argparse.Namespace) -> int:
         return on_every_database(config, lambda runner: runner.redo(steps))
     version = target
     return on_every_database(config, lambda runner: runner.redo_above(version))
+
+
+COMMANDS = {
+    "up": Command("migrated up -d app.db --to 20240101120000", configure_up, execute_up),
+    "down": Command("migrated down -d app.db --to 20240101120000", configure_rollback, execute_down),
+    "redo": Command("migrated redo -d app.db --steps 2", configure_rollback, execute_redo),
+}

@@ -5,13 +5,13 @@ import os
 import time
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.summary import MANY, Groups, said_of
 from migrated.cli.terminal import print_problem
 from migrated.config.settings import Config
 from migrated.core.errors import RefusedError
 from migrated.fleet.discovery import assign
 
-EXAMPLE_WAIT = "migrated wait --timeout 60s && exec my-application"
 _POLL_SECONDS = 0.1
 _NOT_IN_TIME = 3
 
@@ -101,11 +101,8 @@ def _missing(config: Config) -> _Missing:
     return found
 
 
-EXAMPLE_PAUSE = "migrated pause && rsync app.db* backup/; migrated resume"
-
-
-def configure_pause(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own options: none."""
+def configure_nothing(parser: argparse.ArgumentParser) -> None:
+    """Add no options: the command has none of its own."""
 
 
 def execute_pause(arguments: argparse.Namespace) -> int:
@@ -114,9 +111,6 @@ def execute_pause(arguments: argparse.Namespace) -> int:
 
     client.ask_every(options.configuration(arguments), None, request="pause")
     return 0
-
-
-EXAMPLE_RELOAD = "migrated reload --wait -c /etc/migrated.toml"
 
 
 def configure_reload(parser: argparse.ArgumentParser) -> None:
@@ -136,22 +130,12 @@ def execute_reload(arguments: argparse.Namespace) -> int:
     return 0
 
 
-EXAMPLE_RESUME = "migrated resume"
-
-
-def configure_resume(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own options: none."""
-
-
 def execute_resume(arguments: argparse.Namespace) -> int:
     """Tell it; a full pass follows."""
     from migrated.daemon.control import client
 
     client.ask_every(options.configuration(arguments), None, request="resume")
     return 0
-
-
-EXAMPLE_RETRY = "migrated retry tenants/42.db"
 
 
 def configure_retry(parser: argparse.ArgumentParser) -> None:
@@ -178,3 +162,12 @@ def execute_retry(arguments: argparse.Namespace) -> int:
 def _path(config: Config, name: str) -> str:
     databases = [database for _, databases in assign(config.targets) for database in databases]
     return next((each.path for each in databases if each.name == name), os.path.abspath(name))
+
+
+COMMANDS = {
+    "wait": Command("migrated wait --timeout 60s && exec my-application", configure_wait, execute_wait),
+    "reload": Command("migrated reload --wait -c /etc/migrated.toml", configure_reload, execute_reload),
+    "retry": Command("migrated retry tenants/42.db", configure_retry, execute_retry),
+    "pause": Command("migrated pause && rsync app.db* backup/; migrated resume", configure_nothing, execute_pause),
+    "resume": Command("migrated resume", configure_nothing, execute_resume),
+}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.summary import named
 from migrated.cli.terminal import print_json, print_problem, writable
 from migrated.core.errors import MigrationError, MigrationNotFoundError, combined_exit_code
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from migrated.core.diff import Change, Difference
     from migrated.core.status import Status
     from migrated.fleet.inspect import View
-
-EXAMPLE = "migrated diff 20240101120000 -d app.db"
 
 _COLOURS = {"cosmetic": console.GREEN, "real": console.RED}
 
@@ -174,3 +173,6 @@ def _difference(change: "Change", difference: "Difference | None") -> dict[str, 
     if difference is None:
         return {"verdict": None, "diff": None}
     return {"verdict": difference.verdict.value, "diff": "\n".join(change.diff(difference))}
+
+
+COMMANDS = {"diff": Command("migrated diff 20240101120000 -d app.db", configure, execute)}

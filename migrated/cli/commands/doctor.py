@@ -6,13 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.terminal import print_json, writable
 from migrated.logs import console
 
 if TYPE_CHECKING:
     from migrated.checks.findings import Finding
-
-EXAMPLE = "migrated doctor -c /etc/migrated/migrated.toml"
 
 _COLOURS = {"ok": console.GREEN, "warning": console.YELLOW, "problem": console.RED}
 _WIDTH = 9
@@ -67,3 +66,6 @@ def _document(finding: "Finding") -> dict[str, str | None]:
         "message": finding.message,
         "hint": finding.hint,
     }
+
+
+COMMANDS = {"doctor": Command("migrated doctor -c /etc/migrated/migrated.toml", configure, execute)}

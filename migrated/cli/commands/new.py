@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from migrated.cli import options
-
-EXAMPLE = "migrated new add_users_email"
+from migrated.cli.commands import Command
 
 _TEMPLATE = """\
 -- Migration: {name}
@@ -70,3 +69,6 @@ def _create(directory: Path, name: str) -> Path:
         finally:
             os.close(descriptor)
     return path
+
+
+COMMANDS = {"new": Command("migrated new add_users_email", configure, execute)}

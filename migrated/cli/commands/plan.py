@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.summary import MANY, Report
 from migrated.cli.terminal import JsonDocument, print_problem
 from migrated.core.errors import MigrationError, RollbackFailedError, combined_exit_code
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from migrated.core.plan import Agenda, MigrationPlan
     from migrated.core.status import Recorded, Status
     from migrated.fleet.inspect import View
-
-EXAMPLE = "migrated plan --to 20240101120000"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -168,3 +167,6 @@ def _document(plan: _Plan) -> dict[str, Any]:
         ],
         "problem": problem(plan.refusal),
     }
+
+
+COMMANDS = {"plan": Command("migrated plan --to 20240101120000", configure, execute)}

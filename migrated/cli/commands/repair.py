@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.summary import MANY
 from migrated.cli.terminal import print_json, print_problem
 from migrated.core.errors import MigrationError, MigrationNotFoundError, combined_exit_code
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from migrated.config.settings import Config
     from migrated.fleet.inspect import View
     from migrated.system.cancellation import Supervision
-
-EXAMPLE = "migrated repair 20240101120000 --resume --reason 'the disk was full'"
 
 _WRONG_USAGE = 2
 _HOW = {
@@ -155,3 +154,8 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
         print_problem(f"migration {version} is not unfinished in any of the databases")
         codes.append(MigrationNotFoundError.exit_code)
     return combined_exit_code(codes)
+
+
+COMMANDS = {
+    "repair": Command("migrated repair 20240101120000 --resume --reason 'the disk was full'", configure, execute)
+}

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrated.cli import collecting, options
+from migrated.cli.commands import Command
 from migrated.config.settings import Config, for_development
 from migrated.core.errors import MigrationFileError, RefusedError
 
-EXAMPLE_INSTALL_SERVICE = "sudo migrated install-service -c /etc/migrated/migrated.toml"
 _UNIT = "migrated.service"
 _SYSTEM = "/etc/systemd/system"
 _HOMES = ("/home", "/root", "/run/user")
@@ -161,32 +161,6 @@ def _write(path: Path, unit: str, *, force: bool) -> None:
         ) from error
 
 
-EXAMPLE_DEV = "migrated dev -d dev.db"
-
-
-def configure_dev(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own options."""
-    options.add_lock_timeout(parser)
-
-
-def execute_dev(arguments: argparse.Namespace) -> int:
-    """Run until it is told to stop."""
-    return serve(arguments, for_development)
-
-
-EXAMPLE_RUN_DAEMON = "migrated run -c /etc/migrated.toml"
-
-
-def configure_run_daemon(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own options."""
-    options.add_lock_timeout(parser)
-
-
-def execute_run_daemon(arguments: argparse.Namespace) -> int:
-    """Run until it is told to stop."""
-    return serve(arguments)
-
-
 def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lambda config: config) -> int:
     """Run until SIGTERM or SIGINT. SIGHUP reads the configuration again, SIGUSR1 looks at everything now."""
     from migrated.daemon.loop import Daemon
@@ -203,3 +177,19 @@ def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lam
         return Daemon(config, load, log).run()
     finally:
         log.close()
+
+
+def serve_for_development(arguments: argparse.Namespace) -> int:
+    """Run until it is told to stop, as `migrated dev`."""
+    return serve(arguments, for_development)
+
+
+COMMANDS = {
+    "run": Command("migrated run -c /etc/migrated.toml", options.add_lock_timeout, serve),
+    "dev": Command("migrated dev -d dev.db", options.add_lock_timeout, serve_for_development),
+    "install-service": Command(
+        "sudo migrated install-service -c /etc/migrated/migrated.toml",
+        configure_install_service,
+        execute_install_service,
+    ),
+}

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.terminal import print_json, print_problem, print_table
 from migrated.core.errors import DatabaseError, MigrationError, MigrationNotFoundError, combined_exit_code
 from migrated.core.records import Snapshot
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
     from migrated.config.settings import Config, Target
     from migrated.fleet.discovery import DatabasePath
     from migrated.system.cancellation import Supervision
-
-
-EXAMPLE_RESTORE = "migrated restore app.db.20240101T120000000000Z --dry-run"
 
 
 class _Found(NamedTuple):
@@ -120,9 +118,6 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
     return outcome.error.exit_code if outcome.error else 0
 
 
-EXAMPLE_SNAPSHOTS = "migrated snapshots --json -d app.db"
-
-
 def configure_snapshots(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -171,3 +166,11 @@ def _document(database: str, snapshot: Snapshot) -> dict[str, Any]:
         "size": snapshot.size,
         "reason": snapshot.reason,
     }
+
+
+COMMANDS = {
+    "snapshots": Command("migrated snapshots --json -d app.db", configure_snapshots, execute_snapshots),
+    "restore": Command(
+        "migrated restore app.db.20240101T120000000000Z --dry-run", configure_restore, execute_restore
+    ),
+}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.summary import MANY
 from migrated.cli.terminal import JsonDocument, print_problem, print_table, writable
 from migrated.core.errors import combined_exit_code
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
     from migrated.cli.summary import Tally
 
 
-EXAMPLE_STATUS = "migrated status --json -d 'tenants/*.db'"
 _PENDING_EXIT_CODE = 3
 
 
-def configure_status(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument(
@@ -35,7 +35,7 @@ def configure_status(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def execute_status(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Show it; changes and creates nothing."""
     from migrated.cli import summary as tally
     from migrated.cli.terminal import FleetBar
@@ -244,3 +244,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+COMMANDS = {"status": Command("migrated status --json -d 'tenants/*.db'", configure, execute)}

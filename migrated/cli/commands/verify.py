@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from migrated.cli import options
+from migrated.cli.commands import Command
 from migrated.cli.summary import MANY, Report
 from migrated.cli.terminal import JsonDocument, print_problem, writable
 from migrated.core.errors import combined_exit_code
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from migrated.fleet.inspect import View
-
-EXAMPLE = "migrated verify || echo 'somebody edited an applied migration'"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,3 +85,8 @@ def _document(view: "View") -> dict[str, Any]:
         "applied": view.applied,
         "problem": problem(view.fault),
     }
+
+
+COMMANDS = {
+    "verify": Command("migrated verify || echo 'somebody edited an applied migration'", configure, execute)
+}
