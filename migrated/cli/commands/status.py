@@ -102,8 +102,8 @@ def _by_path(live: list[Any]) -> dict[str, Any]:
 
 
 def _show_remarks(target: "TargetView") -> None:
-    for problem in target.problems:
-        print_problem(str(problem))
+    for error in target.problems:
+        print_problem(str(error))
     for remark in target.listing.ignored if target.listing else []:
         print_problem(f"{remark.file}: not used: {remark.reason}", "warning")
 

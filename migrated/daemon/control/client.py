@@ -108,12 +108,12 @@ def paths(config: Config) -> list[str]:
 def statuses(databases: Sequence[str], warn: Callable[[str], None]) -> list[Answer]:
     """The live view of every daemon that looks after one of them and answers soon; `warn` of those too slow."""
     found = []
-    for socket, theirs in sockets(databases).items():
+    for address, theirs in sockets(databases).items():
         request = {"request": "status", "databases": theirs}
         # Of very many it tells all that it has.
         fits = len(protocol.line_of(request)) <= protocol.LONGEST_REQUEST
         try:
-            answer = ask(socket, **(request if fits else {"request": "status"}))
+            answer = ask(address, **(request if fits else {"request": "status"}))
         except TooSlowError as error:
             warn(f"a daemon does not answer: {error}")
             continue
@@ -130,9 +130,9 @@ def ask_every(config: Config, timeout: float | None, /, **request: object) -> No
     Raises `NoDaemonError` when there is none, and what a daemon declined with.
     """
     asked = 0
-    for socket in sockets(paths(config)) or _by_configuration(config):
+    for address in sockets(paths(config)) or _by_configuration(config):
         try:
-            _accepted(ask(socket, timeout, **request))
+            _accepted(ask(address, timeout, **request))
         except TooSlowError as error:
             raise NoDaemonError(str(error), hint="the daemon is there, and hangs or is stopped") from error
         except OSError:
@@ -145,9 +145,9 @@ def ask_every(config: Config, timeout: float | None, /, **request: object) -> No
 
 def ask_about(database: str, /, **request: object) -> Answer:
     """Send a request to the daemon of one database and return its answer, whenever it comes. Raises as above."""
-    for socket in sockets([database]):
+    for address in sockets([database]):
         try:
-            return _accepted(ask(socket, None, **request))
+            return _accepted(ask(address, None, **request))
         except OSError:
             continue
     raise NoDaemonError(f"no daemon that looks after {database} answers", hint=_HINT)
@@ -156,13 +156,13 @@ def ask_about(database: str, /, **request: object) -> Answer:
 def _by_configuration(config: Config) -> Iterator[str]:
     """The daemons that were started with the same file, when it names other databases by now."""
     for folder in protocol.given_folders():
-        for socket in sorted(map(str, folder.glob("control-*.sock"))):
+        for address in sorted(map(str, folder.glob("control-*.sock"))):
             try:
-                answer = ask(socket, request="status")
+                answer = ask(address, request="status")
             except OSError:
                 continue
             if os.path.isabs(config.source) and answer.get("daemon", {}).get("config") == config.source:
-                yield socket
+                yield address
 
 
 def _accepted(answer: Answer) -> Answer:
