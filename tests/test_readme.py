@@ -138,7 +138,7 @@ def test_requests_to_a_daemon_are_told() -> None:
 
 def test_keys_of_the_log_are_told() -> None:
     from migrated.core.errors import MigrationError
-    from migrated.logs.log import failure_keys
+    from migrated.logs.logger import failure_keys
 
     keys = failure_keys(MigrationError("x")).keys() - {"excerpt"}
 

@@ -11,7 +11,7 @@ from migrated.engine.backend import Done, Observer, Progress
 if TYPE_CHECKING:
     from rich import progress as rich_progress
 
-    from migrated.logs.log import Log
+    from migrated.logs.logger import Log
 
 _PATIENCE_SECONDS = 1.0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 if TYPE_CHECKING:
     from rich import progress as rich_progress
 
-    from migrated.logs.log import Log
+    from migrated.logs.logger import Log
 
 
 _STYLES = {

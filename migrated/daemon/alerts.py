@@ -14,7 +14,7 @@ from migrated.fleet.outcome import Cause, Outcome, Result, cause_of
 from migrated.fleet.reporting import FEW, report_end, report_error, report_halt, report_others
 from migrated.logs import events
 from migrated.logs.events import Event
-from migrated.logs.log import Log, failure_keys
+from migrated.logs.logger import Log, failure_keys
 
 _TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
 _BLOCKING = {Result.FAILED, Result.REFUSED}

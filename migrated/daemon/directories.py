@@ -11,7 +11,7 @@ from migrated.daemon.messages import Scanned
 from migrated.daemon.scheduler import Complaint
 from migrated.daemon.watcher import DirectoryWatch, WatchNews, is_under_way
 from migrated.logs import events
-from migrated.logs.log import Log, failure_keys
+from migrated.logs.logger import Log, failure_keys
 from migrated.sources.directory import Listing
 from migrated.sources.formats.native import FileName, read_name
 

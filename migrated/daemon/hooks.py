@@ -13,7 +13,7 @@ from migrated.daemon.messages import HookEnded, Scanned
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.hooks import Gathering, Occasion, run_hook
 from migrated.fleet.outcome import Outcome, Result
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 from migrated.system.cancellation import Supervision
 
 

@@ -46,7 +46,7 @@ from migrated.daemon.systemd import Pulse, Status
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
-from migrated.logs.log import Log, new_run_id
+from migrated.logs.logger import Log, new_run_id
 from migrated.system import permissions
 from migrated.system.cancellation import Supervision
 from migrated.system.inbox import receive

@@ -14,7 +14,7 @@ from migrated.daemon.alerts import Tracker
 from migrated.daemon.directories import Directories
 from migrated.fleet.outcome import Outcome, Result
 from migrated.logs import events
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -21,7 +21,7 @@ from migrated.fleet.reporting import FEW
 from migrated.fleet.rollout import BUSY_SECONDS, Halt, RollOut, Turn, Waves
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 from migrated.sources.cache import DirectoryReader, Reading, has_rested
 from migrated.system.cancellation import Supervision
 

@@ -9,7 +9,7 @@ from migrated.config.settings import Config, HookName
 from migrated.core.errors import INTERRUPTED, MigrationError
 from migrated.fleet.outcome import Outcome, Result
 from migrated.logs import events
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 from migrated.system.cancellation import Supervision
 from migrated.system.processes import Ended, run_program
 

@@ -20,7 +20,7 @@ from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result, internal
 from migrated.fleet.reporting import Reporter
 from migrated.logs import events
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 from migrated.system.cancellation import Supervision
 
 Action = Callable[[MigrationRunner], list[AppliedMigration]]

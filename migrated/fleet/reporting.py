@@ -13,7 +13,7 @@ from migrated.fleet.outcome import Cause, Outcome, Result, cause_of
 from migrated.fleet.rollout import Halt
 from migrated.logs import events
 from migrated.logs.events import Event
-from migrated.logs.log import Log, failure_keys
+from migrated.logs.logger import Log, failure_keys
 
 FEW = 3
 """How many databases that have one cause are told of one by one."""

@@ -6,7 +6,7 @@ from migrated.config.settings import Target
 from migrated.core.errors import DatabaseError
 from migrated.fleet.outcome import Outcome, Result, internal
 from migrated.logs import events
-from migrated.logs.log import Log, failure_keys
+from migrated.logs.logger import Log, failure_keys
 from migrated.system.cancellation import Supervision
 
 _HINTS = {

@@ -21,7 +21,7 @@ from migrated.daemon.alerts import Tracker
 from migrated.daemon.directories import Directories
 from migrated.daemon.loop import ALIVE_SECONDS, Daemon
 from migrated.daemon.metrics import Metrics
-from migrated.logs import log as logs
+from migrated.logs import logger
 
 BROKEN = "SELECT * FROM nowhere;"
 
@@ -135,7 +135,7 @@ def test_what_keeps_it_from_being_written_is_told_once_and_stops_nothing(tmp_pat
 def test_it_is_written_with_each_sign_of_life(tmp_path: Path) -> None:
     file = tmp_path / "migrated.prom"
     config = Config("", (), metrics_file=str(file))
-    daemon = Daemon(config, lambda: config, logs.configure("json", "critical"))
+    daemon = Daemon(config, lambda: config, logger.configure("json", "critical"))
     daemon._tick(time.monotonic())
     assert not file.exists()
 
@@ -147,7 +147,7 @@ def test_it_is_written_with_each_sign_of_life(tmp_path: Path) -> None:
 def test_table_of_metrics_is_the_code_s(tmp_path: Path) -> None:
     file = tmp_path / "migrated.prom"
     config = Config("", (), metrics_file=str(file))
-    log = logs.configure("json", "critical")
+    log = logger.configure("json", "critical")
     tracker = Tracker(log, random.random)
     Metrics(config.metrics_file, tracker, Directories(log, lambda _path, _name: None), log).write()
     in_readme = re.findall(r"^\| `(migrated_\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)

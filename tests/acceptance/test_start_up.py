@@ -88,7 +88,7 @@ def test_looking_loads_nothing_that_is_slow(tmp_path: Path, migrations: Path, co
     loaded = modules_after(tmp_path, command)
 
     assert loaded & (HEAVY | SLOW) - modules_of_argparse() == set()
-    assert {"migrated.engine.backend", "migrated.engine.sqlite.session", "migrated.logs.log"} & loaded == set()
+    assert {"migrated.engine.backend", "migrated.engine.sqlite.session", "migrated.logs.logger"} & loaded == set()
 
 
 @pytest.mark.parametrize("command", ["verify", "status"])

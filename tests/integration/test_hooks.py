@@ -16,7 +16,7 @@ from daemon_process import children, poll
 from migrated.config.settings import Config, HookName, Hooks
 from migrated.fleet import hooks
 from migrated.fleet.hooks import Occasion, run_hook
-from migrated.logs.log import LONGEST_LINE, configure
+from migrated.logs.logger import LONGEST_LINE, configure
 from migrated.system import processes
 from migrated.system.cancellation import Supervision
 

@@ -19,10 +19,9 @@ from support import ROOT
 
 from migrated.core.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError
 from migrated.daemon.scheduler import Complaint
-from migrated.logs import events
-from migrated.logs import log as logs
+from migrated.logs import events, logger
 from migrated.logs.events import EVENTS, Event
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 
 SHIPPED = ROOT / "systemd/logging"
 LINES = 4000
@@ -61,7 +60,7 @@ class Day:
     def write(self) -> None:
         chance = random.Random(7)  # noqa: S311 - the same day each time
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        log = logs.configure("json", "debug", descriptor)
+        log = logger.configure("json", "debug", descriptor)
         for number in range(288):
             self.tell(log, events.DAEMON_ALIVE, reason="20 of 20", databases=20, current=20, blocked=0, pending=0)
             self.heartbeats += 1
@@ -70,7 +69,7 @@ class Day:
             if event not in {events.MIGRATION_FAILED, events.DATABASE_BLOCKED, events.DATABASE_UNAVAILABLE}:
                 fields = {name for _, name, _, _ in string.Formatter().parse(event.sentence) if name}
                 keys = {name: 7 if name in NUMBERS else chance.choice(TEXTS) for name in fields}
-                self.tell(log.bind(run_id=logs.new_run_id()), event, **keys)
+                self.tell(log.bind(run_id=logger.new_run_id()), event, **keys)
                 self.heartbeats += event in {events.DAEMON_ALIVE, events.DAEMON_READY}
         os.close(descriptor)
 
@@ -228,7 +227,7 @@ def test_lnav_s_format_names_every_key() -> None:
     fields = {
         name for event in EVENTS.values() for _, name, _, _ in string.Formatter().parse(event.sentence) if name
     }
-    of_errors = logs.failure_keys(DatabaseError("x")).keys() - {"error", "excerpt"}
+    of_errors = logger.failure_keys(DatabaseError("x")).keys() - {"error", "excerpt"}
 
     # `migration` stands in sentences alone: it is the name and the version as one.
     assert (fields | of_errors) - known - {"migration"} == set()

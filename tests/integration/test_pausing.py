@@ -12,14 +12,14 @@ from migrated.config.settings import Target
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.job import Job
 from migrated.fleet.outcome import Result
-from migrated.logs import log as logs
-from migrated.logs.log import Log
+from migrated.logs import logger
+from migrated.logs.logger import Log
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
     descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT, 0o600)
-    yield logs.configure("json", "debug", descriptor)
+    yield logger.configure("json", "debug", descriptor)
     os.close(descriptor)
 
 

@@ -23,7 +23,7 @@ from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.job import Action, Job
 from migrated.fleet.outcome import Outcome, Result
 from migrated.fleet.reporting import report
-from migrated.logs.log import configure
+from migrated.logs.logger import configure
 
 Line = dict[str, Any]
 

@@ -19,12 +19,12 @@ from migrated.config.settings import Target
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
 from migrated.fleet.schema_dump import SchemaFiles
-from migrated.logs import log as logs
+from migrated.logs import logger
 from migrated.system.cancellation import Supervision
 
 UPDATE = """
 import sys
-from migrated.logs import log
+from migrated.logs import logger
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.fleet.outcome import Outcome, Result
@@ -34,7 +34,7 @@ from migrated.system.cancellation import Supervision
 database, file = sys.argv[1:]
 outcome = Outcome(DatabasePath("app.db", database), Result.CURRENT)
 target = Target("/", (database,), "/nowhere", schema_file=file)
-SchemaFiles().update(target, outcome, log.configure("json", "info"), Supervision())
+SchemaFiles().update(target, outcome, logger.configure("json", "info"), Supervision())
 """
 
 
@@ -62,7 +62,7 @@ class Bench:
         self.schemas = SchemaFiles()
         self._lines = home / "log"
         self._descriptor = os.open(self._lines, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        self._log = logs.configure("json", "info", self._descriptor)
+        self._log = logger.configure("json", "info", self._descriptor)
         self.file.parent.mkdir()
 
     def update(

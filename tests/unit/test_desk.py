@@ -13,7 +13,7 @@ from migrated.daemon.control.requests import Desk
 from migrated.daemon.databases import Standings
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
-from migrated.logs import log as logs
+from migrated.logs import logger
 from migrated.system.cancellation import Supervision
 
 APP = DatabasePath("app.db", "/srv/app.db")
@@ -26,7 +26,7 @@ class Case:
         self.supervision = Supervision()
         self.standings = Standings()
         self.standings.found([APP], 0.0)
-        log = logs.configure("json", "debug", descriptor)
+        log = logger.configure("json", "debug", descriptor)
         self.desk = Desk(log, self.supervision, self.standings, lambda now, paths: {"at": now, "of": paths})
 
     def ask(self, name: str, now: float = 0.0, **keys: object) -> "Future[Answer]":

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from migrated.core.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError, LockHeldError
-from migrated.logs import events, sink
-from migrated.logs import log as logs
+from migrated.logs import events, logger, sink
 from migrated.logs.events import EVENTS, Event
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 
 PLAIN = Event("thing.happened", "info", "something happened", "")
 FORMATS = ["json", "ecs", "otel"]
@@ -31,7 +30,7 @@ class Output:
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def log(self, log_format: str = "json", level: str = "debug") -> Log:
-        return logs.configure(log_format, level, self.descriptor)
+        return logger.configure(log_format, level, self.descriptor)
 
     def text(self) -> str:
         return self.path.read_text("utf-8")
@@ -500,7 +499,7 @@ def test_pipe_to_the_journal_is_told_the_priority(monkeypatch: pytest.MonkeyPatc
     reading, writing = os.pipe()
     status = os.fstat(writing)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-    logs.configure("auto", "info", writing)(PLAIN)
+    logger.configure("auto", "info", writing)(PLAIN)
     os.close(writing)
     with os.fdopen(reading, "rb") as reader:
         line = reader.read()
@@ -538,7 +537,7 @@ def test_others_are_not(output: Output, monkeypatch: pytest.MonkeyPatch, stream:
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_closed_pipe_is_no_failure(log_format: str) -> None:
     reading, writing = os.pipe()
-    log = logs.configure(log_format, "info", writing)
+    log = logger.configure(log_format, "info", writing)
     os.close(reading)
     log(PLAIN)
     log(PLAIN)
@@ -551,14 +550,14 @@ def test_closed_pipe_is_no_failure(log_format: str) -> None:
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_full_disk_is_no_failure(log_format: str) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
-    log = logs.configure(log_format, "info", descriptor)
+    log = logger.configure(log_format, "info", descriptor)
     log(PLAIN)
     os.close(descriptor)
 
 
 def test_closed_descriptor_is_no_failure(output: Output) -> None:
     spare = os.dup(output.descriptor)
-    log = logs.configure("json", "info", spare)
+    log = logger.configure("json", "info", spare)
     os.close(spare)
     log(PLAIN)
 
@@ -641,7 +640,7 @@ def test_full_pipe_is_no_failure() -> None:
     """A reader that is stuck, on a pipe that does not wait for it."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    log = logs.configure("json", "info", writing)
+    log = logger.configure("json", "info", writing)
     with pytest.raises(BlockingIOError):
         fill(writing)
     log(PLAIN)
@@ -774,7 +773,7 @@ def read_line(descriptor: int) -> str:
 )
 def test_terminal_has_colours(terminal: tuple[int, int], log_format: str, level: str, coloured: str) -> None:
     reading, writing = terminal
-    logs.configure(log_format, "debug", writing)(Event("thing.happened", level, "something happened", ""))
+    logger.configure(log_format, "debug", writing)(Event("thing.happened", level, "something happened", ""))
 
     text = re.sub(r"\033\[([0-9;]+)m", r"<\1>", read_line(reading))
 
@@ -784,7 +783,7 @@ def test_terminal_has_colours(terminal: tuple[int, int], log_format: str, level:
 def test_no_color_is_obeyed(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = terminal
     monkeypatch.setenv("NO_COLOR", "1")
-    logs.configure("auto", "info", writing)(Event("thing.happened", "error", "something happened", ""))
+    logger.configure("auto", "info", writing)(Event("thing.happened", "error", "something happened", ""))
 
     assert re.fullmatch(rf"{CLOCK} error   something happened\r\n", read_line(reading))
 
@@ -793,7 +792,7 @@ def test_empty_no_color_does_not_count(terminal: tuple[int, int], monkeypatch: p
     """https://no-color.org: present and not an empty string."""
     reading, writing = terminal
     monkeypatch.setenv("NO_COLOR", "")
-    logs.configure("auto", "info", writing)(Event("thing.happened", "error", "something happened", ""))
+    logger.configure("auto", "info", writing)(Event("thing.happened", "error", "something happened", ""))
 
     assert "\033[31m" in read_line(reading)
 
@@ -806,7 +805,7 @@ def test_no_colours_but_on_a_terminal(output: Output) -> None:
 
 def test_json_on_a_terminal_when_asked_for(terminal: tuple[int, int]) -> None:
     reading, writing = terminal
-    logs.configure("json", "info", writing)(PLAIN)
+    logger.configure("json", "info", writing)(PLAIN)
 
     assert plain() == without_time(strictly(os.read(reading, 4096)))
 
@@ -904,7 +903,7 @@ def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed(
     """What connects us takes a few lines, the queue some thousands; what comes then is dropped and counted."""
     monkeypatch.setattr(sink, "_PATIENCE_SECONDS", 0.1)
     reading, writing = connect()
-    log = logs.configure(log_format, "info", writing, queued=True)
+    log = logger.configure(log_format, "info", writing, queued=True)
     sent = 3 * sink.QUEUED_LINES
     for number in range(sent):
         log(PLAIN, version=number)
@@ -930,7 +929,7 @@ def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed(
 
 
 def test_queued_lines_are_written_before_the_end(output: Output) -> None:
-    log = logs.configure("json", "info", output.descriptor, queued=True)
+    log = logger.configure("json", "info", output.descriptor, queued=True)
     for number in range(100):
         log(PLAIN, version=number)
     log.close()

@@ -11,7 +11,7 @@ from migrated.core import VERSION
 from migrated.core.errors import MigrationError
 from migrated.logs.events import EVENTS
 from migrated.logs.formats import ECS, OTEL, SHAPES
-from migrated.logs.log import failure_keys
+from migrated.logs.logger import failure_keys
 
 GOLDEN = Path(__file__).parent / "golden"
 

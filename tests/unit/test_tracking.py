@@ -25,7 +25,7 @@ from migrated.daemon.scheduler import Fingerprint, Rest
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
 from migrated.fleet.rollout import Halt
-from migrated.logs import log
+from migrated.logs import logger
 
 APP = DatabasePath("app.db", "/srv/app.db")
 OTHER = DatabasePath("other.db", "/srv/other.db")
@@ -78,7 +78,7 @@ class Told:
         self._path = path
         self._read = 0
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.tracker = Tracker(log.configure("json", "debug", self.descriptor), lambda: 1.0)
+        self.tracker = Tracker(logger.configure("json", "debug", self.descriptor), lambda: 1.0)
 
     def lines(self) -> list[dict[str, Any]]:
         new = self._path.read_text("utf-8").splitlines()[self._read :]

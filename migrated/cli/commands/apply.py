@@ -22,9 +22,8 @@ from migrated.fleet.outcome import Outcome, Result
 from migrated.fleet.reporting import Crowds, Tally, report, report_end, report_halt
 from migrated.fleet.rollout import BUSY_SECONDS, SMALLEST_FLEET, RollOut, Turn, Waves
 from migrated.fleet.schema_dump import SchemaFiles
-from migrated.logs import events
-from migrated.logs import log as logs
-from migrated.logs.log import Log
+from migrated.logs import events, logger
+from migrated.logs.logger import Log
 from migrated.sources.directory import read_finished
 from migrated.system.cancellation import Supervision
 from migrated.system.permissions import Trust
@@ -90,8 +89,8 @@ class _Run:
         self._config = config
         self._errand = errand
         self._supervision = supervision
-        run_id = logs.new_run_id()
-        self._log = logs.configure(config.log_format, config.log_level).bind(run_id=run_id)
+        run_id = logger.new_run_id()
+        self._log = logger.configure(config.log_format, config.log_level).bind(run_id=run_id)
         self._gathering = Gathering(run_id)
         self._crowds = Crowds()
         self._tally = Tally()

@@ -164,7 +164,7 @@ def _write(path: Path, unit: str, *, force: bool) -> None:
 def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lambda config: config) -> int:
     """Run until SIGTERM or SIGINT. SIGHUP reads the configuration again, SIGUSR1 looks at everything now."""
     from migrated.daemon.loop import Daemon
-    from migrated.logs import log as logs
+    from migrated.logs import logger
 
     collecting.as_usual()
 
@@ -172,7 +172,7 @@ def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lam
         return adapt(options.configuration(arguments))
 
     config = load()
-    log = logs.configure(config.log_format, config.log_level, queued=True)
+    log = logger.configure(config.log_format, config.log_level, queued=True)
     try:
         return Daemon(config, load, log).run()
     finally:

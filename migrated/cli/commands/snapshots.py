@@ -87,12 +87,11 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
     from migrated.fleet.outcome import Outcome, Result
     from migrated.fleet.reporting import Reporter, report_error
     from migrated.fleet.schema_dump import SchemaFiles
-    from migrated.logs import events
-    from migrated.logs import log as logs
+    from migrated.logs import events, logger
 
     target, database, snapshot, is_first = found
-    log = logs.configure(config.log_format, config.log_level).bind(
-        database=database.name, run_id=logs.new_run_id()
+    log = logger.configure(config.log_format, config.log_level).bind(
+        database=database.name, run_id=logger.new_run_id()
     )
     runner = MigrationRunner(
         database.path,

@@ -10,7 +10,7 @@ from migrated.daemon.control.protocol import Answer, Asked, accepted, declined, 
 from migrated.daemon.databases import Standing, Standings
 from migrated.daemon.status import database_view
 from migrated.logs import events
-from migrated.logs.log import Log
+from migrated.logs.logger import Log
 from migrated.system.cancellation import Supervision
 
 _PAUSED = "the daemon is paused"
