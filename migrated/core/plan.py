@@ -4,7 +4,6 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from typing import NamedTuple
 
 from migrated.core import refusals
-from migrated.core import status as planning
 from migrated.core.errors import MigrationNotFoundError, RollbackFailedError
 from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.records import AppliedRepeatable, Record
@@ -17,7 +16,9 @@ from migrated.core.status import (
     RepeatableStatus,
     State,
     Status,
+    examine,
     find,
+    missing_versions,
     names,
     pending,
 )
@@ -175,7 +176,7 @@ def plan_redo(findings: Findings, recorded: Recorded, versions: Collection[int],
     if not versions:
         return Agenda()
     down = plan_down(statuses, recorded(list(versions)), versions)
-    up = [each for each in planning.pending(_without(statuses, versions)) if each.version in again]
+    up = [each for each in pending(_without(statuses, versions)) if each.version in again]
     repeat, undo = _all_again(repeatables, [each.migration for each in repeatables if each.applied])
     return Agenda(down, MigrationPlan(MigrationDirection.UP, up), repeat, undo, is_redo=True)
 
@@ -205,7 +206,7 @@ def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[in
     """Those that the policy wants rolled back: what is missing; what was changed, and all that lies above it."""
     changed = [status.version for status in statuses if status.state is State.CHANGED]
     redone_from = min(changed) if changed and policy.on_changed is OnChanged.REDO else None
-    missing = set(planning.missing_versions(statuses))
+    missing = set(missing_versions(statuses))
     above = {s.version for s in statuses if s.applied and redone_from is not None and s.version >= redone_from}
     return sorted(above - missing | (missing if policy.on_missing is OnMissing.ROLLBACK else set()))
 
@@ -213,7 +214,7 @@ def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[in
 def _without(statuses: Sequence[Status], versions: Collection[int]) -> list[Status]:
     """The states once `versions` are rolled back."""
     gone = set(versions)
-    return planning.examine(
+    return examine(
         [status.migration for status in statuses if status.migration],
         [status.applied for status in statuses if status.applied and status.version not in gone],
     )

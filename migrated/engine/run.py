@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from migrated.config.settings import TransactionMode
-from migrated.core import refusals, status
+from migrated.core import refusals
 from migrated.core.errors import DatabaseError, MigrationError, RollbackFailedError
 from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.plan import Agenda
 from migrated.core.records import AppliedMigration, Record
-from migrated.core.status import Findings, OnMissing, Policy, Recorded, Status, find
+from migrated.core.status import Findings, OnMissing, Policy, Recorded, Status, find, missing_versions
 from migrated.engine.backend import (
     Database,
     Done,
@@ -161,7 +161,7 @@ class Execution:
     def _leads_on(self, former: FormerState, statuses: Sequence[Status], decide: Decision) -> bool:
         then = find(self._migrations, Record(list(former.applied)))
         if self._policy.on_missing is OnMissing.IGNORE and (
-            set(status.missing_versions(statuses)) - set(status.missing_versions(then.statuses))
+            set(missing_versions(statuses)) - set(missing_versions(then.statuses))
         ):
             # What nobody could apply again must not be lost.
             return False

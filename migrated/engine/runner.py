@@ -13,14 +13,24 @@ from typing import Protocol
 import apsw
 
 from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, TransactionMode
-from migrated.core import plan as core_plan
 from migrated.core import refusals
-from migrated.core import status as planning
 from migrated.core.errors import ChecksumMismatchError, InvalidFormatError
 from migrated.core.migration import ChecksumMismatch, Directive, Migration, MigrationDirection
-from migrated.core.plan import Agenda, Finder, MigrationPlan, agenda_of, plan_redo, plan_run
+from migrated.core.plan import (
+    Agenda,
+    Finder,
+    MigrationPlan,
+    agenda_of,
+    applied_above,
+    newest_applied,
+    plan_down,
+    plan_redo,
+    plan_run,
+    plan_to,
+    require_known,
+)
 from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished, highest_version
-from migrated.core.status import Findings, OnChanged, Policy, Recorded, RepeatableStatus, Status, find
+from migrated.core.status import Findings, OnChanged, Policy, Recorded, RepeatableStatus, Status, find, pending
 from migrated.engine.backend import Database, Done, Observer, Template
 from migrated.engine.run import Decision, Execution
 from migrated.engine.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
@@ -180,7 +190,7 @@ class MigrationRunner:
 
     def pending(self) -> list[Migration]:
         """What `run` would apply, ascending; drafts are not among them. Changes nothing."""
-        return planning.pending(self.statuses())
+        return pending(self.statuses())
 
     def count_pending(self) -> int:
         """How many migrations `run` would apply, repeatable ones included. Changes nothing."""
@@ -193,7 +203,7 @@ class MigrationRunner:
         if nothing is, the applied ones above it, newest first. 0 means empty. Raises `MigrationNotFoundError`
         for a target that neither side knows, `RollbackFailedError` when a step down has no down text.
         """
-        return core_plan.plan_to(self.statuses(), target, self._database.recorded)
+        return plan_to(self.statuses(), target, self._database.recorded)
 
     def verify(self) -> list[ChecksumMismatch]:
         """Return every applied migration whose text differs from what was applied, ascending by version.
@@ -258,7 +268,7 @@ class MigrationRunner:
 
         def decide(findings: Findings, recorded: Recorded) -> Agenda:
             if version not in again:
-                core_plan.require_known(findings.statuses, version)
+                require_known(findings.statuses, version)
             return plan_run(findings, recorded, self._policy, version, again)
 
         return self._carry_out(decide, may_go_back=True)
@@ -271,7 +281,7 @@ class MigrationRunner:
         statuses = self.statuses()
         refusals.refuse_unfinished(statuses)
         refusals.refuse_changed(statuses, self._database.recorded)
-        plan = core_plan.plan_to(statuses, version, self._database.recorded)
+        plan = plan_to(statuses, version, self._database.recorded)
         if not plan:
             return []
         # Another runner may finish our way meanwhile: the other way was never asked for.
@@ -281,15 +291,15 @@ class MigrationRunner:
         """Roll back everything above `version`, newest first; never apply. Raises as `run_to`."""
 
         def decide(findings: Findings, recorded: Recorded) -> Agenda:
-            core_plan.require_known(findings.statuses, version)
-            above = core_plan.applied_above(findings.statuses, version)
+            require_known(findings.statuses, version)
+            above = applied_above(findings.statuses, version)
             return self._downward(findings.statuses, recorded, above)
 
         return self._carry_out(decide)
 
     def roll_back(self, steps: int = 1) -> list[AppliedMigration]:
         """Roll back the `steps` highest applied versions, newest first. Raises as `run_to`."""
-        wanted = core_plan.newest_applied(self.statuses(), steps)
+        wanted = newest_applied(self.statuses(), steps)
         return self._carry_out(lambda findings, recorded: self._downward(findings.statuses, recorded, wanted))
 
     def redo(self, steps: int = 1) -> list[AppliedMigration]:
@@ -298,14 +308,14 @@ class MigrationRunner:
         The content is kept as a snapshot first; rows of tables that did not change are put back. Returns the new
         entries. Raises as `run_to`, with nothing changed.
         """
-        return self._redo(lambda statuses: core_plan.newest_applied(statuses, steps))
+        return self._redo(lambda statuses: newest_applied(statuses, steps))
 
     def redo_above(self, version: int) -> list[AppliedMigration]:
         """As `redo`, for everything that is applied above `version`."""
 
         def choose(statuses: Sequence[Status]) -> list[int]:
-            core_plan.require_known(statuses, version)
-            return core_plan.applied_above(statuses, version)
+            require_known(statuses, version)
+            return applied_above(statuses, version)
 
         return self._redo(choose)
 
@@ -323,7 +333,7 @@ class MigrationRunner:
     def _downward(self, statuses: Sequence[Status], recorded: Recorded, versions: list[int]) -> Agenda:
         if self._policy.on_changed is OnChanged.REFUSE:
             refusals.refuse_changed(statuses, recorded)
-        return agenda_of(core_plan.plan_down(statuses, recorded(versions), versions))
+        return agenda_of(plan_down(statuses, recorded(versions), versions))
 
     def unfinished(self) -> Unfinished | None:
         """The migration without a transaction that stopped half way, if one did. Changes nothing."""

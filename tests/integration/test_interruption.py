@@ -23,7 +23,7 @@ from migrated.config.settings import TransactionMode
 from migrated.core.errors import INTERRUPTED
 from migrated.core.migration import MigrationDirection, Step
 from migrated.engine.backend import Done, Observer, Progress
-from migrated.engine.sqlite import progress as oversight
+from migrated.engine.sqlite import progress
 from migrated.engine.sqlite.statements import TIMED_OUT
 from migrated.system.cancellation import Supervision
 
@@ -284,9 +284,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of the oversight, which looks at it once in 10,000 steps of SQLite's virtual machine."""
+    """The clock of the progress handler, which looks at it once in 10,000 steps of SQLite's virtual machine."""
     clock = Clock()
-    monkeypatch.setattr(oversight, "time", clock)
+    monkeypatch.setattr(progress, "time", clock)
     return clock
 
 
@@ -571,7 +571,7 @@ def places_told(told: Told) -> set[tuple[int, int, int, int]]:
 def test_progress_says_which_statement_is_running(
     database: Path, told: Told, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     runner = runner_for(database, told)
     runner.add_migration(migration)
     runner.run()
@@ -604,7 +604,7 @@ def test_progress_says_which_statement_is_running(
 
 def test_progress_without_a_transaction(database: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """What we write into our record is no row of the migration's."""
-    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     text = f"-- migrated: no-transaction\nCREATE TABLE t (x);\nINSERT INTO t VALUES (1), (2);\n{LONG}\nSELECT 1;"
     runner_for(database, told, text).run()
 
@@ -616,7 +616,7 @@ def test_progress_of_the_check_at_the_end_is_that_of_the_last_statement(
     database: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not that of the first, where a remark comes last."""
-    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     runner_for(database, told, f"{COSTLY}\n-- that is all\n;").run()
 
     assert (told.told[-1].statement, told.told[-1].statements) == (5, 5)
@@ -626,7 +626,7 @@ def test_progress_is_told_no_more_often_than_every_few_seconds(database: Path, t
     runner_for(database, told, seconds(60)).run()
 
     assert 15 <= len(told.told) <= 25
-    assert oversight.PROGRESS_SECONDS == 3
+    assert progress.PROGRESS_SECONDS == 3
 
 
 def test_progress_of_many_short_statements_is_told_too(database: Path, told: Told, clock: Clock) -> None:
@@ -695,7 +695,7 @@ def test_counting_the_statements_gives_signs_of_life_and_can_be_called_off(
     database: Path, told: Told, monkeypatch: pytest.MonkeyPatch, top: str
 ) -> None:
     """They are counted for the first report: of a long text that takes seconds, in which nothing runs."""
-    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     told.at_beat[6] = told.end
 
     failure = failure_of(runner_for(database, told, top + "SELECT 1;" * 20_000).run)
@@ -706,7 +706,7 @@ def test_counting_the_statements_gives_signs_of_life_and_can_be_called_off(
 def test_counting_the_statements_is_no_part_of_the_one_that_runs(
     database: Path, told: Told, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oversight, "PROGRESS_SECONDS", 2.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 2.0)
     text = seconds(8) + "SELECT 1;" * 20_000
 
     runner_for(database, told, text, statement_timeout=15).run()

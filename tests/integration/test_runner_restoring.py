@@ -14,8 +14,8 @@ from support import applied_versions, everything, execute, query
 from migrated import DatabaseError, Migration, MigrationRunner, SnapshotPolicy, Supervision
 from migrated.core.records import Snapshot
 from migrated.engine.sqlite.connection import Patience
-from migrated.engine.sqlite.snapshots import restore as restoring
 from migrated.engine.sqlite.snapshots import snapshots
+from migrated.engine.sqlite.snapshots.restore import restore
 
 WRONG = "DELETE FROM t; DROP TABLE keep; CREATE TABLE wrong (x)"
 
@@ -62,7 +62,7 @@ def nothing(*_: object) -> None:
     pass
 
 
-def restore(
+def restore_with(
     database: Path,
     snapshot: Snapshot,
     *,
@@ -73,7 +73,7 @@ def restore(
 ) -> None:
     """Restore by the room's own function, with callbacks of the test's."""
     patience = Patience(timeout, Supervision())
-    restoring.restore(snapshot, str(database), keep=keep, record=record, patience=patience, step=step)
+    restore(snapshot, str(database), keep=keep, record=record, patience=patience, step=step)
 
 
 def contents(database: Path | str) -> list[tuple[object, ...]]:
@@ -237,7 +237,7 @@ def test_failure_on_the_way_changes_nothing(spoilt: Path, callback: str) -> None
 
     keep, record, step = (fail if callback == name else nothing for name in ("keep", "record", "step"))
     with pytest.raises(DatabaseError, match="no"):
-        restore(spoilt, first(spoilt), keep=keep, record=record, step=step)
+        restore_with(spoilt, first(spoilt), keep=keep, record=record, step=step)
 
     assert everything(spoilt) == before
     assert names(spoilt) == there

@@ -96,10 +96,9 @@ class _Plan(NamedTuple):
 
 
 def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agenda | None, MigrationError | None]":
-    from migrated.core import plan as planning
     from migrated.core import refusals
     from migrated.core.migration import MigrationDirection
-    from migrated.core.plan import agenda_of, plan_run
+    from migrated.core.plan import agenda_of, plan_run, plan_up, require_known
 
     if view.error:
         return None, view.error
@@ -109,25 +108,25 @@ def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agend
     try:
         refusals.refuse_unfinished(statuses)
         if target is not None:
-            planning.require_known(statuses, target)
+            require_known(statuses, target)
         if target is not None and not never_down:
             plan = _plan_to(statuses, target, view.handle.recorded)
             if plan.direction is MigrationDirection.DOWN:
                 refusals.refuse_changed(statuses, view.handle.recorded)
                 return agenda_of(plan), None
         if view.refusal:
-            return agenda_of(planning.plan_up(statuses, target)), view.refusal
+            return agenda_of(plan_up(statuses, target)), view.refusal
         return plan_run(findings, view.handle.recorded, view.target.policy, target), None
     except MigrationError as error:
         return None, error
 
 
 def _plan_to(statuses: "Sequence[Status]", target: int, recorded: "Recorded") -> "MigrationPlan":
-    from migrated.core import plan as planning
     from migrated.core import refusals
+    from migrated.core.plan import plan_to
 
     try:
-        return planning.plan_to(statuses, target, recorded)
+        return plan_to(statuses, target, recorded)
     except RollbackFailedError:
         # As when it is done: what has changed is refused before a down text is asked for.
         refusals.refuse_changed(statuses, recorded)

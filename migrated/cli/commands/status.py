@@ -4,20 +4,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrated.cli import options
 from migrated.cli.commands import Command
-from migrated.cli.summary import MANY
+from migrated.cli.summary import MANY, Tally
 from migrated.cli.terminal import JsonDocument, print_problem, print_table, writable
 from migrated.core.errors import combined_exit_code
 from migrated.core.migration import REPEATABLE
 from migrated.fleet.inspect import TargetView, View, problem
 from migrated.system.files import FOLDER, by_folder
-
-if TYPE_CHECKING:
-    from migrated.cli.summary import Tally
-
 
 _PENDING_EXIT_CODE = 3
 
@@ -37,7 +33,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Show it; changes and creates nothing."""
-    from migrated.cli import summary as tally
     from migrated.cli.terminal import FleetBar
     from migrated.fleet import inspect
 
@@ -46,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
     is_summary = len(paths) > MANY and not (arguments.all or arguments.json)
     live = _ask_daemons(paths)
     by_path, developed = _by_path(live), _developed(live)
-    found = tally.Tally(problem.exit_code for target in targets for problem in target.problems)
+    found = Tally(problem.exit_code for target in targets for problem in target.problems)
     with FleetBar(len(paths), is_wanted=is_summary or not sys.stdout.isatty()) as bar:
         looks = [(target, bar.over(found.over(target.views(developed)))) for target in targets]
         if arguments.json:
@@ -65,7 +60,7 @@ def execute(arguments: argparse.Namespace) -> int:
     return _exit_code(found, is_strict=arguments.exit_code)
 
 
-def _exit_code(found: "Tally", *, is_strict: bool) -> int:
+def _exit_code(found: Tally, *, is_strict: bool) -> int:
     codes = found.codes | (found.refusals if is_strict else set())
     if is_strict and found.pending and not any(codes):
         return _PENDING_EXIT_CODE
