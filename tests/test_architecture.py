@@ -135,6 +135,14 @@ def test_only_engine_sqlite_and_the_runners_signature_know_apsw() -> None:
 
 
 @pytest.mark.parametrize(("name", "path"), MODULES)
+def test_only_engine_and_checks_import_the_inside_of_engine_sqlite(name: str, path: Path) -> None:
+    """The other rooms use `engine.database` and `engine.runner`, whatever kind of database it is."""
+    inside = {imported for imported in _own_imports(path) if imported.startswith("engine.sqlite.")}
+
+    assert name.startswith(("engine.", "checks.")) or inside == set()
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
 def test_no_pattern_is_possessive_or_atomic(name: str, path: Path) -> None:
     """Debian 12 has a CPython that matches such patterns wrongly (github.com/python/cpython/issues/106052)."""
     texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))

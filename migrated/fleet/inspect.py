@@ -1,7 +1,7 @@
 """What the reading commands share: the state of every database, with nothing changed anywhere."""
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from migrated.config.settings import Config, Target, following
 from migrated.core import refusals
@@ -10,9 +10,12 @@ from migrated.core.migration import Migration
 from migrated.core.plan import likeness
 from migrated.core.records import Record, Unfinished
 from migrated.core.status import Findings, Policy, Recorded, State, find
-from migrated.engine.sqlite.database import SqliteDatabase
+from migrated.engine.database import open_database
 from migrated.fleet.discovery import DatabasePath, assign, require_some
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
+
+if TYPE_CHECKING:
+    from migrated.engine.backend import Database
 
 SUMMARIES = ("current", "pending", "blocked", "unavailable")
 """What a database can be, in a word."""
@@ -52,7 +55,7 @@ class View:
     """One database as it is, or why it cannot be read; and what a run would refuse."""
 
     def __init__(
-        self, database: DatabasePath, target: Target, handle: SqliteDatabase, migrations: Sequence[Migration]
+        self, database: DatabasePath, target: Target, handle: "Database", migrations: Sequence[Migration]
     ) -> None:
         self.database = database
         self.target = target
@@ -159,8 +162,8 @@ def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[Targ
         yield view
 
 
-def _handle(database: DatabasePath, target: Target) -> SqliteDatabase:
-    return SqliteDatabase(
+def _handle(database: DatabasePath, target: Target) -> "Database":
+    return open_database(
         database.path,
         create=target.create,
         must_exist=database.matched,

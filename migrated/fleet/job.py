@@ -12,10 +12,8 @@ from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
 from migrated.core.status import OnChanged, State
 from migrated.engine.backend import Observer, Template
+from migrated.engine.database import Glance, glance, is_absent_or_empty, open_database
 from migrated.engine.runner import Hold, MigrationRunner, Prepared
-from migrated.engine.sqlite.connection import is_absent_or_empty
-from migrated.engine.sqlite.database import SqliteDatabase
-from migrated.engine.sqlite.ledger import Glance, glance
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result, internal
 from migrated.fleet.reporting import Reporter
@@ -236,7 +234,7 @@ class Alike:
         before = self._glance(database)
         if before is None or before in self._known:
             return
-        handle = SqliteDatabase(database.path, must_exist=True, application_id=self._target.application_id)
+        handle = open_database(database.path, must_exist=True, application_id=self._target.application_id)
         try:
             findings = self._prepared.find(handle.look())
             refusals.refuse_by_policy(findings.statuses, self._target.policy)

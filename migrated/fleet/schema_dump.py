@@ -1,9 +1,11 @@
 """Keeping the schema files of targets as their first databases are, and telling the log."""
 
 import errno
+from functools import partial
 
 from migrated.config.settings import Target
 from migrated.core.errors import DatabaseError
+from migrated.engine.database import read_schema
 from migrated.fleet.outcome import Outcome, Result, internal
 from migrated.logs import events
 from migrated.logs.logger import Log, failure_keys
@@ -52,14 +54,12 @@ class SchemaFiles:
 
     def _write(self, file: str, database: str, busy_timeout: float, supervision: Supervision) -> bool:
         # Imported here: most targets have no schema file, and `migrated up` starts sooner without.
-        from migrated.engine.sqlite.connection import Patience
-        from migrated.engine.sqlite.schema import read_schema
         from migrated.system.files import write_if_other
 
-        patience = Patience(busy_timeout, supervision)
+        read = partial(read_schema, database, busy_timeout, supervision)
         written = False
         # Read again after each time: who writes last, of several processes, must not have read before the others.
-        while (text := read_schema(database, patience)) is not None and text != self._last.get(file):
+        while (text := read()) is not None and text != self._last.get(file):
             written |= write_if_other(file, text)
             self._last[file] = text
         return written

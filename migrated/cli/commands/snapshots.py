@@ -43,14 +43,14 @@ def execute_restore(arguments: argparse.Namespace) -> int:
 
 
 def _find(config: "Config", identifier: str) -> "_Found":
-    from migrated.engine.sqlite.snapshots import snapshots
+    from migrated.engine.database import find_snapshot
     from migrated.fleet.discovery import assign
 
     found = [
         _Found(target, database, snapshot, database is databases[0])
         for target, databases in assign(config.targets)
         for database in databases
-        if (snapshot := snapshots.find(database.path, identifier))
+        if (snapshot := find_snapshot(database.path, identifier))
     ]
     if len(found) > 1:
         raise DatabaseError(
@@ -65,11 +65,9 @@ def _find(config: "Config", identifier: str) -> "_Found":
 
 
 def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot) -> None:
-    from migrated.engine.sqlite.connection import Patience
-    from migrated.engine.sqlite.schema import lost_by_restoring
-    from migrated.system.cancellation import Supervision
+    from migrated.engine.database import lost_by_restoring
 
-    losses = lost_by_restoring(snapshot, database.path, Patience(target.busy_timeout, Supervision()))
+    losses = lost_by_restoring(snapshot, database.path, target.busy_timeout)
     when = snapshot.taken_at.strftime("%Y-%m-%d %H:%M:%S")
     print(f"{database.name}: everything written since {when} UTC would be lost (and kept as a snapshot)")
     for migration in losses.migrations:
@@ -124,7 +122,7 @@ def configure_snapshots(parser: argparse.ArgumentParser) -> None:
 
 def execute_snapshots(arguments: argparse.Namespace) -> int:
     """List them, oldest first; changes and creates nothing."""
-    from migrated.engine.sqlite.snapshots import snapshots
+    from migrated.engine.database import list_snapshots
     from migrated.fleet.discovery import assign
 
     codes: list[int] = []
@@ -133,7 +131,7 @@ def execute_snapshots(arguments: argparse.Namespace) -> int:
     for _, databases in assign(options.configuration(arguments).targets):
         for database in databases:
             try:
-                found = snapshots.listed(database.path)
+                found = list_snapshots(database.path)
             except MigrationError as error:
                 print_problem(f"{database.name}: {error}")
                 problems.append(str(error))
