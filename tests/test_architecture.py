@@ -31,6 +31,7 @@ PURE = [
     "engine.backend",
     "engine.run",
     "engine.steps",
+    "logs.console",
     "logs.events",
     "logs.formats",
     "sources.formats.native",

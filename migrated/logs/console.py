@@ -1,6 +1,5 @@
 """The log for a person at a terminal: what happened, where, and what to do, without what only programs need."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -118,9 +117,9 @@ _LABELS = 2
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def are_wanted(*, on_terminal: bool) -> bool:
+def are_wanted(environment: Mapping[str, str], *, on_terminal: bool) -> bool:
     """Whether to colour what is written: on a terminal, unless NO_COLOR says otherwise (https://no-color.org)."""
-    return on_terminal and not os.environ.get("NO_COLOR")
+    return on_terminal and not environment.get("NO_COLOR")
 
 
 def painted(text: str, colour: str) -> str:

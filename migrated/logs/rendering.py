@@ -45,7 +45,7 @@ _FIRST_KEYS = ("timestamp", "level", "event", "message", "service", "pid", "run_
 def renderer(log_format: str, descriptor: int) -> Callable[[Line], bytes]:
     """What makes bytes of the keys of a line."""
     if is_console(log_format, descriptor):
-        return Console(colours=console.are_wanted(on_terminal=os.isatty(descriptor)))
+        return Console(colours=console.are_wanted(os.environ, on_terminal=os.isatty(descriptor)))
     return _json(descriptor, SHAPES.get(log_format, SHAPES["json"]))
 
 

@@ -1,6 +1,7 @@
 """migrated diff [VERSION]."""
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,7 @@ def _show_change(databases: list[str], changes: "list[Change]") -> None:
 
 
 def _show_difference(title: str, difference: "Difference", changes: "list[Change]", reason: str) -> None:
-    paint = console.are_wanted(on_terminal=sys.stdout.isatty())
+    paint = console.are_wanted(os.environ, on_terminal=sys.stdout.isatty())
     reason = console.painted(reason, _COLOURS[difference.verdict]) if paint else reason
     print(f"{_printable(title)}: {reason}")
     diff = changes[0].diff(difference, [change.applied.applied_at for change in changes])

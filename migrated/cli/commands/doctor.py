@@ -1,6 +1,7 @@
 """migrated doctor."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _show(finding: "Finding") -> None:
     mark = f"{finding.level:<{_WIDTH}}"
-    if console.are_wanted(on_terminal=sys.stdout.isatty()):
+    if console.are_wanted(os.environ, on_terminal=sys.stdout.isatty()):
         mark = console.painted(mark, _COLOURS[finding.level])
     print(mark + writable(console.visible(f"{finding.subject}: {finding.message}")))
     if finding.hint:
