@@ -40,9 +40,9 @@ from migrated.daemon.messages import (
 )
 from migrated.daemon.metrics import Metrics
 from migrated.daemon.reconcile import Pass, Roster
-from migrated.daemon.scheduler import Complaint, Settle
+from migrated.daemon.scheduler import Complaint, Pulse, Settle
 from migrated.daemon.status import Activity, daemon_view, database_view
-from migrated.daemon.systemd import Pulse, Status
+from migrated.daemon.systemd import Status
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from migrated.daemon.systemd import Pulse, watchdog_interval
+from migrated.daemon.scheduler import Pulse
+from migrated.daemon.systemd import watchdog_interval
 
 
 def test_nobody_who_watches_is_told_nothing() -> None:
