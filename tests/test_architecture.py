@@ -31,6 +31,7 @@ PURE = [
     "engine.backend",
     "engine.run",
     "engine.steps",
+    "fleet.waves",
     "logs.console",
     "logs.events",
     "logs.formats",

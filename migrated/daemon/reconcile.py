@@ -18,8 +18,9 @@ from migrated.fleet.job import Job, Prototype
 from migrated.fleet.locks import SharedLocks
 from migrated.fleet.outcome import Cause, Outcome, Result, cause_of, internal
 from migrated.fleet.reporting import FEW
-from migrated.fleet.rollout import BUSY_SECONDS, Halt, RollOut, Turn, Waves
+from migrated.fleet.rollout import BUSY_SECONDS, Halt, RollOut, Turn
 from migrated.fleet.schema_dump import SchemaFiles
+from migrated.fleet.waves import Waves
 from migrated.logs import events
 from migrated.logs.logger import Log
 from migrated.sources.cache import DirectoryReader, Reading, has_rested

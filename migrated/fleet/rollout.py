@@ -4,17 +4,16 @@ One thread, the caller's, hands out the databases and is told what came of each.
 over and asks for Python more than for the disk, so that other threads only come in once something was changed.
 """
 
-import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from migrated.config.settings import Share, WavePolicy
 from migrated.core.errors import MigrationError
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.waves import Waves
 from migrated.system.cancellation import Supervision
 
 if TYPE_CHECKING:
@@ -41,61 +40,6 @@ class Halt(NamedTuple):
     failures: int
     changed: int
     untouched: tuple[DatabasePath, ...]
-
-
-class Waves:
-    """Says of a fleet of `total` databases whether the next one may be begun.
-
-    Only those count of which something came: what has nothing to do is no trial of anything.
-    """
-
-    def __init__(self, total: int, policy: WavePolicy) -> None:
-        waves = policy.waves
-        if waves is None:
-            waves = USUAL_WAVES if total >= SMALLEST_FLEET else ()
-        self._total = total
-        self._max_failures = policy.max_failures
-        self._sizes: Iterator[float] = iter([*(wave.of(total) for wave in waves), math.inf])
-        self._may_halt = bool(waves)
-        self._room = next(self._sizes)
-        self._failed_in_wave = 0
-        self.number = 1
-        self.failures = 0
-        self.changed = 0
-        self.is_halted = False
-
-    def room(self, running: int) -> float:
-        """How many more may be begun while so many are running; begins the next wave where it is time."""
-        if self._room <= 0 and running == 0 and not self.is_halted:
-            self._begin_next()
-        return 0 if self.is_halted else self._room - running
-
-    def changed_one(self) -> None:
-        """A database was changed."""
-        self.changed += 1
-        self._room -= 1
-
-    def failed_one(self) -> None:
-        """A migration failed in a database, and would again."""
-        self._room -= 1
-        self.failures += 1
-        self._failed_in_wave += 1
-        self.is_halted = self._may_halt and self._failed_in_wave > self._limit()
-
-    def _limit(self) -> int:
-        if self._max_failures is not None:
-            return self._max_failures.of(self._total)
-        return 1 if self.number == 1 else USUAL_LIMIT.of(self._total)
-
-    def _begin_next(self) -> None:
-        if self._failed_in_wave:
-            self.is_halted = True
-            return
-        self.number += 1
-        # One of no size is left out.
-        while (size := next(self._sizes)) < 1:
-            pass
-        self._room = size
 
 
 class RollOut:
@@ -207,9 +151,3 @@ class RollOut:
 
 def _is_busy(error: MigrationError | None) -> bool:
     return error is not None and error.transient and (error.code or "").startswith(_BUSY)
-
-
-SMALLEST_FLEET = 11
-"""With fewer databases than that all are tried at once, unless waves are configured: there is little to spare."""
-USUAL_WAVES = (Share(1), Share(10), Share(10, is_percent=True))
-USUAL_LIMIT = Share(1, is_percent=True)

@@ -13,7 +13,8 @@ from migrated.core.errors import MigrationError
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.locks import SharedLocks
 from migrated.fleet.outcome import Outcome, Result
-from migrated.fleet.rollout import Halt, RollOut, Turn, Waves
+from migrated.fleet.rollout import Halt, RollOut, Turn
+from migrated.fleet.waves import Waves
 from migrated.system.cancellation import Supervision
 from migrated.system.file_locks import APPLYING, holding
 

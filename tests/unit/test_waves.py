@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrated.config.settings import Share, WavePolicy, parse_share
-from migrated.fleet.rollout import Waves
+from migrated.fleet.waves import Waves
 
 TEN_PERCENT = Share(10, is_percent=True)
 

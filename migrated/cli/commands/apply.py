@@ -20,8 +20,9 @@ from migrated.fleet.job import Action, Job, Prototype
 from migrated.fleet.locks import SharedLocks
 from migrated.fleet.outcome import Outcome, Result
 from migrated.fleet.reporting import Crowds, Tally, report, report_end, report_halt
-from migrated.fleet.rollout import BUSY_SECONDS, SMALLEST_FLEET, RollOut, Turn, Waves
+from migrated.fleet.rollout import BUSY_SECONDS, RollOut, Turn
 from migrated.fleet.schema_dump import SchemaFiles
+from migrated.fleet.waves import SMALLEST_FLEET, Waves
 from migrated.logs import events, logger
 from migrated.logs.logger import Log
 from migrated.sources.directory import read_finished

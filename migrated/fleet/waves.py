@@ -1,0 +1,70 @@
+"""How a change meets a fleet: in waves, each larger than the one before it, and not beyond a wave that failed.
+
+After Ansible's `serial` and `max_fail_percentage`
+(https://docs.ansible.com/ansible/latest/playbook_guide/playbooks_strategies.html).
+"""
+
+import math
+from collections.abc import Iterator
+
+from migrated.config.settings import Share, WavePolicy
+
+SMALLEST_FLEET = 11
+"""With fewer databases than that all are tried at once, unless waves are configured: there is little to spare."""
+USUAL_WAVES = (Share(1), Share(10), Share(10, is_percent=True))
+USUAL_LIMIT = Share(1, is_percent=True)
+
+
+class Waves:
+    """Says of a fleet of `total` databases whether the next one may be begun.
+
+    Only those count of which something came: what has nothing to do is no trial of anything.
+    """
+
+    def __init__(self, total: int, policy: WavePolicy) -> None:
+        waves = policy.waves
+        if waves is None:
+            waves = USUAL_WAVES if total >= SMALLEST_FLEET else ()
+        self._total = total
+        self._max_failures = policy.max_failures
+        self._sizes: Iterator[float] = iter([*(wave.of(total) for wave in waves), math.inf])
+        self._may_halt = bool(waves)
+        self._room = next(self._sizes)
+        self._failed_in_wave = 0
+        self.number = 1
+        self.failures = 0
+        self.changed = 0
+        self.is_halted = False
+
+    def room(self, running: int) -> float:
+        """How many more may be begun while so many are running; begins the next wave where it is time."""
+        if self._room <= 0 and running == 0 and not self.is_halted:
+            self._begin_next()
+        return 0 if self.is_halted else self._room - running
+
+    def changed_one(self) -> None:
+        """A database was changed."""
+        self.changed += 1
+        self._room -= 1
+
+    def failed_one(self) -> None:
+        """A migration failed in a database, and would again."""
+        self._room -= 1
+        self.failures += 1
+        self._failed_in_wave += 1
+        self.is_halted = self._may_halt and self._failed_in_wave > self._limit()
+
+    def _limit(self) -> int:
+        if self._max_failures is not None:
+            return self._max_failures.of(self._total)
+        return 1 if self.number == 1 else USUAL_LIMIT.of(self._total)
+
+    def _begin_next(self) -> None:
+        if self._failed_in_wave:
+            self.is_halted = True
+            return
+        self.number += 1
+        # One of no size is left out.
+        while (size := next(self._sizes)) < 1:
+            pass
+        self._room = size
