@@ -31,6 +31,7 @@ PURE = [
     "engine.backend",
     "engine.run",
     "engine.steps",
+    "fleet.hook_events",
     "fleet.waves",
     "logs.console",
     "logs.events",

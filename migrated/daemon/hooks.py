@@ -11,7 +11,8 @@ from typing import Self
 from migrated.config.settings import Config, HookName
 from migrated.daemon.messages import HookEnded, Scanned
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.hooks import Gathering, Occasion, run_hook
+from migrated.fleet.hook_events import Gathering
+from migrated.fleet.hooks import Occasion, run_hook
 from migrated.fleet.outcome import Outcome, Result
 from migrated.logs.logger import Log
 from migrated.system.cancellation import Supervision

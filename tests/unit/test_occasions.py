@@ -16,7 +16,8 @@ from migrated.core.errors import (
 from migrated.core.migration import Migration
 from migrated.core.status import examine
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.hooks import LONGEST_VARIABLE, Gathering, Occasion
+from migrated.fleet.hook_events import Gathering
+from migrated.fleet.hooks import LONGEST_VARIABLE, Occasion
 from migrated.fleet.outcome import Outcome, Result
 
 APPLY, FAILURE = HookName.AFTER_APPLY, HookName.ON_FAILURE

@@ -15,7 +15,8 @@ from migrated.config.settings import Config, Target, WavePolicy, without_waves
 from migrated.core.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.core.migration import Migration
 from migrated.fleet.discovery import DatabasePath, assign, require_some
-from migrated.fleet.hooks import Gathering, run_hook, within_a_hook
+from migrated.fleet.hook_events import Gathering
+from migrated.fleet.hooks import run_hook, within_a_hook
 from migrated.fleet.job import Action, Job, Prototype
 from migrated.fleet.locks import SharedLocks
 from migrated.fleet.outcome import Outcome, Result
