@@ -27,6 +27,8 @@ FLOORS = [
 # Besides everything in `core`.
 PURE = [
     "checks.findings",
+    "daemon.databases",
+    "daemon.messages",
     "daemon.scheduler",
     "engine.backend",
     "engine.run",
