@@ -80,7 +80,7 @@ def test_edited_migration_is_none(then: str, now: str) -> None:
 
 
 def test_edited_migration_is_told_without_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("migrated.misread.read_comments")
+    monkeypatch.delattr("migrated.core.misread.read_comments")
 
     assert judged(f"-- UP\n{UP}\n-- DOWN\n{DOWN}\n", "-- UP\nSELECT 'edited';\n") is None
 

@@ -591,7 +591,7 @@ def test_markers_in_a_statement_that_goes_on_are_looked_past_once(monkeypatch: p
         looks.append(start)
         return continuation(sql, start)
 
-    monkeypatch.setattr("migrated.sections.continuation", counting)
+    monkeypatch.setattr("migrated.core.sections.continuation", counting)
     text = "-- UP\nDELETE FROM t\n" + "-- DOWN\n" * 1000 + "WHERE a = 1;\n"
 
     assert parse_migration(NAMED, text.encode(), file=FILE).down_sql is None
