@@ -153,7 +153,7 @@ class Tally:
             cause = Cause(state, view.fault.message, type(view.fault).__name__, view.fault.place)
             self.causes.add(cause, view.name, said_of(view.fault)[1])
         elif state != "current":
-            self.causes.add(Cause(state, span(view.judged.waiting)), view.name)
+            self.causes.add(Cause(state, span(view.waiting)), view.name)
 
     def lines(self) -> Iterator[str]:
         """For people: how many are in which state, then every cause, the gravest first."""

@@ -1,12 +1,12 @@
 """What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from migrated.core import refusals
 from migrated.core.errors import MigrationNotFoundError, RollbackFailedError
 from migrated.core.migration import Migration, MigrationDirection, Step
-from migrated.core.records import AppliedRepeatable, Record
+from migrated.core.records import AppliedRepeatable
 from migrated.core.status import (
     Findings,
     OnChanged,
@@ -17,13 +17,10 @@ from migrated.core.status import (
     State,
     Status,
     examine,
-    find,
     missing_versions,
     names,
     pending,
 )
-
-_MOST_REMEMBERED = 64
 
 
 class MigrationPlan:
@@ -59,35 +56,6 @@ class MigrationPlan:
 
 _NO_WAY_DOWN = MigrationPlan(MigrationDirection.DOWN)
 _NO_WAY_UP = MigrationPlan(MigrationDirection.UP)
-
-
-def likeness(record: Record) -> Hashable:
-    """All of a record that counts, which is all but the times: equal for two databases that are alike."""
-    # Lists are made faster than what is counted out; a fleet has this made thousands of times.
-    applied = tuple([(entry.version, entry.name, entry.checksum) for entry in record.applied])
-    repeatables = tuple([(entry.name, entry.checksum, entry.objects) for entry in record.repeatables])
-    return applied, record.unfinished, repeatables
-
-
-class Finder:
-    """Finds the same for many databases, most of which are alike: what was found for a record is remembered.
-
-    The times in what is found may be another database's. Several threads may ask at once.
-    """
-
-    def __init__(self, available: Sequence[Migration]) -> None:
-        self._available = available
-        self._found: dict[Hashable, Findings] = {}
-
-    def __call__(self, record: Record) -> Findings:
-        """As `find`."""
-        key = likeness(record)
-        findings = self._found.get(key)
-        if findings is None:
-            findings = find(self._available, record)
-            if len(self._found) < _MOST_REMEMBERED:
-                self._found[key] = findings
-        return findings
 
 
 class Agenda(NamedTuple):

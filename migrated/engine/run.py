@@ -1,7 +1,6 @@
 """Carrying out what was decided: in the database itself or, where that cannot be one transaction, on a copy."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from migrated.config.settings import TransactionMode
 from migrated.core import refusals
@@ -30,8 +29,7 @@ Decision = Callable[[Findings, Recorded], Agenda]
 class Execution:
     """One run on one database. Its decision is made anew whenever somebody else changed the database meanwhile.
 
-    Where something has to be rolled back and has no down text, the run `may_go_back` to a snapshot, or fails. The
-    `finder` does what `find` does with these migrations, for who has many databases.
+    Where something has to be rolled back and has no down text, the run `may_go_back` to a snapshot, or fails.
     """
 
     def __init__(
@@ -44,9 +42,7 @@ class Execution:
         observer: Observer,
         supervision: Supervision,
         may_go_back: bool = False,
-        finder: Callable[[Record], Findings] | None = None,
     ) -> None:
-        self._look_up = finder or partial(find, migrations)
         self._may_go_back = may_go_back
         self._database = database
         self._migrations = migrations
@@ -59,7 +55,7 @@ class Execution:
     def is_needed(self, decide: Decision) -> bool:
         """Whether there is anything to do, found without the lock. Raises the refusals."""
         record = self._database.first_look()
-        findings = self._look_up(record)
+        findings = find(self._migrations, record)
         refusals.refuse_unfinished(findings.statuses)
         agenda = self._decided(decide, findings, self._database.recorded)
         self._first = record, findings, agenda
@@ -95,7 +91,7 @@ class Execution:
         if first is not None and record is first[0]:
             # Nobody changed it since the look without the lock, and what was decided then holds.
             return first[1:]
-        findings = self._look_up(record)
+        findings = find(self._migrations, record)
         refusals.refuse_unfinished(findings.statuses)
         return findings, self._decided(decide, findings, session.recorded)
 

@@ -18,7 +18,6 @@ from migrated.core.errors import ChecksumMismatchError, InvalidFormatError
 from migrated.core.migration import ChecksumMismatch, Directive, Migration, MigrationDirection
 from migrated.core.plan import (
     Agenda,
-    Finder,
     MigrationPlan,
     agenda_of,
     applied_above,
@@ -66,7 +65,6 @@ class Prepared:
         runner.add_migrations(migrations)
         self.by_key = runner._migrations  # noqa: SLF001 - of the same module
         self.available = runner._available  # noqa: SLF001
-        self.find = Finder(self.available)
 
 
 class MigrationRunner:
@@ -375,7 +373,6 @@ class MigrationRunner:
             observer=self._observer,
             supervision=self._supervision,
             may_go_back=may_go_back and self._policy.on_changed is OnChanged.REDO,
-            finder=self._prepared.find if self._prepared else None,
         )
         try:
             if not execution.is_needed(decide):

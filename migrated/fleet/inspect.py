@@ -1,15 +1,14 @@
 """What the reading commands share: the state of every database, with nothing changed anywhere."""
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from migrated.config.settings import Config, Target, following
 from migrated.core import refusals
 from migrated.core.errors import DatabaseError, MigrationError, RefusedError
 from migrated.core.migration import Migration
-from migrated.core.plan import likeness
 from migrated.core.records import Record, Unfinished
-from migrated.core.status import Findings, Policy, Recorded, State, find
+from migrated.core.status import Findings, Policy, State, find
 from migrated.engine.database import open_database
 from migrated.fleet.discovery import DatabasePath, assign, require_some
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
@@ -19,52 +18,35 @@ if TYPE_CHECKING:
 
 SUMMARIES = ("current", "pending", "blocked", "unavailable")
 """What a database can be, in a word."""
-_MOST_REMEMBERED = 64
 _WAITING = {State.PENDING, State.LATE, State.CHANGED}
-
-
-class Judged:
-    """What a record says of the migrations, and what a run would refuse: the same for all records that are alike.
-
-    Only the times in `findings` are those of the one `record`. `waiting` are the labels of those that a run would
-    apply, or do again, if it refused nothing.
-    """
-
-    def __init__(
-        self,
-        record: Record,
-        findings: Findings,
-        refusal: MigrationError | None = None,
-        waiting: Sequence[str] = (),
-    ) -> None:
-        self.record = record
-        self.findings = findings
-        self.refusal = refusal
-        self.waiting = waiting
-
-    @property
-    def pending(self) -> int:
-        """How many could be applied, repeatable ones included."""
-        return self.findings.pending
-
-
-_UNKNOWN = Judged(Record([]), Findings([]))
 
 
 class View:
     """One database as it is, or why it cannot be read; and what a run would refuse."""
 
-    def __init__(
-        self, database: DatabasePath, target: Target, handle: "Database", migrations: Sequence[Migration]
-    ) -> None:
+    def __init__(self, database: DatabasePath, target: Target, handle: "Database") -> None:
         self.database = database
         self.target = target
         self.handle = handle
-        self.migrations = migrations
-        self.record = _UNKNOWN.record
-        self.judged = _UNKNOWN
+        self.record = Record([])
+        self.findings = Findings([])
         self.error: MigrationError | None = None
         self.refusal: MigrationError | None = None
+
+    def look(self, migrations: Sequence[Migration], policy: Policy) -> None:
+        """Read the record, and find the states of all migrations and what a run under this policy would refuse."""
+        try:
+            self.record = self.handle.look()
+        except DatabaseError as error:
+            self.error = error
+            return
+        self.findings = find(migrations, self.record)
+        try:
+            refusals.refuse_by_policy(self.findings.statuses, policy, self.handle.recorded)
+        except RefusedError as refusal:
+            # The texts that it carries may be large, and nothing shown by reading commands needs them.
+            refusal.recorded = {}
+            self.refusal = refusal
 
     @property
     def name(self) -> str:
@@ -77,11 +59,6 @@ class View:
         return self.error or self.refusal
 
     @property
-    def findings(self) -> Findings:
-        """The states of all migrations, with the times of this database. Found each time: ask once."""
-        return self.judged.findings if self.record is self.judged.record else find(self.migrations, self.record)
-
-    @property
     def applied(self) -> int:
         """How many the ledger has."""
         return len(self.record.applied)
@@ -89,7 +66,14 @@ class View:
     @property
     def pending(self) -> int:
         """How many could be applied, repeatable ones included."""
-        return self.judged.pending
+        return self.findings.pending
+
+    @property
+    def waiting(self) -> list[str]:
+        """The labels of those that a run would apply, or do again, if it refused nothing."""
+        versioned = [status.label for status in self.findings.statuses if status.state in _WAITING]
+        repeatables = [each.migration for each in self.findings.repeatables if each.state is State.PENDING]
+        return versioned + [each.label for each in repeatables if each]
 
     @property
     def unfinished(self) -> Unfinished | None:
@@ -104,7 +88,7 @@ class View:
         if self.refusal:
             return "blocked"
         # One that was changed and is not refused waits to be redone.
-        return "pending" if self.judged.waiting else "current"
+        return "pending" if self.waiting else "current"
 
 
 class TargetView:
@@ -131,20 +115,14 @@ class TargetView:
         """
         if self.listing is None:
             return
-        judge = _Judge(self.listing.migrations)
         fault = self.listing.invalid[0] if self.listing.invalid else None
         policy, followed = self.target.policy, following(self.target.policy)
         for database in self.databases:
-            view = View(database, self.target, _handle(database, self.target), self.listing.migrations)
-            try:
-                view.record = view.handle.look()
-            except DatabaseError as error:
-                view.error = error
-            else:
-                is_developed = fault is None and database.path in developed
-                view.judged = judge(view.record, followed if is_developed else policy, view.handle.recorded)
+            view = View(database, self.target, _handle(database, self.target))
+            is_developed = fault is None and database.path in developed
+            view.look(self.listing.migrations, followed if is_developed else policy)
             # Nothing from a directory with an invalid file is applied to anything.
-            view.refusal = view.judged.refusal or fault
+            view.refusal = view.refusal or fault
             yield view
 
 
@@ -170,37 +148,6 @@ def _handle(database: DatabasePath, target: Target) -> "Database":
         busy_timeout=target.busy_timeout,
         application_id=target.application_id,
     )
-
-
-class _Judge:
-    """Of the databases with these migrations. Those of a fleet are mostly alike: what was found is remembered."""
-
-    def __init__(self, migrations: Sequence[Migration]) -> None:
-        self.migrations = migrations
-        self._known: dict[Hashable, Judged] = {}
-
-    def __call__(self, record: Record, policy: Policy, recorded: Recorded) -> Judged:
-        """Find the states, and what a run under this policy would refuse; `recorded` as for `refuse_by_policy`."""
-        key = policy, likeness(record)
-        judged = self._known.get(key)
-        if judged is None:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            judged = self._known[key] = _judged(record, find(self.migrations, record), policy, recorded)
-        return judged
-
-
-def _judged(record: Record, findings: Findings, policy: Policy, recorded: Recorded) -> Judged:
-    refusal: RefusedError | None = None
-    try:
-        refusals.refuse_by_policy(findings.statuses, policy, recorded)
-    except RefusedError as error:
-        refusal = error
-        # The texts may be large, and what was judged is kept.
-        refusal.recorded = {}
-    waiting = [status.label for status in findings.statuses if status.state in _WAITING]
-    repeatables = [each.migration for each in findings.repeatables if each.state is State.PENDING]
-    return Judged(record, findings, refusal, waiting + [each.label for each in repeatables if each])
 
 
 def problem(error: MigrationError | None) -> dict[str, Any] | None:

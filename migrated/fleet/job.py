@@ -10,7 +10,7 @@ from migrated.core import diff, refusals
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
-from migrated.core.status import OnChanged, State
+from migrated.core.status import OnChanged, State, find
 from migrated.engine.backend import Observer, Template
 from migrated.engine.database import Glance, glance, is_absent_or_empty, open_database
 from migrated.engine.runner import Hold, MigrationRunner, Prepared
@@ -236,7 +236,7 @@ class Alike:
             return
         handle = open_database(database.path, must_exist=True, application_id=self._target.application_id)
         try:
-            findings = self._prepared.find(handle.look())
+            findings = find(self._prepared.available, handle.look())
             refusals.refuse_by_policy(findings.statuses, self._target.policy)
         except MigrationError:
             return

@@ -102,8 +102,7 @@ def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agend
 
     if view.error:
         return None, view.error
-    # The times do not matter here.
-    findings = view.judged.findings
+    findings = view.findings
     statuses = findings.statuses
     try:
         refusals.refuse_unfinished(statuses)
