@@ -1,1 +1,1 @@
-"""config: to be said."""
+"""Configuration: the settings as values, the TOML file, and where it is looked for."""

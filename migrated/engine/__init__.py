@@ -1,1 +1,1 @@
-"""engine: to be said."""
+"""One database brought up to date. The rooms above import `runner`, `backend` and `database`."""

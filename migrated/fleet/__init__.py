@@ -1,1 +1,1 @@
-"""fleet: to be said."""
+"""Many databases: found, migrated in waves, inspected, and reported on."""

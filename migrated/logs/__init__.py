@@ -1,1 +1,1 @@
-"""logs: to be said."""
+"""Structured logs: the events, how a line is rendered, and where it is written."""

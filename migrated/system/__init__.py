@@ -1,1 +1,1 @@
-"""system: to be said."""
+"""What the operating system provides: file locks, permissions, processes, files, and cancellation of work."""

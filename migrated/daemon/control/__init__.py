@@ -1,1 +1,1 @@
-"""control: to be said."""
+"""Control of a running daemon through its socket: protocol, server, pending requests, client."""

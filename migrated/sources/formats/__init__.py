@@ -1,1 +1,1 @@
-"""formats: to be said."""
+"""The formats of migration files, one module a format."""

@@ -1,1 +1,1 @@
-"""snapshots: to be said."""
+"""Snapshots of a SQLite database: taken, listed, restored, and the base of a rebuild."""
