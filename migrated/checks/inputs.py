@@ -1,4 +1,4 @@
-"""Checks of one database: can it be used, what is applied, is there room, who owns what lies beside it."""
+"""Checks of what the daemon works on: the databases and the migrations directories."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Checks of the machine: versions, the kernel's limits, the clock."""
+"""Checks of the machine: versions, kernel limits, locks on its file systems, and the clock."""
 
 import ctypes
 import os

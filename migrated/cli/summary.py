@@ -1,4 +1,4 @@
-"""Databases that have something in common, told of together: a fleet has thousands, and few causes."""
+"""Summaries of many databases: totals, and databases grouped by what they have in common."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence

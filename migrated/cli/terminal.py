@@ -1,4 +1,4 @@
-"""Text for people and programs: JSON documents, tables on a terminal, tab-separated lines elsewhere."""
+"""Output for people and programs: JSON documents, tables, problems, and the progress bar of a fleet."""
 
 import os
 import sys

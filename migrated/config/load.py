@@ -1,4 +1,4 @@
-"""Find the configuration: the defaults, what a file says over them, what the command line says over that.
+"""Find and load the configuration: the defaults, overridden by a file, overridden by the command line.
 
 Without a file the reader of TOML is not even loaded: reading commands start in half the time.
 """

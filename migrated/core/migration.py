@@ -1,4 +1,4 @@
-"""The values that the rest of the package passes around."""
+"""A migration as a value: its SQL texts, checksum, directives and place in a file."""
 
 import hashlib
 import re

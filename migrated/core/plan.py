@@ -1,4 +1,7 @@
-"""What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone."""
+"""What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone.
+
+What is pending is a set difference, never a high-water mark. Only what the ledger has can be rolled back.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple

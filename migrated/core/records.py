@@ -1,4 +1,4 @@
-"""The values that the rest of the package passes around."""
+"""What a database has on record: applied, repeatable and unfinished migrations; and its snapshots."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime

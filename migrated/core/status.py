@@ -1,9 +1,4 @@
-"""Available migrations + what the ledger says + policy -> a plan, or a refusal.
-
-Everything that decides is here, over plain values. Three rules hold throughout: what is pending is a set
-difference, never a high-water mark; only what the ledger has can be rolled back; a refusal names every
-offender and comes before the first step.
-"""
+"""The state of every migration: the files that are available, compared with what the ledger has."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""What the daemon remembers of each database, and what it says of it."""
+"""What the daemon logs about each database, and when: once a cause, then ever more seldom, alike ones together."""
 
 import math
 from collections import Counter

@@ -1,7 +1,4 @@
-"""The daemon's hooks: which are wanted after a pass, and running them while the daemon goes on.
-
-Owned by the loop's thread, but for the programs, which a thread of their own waits for.
-"""
+"""The messages that the daemon's loop receives from the worker, the watchers and the signal handlers."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """One pass: read the directories, find the databases, bring each up to date. Runs in the worker's thread.
 
-It is given what it needs, and tells what it found by messages. What the next pass needs of it is in the roster.
+It is given what it needs, and tells what it found by messages. What the next pass needs of it is in the `Roster`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""When to try again, and when to complain again."""
+"""Timers without a clock: retries, repeated complaints, debounced events, and systemd's watchdog."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the worker is at, for whoever wants to see it while it lasts."""
+"""The daemon's status: what the worker is doing, and the state of each database, as values and as short texts."""
 
 import math
 import os

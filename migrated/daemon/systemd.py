@@ -1,4 +1,4 @@
-"""Telling systemd how the service is (https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html)."""
+"""Notifications to systemd (https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html)."""
 
 import math
 import os

@@ -3,6 +3,8 @@
 An event is only a hint that a directory should be looked at. Watches end silently when their directory is
 deleted, moved, mounted over or swapped behind a symlink, so once a second the path is compared with what is
 watched, and the whole observer is built anew when they differ.
+
+`is_under_way` tells whether git is checking files out.
 """
 
 import errno

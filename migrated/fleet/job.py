@@ -1,4 +1,4 @@
-"""One piece of work, and what it comes to on each database of a fleet."""
+"""One operation on any database of a fleet: current ones are skipped, new ones may be copied from another."""
 
 import os
 import threading

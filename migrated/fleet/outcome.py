@@ -1,4 +1,4 @@
-"""One piece of work, and what it comes to on each database of a fleet."""
+"""What an operation came to on one database, and the cause where it failed."""
 
 import os
 from collections.abc import Mapping

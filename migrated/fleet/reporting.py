@@ -1,4 +1,4 @@
-"""What came of work on databases, told to the log: by database, and by cause where many have the same."""
+"""Outcomes as log events: by database, and by cause where many databases share one."""
 
 import time
 from collections import Counter

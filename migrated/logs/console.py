@@ -1,4 +1,4 @@
-"""The log for a person at a terminal: what happened, where, and what to do, without what only programs need."""
+"""The log for a person at a terminal: what happened, where, and what to do; its colours."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

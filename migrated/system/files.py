@@ -1,4 +1,4 @@
-"""A file that has one whole text or another: compared first, and replaced by a rename."""
+"""Files and folders: replaced only when they differ, grouped by folder, on which file system."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Users and groups: who they are, what they may do with a file, and giving them what root makes in their place."""
+"""Users, groups and permissions: who may read a file, who could change it, and who gets what root creates."""
 
 import grp
 import os

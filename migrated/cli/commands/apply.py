@@ -1,4 +1,4 @@
-"""migrated up."""
+"""migrated up, down and redo."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""migrated wait."""
+"""migrated wait, reload, retry, pause and resume."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""migrated install-service."""
+"""migrated run, dev and install-service."""
 
 import argparse
 import glob

@@ -1,4 +1,4 @@
-"""migrated restore."""
+"""migrated snapshots and restore."""
 
 import argparse
 from typing import TYPE_CHECKING, Any, NamedTuple

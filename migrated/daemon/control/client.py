@@ -1,4 +1,4 @@
-"""Talking to a running daemon: where it listens, and one question with its answer, each JSON in a line."""
+"""Client of the control socket: find the daemon of a database, send one request, read the answer."""
 
 import json
 import os

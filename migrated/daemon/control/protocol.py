@@ -1,4 +1,4 @@
-"""What a request through the control socket may be."""
+"""Protocol of the control socket: requests and answers, each one line of JSON, and their limits."""
 
 import json
 import os

@@ -1,8 +1,9 @@
-"""Running a migration without a transaction around it: statement by statement, each recorded when it is done.
+"""Apply one step: prepare it, then run it in one transaction, or statement by statement without one.
 
-A statement that can run in a transaction gets one of its own, together with its record. What cannot (VACUUM and
-PRAGMA) runs first and is recorded next: these two may be run again without harm, so that after a crash in between
-it is right to say that they are not done. The record of the last statement is that of the whole migration.
+Without a transaction around the step, each statement is recorded when it is done. A statement that can run in a
+transaction gets one of its own, together with its record. What cannot (VACUUM and PRAGMA) runs first and is
+recorded next: these two may be run again without harm, so that after a crash in between it is right to say that
+they are not done. The record of the last statement is that of the whole migration.
 """
 
 import contextlib

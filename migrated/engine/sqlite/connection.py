@@ -1,4 +1,4 @@
-"""Opening a SQLite file as a migration needs it, and translating what goes wrong there."""
+"""Open a SQLite file as a migration needs it, read its properties, and translate SQLite's errors."""
 
 import contextlib
 import os

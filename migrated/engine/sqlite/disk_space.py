@@ -1,4 +1,4 @@
-"""How much of the disk a migration that writes whole tables anew will ask for, before it begins."""
+"""Disk space: what is free, and what a migration that rewrites whole tables will need."""
 
 import os
 import re

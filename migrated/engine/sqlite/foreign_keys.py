@@ -1,4 +1,4 @@
-"""Which rows point at a parent that is not there."""
+"""Detect foreign-key violations that a migration introduces, as opposed to those that existed before."""
 
 import re
 from collections import Counter

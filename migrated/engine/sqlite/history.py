@@ -1,4 +1,4 @@
-"""`_migrations_history`, everything that ever happened: it is only added to."""
+"""`_migrations_history`, to which rows are only added; and the whole record of a database, read at once."""
 
 import os
 from collections.abc import Iterable

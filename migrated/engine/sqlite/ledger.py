@@ -1,4 +1,4 @@
-"""`_migrations`, what is applied; and the making of both tables."""
+"""`_migrations`, what is applied: creating, reading and changing it, and a summary of it by one query."""
 
 import contextlib
 import re

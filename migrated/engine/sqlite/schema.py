@@ -1,4 +1,4 @@
-"""The schema of a database as SQL that makes an empty database like it, with the record of what is applied."""
+"""The schema of a database as SQL that creates an empty copy, and what restoring a snapshot would lose."""
 
 import contextlib
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Running a script statement by statement, under guard, knowing at each moment where it is."""
+"""Run a script statement by statement; an error names the migration, the statement and its place."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is looked at around the statements of one step, before it may be committed."""
+"""Checks around the statements of one step, before it may be committed."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""File names: which are migrations, which are a mistake to be told, which are none of our business."""
+"""The native format: file names, and the sections, header and directives in a file."""
 
 import re
 from collections.abc import Iterable, Sequence

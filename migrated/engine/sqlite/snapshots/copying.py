@@ -1,4 +1,4 @@
-"""Copies of a database as files of their own: made page by page, looked over, put on the disk."""
+"""Copies of a database as files of their own: made page by page, checked, synced; and copies of a template."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Changing a database on a copy that becomes its content at one stroke."""
+"""Change a database on a copy that replaces its content atomically, and find its earlier states."""
 
 import contextlib
 import os
