@@ -80,7 +80,7 @@ def _own_imports(path: Path) -> Iterator[str]:
 def _floor(room: str) -> int:
     found = [number for number, floor in enumerate(FLOORS) if room in floor]
 
-    assert found, f"{room} stands on no floor: add it to the list above, or do not import it"
+    assert found, f"{room} stands on no floor: add it to FLOORS, or do not import it"
     return found[0]
 
 

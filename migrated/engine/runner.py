@@ -41,7 +41,7 @@ DEFAULT_LOCK_TIMEOUT = 10.0
 
 
 class Hold(Protocol):
-    """Takes the lock of the directory that a database lies in, as `locks.holding` does with `locks.APPLYING`."""
+    """Takes the lock of the directory that a database lies in, as `file_locks.holding` does with `APPLYING`."""
 
     def __call__(
         self, database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]

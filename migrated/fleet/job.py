@@ -101,7 +101,7 @@ class Job:
         """Do it on one. Never raises a `MigrationError`: it is in the outcome.
 
         Each step is told to `also` and logged as it happens: unless `in_full`, only where it deserves attention.
-        The outcome itself is for `reports`. Another's lock is waited for as long as the target says, or for
+        The outcome itself is for `reporting`. Another's lock is waited for as long as the target says, or for
         `busy_timeout` seconds.
         """
         if self._alike is not None and self._alike.is_current(database):

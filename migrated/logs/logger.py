@@ -85,7 +85,7 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
 def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool = False) -> Log:
     """Set the log up for this process. `auto` is console on a terminal, JSON otherwise.
 
-    `json`, `ecs` and `otel` are JSON with the keys that `logshapes` gives them.
+    `json`, `ecs` and `otel` are JSON with the keys that `formats` gives them.
     The console leaves out what is only for programs, unless the level is debug.
     `queued` is for a process that must not wait for whoever reads its log: a thread of its own writes, and
     `Log.close` ends it.
