@@ -269,8 +269,9 @@ def test_mismatch_is_shown_on_the_console_and_only_told_in_json(tmp_path: Path, 
     assert "title" not in json.dumps(told)
 
 
-def test_readme_shows_what_a_person_sees(tmp_path: Path) -> None:
-    shown = (ROOT / "README.md").read_text().partition("## What changed")[2].split("```\n")[1]
+def test_manual_shows_what_a_person_sees(tmp_path: Path) -> None:
+    topic = (ROOT / "migrated" / "docs" / "repair.md").read_text()
+    shown = topic.partition("## Changed migrations")[2].split("```\n")[1]
     migrations = tmp_path / "migrations"
     shutil.copytree(ROOT / "migrations", migrations)
     bring_up(tmp_path)

@@ -13,7 +13,7 @@ _COMMENTS = [
     *("/* ; */", "/* 'open */", "/**/", '/*\n-- DOWN\n"*/', "/* BEGIN */", " -- it's;\n", "\n-- END;\r\n"),
     *("\n--\n", " -- /* \n", "/* -- */", "\n-- ; COMMIT\n", '\n-- "\n', "/* é */", "\n-- 名\n"),
 ]
-# Where they are text, as the README says: in parentheses and in the body of a trigger.
+# Where they are text, as the manual says: in parentheses and in the body of a trigger.
 _MARKERS = ["\n-- UP\n", "\n-- DOWN\n", "\n  --down \n"]
 _BETWEEN = ["", " ", "\n", "\n", "\n\n", "\r\n", ";;", "\n ; ;\n", "\n-- ; 'x\n", "/* ; */", "\n/* a\n;b */\n"]
 _AT_THE_END = ["", "", "\n", "\n-- the end", "/* the end */", " \r\n"]

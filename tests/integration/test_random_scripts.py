@@ -253,7 +253,7 @@ def test_valid_script_comes_to_the_same_as_in_sqlite_alone(bench: Bench, example
 
 @st.composite
 def files(draw: Draw) -> tuple[str, str, str | None]:
-    """The text of a file, and the texts of its sections as the README says they are to be read."""
+    """The text of a file, and the texts of its sections as the manual says they are to be read."""
     up = draw(scripts(most=6)).text
     header = draw(st.sampled_from(["", "-- Migration: change\n-- Version: 1\n\n"]))
     way = draw(st.sampled_from(["up alone", "up", "nothing to undo", "down", "down"]))

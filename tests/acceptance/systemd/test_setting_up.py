@@ -1,4 +1,4 @@
-"""What the README says to type, typed; what is then in the journal; the unit that the program writes itself."""
+"""What the manual says to type, typed; what is then in the journal; the unit that the program writes itself."""
 
 import json
 import re
@@ -11,12 +11,12 @@ from support import ROOT, applied_versions
 
 pytestmark = pytest.mark.long
 
-_SECTION = (ROOT / "README.md").read_text().partition("\n## Service\n")[2].partition("\n## ")[0]
+_SECTION = (ROOT / "migrated" / "docs" / "service.md").read_text()
 _RUNTIME = f"/run/user/{FIRST_USER_ID}"
 
 
 def commands(containing: str) -> str:
-    """The one block of commands in the section that has this text."""
+    """The one block of commands in the topic that has this text."""
     (found,) = [block for block in re.findall(r"```sh\n(.*?)```", _SECTION, re.DOTALL) if containing in block]
     return f"set -e\ncd {SOURCE}\n{found}"
 
@@ -49,7 +49,7 @@ def test_commands_for_the_service_of_the_system_do_it(
     assert service.state() == ("active", "success", "0")
     assert machine.run("systemctl", "is-enabled", "migrated").stdout == "enabled\n"
     assert applied_versions(application.database) == [1]
-    # What the README says about the status and the journal.
+    # What the manual says about the status and the journal.
     (status,) = re.findall(r'`(Status: "[^`]*")`', _SECTION)
     assert status in machine.do("systemctl", "status", "migrated")
     machine.do("journalctl", "--sync")
