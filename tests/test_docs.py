@@ -547,7 +547,6 @@ def test_ratios_in_the_readme_are_those_that_were_measured() -> None:
     assert [row for row in shown if compared.get((row[0], row[1])) != row[2]] == []
 
 
-@pytest.mark.skipif(not (ROOT / "migrated" / "core").is_dir(), reason="the modules are not in these rooms yet")
 def test_modules_named_for_contributors_are_there() -> None:
     text = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
     rooms = "cli|checks|daemon|fleet|engine|config|sources|logs|system|core"
