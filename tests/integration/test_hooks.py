@@ -174,7 +174,9 @@ def test_program_may_lie_beside_the_file_or_in_the_path(place: Place) -> None:
     assert place.run("./other", "now")["output"] == "here now"
 
 
-def test_what_cannot_be_started(place: Place) -> None:
+def test_what_cannot_be_started(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A directory on the path that may not be entered would leave open whether the program is there.
+    monkeypatch.setenv("PATH", os.defpath)
     assert place.failure("no-such-program", "x") == (
         "no-such-program, or the program that its first line names, was not found",
         f"{DIRECTORY_HINT} {place.home}",
