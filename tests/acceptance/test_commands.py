@@ -7,7 +7,7 @@ import pty
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -676,6 +676,7 @@ class TestMigrationsDirectory:
     ) -> None:
         bring_up(tmp_path)
         before = everything(database)
+        wrapper: Sequence[str] = ()
         match state:
             case "missing":
                 three.rename(tmp_path / "away")
@@ -683,10 +684,11 @@ class TestMigrationsDirectory:
                 three.rename(tmp_path / "away")
                 three.write_text("")
             case _:
-                require(BOUND_BY_PERMISSIONS)
+                wrapper = BOUND_BY_PERMISSIONS
+                require(wrapper)
                 three.chmod(0)
 
-        done = migrated(tmp_path, command, wrapper=BOUND_BY_PERMISSIONS)
+        done = migrated(tmp_path, command, wrapper=wrapper)
         if state == "not readable":
             three.chmod(0o755)
         assert done.returncode == 4

@@ -11,7 +11,16 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
-from daemon_process import BOUND_BY_PERMISSIONS, DEADLINE, DaemonProcess, log_lines, migrated, poll, writer_holding
+from daemon_process import (
+    BOUND_BY_PERMISSIONS,
+    DEADLINE,
+    DaemonProcess,
+    log_lines,
+    migrated,
+    poll,
+    require,
+    writer_holding,
+)
 from support import applied_versions, everything, execute, put_file, query, write_migration
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -441,10 +450,8 @@ class TestStoppedMigration:
 class TestLargeFleet:
     """One fleet with everything in it that can happen to one of many."""
 
-    @pytest.mark.skipif(
-        not BOUND_BY_PERMISSIONS and os.geteuid() == 0, reason="root passes any check of permissions"
-    )
     def test_each_is_handled_by_itself(self, tmp_path: Path, size: int) -> None:
+        require(BOUND_BY_PERMISSIONS)
         databases = fleet(tmp_path, size, more=QUICKLY)
         fill(tmp_path, databases)
         locked, corrupt, read_only, changed, vanishing = (databases[number] for number in (50, 51, 52, 53, -1))
