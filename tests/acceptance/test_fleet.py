@@ -386,7 +386,7 @@ def test_busy_one_does_not_hold_up_the_others(tmp_path: Path) -> None:
 
 
 def test_up_comes_back_to_a_busy_one(tmp_path: Path) -> None:
-    databases = fleet(tmp_path, 30, more='busy_timeout = "30s"')
+    databases = fleet(tmp_path, 30, more='busy_timeout = "10m"')
     fill(tmp_path, databases)
     write_migration(tmp_path / "migrations", 3)
     with writer_holding(databases[4]) as release, DaemonProcess(tmp_path, command="up") as up:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from daemon_process import DEADLINE
 from integration.children import run_script
 from support import applied_versions, checksum, everything, execute, put_file, query, schema
 
@@ -917,12 +918,12 @@ class _Waits(Observer, Supervision):
 
 def _run_until_it_waits(database: Path, text: str) -> tuple[threading.Thread, list[object]]:
     waits = _Waits()
-    runner = MigrationRunner(database, observer=waits, supervision=waits)
+    runner = MigrationRunner(database, busy_timeout=600, observer=waits, supervision=waits)
     runner.add_migrations([Migration(1, "m1", GROUND), Migration(2, "m2", text)])
     results: list[object] = []
     thread = threading.Thread(target=lambda: results.extend(entry.version for entry in runner.run()))
     thread.start()
-    assert waits.waiting.wait(10)
+    assert waits.waiting.wait(DEADLINE)
     return thread, results
 
 
@@ -934,7 +935,7 @@ def test_reader_makes_commit_wait_in_delete_mode_and_it_succeeds_afterwards(data
     thread, results = _run_until_it_waits(database, f"{pragma} INSERT INTO t VALUES (2, 'two')")
     seen = reader.execute("SELECT id FROM t").fetchall()
     reader.close()
-    thread.join(10)
+    thread.join(DEADLINE)
 
     assert seen == [(1,)]
     assert results == [2]
@@ -949,7 +950,7 @@ def test_writer_is_waited_for(database: Path) -> None:
     thread, results = _run_until_it_waits(database, "UPDATE t SET a = a || id")
     writer.execute("COMMIT")
     writer.close()
-    thread.join(10)
+    thread.join(DEADLINE)
 
     assert results == [2]
     assert query(database, "SELECT a FROM t") == [("one1",), ("five5",)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from daemon_process import poll
+from daemon_process import DEADLINE, poll
 from integration.children import Children, line_from, tell
 from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
 
@@ -78,7 +78,7 @@ def test_correctness_does_not_rest_on_the_lock_file(
         tell(child)
     counts = [int(line_from(child)) for child in started]
 
-    assert [child.wait(30) for child in started] == [0] * 4
+    assert [child.wait(DEADLINE) for child in started] == [0] * 4
     assert sum(counts) == 40
     assert applications(database) == [(version, 1) for version in range(1, 41)]
     assert query(database, "SELECT n FROM total") == [(40,)]
@@ -374,7 +374,7 @@ def test_killed_runner_leaves_all_or_nothing_and_the_next_one_finishes(
     write_migration(migrations, 2, up="\n".join(deadly))
 
     child = children.start(CRASHING, database, migrations)
-    child.wait(30)
+    child.wait(DEADLINE)
 
     assert child.returncode == -signal.SIGKILL, child.communicate()
     assert query(database, "PRAGMA integrity_check") == [("ok",)]
@@ -423,7 +423,7 @@ def test_killed_runner_frees_the_database_for_the_next_one_at_once(
 ) -> None:
     write_migration(migrations, 1, up="SELECT die();\nCREATE TABLE a (x);")
     child = children.start(CRASHING, database, migrations)
-    child.wait(30)
+    child.wait(DEADLINE)
     assert child.returncode == -signal.SIGKILL, child.communicate()
     runner = MigrationRunner(database, lock_timeout=0, busy_timeout=0)
     runner.add_migration(Migration(1, "change", "CREATE TABLE a (x)"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from daemon_process import DEADLINE
 from support import applied_versions, everything, execute, put_file, query, schema
 
 from migrated import (
@@ -656,9 +657,9 @@ def test_interruption_from_another_thread(database: Path, told: Told, journal: s
     runner = runner_for(database, told, f"INSERT INTO there VALUES (2); {ENDLESS}")
     thread = threading.Thread(target=lambda: failures.append(failure_of(runner.run)))
     thread.start()
-    assert begun.wait(30)
+    assert begun.wait(DEADLINE)
     told.end()
-    thread.join(30)
+    thread.join(DEADLINE)
 
     assert [failure.code for failure in failures] == [INTERRUPTED]
     assert query(database, "SELECT x FROM there") == [(1,)]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import apsw
 import pytest
-from daemon_process import environment, require
+from daemon_process import DEADLINE, environment, require
 from integration.children import run_script
 from support import ROOT, applied_versions, everything, execute, query
 
@@ -546,7 +546,7 @@ def run_as(script: str, *arguments: object, uid: int, groups: str = "") -> subpr
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=DEADLINE,
     )
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from daemon_process import DEADLINE
 from integration.faults.faulty_vfs import Unsynced
 from integration.faults.serving import KILLED, environment
 from support import execute, query
@@ -35,7 +36,7 @@ def test_a_power_cut_takes_what_was_not_synced(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         check=False,
     )
 
