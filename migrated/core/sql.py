@@ -20,15 +20,17 @@ _LINE_COMMENT = r"--[^\n]*"
 _BLOCK_COMMENT = r"/\*[^*]*(?s:.*?)(?:\*/|\Z)"
 # A quoted quote ('it''s') reads as two strings side by side, which ends at the same place.
 _QUOTED = r"""'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
-_IN_NAME = r"0-9A-Za-z_$\u0080-\U0010ffff"
+# Letters, digits, "_", "$" and all that is not ASCII. Written as what it excludes: `re` takes 5 ms to compile the
+# range of all that is included, a tenth of the time that `migrated status` takes.
+_NAME = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
 _TOKEN = re.compile(
     rf"""(?P<space>{_SPACE})
     |(?P<line_comment>{_LINE_COMMENT})
     |(?P<block_comment>{_BLOCK_COMMENT})
     |(?P<quoted>{_QUOTED})
     |(?P<semicolon>;)
-    |(?P<word>[{_IN_NAME}]+)
-    |(?P<other>[^{_IN_NAME}'"`\[;\-/ \t\n\f\r]+|.)""",
+    |(?P<word>{_NAME}+)
+    |(?P<other>.)""",
     re.VERBOSE,
 )
 # What may stand between statements.
@@ -44,20 +46,20 @@ _MOST_WORDS_TO_TRIGGER = 6
 _BLANK = {"space", "line_comment", "block_comment"}
 # SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
 # x '41' are two that mean something else. A quoted quote is joined to its string by `exact_tokens`.
-# Compiled when it is first used: that takes 5 ms, and only comparing texts needs it.
+# Compiled when it is first used: only comparing texts needs it.
 _EXACT_TOKEN = rf"""(?P<blank>[ \t\n\f\r][ \t\n\v\f\r]*|--[^\n]*|/\*(?!\Z)(?s:.*?)(?:\*/|\Z))
     |\ufeff
     |[xX]'[^']*(?:'|\Z)
     |(?P<quoted>'[^']*(?:'|\Z) | "[^"]*(?:"|\Z) | `[^`]*(?:`|\Z)) | \[[^\]]*(?:\]|\Z)
-    |(?:0[xX][0-9a-fA-F_]+|(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?)[{_IN_NAME}]*
-    |[@:$\#](?:[{_IN_NAME}]|::)+(?:\([^ \t\n\f\r)]*\)?)? | \?[0-9]*
-    |[{_IN_NAME}]+
+    |(?:0[xX][0-9a-fA-F_]+|(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?){_NAME}*
+    |[@:$\#](?:{_NAME}|::)+(?:\([^ \t\n\f\r)]*\)?)? | \?[0-9]*
+    |{_NAME}+
     |->>?|==?|<[=><]?|>[=>]?|!=|\|\|
     |(?s:.)"""
 # Of the statements that a migration may hold; END, which may not begin one, ends many a CASE.
 _BEGINNINGS = re.compile(
     r"(?:ALTER|ANALYZE|CREATE|DELETE|DROP|EXPLAIN|INSERT|PRAGMA|REINDEX|REPLACE|SELECT|UPDATE|VACUUM|VALUES|WITH)"
-    rf"(?![{_IN_NAME}])",
+    rf"(?!{_NAME})",
     re.IGNORECASE | re.ASCII,
 )
 
