@@ -1,11 +1,12 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from migrated.config.load import would_be_found
 from migrated.config.settings import Target
-from migrated.fleet.discovery import DatabasePath, assign, discover
+from migrated.fleet.discovery import DatabasePath, Discovery, assign, discover
 
 
 def names(base: Path, *configured: str) -> list[str]:
@@ -67,11 +68,48 @@ def test_folder_of_the_locks_is_passed_over(base: Path, pattern: str) -> None:
     assert [name for name in names(base, pattern) if "lock" in name] == []
 
 
-def test_new_match_is_found_at_the_next_look(base: Path) -> None:
-    before = names(base, "*.db")
-    (base / "c.db").touch()
+class TestAgain:
+    """One object that looks again and again, as the daemon's does."""
 
-    assert [*before, "c.db"] == names(base, "*.db")
+    PATTERNS = ("./[x].db", "x.db", "*.db", "tenants/*.db", "*/deep/*.db")
+
+    @pytest.fixture
+    def target(self, base: Path) -> Target:
+        (base / "x.db").touch()
+        return Target(str(base), self.PATTERNS, str(base / "migrations"))
+
+    def test_same_list_while_nothing_changes(self, target: Target) -> None:
+        discovery = Discovery()
+
+        assert discovery.discover(target) is discovery.discover(target)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda base: (base / "c.db").touch(), id="new file"),
+            pytest.param(lambda base: (base / "tenants" / "e.db").touch(), id="new file in a folder"),
+            pytest.param(lambda base: (base / "tenants" / "deep" / "e.db").touch(), id="new file in any folder"),
+            pytest.param(lambda base: (base / "a.db").unlink(), id="removed"),
+            pytest.param(lambda base: (base / "a.db").rename(base / "z.db"), id="renamed"),
+            pytest.param(lambda base: (base / "[x].db").touch(), id="pattern that is a file by now"),
+        ],
+    )
+    def test_list_after_a_change_is_that_of_a_first_look(
+        self, base: Path, target: Target, change: Callable[[Path], object]
+    ) -> None:
+        discovery = Discovery()
+        before = discovery.discover(target)
+        change(base)
+
+        assert discovery.discover(target) == discover(target) != before
+
+    def test_targets_with_equal_paths_below_different_folders_are_kept_apart(self, base: Path) -> None:
+        discovery = Discovery()
+        here, below = (Target(str(place), ("a.db",), "m") for place in (base, base / "tenants"))
+
+        assert discovery.discover(here) == discover(here)
+        assert discovery.discover(below) == discover(below)
+        assert discovery.discover(here) == discover(here)
 
 
 def test_name_is_as_configured_and_path_is_below_the_base(base: Path) -> None:
