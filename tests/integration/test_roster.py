@@ -173,6 +173,17 @@ class TestDirectory:
         assert second.mark != first.mark
         assert second.listing.migrations != first.listing.migrations
 
+    def test_ignored_file_that_comes_or_goes_is_another_reading_with_the_same_mark(self, migrations: Path) -> None:
+        reader = Roster().reader
+        first = reader.read(str(migrations))
+        (migrations / "misnamed.sql").write_text("SELECT 1;")
+        second = reader.read(str(migrations))
+        (migrations / "misnamed.sql").unlink()
+        third = reader.read(str(migrations))
+
+        assert [len(reading.listing.ignored) for reading in (first, second, third)] == [0, 1, 0]
+        assert first.mark == second.mark == third.mark
+
     def test_file_that_has_its_size_and_time_of_before_is_read_anew(self, migrations: Path) -> None:
         reader = Roster().reader
         path = migrations / "2_change.sql"
