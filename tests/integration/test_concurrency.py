@@ -225,6 +225,18 @@ def test_runner_plans_again_when_the_ledger_moved_before_its_transaction(
     assert [row[1] for row in schema(database)] == ["t1", "t2", "t3", "t4"]
 
 
+def test_repeatable_migration_that_another_runner_applies_meanwhile_is_not_repeated(database: Path) -> None:
+    MigrationRunner(database).init()
+    view = Migration.repeatable("view", "DROP VIEW IF EXISTS v; CREATE VIEW v AS SELECT 1;")
+    runner = MigrationRunner(database, observer=_Intruder(database, 2, [view]))
+    runner.add_migrations([*_tables(1, 2), view])
+
+    runner.run()
+
+    assert applied_versions(database) == [1, 2]
+    assert query(database, "SELECT count(*) FROM _migrations_history WHERE action = 'repeat'") == [(1,)]
+
+
 def test_rollback_plans_again_when_the_ledger_moved(database: Path) -> None:
     MigrationRunner(database).init()
     first = MigrationRunner(database)
