@@ -236,6 +236,19 @@ class TestSharedLocks:
         with holding(str(tmp_path / "x.db"), APPLYING, 0) as lock:
             assert lock.is_intact()
 
+    def test_lock_of_a_link_is_that_of_what_it_leads_to(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link.db").symlink_to(tmp_path / "real" / "app.db")
+
+        def take(name: str) -> None:
+            with locks.hold(str(tmp_path / name), 0, cancelled=lambda: False, waiting=lambda _holder: None):
+                pass
+
+        with holding(str(tmp_path / "real" / "app.db"), APPLYING, 0), SharedLocks() as locks:
+            take("beside.db")
+            with pytest.raises(LockHeldError):
+                take("link.db")
+
     def test_lock_of_another_is_waited_for_once(self, tmp_path: Path) -> None:
         waits: list[str] = []
 
