@@ -864,6 +864,23 @@ class TestReload:
             execute(tmp_path / "three/a.db", "CREATE TABLE t (x)")
             assert migrated(tmp_path, "down", "-d", "three/a.db").returncode == 0
 
+    def test_database_at_rest_is_judged_by_the_policy_in_force(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
+        """Neither it nor the files change: only the configuration does."""
+        write_migration(migrations, 1)
+        path = write_migration(migrations, 2)
+        bring_up(tmp_path)
+        path.unlink()
+        # What was written a moment ago is looked at again in any case.
+        os.utime(database, (time.time() - 60, time.time() - 60))
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("database.blocked")
+            daemon.look()
+            configure(tmp_path, 'on_missing = "ignore"')
+            daemon.send(signal.SIGHUP)
+            daemon.wait_for("database.unblocked")
+
     def test_a_match_that_was_removed_is_not_made_anew(self, tmp_path: Path, migrations: Path) -> None:
         """It was found when the pass began, and removed while the one before it was waited for."""
         (tmp_path / "t").mkdir()
