@@ -292,6 +292,20 @@ class TestDiscovery:
             daemon.stop()
         assert [line for line in daemon.lines if line["level"] == "error"] == []
 
+    def test_new_ones_have_the_latest_migrations_at_once(self, tmp_path: Path) -> None:
+        """What they are copied from is no older than the pass."""
+        databases = fleet(tmp_path, 4)
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait_for("daemon.ready", databases=4, current=4)
+            new = [tmp_path / "tenants" / f"new{number}.db" for number in range(3)]
+            for database in new:
+                database.touch()
+            write_migration(tmp_path / "migrations", 3)
+            daemon.wait_for("fleet.finished", databases=7, current=7)
+            daemon.kill()
+
+        assert versions([*databases, *new]) == {(1, 2, 3): 7}
+
     def test_what_is_no_database_is_told_once_and_left_alone(self, tmp_path: Path) -> None:
         fleet(tmp_path, 2)
         text = tmp_path / "tenants" / "notes.db"
