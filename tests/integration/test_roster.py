@@ -16,6 +16,8 @@ from watchdog.observers import Observer
 from migrated.daemon.reconcile import Roster
 from migrated.fleet.discovery import DatabasePath
 from migrated.sources import cache
+from migrated.sources.cache import Reading
+from migrated.sources.directory import Listing
 
 MARK = 11
 SECOND_NS = 1_000_000_000
@@ -74,10 +76,20 @@ def test_other_migrations_are_a_reason_to_look(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
+    """Put another file of the same size and with the same time in its place."""
+    before = path.stat()
     other = path.with_suffix(".new")
     execute(other, "CREATE TABLE t (x)")
-    age(other)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert other.stat().st_size == before.st_size
     other.rename(path)
+
+
+def grow(path: Path) -> None:
+    """Make it larger, and give it the time of before."""
+    before = path.stat()
+    execute(path, "CREATE TABLE more (x)")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def write_to_the_log(path: Path) -> None:
@@ -89,6 +101,7 @@ def write_to_the_log(path: Path) -> None:
     [
         pytest.param(lambda path: execute(path, "INSERT INTO t VALUES (1)"), id="written"),
         pytest.param(replace, id="replaced"),
+        pytest.param(grow, id="grown"),
         pytest.param(write_to_the_log, id="written to its log"),
         pytest.param(Path.unlink, id="removed"),
     ],
@@ -96,6 +109,32 @@ def write_to_the_log(path: Path) -> None:
 def test_change_is_seen(path: Path, change: Callable[[Path], None]) -> None:
     roster = seen(path)
     change(path)
+
+    assert has_changed(roster, path)
+
+
+def grow_the_log(log: Path) -> None:
+    before = log.stat()
+    log.write_bytes(b"xy")
+    os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda log: log.write_bytes(b"y"), id="written from its beginning"),
+        pytest.param(grow_the_log, id="grown"),
+        pytest.param(Path.unlink, id="removed"),
+        pytest.param(lambda log: replace(log.with_name("app.db")), id="beside another database"),
+    ],
+)
+def test_change_of_a_log_that_was_there_is_seen(path: Path, change: Callable[[Path], object]) -> None:
+    log = Path(f"{path}-wal")
+    log.write_bytes(b"x")
+    age(log)
+    roster = seen(path)
+    assert not has_changed(roster, path)
+    change(log)
 
     assert has_changed(roster, path)
 
@@ -111,10 +150,33 @@ def test_log_of_a_link_lies_beside_what_it_leads_to(path: Path, tmp_path: Path) 
     assert has_changed(roster, link)
 
 
+def test_log_of_a_file_that_took_the_place_of_a_link_lies_beside_it(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "app.db"
+    link.symlink_to(path)
+    roster = seen(link)
+    path.rename(link)
+    roster.note_judged(str(link), MARK)
+    assert not has_changed(roster, link)
+    write_to_the_log(link)
+
+    assert has_changed(roster, link)
+
+
 def test_what_was_written_a_moment_ago_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be written to once more in the same tick of the file system's clock."""
     execute(path, "INSERT INTO t VALUES (1)")
     set_clock(monkeypatch, lambda: path.stat().st_mtime_ns + SECOND_NS)
+
+    assert has_changed(seen(path), path)
+
+
+@pytest.mark.parametrize("young", ["app.db", "app.db-wal"])
+def test_file_and_log_must_both_have_rested(path: Path, young: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_to_the_log(path)
+    age(Path(f"{path}-wal"))
+    path.with_name(young).touch()
+    set_clock(monkeypatch, lambda: path.with_name(young).stat().st_mtime_ns + SECOND_NS)
 
     assert has_changed(seen(path), path)
 
@@ -131,6 +193,16 @@ def test_what_is_to_be_looked_at_in_any_case(path: Path) -> None:
     roster.forget(str(path))
 
     assert has_changed(roster, path)
+
+
+def test_scan_of_a_target_is_news_with_another_reading_or_other_databases() -> None:
+    roster = Roster()
+    one, other = Reading(Listing("/m"), 1), Reading(Listing("/m"), 1)
+    few, many = [DatabasePath("a.db", "/a.db")], [DatabasePath("a.db", "/a.db"), DatabasePath("b.db", "/b.db")]
+
+    scans = [("t", one, few), ("t", one, few), ("t", other, few), ("t", other, many), ("t", other, many)]
+    assert [roster.is_news(*scan) for scan in scans] == [True, False, True, True, False]
+    assert roster.is_news("another target", other, many)
 
 
 class TestDirectory:
