@@ -395,6 +395,26 @@ class TestSeveralDatabases:
         assert len(daemon.logged("database.discovered")) == 1
         assert tables(tmp_path / "tenants/new.db") == ["t1", "theirs"]
 
+    def test_new_link_to_a_database_of_another_daemon_is_left_alone(
+        self, tmp_path: Path, migrations: Path
+    ) -> None:
+        """The directory that it lies in is ours, the one that it leads to is not."""
+        ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+        for folder in (ours, theirs):
+            folder.mkdir()
+            execute(folder / "a.db", "CREATE TABLE t (x)")
+        write_migration(migrations, 1)
+        with DaemonProcess(tmp_path, "-d", "ours/*.db") as daemon, daemon_lock_held(theirs):
+            daemon.wait_until_ready()
+            (ours / "link.db").symlink_to(theirs / "a.db")
+            write_migration(migrations, 2)
+            daemon.wait_for_all(
+                {"event": "migration.applied", "database": "ours/a.db", "version": 2},
+                {"event": "lock.held", "database": "ours/link.db"},
+            )
+
+            assert applied_versions(theirs / "a.db") == []
+
 
 class TestDatabase:
     def test_one_locked_by_another_writer_is_tried_again(
