@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
     from migrated.engine.runner import MigrationRunner
     from migrated.sources.directory import read_migrations
-    from migrated.system.cancellation import Supervision
+    from migrated.system.cancellation import CancelToken, Supervision
 
 __version__ = core.VERSION
 
@@ -75,11 +75,12 @@ _HOMES = {
     ),
     "migrated.engine.runner": ("MigrationRunner",),
     "migrated.sources.directory": ("read_migrations",),
-    "migrated.system.cancellation": ("Supervision",),
+    "migrated.system.cancellation": ("CancelToken", "Supervision"),
 }
 
 __all__ = [
     "AppliedMigration",
+    "CancelToken",
     "ChecksumMismatch",
     "ChecksumMismatchError",
     "ConfigError",

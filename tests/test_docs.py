@@ -20,9 +20,9 @@ from migrated.config.load import Overrides, load_config
 from migrated.config.settings import Config, HookName, Target
 from migrated.core import errors
 from migrated.core.migration import Directive
-from migrated.core.status import OnChanged, OnLate, OnMissing, State
+from migrated.core.status import MigrationState, OnChanged, OnLate, OnMissing
 from migrated.daemon.control.protocol import NAMES, PROTOCOL
-from migrated.fleet.hooks import Occasion
+from migrated.fleet.hooks import HookEvent
 from migrated.logs.events import EVENTS
 
 LONGEST_README = 12_000
@@ -400,7 +400,7 @@ def test_every_key_has_a_topic_that_explains_it() -> None:
 
 
 def test_what_hooks_are_told_stands_in_the_manual() -> None:
-    occasion = Occasion(HookName.ON_FAILURE, "r", "failed", ("/srv/a.db",) * 20_000, (1,), "reason", "file")
+    occasion = HookEvent(HookName.ON_FAILURE, "r", "failed", ("/srv/a.db",) * 20_000, (1,), "reason", "file")
     told = {*occasion.variables(), *occasion._replace(databases=("/srv/a.db",)).variables()}
 
     assert {row[0].strip("`") for row in _table(TOPICS["hooks"])} == told
@@ -416,7 +416,7 @@ def test_policies_and_their_values_are_told(key: str, choices: type[OnChanged | 
 
 
 def test_states_and_directives_are_told() -> None:
-    assert [row[0].strip("`") for row in _table(_section("repair", "States"))] == list(State)
+    assert [row[0].strip("`") for row in _table(_section("repair", "States"))] == list(MigrationState)
     directives = {row[0] for row in _table(_section("files", "Directives"))}
     assert directives == {f"`-- migrated: {each}`" for each in Directive}
 
@@ -426,7 +426,7 @@ def test_public_names_and_calls_are_told() -> None:
     from migrated import __all__ as public
 
     text = TOPICS["library"]
-    calls = [name for name in vars(MigrationRunner) if not name.startswith("_") and name != "adopt"]
+    calls = [name for name in vars(MigrationRunner) if not name.startswith("_") and name != "use"]
 
     assert [name for name in public if not re.search(rf"\b{name}\b", text)] == []
     assert [name for name in calls if f"`{name}(" not in text] == []

@@ -67,7 +67,7 @@ def _examine_target(config: Config, target: Target, found: list[DatabasePath]) -
             lambda: inputs.check_safety(directory, read, insecure_allowed=allowed),
         )
     if os.path.isdir(directory):
-        hearing = partial(inputs.check_hearing, directory, config.watch)
+        hearing = partial(inputs.check_events, directory, config.watch)
         yield from _surviving("watch.hears", directory, hearing)
     try:
         require_some(target, found)

@@ -13,7 +13,7 @@ from migrated.config.settings import SnapshotPolicy, SnapshotWhen, Target, Watch
 from migrated.core import refusals
 from migrated.core.errors import DatabaseError, RefusedError
 from migrated.core.migration import Migration
-from migrated.core.status import find
+from migrated.core.status import evaluate
 from migrated.daemon.watcher import DirectoryWatch, WatchdogComplaints
 from migrated.engine.sqlite import preflight
 from migrated.engine.sqlite.connection import journal_mode
@@ -79,9 +79,9 @@ def check_content(
     if migrations is None:
         yield ok("database.content", database.name, f"{counts}, journal mode {mode}")
         return
-    findings = find(migrations, record)
+    findings = evaluate(migrations, record)
     try:
-        refusals.refuse_by_policy(findings.statuses, target.policy, handle.recorded)
+        refusals.refuse_by_policy(findings.statuses, target.policy, handle.stored_migrations)
     except RefusedError as refusal:
         yield of_error("database.content", database.name, refusal)
         return
@@ -220,7 +220,7 @@ def check_safety(directory: str, listing: Listing, *, insecure_allowed: bool) ->
         )
 
 
-def check_hearing(directory: str, mode: WatchMode) -> Iterator[Finding]:
+def check_events(directory: str, mode: WatchMode) -> Iterator[Finding]:
     """Whether a change is heard: tried in a directory made for that beside it, on the same file system.
 
     That directory is removed again. Nothing is written into the migrations directory itself, as a daemon may be

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from migrated.core.errors import LockHeldError, MigrationError
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.system import file_locks
 
 _OURS = ("migrated down", "migrated restore")
@@ -30,6 +30,6 @@ def without_a_daemon(database: DatabasePath, work: Callable[[], Outcome]) -> Out
         else:
             held.message = f"a daemon looks after {database.name} and would apply it again: {held.holder}"
             held.hint = "take the file out of the migrations directory first, or stop the daemon"
-        return Outcome(database, Result.UNAVAILABLE, error=held)
+        return Outcome(database, OutcomeKind.UNAVAILABLE, error=held)
     except MigrationError as error:
-        return Outcome(database, Result.UNAVAILABLE, error=error)
+        return Outcome(database, OutcomeKind.UNAVAILABLE, error=error)

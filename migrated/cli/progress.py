@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from migrated.core.migration import MigrationDirection, Step
-from migrated.engine.backend import Done, Observer, Progress
+from migrated.engine.backend import Observer, Progress, StepResult
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
@@ -40,7 +40,7 @@ class ProgressBar(Observer):
     def progress(self, progress: Progress) -> None:
         self._show(f"{progress.step.migration.label}, statement {progress.statement} of {progress.statements}")
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:  # noqa: ARG002 - as every observer
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:  # noqa: ARG002 - as every observer
         self._taken += 1
         if self._bar is not None:
             self._show(done.entry.label)

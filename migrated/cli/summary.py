@@ -6,7 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from migrated.cli.terminal import print_problem, writable
 from migrated.core.errors import MigrationError
-from migrated.fleet.inspect import SUMMARIES, View
+from migrated.fleet.inspect import SUMMARIES, DatabaseView
 
 MANY = 10
 """More databases than these are told of in groups."""
@@ -31,7 +31,7 @@ class Group:
     def told(self, text: str, *details: str) -> str:
         """A text about all of them, with the details, the remark, and who they are."""
         is_short = self.count == len(self.names)
-        title = self.members if is_short else counted(self.count)
+        title = self.members if is_short else pluralize(self.count)
         below = [*details, self.remark, None if is_short else self.members]
         return "\n  ".join([f"{title}: {text}", *(line for each in below if each for line in each.splitlines())])
 
@@ -65,7 +65,7 @@ class Report:
 
     def fault(self, name: str, fault: MigrationError) -> None:
         """A database is at fault."""
-        text, remark = said_of(fault)
+        text, remark = split_error(fault)
         self._faults.add(text, name, remark)
 
     def add(self, name: str, *lines: str) -> None:
@@ -80,7 +80,7 @@ class Report:
             print(writable(group.told(*lines)))
 
 
-def said_of(fault: MigrationError) -> tuple[str, str | None]:
+def split_error(fault: MigrationError) -> tuple[str, str | None]:
     """What `str(fault)` says, in two parts: what is the same for all with one cause, and what may differ.
 
     The latter is the hint, say, which names who holds a database.
@@ -89,7 +89,7 @@ def said_of(fault: MigrationError) -> tuple[str, str | None]:
     return text, str(fault).removeprefix(text).lstrip("\n") or None
 
 
-def counted(number: int, noun: str = "database") -> str:
+def pluralize(number: int, noun: str = "database") -> str:
     """A number with its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
@@ -100,16 +100,16 @@ def named(databases: Sequence[str]) -> str:
     return Group(count=len(databases), names=shown).members
 
 
-def span(labels: Sequence[str]) -> str:
+def range_label(labels: Sequence[str]) -> str:
     """How many migrations, with the first and the last."""
     ends = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
-    return f"{counted(len(labels), 'migration')} ({ends})"
+    return f"{pluralize(len(labels), 'migration')} ({ends})"
 
 
 _GRAVEST_FIRST = ("blocked", "unavailable", "pending")
 
 
-class Cause(NamedTuple):
+class FailureCause(NamedTuple):
     """Why a database is not current: its state in a word, a text, and of a problem the type and the place."""
 
     state: str
@@ -121,7 +121,7 @@ class Cause(NamedTuple):
         return ": ".join(part for part in (self.state, self.place, self.message) if part)
 
 
-class Tally:
+class StatusTotals:
     """Told of one database after the other. `codes` are the exit codes of what is wrong, those given among them.
 
     `pending` is how many databases have something that could be applied.
@@ -129,18 +129,18 @@ class Tally:
 
     def __init__(self, codes: Iterable[int] = ()) -> None:
         self.states: Counter[str] = Counter()
-        self.causes: Groups[Cause] = Groups()
+        self.causes: Groups[FailureCause] = Groups()
         self.codes = set(codes)
         self.refusals: set[int] = set()
         self.pending = 0
 
-    def over(self, views: Iterable[View]) -> Iterator[View]:
+    def over(self, views: Iterable[DatabaseView]) -> Iterator[DatabaseView]:
         """The same views; each is counted when it is passed on."""
         for view in views:
             self.add(view)
             yield view
 
-    def add(self, view: View) -> None:
+    def add(self, view: DatabaseView) -> None:
         """One more database."""
         state = view.summary
         self.states[state] += 1
@@ -150,15 +150,15 @@ class Tally:
         if view.refusal:
             self.refusals.add(view.refusal.exit_code)
         if view.fault:
-            cause = Cause(state, view.fault.message, type(view.fault).__name__, view.fault.place)
-            self.causes.add(cause, view.name, said_of(view.fault)[1])
+            cause = FailureCause(state, view.fault.message, type(view.fault).__name__, view.fault.place)
+            self.causes.add(cause, view.name, split_error(view.fault)[1])
         elif state != "current":
-            self.causes.add(Cause(state, span(view.waiting)), view.name)
+            self.causes.add(FailureCause(state, range_label(view.waiting)), view.name)
 
     def lines(self) -> Iterator[str]:
         """For people: how many are in which state, then every cause, the gravest first."""
         states = ", ".join(f"{self.states[state]:,} {state}" for state in SUMMARIES if self.states[state])
-        yield f"# {counted(self.states.total())}: {states}"
+        yield f"# {pluralize(self.states.total())}: {states}"
         for gravity in _GRAVEST_FIRST:
             for cause, group in self.causes:
                 if cause.state == gravity:

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from migrated.cli.terminal import print_problem
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 from migrated.system.inbox import receive
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,14 +26,14 @@ class _Finished:
         self.error = error
 
 
-def in_worker(work: Callable[[Supervision], int], stop_grace: float) -> int:
+def in_worker(work: Callable[[CancelToken], int], stop_grace: float) -> int:
     """Do `work` and return its exit code, or 128 and the signal's number when one stopped it.
 
     At the first SIGINT or SIGTERM nothing more begins, and what is running may take `stop_grace` seconds; at the
     second it is interrupted; a third one has its usual effect.
     """
     inbox: SimpleQueue[_Finished | signal.Signals] = SimpleQueue()
-    supervision = Supervision()
+    supervision = CancelToken()
 
     def heard(number: int, _frame: FrameType | None) -> None:
         inbox.put(signal.Signals(number))
@@ -70,7 +70,7 @@ def _next(inbox: "SimpleQueue[_Finished | signal.Signals]") -> "_Finished | sign
             return receive(inbox, _LOOK_UP_SECONDS)
 
 
-def _pass_on(number: signal.Signals, supervision: Supervision, stop_grace: float) -> None:
+def _pass_on(number: signal.Signals, supervision: CancelToken, stop_grace: float) -> None:
     if supervision.stop_requested():
         supervision.interrupt()
         # A third one kills: an unfinished migration is then undone by SQLite's journal.

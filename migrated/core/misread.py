@@ -12,7 +12,7 @@ from migrated.core.errors import InvalidFormatError
 from migrated.core.migration import Migration, MigrationDirection
 from migrated.core.sections import cut_sections, cut_text, read_comments
 from migrated.core.sql import has_statement
-from migrated.core.status import State, Status
+from migrated.core.status import MigrationState, MigrationStatus
 
 
 class Misreading(StrEnum):
@@ -29,7 +29,7 @@ class Misreading(StrEnum):
     )
 
 
-def misreadings(statuses: Iterable[Status], recorded: Mapping[int, Migration]) -> dict[int, Misreading]:
+def misreadings(statuses: Iterable[MigrationStatus], recorded: Mapping[int, Migration]) -> dict[int, Misreading]:
     """Find those of the changed migrations that only count as changed because the whole file was executed.
 
     `recorded` has the texts that were executed. A migration whose UP section was edited since is not among them.
@@ -45,8 +45,8 @@ def misreading(expected: str, present: Migration, recorded: Migration | None) ->
     return _judged(recorded.up_sql, present.up_sql)
 
 
-def _of(status: Status, recorded: Migration | None) -> Misreading | None:
-    if status.state is not State.CHANGED or status.applied is None or status.migration is None:
+def _of(status: MigrationStatus, recorded: Migration | None) -> Misreading | None:
+    if status.state is not MigrationState.CHANGED or status.applied is None or status.migration is None:
         return None
     return misreading(status.applied.checksum, status.migration, recorded)
 

@@ -11,14 +11,14 @@ from migrated.core.errors import MigrationNotFoundError, RollbackFailedError
 from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.records import AppliedRepeatable
 from migrated.core.status import (
-    Findings,
+    DatabaseStatus,
+    LookUpStored,
+    MigrationState,
+    MigrationStatus,
     OnChanged,
     OnMissing,
     Policy,
-    Recorded,
     RepeatableStatus,
-    State,
-    Status,
     examine,
     missing_versions,
     names,
@@ -61,7 +61,7 @@ _NO_WAY_DOWN = MigrationPlan(MigrationDirection.DOWN)
 _NO_WAY_UP = MigrationPlan(MigrationDirection.UP)
 
 
-class Agenda(NamedTuple):
+class RunPlan(NamedTuple):
     """First `down`, then `up`, then `repeat`; true while there is anything to do.
 
     What the repeatable migrations in `undo` made is dropped first: it could stand in the way, and would not be
@@ -104,20 +104,20 @@ class Agenda(NamedTuple):
         return self.is_redo and any(step.needs_own_transaction for step in self.steps)
 
 
-def agenda_of(plan: MigrationPlan) -> Agenda:
+def agenda_of(plan: MigrationPlan) -> RunPlan:
     """Only that."""
     if plan.direction is MigrationDirection.UP:
-        return Agenda(up=plan)
-    return Agenda(down=plan, direction=plan.direction)
+        return RunPlan(up=plan)
+    return RunPlan(down=plan, direction=plan.direction)
 
 
 def plan_run(
-    findings: Findings,
-    recorded: Recorded,
+    findings: DatabaseStatus,
+    recorded: LookUpStored,
     policy: Policy,
     target: int | None = None,
     again: Collection[int] = (),
-) -> Agenda:
+) -> RunPlan:
     """Bring the database to what the migrations say, at or below `target` where one is given.
 
     Versions in `again` are applied whatever the target; repeatable migrations only without one. Raises the refusal
@@ -130,37 +130,39 @@ def plan_run(
     updates = _updates(statuses, recorded, back) if redoes else ()
     repeat, undo = ([], []) if target is not None else _repetitions(repeatables, policy)
     if not back:
-        return Agenda(up=plan_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
+        return RunPlan(up=plan_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
     down = plan_down(statuses, recorded(back), back)
     up = plan_up(_without(statuses, back), target, {*back, *again})
     if redoes:
         repeat, undo = _all_again(repeatables, [each.migration for each in repeatables])
-    return Agenda(down, up, repeat, undo, updates, is_redo=redoes)
+    return RunPlan(down, up, repeat, undo, updates, is_redo=redoes)
 
 
-def plan_redo(findings: Findings, recorded: Recorded, versions: Collection[int], again: Collection[int]) -> Agenda:
+def plan_redo(
+    findings: DatabaseStatus, recorded: LookUpStored, versions: Collection[int], again: Collection[int]
+) -> RunPlan:
     """Roll back `versions`, as far as they are applied, and apply those in `again` as they are now.
 
     Likewise the repeatable migrations that are applied.
     """
     statuses, repeatables = findings
     if not versions:
-        return Agenda()
+        return RunPlan()
     down = plan_down(statuses, recorded(list(versions)), versions)
     up = [each for each in pending(_without(statuses, versions)) if each.version in again]
     repeat, undo = _all_again(repeatables, [each.migration for each in repeatables if each.applied])
-    return Agenda(down, MigrationPlan(MigrationDirection.UP, up), repeat, undo, is_redo=True)
+    return RunPlan(down, MigrationPlan(MigrationDirection.UP, up), repeat, undo, is_redo=True)
 
 
 def _repetitions(
     repeatables: Sequence[RepeatableStatus], policy: Policy
 ) -> tuple[list[Migration], list[AppliedRepeatable]]:
     """What is new or changed; and what has to be undone before, or is gone."""
-    undone = {State.PENDING} if policy.on_changed is OnChanged.REDO else set()
+    undone = {MigrationState.PENDING} if policy.on_changed is OnChanged.REDO else set()
     if policy.on_missing is OnMissing.ROLLBACK:
-        undone.add(State.MISSING)
+        undone.add(MigrationState.MISSING)
     return (
-        [each.migration for each in repeatables if each.migration and each.state is State.PENDING],
+        [each.migration for each in repeatables if each.migration and each.state is MigrationState.PENDING],
         [each.applied for each in repeatables if each.applied and each.state in undone],
     )
 
@@ -173,16 +175,16 @@ def _all_again(
     return repeat, [each.applied for each in repeatables if each.applied]
 
 
-def versions_to_roll_back(statuses: Sequence[Status], policy: Policy) -> list[int]:
+def versions_to_roll_back(statuses: Sequence[MigrationStatus], policy: Policy) -> list[int]:
     """Those that the policy wants rolled back: what is missing; what was changed, and all that lies above it."""
-    changed = [status.version for status in statuses if status.state is State.CHANGED]
+    changed = [status.version for status in statuses if status.state is MigrationState.CHANGED]
     redone_from = min(changed) if changed and policy.on_changed is OnChanged.REDO else None
     missing = set(missing_versions(statuses))
     above = {s.version for s in statuses if s.applied and redone_from is not None and s.version >= redone_from}
     return sorted(above - missing | (missing if policy.on_missing is OnMissing.ROLLBACK else set()))
 
 
-def _without(statuses: Sequence[Status], versions: Collection[int]) -> list[Status]:
+def _without(statuses: Sequence[MigrationStatus], versions: Collection[int]) -> list[MigrationStatus]:
     """The states once `versions` are rolled back."""
     gone = set(versions)
     return examine(
@@ -191,12 +193,17 @@ def _without(statuses: Sequence[Status], versions: Collection[int]) -> list[Stat
     )
 
 
-def _updates(statuses: Sequence[Status], recorded: Recorded, back: Collection[int]) -> list[Migration]:
+def _updates(
+    statuses: Sequence[MigrationStatus], recorded: LookUpStored, back: Collection[int]
+) -> list[Migration]:
     leaving = set(back)
     unchanged = [
         (status.migration, status.applied.name)
         for status in statuses
-        if status.state is State.APPLIED and status.migration and status.applied and status.version not in leaving
+        if status.state is MigrationState.APPLIED
+        and status.migration
+        and status.applied
+        and status.version not in leaving
     ]
     texts = recorded([migration.version for migration, _ in unchanged])
     return [present for present, name in unchanged if _is_other(present, name, texts.get(present.version))]
@@ -208,7 +215,9 @@ def _is_other(present: Migration, name: str, recorded: Migration | None) -> bool
     return (present.down_sql, present.header) != (recorded.down_sql, recorded.header)
 
 
-def plan_up(statuses: Sequence[Status], target: int | None = None, again: Collection[int] = ()) -> MigrationPlan:
+def plan_up(
+    statuses: Sequence[MigrationStatus], target: int | None = None, again: Collection[int] = ()
+) -> MigrationPlan:
     """Everything pending, at or below `target` where one is given; those in `again` whatever the target."""
     steps = [
         step for step in pending(statuses) if target is None or step.version <= target or step.version in again
@@ -217,7 +226,7 @@ def plan_up(statuses: Sequence[Status], target: int | None = None, again: Collec
 
 
 def plan_down(
-    statuses: Sequence[Status], recorded: Mapping[int, Migration], versions: Iterable[int]
+    statuses: Sequence[MigrationStatus], recorded: Mapping[int, Migration], versions: Iterable[int]
 ) -> MigrationPlan:
     """Roll back those of `versions` that are applied, newest first.
 
@@ -240,10 +249,10 @@ def plan_down(
     return MigrationPlan(MigrationDirection.DOWN, tuple(steps))
 
 
-def _undo(status: Status, recorded: Mapping[int, Migration]) -> Migration:
-    if status.migration is not None and status.state is State.APPLIED and status.migration.is_reversible:
+def _undo(status: MigrationStatus, recorded: Mapping[int, Migration]) -> Migration:
+    if status.migration is not None and status.state is MigrationState.APPLIED and status.migration.is_reversible:
         return status.migration
-    fallback = status.migration if status.state is State.APPLIED else None
+    fallback = status.migration if status.state is MigrationState.APPLIED else None
     unknown = Migration(status.version, status.applied.name if status.applied else "unknown", "")
     return recorded.get(status.version) or fallback or unknown
 
@@ -256,7 +265,7 @@ def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
     return steps[start : max(end, start + 1)]
 
 
-def plan_to(statuses: Sequence[Status], target: int | None, recorded: Recorded) -> MigrationPlan:
+def plan_to(statuses: Sequence[MigrationStatus], target: int | None, recorded: LookUpStored) -> MigrationPlan:
     """The contract of `MigrationRunner.plan`. `recorded` is asked only for what a rollback needs."""
     if target is not None:
         require_known(statuses, target)
@@ -267,18 +276,18 @@ def plan_to(statuses: Sequence[Status], target: int | None, recorded: Recorded) 
     return plan_down(statuses, recorded(above), above)
 
 
-def applied_above(statuses: Iterable[Status], target: int | None) -> list[int]:
+def applied_above(statuses: Iterable[MigrationStatus], target: int | None) -> list[int]:
     """The applied versions above `target`; none where there is no target."""
     return [s.version for s in statuses if target is not None and s.applied and s.version > target]
 
 
-def newest_applied(statuses: Sequence[Status], steps: int) -> list[int]:
+def newest_applied(statuses: Sequence[MigrationStatus], steps: int) -> list[int]:
     """The `steps` highest applied versions."""
     applied = [status.version for status in statuses if status.applied]
     return applied[max(len(applied) - steps, 0) :]
 
 
-def require_known(statuses: Iterable[Status], target: int) -> None:
+def require_known(statuses: Iterable[MigrationStatus], target: int) -> None:
     """Raise `MigrationNotFoundError` unless `target` is 0 (empty) or a version that either side knows."""
     if target != 0 and not any(status.version == target for status in statuses):
         raise MigrationNotFoundError(

@@ -79,7 +79,7 @@ class Unfinished(NamedTuple):
         return f"{going}{self.recorded.label} stopped after statement {self.statement} of {self.statements}"
 
 
-class Record(NamedTuple):
+class LedgerState(NamedTuple):
     """What a database says of itself: what is applied, and what stopped half way, if anything did."""
 
     applied: list[AppliedMigration]

@@ -17,19 +17,19 @@ from migrated.core.misread import Misreading, misreadings
 from migrated.core.records import Unfinished
 from migrated.core.sql import statements
 from migrated.core.status import (
+    LookUpStored,
+    MigrationState,
+    MigrationStatus,
     OnChanged,
     OnLate,
     OnMissing,
     Policy,
-    Recorded,
-    State,
-    Status,
     names,
     nothing_recorded,
 )
 
 
-def refuse_unfinished(statuses: Iterable[Status]) -> None:
+def refuse_unfinished(statuses: Iterable[MigrationStatus]) -> None:
     """Raise `UnfinishedError` when a migration without a transaction stopped half way: nothing else is sure."""
     _raise_first([_stopped(statuses)])
 
@@ -56,7 +56,7 @@ def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
     )
 
 
-def refuse_mixture(steps: Sequence[Step], statuses: Sequence[Status]) -> None:
+def refuse_mixture(steps: Sequence[Step], statuses: Sequence[MigrationStatus]) -> None:
     """Raise `RefusedError` when steps that are to be one transaction cannot be."""
     keys = {Directive.FOREIGN_KEYS_ON in step.directives for step in steps}
     none = [step for step in steps if Directive.NO_TRANSACTION in step.directives]
@@ -75,7 +75,7 @@ def refuse_mixture(steps: Sequence[Step], statuses: Sequence[Status]) -> None:
 
 
 def refuse_redo(
-    statuses: Sequence[Status], versions: Collection[int], recorded: Recorded = nothing_recorded
+    statuses: Sequence[MigrationStatus], versions: Collection[int], recorded: LookUpStored = nothing_recorded
 ) -> None:
     """Raise what stands against rolling back `versions` and applying them again: among these, what is missing;
     among the others, what was changed.
@@ -89,7 +89,7 @@ def refuse_redo(
     )
 
 
-def refuse_changed(statuses: Iterable[Status], recorded: Recorded = nothing_recorded) -> None:
+def refuse_changed(statuses: Iterable[MigrationStatus], recorded: LookUpStored = nothing_recorded) -> None:
     """Raise `ChecksumMismatchError` naming every applied migration whose text is no longer what was applied.
 
     `recorded` is asked only for those.
@@ -97,18 +97,20 @@ def refuse_changed(statuses: Iterable[Status], recorded: Recorded = nothing_reco
     _raise_first([_changed(statuses, recorded)])
 
 
-def refuse_misread(statuses: Iterable[Status], version: int | None, recorded: Recorded) -> None:
+def refuse_misread(statuses: Iterable[MigrationStatus], version: int | None, recorded: LookUpStored) -> None:
     """Raise `ChecksumMismatchError` if `version`, which has no down text, is there with its whole file executed.
 
     Every such migration is named: the file has a down text, and adding one to it would not help.
     """
-    changed = _in_state(statuses, State.CHANGED)
+    changed = _in_state(statuses, MigrationState.CHANGED)
     misread = misreadings(changed, _texts(changed, recorded))
     if version in misread:
         _raise_first([_changed((status for status in changed if status.version in misread), recorded)])
 
 
-def refuse_by_policy(statuses: Sequence[Status], policy: Policy, recorded: Recorded = nothing_recorded) -> None:
+def refuse_by_policy(
+    statuses: Sequence[MigrationStatus], policy: Policy, recorded: LookUpStored = nothing_recorded
+) -> None:
     """Raise the refusal that `policy` asks for, if any, naming every offender.
 
     `recorded` is asked only for changed migrations. The error's class is that of the gravest: stopped before
@@ -137,8 +139,8 @@ def _raise_first(refusals: Sequence[RefusedError | None]) -> None:
     raise first
 
 
-def _stopped(statuses: Iterable[Status]) -> RefusedError | None:
-    stopped = _in_state(statuses, State.STOPPED)
+def _stopped(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
+    stopped = _in_state(statuses, MigrationState.STOPPED)
     if not stopped:
         return None
     unfinished = stopped[0].unfinished
@@ -150,8 +152,8 @@ def _stopped(statuses: Iterable[Status]) -> RefusedError | None:
     )
 
 
-def _changed(statuses: Iterable[Status], recorded: Recorded) -> RefusedError | None:
-    changed = _in_state(statuses, State.CHANGED)
+def _changed(statuses: Iterable[MigrationStatus], recorded: LookUpStored) -> RefusedError | None:
+    changed = _in_state(statuses, MigrationState.CHANGED)
     if not changed:
         return None
     texts = _texts(changed, recorded)
@@ -167,14 +169,14 @@ def _changed(statuses: Iterable[Status], recorded: Recorded) -> RefusedError | N
     return refusal
 
 
-def _texts(changed: Sequence[Status], recorded: Recorded) -> dict[int, Migration]:
+def _texts(changed: Sequence[MigrationStatus], recorded: LookUpStored) -> dict[int, Migration]:
     # What cannot be read now, or is of a later version, must not hide the refusal.
     with suppress(MigrationError):
         return dict(recorded([status.version for status in changed]))
     return {}
 
 
-def _mismatch(status: Status, misread: Misreading | None) -> str:
+def _mismatch(status: MigrationStatus, misread: Misreading | None) -> str:
     if misread is None or status.mismatch is None:
         return str(status.mismatch)
     return (
@@ -183,7 +185,7 @@ def _mismatch(status: Status, misread: Misreading | None) -> str:
     )
 
 
-def _remedies(changed: Sequence[Status], misread: Mapping[int, Misreading]) -> Iterator[str]:
+def _remedies(changed: Sequence[MigrationStatus], misread: Mapping[int, Misreading]) -> Iterator[str]:
     """What to do about those that were edited, then about the others, by what executing the whole file came to."""
     edited = [status for status in changed if status.version not in misread]
     if edited:
@@ -198,7 +200,7 @@ def _remedies(changed: Sequence[Status], misread: Mapping[int, Misreading]) -> I
             yield _remedy(what, concerned)
 
 
-def _remedy(what: Misreading, concerned: Sequence[Status]) -> str:
+def _remedy(what: Misreading, concerned: Sequence[MigrationStatus]) -> str:
     is_one = len(concerned) == 1
     repair = f"migrated repair {concerned[0].version if is_one else 'VERSION'}"
     accept = f"`{repair} --mark-applied` accepts the file as it is"
@@ -211,8 +213,8 @@ def _remedy(what: Misreading, concerned: Sequence[Status]) -> str:
     )
 
 
-def _missing(statuses: Iterable[Status]) -> RefusedError | None:
-    missing = _in_state(statuses, State.MISSING)
+def _missing(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
+    missing = _in_state(statuses, MigrationState.MISSING)
     if not missing:
         return None
     return MigrationNotFoundError(
@@ -223,8 +225,8 @@ def _missing(statuses: Iterable[Status]) -> RefusedError | None:
     )
 
 
-def _late(statuses: Iterable[Status]) -> RefusedError | None:
-    late = _in_state(statuses, State.LATE)
+def _late(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
+    late = _in_state(statuses, MigrationState.LATE)
     if not late:
         return None
     return LateMigrationError(
@@ -234,11 +236,11 @@ def _late(statuses: Iterable[Status]) -> RefusedError | None:
     )
 
 
-def _in_state(statuses: Iterable[Status], state: State) -> list[Status]:
+def _in_state(statuses: Iterable[MigrationStatus], state: MigrationState) -> list[MigrationStatus]:
     return [status for status in statuses if status.state is state]
 
 
-def _of_first(offenders: Sequence[Status]) -> dict[str, Any]:
+def _of_first(offenders: Sequence[MigrationStatus]) -> dict[str, Any]:
     migration = offenders[0].migration
     return {
         "version": offenders[0].version,

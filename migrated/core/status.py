@@ -5,9 +5,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from migrated.core.migration import ChecksumMismatch, Migration
-from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Unfinished
+from migrated.core.records import AppliedMigration, AppliedRepeatable, LedgerState, Unfinished
 
-Recorded = Callable[[list[int]], Mapping[int, Migration]]
+LookUpStored = Callable[[list[int]], Mapping[int, Migration]]
 """Asked for versions: those migrations as they were applied, as far as that is known."""
 
 
@@ -16,7 +16,7 @@ def nothing_recorded(_versions: Iterable[int]) -> dict[int, Migration]:
     return {}
 
 
-class State(StrEnum):
+class MigrationState(StrEnum):
     """State of one migration in one database."""
 
     DRAFT = "draft"
@@ -28,7 +28,7 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-_WAITING = (State.PENDING, State.LATE)
+_WAITING = (MigrationState.PENDING, MigrationState.LATE)
 
 
 class OnChanged(StrEnum):
@@ -61,14 +61,14 @@ class Policy(NamedTuple):
     on_late: OnLate = OnLate.APPLY
 
 
-class Status(NamedTuple):
+class MigrationStatus(NamedTuple):
     """One version, as the directory and the record of the database have it; at least one of them does.
 
     The record says what is applied, and which migration, if any, is `unfinished`.
     """
 
     version: int
-    state: State
+    state: MigrationState
     migration: Migration | None
     applied: AppliedMigration | None
     unfinished: Unfinished | None = None
@@ -99,7 +99,7 @@ class RepeatableStatus(NamedTuple):
     """One repeatable migration, as the directory and the database have it; at least one of them does."""
 
     name: str
-    state: State
+    state: MigrationState
     migration: Migration | None
     applied: AppliedRepeatable | None
 
@@ -118,17 +118,17 @@ def examine_repeatables(
     ]
 
 
-def _repeatable_state(migration: Migration | None, applied: AppliedRepeatable | None) -> State:
+def _repeatable_state(migration: Migration | None, applied: AppliedRepeatable | None) -> MigrationState:
     if migration is None:
-        return State.MISSING
+        return MigrationState.MISSING
     if migration.is_draft:
-        return State.DRAFT
-    return State.APPLIED if applied and applied.checksum == migration.checksum else State.PENDING
+        return MigrationState.DRAFT
+    return MigrationState.APPLIED if applied and applied.checksum == migration.checksum else MigrationState.PENDING
 
 
 def examine(
     available: Iterable[Migration], applied: Iterable[AppliedMigration], unfinished: Unfinished | None = None
-) -> list[Status]:
+) -> list[MigrationStatus]:
     """The state of every version that either side knows, ascending."""
     migrations = {migration.version: migration for migration in available if not migration.is_repeatable}
     ledger = {entry.version: entry for entry in applied}
@@ -137,53 +137,53 @@ def examine(
     statuses = []
     for version in sorted(migrations.keys() | ledger.keys() | stopped.keys()):
         migration, entry = migrations.get(version), ledger.get(version)
-        state = State.STOPPED if version in stopped else _state(migration, entry, highest)
-        statuses.append(Status(version, state, migration, entry, stopped.get(version)))
+        state = MigrationState.STOPPED if version in stopped else _state(migration, entry, highest)
+        statuses.append(MigrationStatus(version, state, migration, entry, stopped.get(version)))
     return statuses
 
 
-def _state(migration: Migration | None, applied: AppliedMigration | None, highest: int) -> State:
+def _state(migration: Migration | None, applied: AppliedMigration | None, highest: int) -> MigrationState:
     if migration is None:
-        return State.MISSING
+        return MigrationState.MISSING
     if applied is not None:
-        return State.APPLIED if migration.checksum == applied.checksum else State.CHANGED
+        return MigrationState.APPLIED if migration.checksum == applied.checksum else MigrationState.CHANGED
     if migration.is_draft:
-        return State.DRAFT
-    return State.LATE if migration.version < highest else State.PENDING
+        return MigrationState.DRAFT
+    return MigrationState.LATE if migration.version < highest else MigrationState.PENDING
 
 
-def pending(statuses: Iterable[Status]) -> list[Migration]:
+def pending(statuses: Iterable[MigrationStatus]) -> list[Migration]:
     """What is not applied and could be, ascending, late ones included."""
     return [status.migration for status in statuses if status.migration and status.state in _WAITING]
 
 
-def missing_versions(statuses: Iterable[Status]) -> list[int]:
+def missing_versions(statuses: Iterable[MigrationStatus]) -> list[int]:
     """Versions that are applied and that no migration has."""
-    return [status.version for status in statuses if status.state is State.MISSING]
+    return [status.version for status in statuses if status.state is MigrationState.MISSING]
 
 
-def names(named: Iterable[Status | Migration]) -> str:
+def names(named: Iterable[MigrationStatus | Migration]) -> str:
     """Their labels, for people."""
     return ", ".join(each.label for each in named)
 
 
-class Findings(NamedTuple):
+class DatabaseStatus(NamedTuple):
     """The states of all migrations in one database."""
 
-    statuses: Sequence[Status]
+    statuses: Sequence[MigrationStatus]
     repeatables: Sequence[RepeatableStatus] = ()
 
     @property
     def pending(self) -> int:
         """How many could be applied, repeatable ones included."""
-        repeatables = sum(each.state is State.PENDING for each in self.repeatables)
+        repeatables = sum(each.state is MigrationState.PENDING for each in self.repeatables)
         return len(pending(self.statuses)) + repeatables
 
 
-def find(available: Iterable[Migration], record: Record) -> Findings:
+def evaluate(available: Iterable[Migration], record: LedgerState) -> DatabaseStatus:
     """Compare what there is with what the database says."""
     migrations = list(available)
-    return Findings(
+    return DatabaseStatus(
         examine(migrations, record.applied, record.unfinished),
         examine_repeatables(migrations, record.repeatables),
     )

@@ -6,40 +6,40 @@ from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from migrated.daemon.messages import Halted, Visited
-from migrated.daemon.scheduler import LONGEST_RETRY, Complaint, Rest, retry_delay
+from migrated.daemon.messages import DatabaseDone, RolloutHalted
+from migrated.daemon.scheduler import LONGEST_RETRY, BackOff, RepeatTimer, retry_delay
 from migrated.daemon.status import is_foreign, short
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Cause, Outcome, Result, cause_of
+from migrated.fleet.outcome import FailureCause, Outcome, OutcomeKind, cause_of
 from migrated.fleet.reporting import FEW, report_end, report_error, report_halt, report_others
 from migrated.logs import events
 from migrated.logs.events import Event
 from migrated.logs.logger import Log, failure_keys
 
-_TROUBLE = {Result.FAILED, Result.REFUSED, Result.UNAVAILABLE}
-_BLOCKING = {Result.FAILED, Result.REFUSED}
+_TROUBLE = {OutcomeKind.FAILED, OutcomeKind.REFUSED, OutcomeKind.UNAVAILABLE}
+_BLOCKING = {OutcomeKind.FAILED, OutcomeKind.REFUSED}
 
 
 @dataclass(slots=True)
-class _Tracked:
+class RetryState:
     """A database that is not well, or was not brought to the end."""
 
     outcome: Outcome
     failures: int = 0
     blocked: bool = False
     unavailable: bool = False
-    rest: Rest | None = None
-    cause: Cause | None = None
-    complaint: Complaint = field(default_factory=Complaint)
+    rest: BackOff | None = None
+    cause: FailureCause | None = None
+    complaint: RepeatTimer = field(default_factory=RepeatTimer)
 
 
 @dataclass(slots=True)
-class Crowd:
+class FailureGroup:
     """Databases in trouble for one cause: a few that are `told` of one by one, and the `others`."""
 
     told: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
-    complaint: Complaint = field(default_factory=Complaint)
+    complaint: RepeatTimer = field(default_factory=RepeatTimer)
 
     def join(self, path: str) -> bool:
         """Take in a database. Whether it is told of by itself."""
@@ -60,7 +60,7 @@ class Crowd:
         return not self.told and not self.others
 
 
-class Tracker:
+class Alerts:
     """The state of every database, owned by the daemon's loop. Times are seconds of one clock."""
 
     def __init__(self, log: Log, random: Callable[[], float]) -> None:
@@ -68,10 +68,10 @@ class Tracker:
         self._random = random
         self._known: frozenset[str] = frozenset()
         self._well: set[str] = set()
-        self._tracked: dict[str, _Tracked] = {}
-        self._crowds: dict[Cause, Crowd] = {}
+        self._tracked: dict[str, RetryState] = {}
+        self._crowds: dict[FailureCause, FailureGroup] = {}
         self._recovered: dict[Event, int] = {}
-        self._halted = HaltComplaint()
+        self._halted = HaltTimer()
         self._applied = 0
         self._is_news = False
         self._began = 0.0
@@ -93,21 +93,21 @@ class Tracker:
         """The paths of all databases."""
         return self._known
 
-    def resting(self) -> dict[str, Rest]:
+    def backing_off(self) -> dict[str, BackOff]:
         """Those in trouble, and when to try them again."""
         return {path: tracked.rest for path, tracked in self._tracked.items() if tracked.rest}
 
-    def failing(self) -> dict[str, Cause | None]:
+    def failing(self) -> dict[str, FailureCause | None]:
         """Those in which a migration failed, with what it failed of."""
         return {
             path: tracked.cause
             for path, tracked in self._tracked.items()
-            if tracked.outcome.result is Result.FAILED
+            if tracked.outcome.result is OutcomeKind.FAILED
         }
 
     def retry_at(self) -> float | None:
         """When the next one that may recover by itself should be tried."""
-        at = min((rest.due_at for rest in self.resting().values()), default=math.inf)
+        at = min((rest.due_at for rest in self.backing_off().values()), default=math.inf)
         return None if math.isinf(at) else at
 
     def take_due(self, now: float) -> frozenset[str]:
@@ -128,7 +128,7 @@ class Tracker:
         """What is told together from now on is told when it ends."""
         self._applied, self._is_news, self._began = 0, False, now
 
-    def visited(self, visit: Visited, now: float) -> bool:
+    def visited(self, visit: DatabaseDone, now: float) -> bool:
         """Take what a visit came to, and say what is new. Whether it is in a trouble that it was not in before."""
         outcome = visit.outcome
         path = outcome.database.path
@@ -137,7 +137,7 @@ class Tracker:
         self._is_news |= bool(outcome.applied or outcome.rolled_back)
         self._halted.leave(path)
         if outcome.result in _TROUBLE:
-            tracked = self._tracked.setdefault(path, _Tracked(outcome))
+            tracked = self._tracked.setdefault(path, RetryState(outcome))
             tracked.outcome = outcome
             self._well.discard(path)
             return self._troubled(tracked, visit, log, now)
@@ -145,14 +145,14 @@ class Tracker:
         if was is not None:
             self._is_well_again(was, log)
         if outcome.pending:
-            self._tracked[path] = _Tracked(outcome)
+            self._tracked[path] = RetryState(outcome)
             self._well.discard(path)
         else:
             self._well.add(path)
         report_end(outcome, log)
         return False
 
-    def halted(self, halted: Halted, run_id: str, now: float) -> None:
+    def halted(self, halted: RolloutHalted, run_id: str, now: float) -> None:
         """These are not worked on: that is told of all at once."""
         self._halted.take(halted)
         self._halted.tell(self._log.bind(run_id=run_id), now)
@@ -161,7 +161,7 @@ class Tracker:
             if was is not None:
                 self._leave_crowd(was)
             self._well.discard(database.path)
-            self._tracked[database.path] = _Tracked(Outcome(database, Result.REFUSED, error=halted.error))
+            self._tracked[database.path] = RetryState(Outcome(database, OutcomeKind.REFUSED, error=halted.error))
         self._is_news |= bool(halted.databases)
 
     def pass_ended(self, now: float, run_id: str) -> None:
@@ -189,7 +189,7 @@ class Tracker:
             if crowd.complaint.is_made:
                 self._complain_of(cause, crowd, self._log, now)
 
-    def _troubled(self, tracked: _Tracked, visit: Visited, log: Log, now: float) -> bool:
+    def _troubled(self, tracked: RetryState, visit: DatabaseDone, log: Log, now: float) -> bool:
         outcome = visit.outcome
         self._judge(tracked, visit, now)
         cause = cause_of(outcome)
@@ -199,32 +199,32 @@ class Tracker:
             tracked.cause = cause
         if cause is None:
             return False
-        if not self._crowds.setdefault(cause, Crowd()).join(outcome.database.path):
+        if not self._crowds.setdefault(cause, FailureGroup()).join(outcome.database.path):
             self._is_news |= not is_same
             return not is_same
-        if outcome.result is Result.FAILED:
+        if outcome.result is OutcomeKind.FAILED:
             report_error(outcome, log)
         is_news = self._complain(tracked, log, now)
-        if is_news or outcome.result is Result.FAILED or outcome.applied or outcome.rolled_back:
+        if is_news or outcome.result is OutcomeKind.FAILED or outcome.applied or outcome.rolled_back:
             report_end(outcome, log)
         self._is_news |= is_news
         return is_news
 
-    def _judge(self, tracked: _Tracked, visit: Visited, now: float) -> None:
+    def _judge(self, tracked: RetryState, visit: DatabaseDone, now: float) -> None:
         outcome = visit.outcome
         tracked.failures += 1
         tracked.blocked |= outcome.result in _BLOCKING
-        tracked.unavailable |= outcome.result is Result.UNAVAILABLE
+        tracked.unavailable |= outcome.result is OutcomeKind.UNAVAILABLE
         tracked.rest = None
         # A refusal is judged anew at every pass: that costs a look at the ledger and runs nothing.
-        if outcome.result is not Result.REFUSED:
+        if outcome.result is not OutcomeKind.REFUSED:
             permanent = outcome.error is not None and not outcome.error.transient
             until = now + retry_delay(tracked.failures, self._random)
             # A damaged file, most likely; but a disk that failed to read it once looks the same.
-            at_latest = now + LONGEST_RETRY if outcome.result is Result.UNAVAILABLE else math.inf
-            tracked.rest = Rest(visit.migrations, visit.fingerprint, until, permanent, at_latest)
+            at_latest = now + LONGEST_RETRY if outcome.result is OutcomeKind.UNAVAILABLE else math.inf
+            tracked.rest = BackOff(visit.migrations, visit.fingerprint, until, permanent, at_latest)
 
-    def _is_well_again(self, was: _Tracked, log: Log) -> None:
+    def _is_well_again(self, was: RetryState, log: Log) -> None:
         self._leave_crowd(was)
         unblocked = events.DATABASE_UNBLOCKED if was.blocked else None
         recovered = events.DATABASE_RECOVERED if was.unavailable else None
@@ -235,7 +235,7 @@ class Tracker:
                 if number <= FEW:
                     log(event)
 
-    def _leave_crowd(self, tracked: _Tracked) -> None:
+    def _leave_crowd(self, tracked: RetryState) -> None:
         if tracked.cause is None:
             return
         crowd = self._crowds[tracked.cause]
@@ -243,7 +243,7 @@ class Tracker:
         if crowd.is_empty:
             del self._crowds[tracked.cause]
 
-    def _complain(self, tracked: _Tracked, log: Log, now: float) -> bool:
+    def _complain(self, tracked: RetryState, log: Log, now: float) -> bool:
         """Tell the trouble if it is time to; whether that was the first time."""
         outcome = tracked.outcome
         error = outcome.error
@@ -252,22 +252,22 @@ class Tracker:
         if tracked.complaint.is_made and is_foreign(outcome):
             return False
         # Another version that fails for the same reason is another cause.
-        if not tracked.complaint.is_due(f"{outcome.result}: {error.version}: {error.message}", now):
+        if not tracked.complaint.should_log(f"{outcome.result}: {error.version}: {error.message}", now):
             return False
         repeated = tracked.complaint.repeated or None
         log = log.bind(repeated=repeated)
-        if outcome.result is not Result.FAILED:
+        if outcome.result is not OutcomeKind.FAILED:
             report_error(outcome, log)
         if outcome.result in _BLOCKING:
             keys = failure_keys(error)
-            if outcome.result is Result.FAILED:
+            if outcome.result is OutcomeKind.FAILED:
                 keys |= {"reason": f"{error.label} failed: {error.message}", "excerpt": None}
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
 
-    def _complain_of(self, cause: Cause, crowd: Crowd, log: Log, now: float) -> None:
+    def _complain_of(self, cause: FailureCause, crowd: FailureGroup, log: Log, now: float) -> None:
         """Tell of those that are not told of one by one, if it is time to."""
-        if crowd.others and crowd.complaint.is_due(str(cause), now):
+        if crowd.others and crowd.complaint.should_log(str(cause), now):
             example = self._tracked[next(iter(crowd.others))].outcome
             report_others(example, len(crowd.others), log.bind(repeated=crowd.complaint.repeated or None))
 
@@ -285,7 +285,7 @@ class Tracker:
             "databases": len(self._known),
             "current": len(self._well),
             "blocked": sum(troubled[result] for result in _BLOCKING),
-            "unavailable": troubled[Result.UNAVAILABLE],
+            "unavailable": troubled[OutcomeKind.UNAVAILABLE],
             "pending": pending,
         }
 
@@ -293,7 +293,7 @@ class Tracker:
         """One line for `systemctl status` and the log."""
         counts = self.counts()
         text = f"{counts['current']} of {counts['databases']} databases current"
-        for name, results in (("blocked", _BLOCKING), ("unavailable", {Result.UNAVAILABLE})):
+        for name, results in (("blocked", _BLOCKING), ("unavailable", {OutcomeKind.UNAVAILABLE})):
             if counts[name]:
                 outcomes = (tracked.outcome for tracked in self._tracked.values())
                 text += (
@@ -302,18 +302,18 @@ class Tracker:
         return text
 
 
-class HaltComplaint:
+class HaltTimer:
     """That roll-outs are halted, told at once and again for as long as databases wait for one to go on."""
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
-        self._last: Halted | None = None
-        self._complaint = Complaint()
+        self._last: RolloutHalted | None = None
+        self._complaint = RepeatTimer()
 
-    def take(self, halted: Halted) -> None:
+    def take(self, halted: RolloutHalted) -> None:
         """These wait."""
         if halted.is_new:
-            self._last, self._complaint = halted, Complaint()
+            self._last, self._complaint = halted, RepeatTimer()
         self._paths |= {database.path for database in halted.databases}
 
     def leave(self, path: str) -> None:
@@ -326,5 +326,5 @@ class HaltComplaint:
 
     def tell(self, log: Log, now: float) -> None:
         """Log it if it is time to."""
-        if self._last is not None and self._paths and self._complaint.is_due("halted", now):
+        if self._last is not None and self._paths and self._complaint.should_log("halted", now):
             report_halt(self._last.halt, self._last.total, log.bind(repeated=self._complaint.repeated or None))

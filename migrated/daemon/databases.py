@@ -4,17 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from migrated.core.errors import MigrationError
-from migrated.daemon.messages import Halted, Scanned
+from migrated.daemon.messages import DirectoryScanned, RolloutHalted
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 
 # One for all that are well: there may be ten thousand, of which nothing more is asked.
-_CURRENT = Outcome(DatabasePath("", ""), Result.CURRENT)
-_STATES = {Result.FAILED: "blocked", Result.REFUSED: "blocked", Result.UNAVAILABLE: "unavailable"}
+_CURRENT = Outcome(DatabasePath("", ""), OutcomeKind.CURRENT)
+_STATES = {OutcomeKind.FAILED: "blocked", OutcomeKind.REFUSED: "blocked", OutcomeKind.UNAVAILABLE: "unavailable"}
 
 
 @dataclass(slots=True)
-class Standing:
+class DatabaseState:
     """One database. `state` is unknown, current, pending, blocked or unavailable, and has been since `since`."""
 
     database: DatabasePath
@@ -34,7 +34,7 @@ class Standing:
         """How many could be applied, as far as is known."""
         return self.outcome.pending if self.outcome else 0
 
-    def missing(self) -> str | None:
+    def why_not_current(self) -> str | None:
         """What is missing to its being current, in a line; None where it is."""
         if self.state == "current":
             return None
@@ -43,7 +43,7 @@ class Standing:
         waiting = self.unfinished or (f"{self.pending} pending" if self.pending else "not looked at yet")
         return f"{self.database.name}: {waiting}"
 
-    def judge(self, now: float) -> None:
+    def refresh(self, now: float) -> None:
         """Find the state anew."""
         state = self._found()
         if state != self.state:
@@ -59,20 +59,20 @@ class Standing:
         return "pending" if self.unfinished or self.outcome.pending else "current"
 
 
-class Standings:
+class DatabaseRegistry:
     """Owned by the daemon's loop. Times are seconds of one clock."""
 
     def __init__(self) -> None:
-        self._standings: dict[str, Standing] = {}
+        self._standings: dict[str, DatabaseState] = {}
 
     def found(self, databases: Iterable[DatabasePath], now: float) -> None:
         """Take the present set of databases: those gone are forgotten."""
         self._standings = {
-            database.path: self._standings.get(database.path) or Standing(database, "unknown", now)
+            database.path: self._standings.get(database.path) or DatabaseState(database, "unknown", now)
             for database in databases
         }
 
-    def scanned(self, scan: Scanned, now: float) -> None:
+    def scanned(self, scan: DirectoryScanned, now: float) -> None:
         """Take what reading a directory gave: nothing from one with a fault is applied."""
         errors = scan.listing.invalid if scan.listing else [scan.error]
         unfinished = scan.listing.unfinished if scan.listing else []
@@ -80,39 +80,39 @@ class Standings:
             if standing := self._standings.get(path):
                 standing.fault = errors[0] if errors else None
                 standing.unfinished = f"waiting for {unfinished[0].file} to be finished" if unfinished else None
-                standing.judge(now)
+                standing.refresh(now)
 
     def visited(self, outcome: Outcome, now: float) -> None:
         """Take what working on a database came to."""
         if standing := self._standings.get(outcome.database.path):
             standing.outcome = outcome if outcome.result in _STATES or outcome.pending else _CURRENT
-            standing.judge(now)
+            standing.refresh(now)
 
-    def halted(self, halted: Halted, now: float) -> None:
+    def halted(self, halted: RolloutHalted, now: float) -> None:
         """Take that these are not worked on."""
         for database in halted.databases:
-            self.visited(Outcome(database, Result.REFUSED, error=halted.error), now)
+            self.visited(Outcome(database, OutcomeKind.REFUSED, error=halted.error), now)
 
-    def all(self) -> list[Standing]:
+    def all(self) -> list[DatabaseState]:
         """Every one, in the order of the configuration."""
         return list(self._standings.values())
 
-    def of(self, paths: Iterable[str]) -> list[Standing]:
+    def of(self, paths: Iterable[str]) -> list[DatabaseState]:
         """Those of these databases, as far as they are known, or all where none is named."""
         wanted = list(paths)
         return [self._standings[path] for path in wanted if path in self._standings] if wanted else self.all()
 
-    def get(self, name: str) -> Standing | None:
+    def get(self, name: str) -> DatabaseState | None:
         """That of the database with this path, or else with this name."""
         return self._standings.get(name) or next(
             (standing for standing in self.all() if standing.database.name == name), None
         )
 
-    def missing(self, paths: Iterable[str]) -> list[str]:
+    def why_not_current(self, paths: Iterable[str]) -> list[str]:
         """What is missing to these databases' being current, or to that of all where none is named."""
         lines = []
         for path in list(paths) or list(self._standings):
             standing = self._standings.get(path)
-            line = standing.missing() if standing else f"{path}: this daemon does not look after it"
+            line = standing.why_not_current() if standing else f"{path}: this daemon does not look after it"
             lines += [line] if line else []
         return lines

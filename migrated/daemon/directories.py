@@ -7,8 +7,8 @@ from functools import partial
 
 from migrated.config.settings import Config
 from migrated.core.errors import MigrationFileError
-from migrated.daemon.messages import Scanned
-from migrated.daemon.scheduler import Complaint
+from migrated.daemon.messages import DirectoryScanned
+from migrated.daemon.scheduler import RepeatTimer
 from migrated.daemon.watcher import DirectoryWatch, WatchNews, is_under_way
 from migrated.logs import events
 from migrated.logs.logger import Log, failure_keys
@@ -35,13 +35,13 @@ _WATCH_EVENTS = {
 class _Directory:
     watch: DirectoryWatch
     listing: Listing | None = None
-    fault: Scanned | None = None
+    fault: DirectoryScanned | None = None
     unsettled_since: float | None = None
     backend: str | None = None
     since: float = 0.0
     told: set[tuple[str, str]] = field(default_factory=set)
-    complaint: Complaint = field(default_factory=Complaint)
-    loss: Complaint = field(default_factory=Complaint)
+    complaint: RepeatTimer = field(default_factory=RepeatTimer)
+    loss: RepeatTimer = field(default_factory=RepeatTimer)
 
 
 class Directories:
@@ -100,7 +100,7 @@ class Directories:
         for directory in self._directories.values():
             directory.watch.stop()
 
-    def scanned(self, scan: Scanned, now: float) -> None:
+    def scanned(self, scan: DirectoryScanned, now: float) -> None:
         """Take what reading a directory gave, and say what is new."""
         directory = self._directories.get(scan.directory)
         if directory is None:
@@ -126,7 +126,7 @@ class Directories:
         """Say again what has been standing for long."""
         for path, directory in self._directories.items():
             lost = directory.watch.lost_because
-            if lost is not None and directory.loss.is_due(lost, now):
+            if lost is not None and directory.loss.should_log(lost, now):
                 self._log(events.WATCH_LOST, file=path, reason=lost, repeated=directory.loss.repeated)
             self._complain(directory, now)
 
@@ -158,8 +158,8 @@ class Directories:
         self.restarts += news.kind == "restored"
         directory.backend, directory.since = None if news.kind == "lost" else news.reason, now
         if news.kind == "lost":
-            directory.loss = Complaint()
-            directory.loss.is_due(news.reason, now)
+            directory.loss = RepeatTimer()
+            directory.loss.should_log(news.reason, now)
         self._log(_WATCH_EVENTS[news.kind], file=path, reason=news.reason)
 
     def _remark(self, directory: _Directory, listing: Listing) -> None:
@@ -197,7 +197,7 @@ class Directories:
             return
         if directory.fault is not None and directory.fault.error is not None:
             error = directory.fault.error
-            if directory.complaint.is_due(str(error), now):
+            if directory.complaint.should_log(str(error), now):
                 self._invalid(failure_keys(error), directory)
             return
         listing = directory.listing
@@ -206,12 +206,12 @@ class Directories:
         overdue = directory.unsettled_since is not None and now - directory.unsettled_since >= PATIENCE_SECONDS
         unfinished = listing.unfinished if overdue else []
         if not listing.invalid and not unfinished:
-            directory.complaint = Complaint()
+            directory.complaint = RepeatTimer()
             return
         cause = "\n".join(
             [*map(str, listing.invalid), *(f"{remark.file}: {remark.reason}" for remark in unfinished)]
         )
-        if directory.complaint.is_due(cause, now):
+        if directory.complaint.should_log(cause, now):
             for error in listing.invalid:
                 self._invalid(failure_keys(error), directory)
             for remark in unfinished:

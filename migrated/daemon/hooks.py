@@ -9,27 +9,27 @@ from types import TracebackType
 from typing import Self
 
 from migrated.config.settings import Config, HookName
-from migrated.daemon.messages import HookEnded, Scanned
+from migrated.daemon.messages import DirectoryScanned, HookEnded
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.hook_events import Gathering
-from migrated.fleet.hooks import Occasion, run_hook
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.hook_events import HookCollector
+from migrated.fleet.hooks import HookEvent, run_hook
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.logs.logger import Log
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 
-class News:
+class PassHookCollector:
     """What is new in the pass that is under way, and was not in those before it."""
 
     def __init__(self) -> None:
-        self._gathering = Gathering("")
+        self._gathering = HookCollector("")
         self._faults: dict[str, str] = {}
 
     def begin(self, run_id: str) -> None:
         """A pass begins."""
-        self._gathering = Gathering(run_id)
+        self._gathering = HookCollector(run_id)
 
-    def scanned(self, scan: Scanned) -> None:
+    def scanned(self, scan: DirectoryScanned) -> None:
         """Take what reading a directory gave. News are the databases that its faults did not block before."""
         errors = scan.listing.invalid if scan.listing else [scan.error] if scan.error else []
         cause = "\n".join(map(str, errors))
@@ -40,7 +40,7 @@ class News:
             mended = set(scan.databases)
             self._faults = {path: known for path, known in self._faults.items() if path not in mended}
         if blocked:
-            self._gathering.add_trouble(Result.REFUSED, errors[0], blocked)
+            self._gathering.add_trouble(OutcomeKind.REFUSED, errors[0], blocked)
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
         """Take the present set of databases: those gone are forgotten."""
@@ -53,7 +53,7 @@ class News:
         """Take what a visit came to; `is_news` whether its trouble, if any, is new."""
         self._gathering.add(outcome, is_news=is_news)
 
-    def occasions(self) -> list[Occasion]:
+    def occasions(self) -> list[HookEvent]:
         """What there is to run hooks for, once the pass is over."""
         return self._gathering.occasions()
 
@@ -64,12 +64,12 @@ class HookQueue:
     `post` is called, in the other thread, when one has ended; then `ended` is to be called. A context manager.
     """
 
-    def __init__(self, log: Log, supervision: Supervision, post: Callable[[HookEnded], None]) -> None:
+    def __init__(self, log: Log, supervision: CancelToken, post: Callable[[HookEnded], None]) -> None:
         self._log = log
         self._supervision = supervision
         self._post = post
         self._thread = ThreadPoolExecutor(1, "migrated-hooks")
-        self._waiting: dict[HookName, tuple[Config, Occasion]] = {}
+        self._waiting: dict[HookName, tuple[Config, HookEvent]] = {}
         self._is_running = False
 
     @property
@@ -81,7 +81,7 @@ class HookQueue:
         """The names of those that wait for the one that is running."""
         return [name.value for name in self._waiting]
 
-    def put(self, config: Config, occasions: Iterable[Occasion]) -> None:
+    def put(self, config: Config, occasions: Iterable[HookEvent]) -> None:
         """Run what is configured for these occasions, as soon as those before them have ended."""
         for occasion in occasions:
             if config.hooks.command(occasion.hook):
@@ -113,7 +113,7 @@ class HookQueue:
         self._is_running = True
         self._thread.submit(self._run, config, occasion)
 
-    def _run(self, config: Config, occasion: Occasion) -> None:
+    def _run(self, config: Config, occasion: HookEvent) -> None:
         try:
             run_hook(config, occasion, self._log, self._supervision)
         finally:

@@ -19,36 +19,36 @@ from migrated.config.settings import Config, following
 from migrated.core import VERSION
 from migrated.core.errors import INTERRUPTED, ConfigError, LockHeldError, MigrationError
 from migrated.daemon import systemd
-from migrated.daemon.alerts import Tracker
-from migrated.daemon.control.protocol import SOCKET_KEY, Answer, Asked
-from migrated.daemon.control.requests import Desk
+from migrated.daemon.alerts import Alerts
+from migrated.daemon.control.protocol import SOCKET_KEY, Answer, PendingRequest
+from migrated.daemon.control.requests import RequestQueue
 from migrated.daemon.control.server import ControlSocket
-from migrated.daemon.databases import Standings
+from migrated.daemon.databases import DatabaseRegistry
 from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
-from migrated.daemon.hooks import HookQueue, News
+from migrated.daemon.hooks import HookQueue, PassHookCollector
 from migrated.daemon.messages import (
     Changed,
-    Found,
-    Halted,
+    DatabaseDone,
+    DatabasesFound,
+    DirectoryScanned,
     HookEnded,
     Message,
     PassEnded,
-    Scanned,
+    RolloutHalted,
     Signalled,
-    Visited,
 )
 from migrated.daemon.metrics import Metrics
-from migrated.daemon.reconcile import Pass, Roster
-from migrated.daemon.scheduler import Complaint, Pulse, Settle
+from migrated.daemon.reconcile import ReconcileCache, Reconciliation
+from migrated.daemon.scheduler import Debouncer, RepeatTimer, WatchdogPinger
 from migrated.daemon.status import Activity, daemon_view, database_view
-from migrated.daemon.systemd import Status
+from migrated.daemon.systemd import StatusLine
 from migrated.daemon.watcher import WatchdogComplaints
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
 from migrated.logs.logger import Log, new_run_id
 from migrated.system import permissions
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 from migrated.system.inbox import receive
 
 TICK_SECONDS = 1.0
@@ -73,30 +73,30 @@ class Daemon:
         self._config = config
         self._load = load
         self._log = log
-        self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled | Asked] = SimpleQueue()
+        self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled | PendingRequest] = SimpleQueue()
         self._locks = DaemonLocks()
         self._schemas = SchemaFiles()
-        self._roster = Roster()
-        self._tracker = Tracker(log, random.random)
+        self._roster = ReconcileCache()
+        self._tracker = Alerts(log, random.random)
         self._directories = Directories(log, self._changed)
         self._metrics = Metrics(config.metrics_file, self._tracker, self._directories, log)
-        self._settle = Settle(config.settle, config.settle_max)
+        self._settle = Debouncer(config.settle, config.settle_max)
         self._touched: set[str] = set()
-        self._supervision = Supervision()
+        self._supervision = CancelToken()
         self._activity = Activity()
-        self._status = Status(self._summary)
+        self._status = StatusLine(self._summary)
         self._hooks = HookQueue(log, self._supervision, self._inbox.put)
-        self._news = News()
+        self._news = PassHookCollector()
         self._beats = 0
         self._run_id = ""
-        self._standings = Standings()
-        self._desk = Desk(log, self._supervision, self._standings, self._describe)
+        self._standings = DatabaseRegistry()
+        self._desk = RequestQueue(log, self._supervision, self._standings, self._describe)
         self._control = ControlSocket(self._inbox.put)
-        self._uncontrolled = Complaint()
+        self._uncontrolled = RepeatTimer()
         self._ready = False
         self._pass: Future[None] | None = None
         self._began = now = time.monotonic()
-        self._pulse = Pulse(systemd.watchdog_interval(), now)
+        self._pulse = WatchdogPinger(systemd.watchdog_interval(), now)
         self._resync_at = now
         self._tick_at = now
         self._alive_at = now + ALIVE_SECONDS
@@ -130,9 +130,9 @@ class Daemon:
             now = time.monotonic()
             if now >= self._tick_at:
                 self._tick(now)
-            if now >= self._pulse.look_at and self._pulse.take(now, self._signs()):
+            if now >= self._pulse.look_at and self._pulse.should_ping(now, self._signs()):
                 systemd.notify("WATCHDOG=1")
-            self._desk.give_up(now)
+            self._desk.expire_waits(now)
             self._status.look(now)
             if self._pass is None:
                 self._start_work(worker, now)
@@ -169,12 +169,12 @@ class Daemon:
             self._reload()
         if self._desk.is_paused:
             return
-        one = self._settle.only_one(now)
+        one = self._settle.single_file(now)
         if one is not None and not self._directories.is_new_on_top(self._touched, one):
-            self._settle.be_patient()
+            self._settle.use_full_delay()
         if self._settle.is_due(now) and self._directories.are_in_a_checkout():
-            self._settle.notice(now)
-        if self._settle.take(now):
+            self._settle.event(now)
+        if self._settle.fire(now):
             self._log(events.FILES_CHANGED, file=", ".join(sorted(self._touched)))
             self._touched.clear()
             self._resync_at = now
@@ -201,7 +201,7 @@ class Daemon:
         self._news.begin(run_id)
         self._desk.pass_begins(is_full=only is None)
         self._tracker.pass_begins(now)
-        work = Pass(
+        work = Reconciliation(
             self._config,
             run_id,
             self._log.bind(run_id=run_id),
@@ -212,7 +212,7 @@ class Daemon:
             self._tracker.known(),
             only,
             asked_for,
-            self._tracker.resting(),
+            self._tracker.backing_off(),
             self._tracker.failing(),
             self._schemas,
             self._activity,
@@ -222,42 +222,44 @@ class Daemon:
         self._metrics.pass_began()
         self._pass = worker.submit(work.run)
 
-    def _handle(self, message: Message | HookEnded | Changed | Signalled | Asked) -> None:
+    def _handle(self, message: Message | HookEnded | Changed | Signalled | PendingRequest) -> None:
         now = time.monotonic()
-        if isinstance(message, Message | Asked):
+        if isinstance(message, Message | PendingRequest):
             self._status.changed()
         match message:
             case Changed(directory, name):
-                self._settle.notice(now, name)
+                self._settle.event(now, name)
                 self._touched.add(directory or "any directory")
             case Signalled(number):
                 self._obey(signal.Signals(number))
-            case Scanned() | Found() | Visited() | Halted():
+            case DirectoryScanned() | DatabasesFound() | DatabaseDone() | RolloutHalted():
                 self._learn(message, now)
             case PassEnded():
                 self._pass_ended()
             case HookEnded():
                 self._hooks.ended()
-            case Asked():
-                self._desk.take(message, now)
+            case PendingRequest():
+                self._desk.handle(message, now)
 
-    def _learn(self, message: Scanned | Found | Visited | Halted, now: float) -> None:
+    def _learn(
+        self, message: DirectoryScanned | DatabasesFound | DatabaseDone | RolloutHalted, now: float
+    ) -> None:
         match message:
-            case Scanned():
+            case DirectoryScanned():
                 self._directories.scanned(message, now)
                 self._news.scanned(message)
                 self._standings.scanned(message, now)
-            case Found(databases):
+            case DatabasesFound(databases):
                 self._tracker.found(databases)
                 self._news.found(databases)
                 self._standings.found(databases, now)
-            case Visited(outcome):
+            case DatabaseDone(outcome):
                 told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
                 if told:
                     self._standings.visited(outcome, now)
                     self._metrics.visited(outcome)
                 self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
-            case Halted():
+            case RolloutHalted():
                 self._tracker.halted(message, self._run_id, now)
                 self._standings.halted(message, now)
 
@@ -286,11 +288,11 @@ class Daemon:
 
         A hook has a limit of its own, `timeout` or `stop_grace`.
         """
-        advances = self._pass is not None and self._supervision.beats != self._beats
+        advances = self._pass is not None and self._supervision.heartbeats != self._beats
         stops = self._supervision.is_stopping()
         if (advances and not self._ready) or (stops and (advances or self._hooks.is_busy)):
             systemd.notify(f"EXTEND_TIMEOUT_USEC={EXTENSION_USEC}")
-        self._beats = self._supervision.beats
+        self._beats = self._supervision.heartbeats
 
     def _pass_ended(self) -> None:
         if self._pass is not None:
@@ -325,10 +327,10 @@ class Daemon:
             self._config = config
             self._metrics.path = config.metrics_file
             self._locks.release_others(config)
-            self._settle = Settle(config.settle, config.settle_max)
+            self._settle = Debouncer(config.settle, config.settle_max)
             self._resync_at = time.monotonic()
             self._schemas = SchemaFiles()
-            self._roster = Roster()
+            self._roster = ReconcileCache()
             self._tracker.try_all()
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)
@@ -347,7 +349,7 @@ class Daemon:
 
     def _describe(self, now: float, paths: tuple[str, ...]) -> Answer:
         """The live view, with these databases or all."""
-        resting = self._tracker.resting()
+        resting = self._tracker.backing_off()
         daemon = daemon_view(
             now,
             self._began,
@@ -375,12 +377,12 @@ class Daemon:
         try:
             self._locks.note({SOCKET_KEY: str(self._control.ensure(lock))})
         except OSError as error:
-            if self._uncontrolled.is_due(str(error), time.monotonic()):
+            if self._uncontrolled.should_log(str(error), time.monotonic()):
                 self._log(events.CONTROL_UNAVAILABLE, reason=str(error))
 
     def _signs(self) -> object:
         """What changes while the worker advances; None while it has nothing to do."""
-        return (self._supervision.beats, self._activity.signs()) if self._pass is not None else None
+        return (self._supervision.heartbeats, self._activity.signs()) if self._pass is not None else None
 
     def _changed(self, directory: str | None = None, name: str | None = None) -> None:
         self._inbox.put(Changed(directory, name))

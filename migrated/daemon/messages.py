@@ -34,7 +34,7 @@ HALTED = "FLEET_HALTED"
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class DirectoryScanned:
     """A directory was read, or could not be; `databases` are the paths of those that take its migrations."""
 
     directory: str
@@ -44,14 +44,14 @@ class Scanned:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DatabasesFound:
     """The databases of all targets, as they are now. Those that are not among them are gone."""
 
     databases: tuple[DatabasePath, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Visited:
+class DatabaseDone:
     """A database was worked on, with these migrations, when it looked like this before."""
 
     outcome: Outcome
@@ -61,7 +61,7 @@ class Visited:
 
 
 @dataclass(frozen=True, slots=True)
-class Halted:
+class RolloutHalted:
     """These databases, of so many, are not worked on: what is new for them failed in others, now or earlier."""
 
     databases: tuple[DatabasePath, ...]
@@ -76,4 +76,4 @@ class PassEnded:
     """The pass is over."""
 
 
-Message = Scanned | Found | Visited | Halted | PassEnded
+Message = DirectoryScanned | DatabasesFound | DatabaseDone | RolloutHalted | PassEnded

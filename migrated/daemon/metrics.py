@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from migrated.core import VERSION
-from migrated.daemon.alerts import Tracker
+from migrated.daemon.alerts import Alerts
 from migrated.daemon.directories import Directories
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.logs import events
 from migrated.logs.logger import Log
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _STATES = ("current", "blocked", "unavailable")
-_FAILURES = (Result.FAILED, Result.UNAVAILABLE)
+_FAILURES = (OutcomeKind.FAILED, OutcomeKind.UNAVAILABLE)
 _MODE = 0o644
 
 
@@ -31,7 +31,7 @@ class Metrics:
     while it writes is logged once per cause, and never raised.
     """
 
-    def __init__(self, path: str | None, tracker: Tracker, directories: Directories, log: Log) -> None:
+    def __init__(self, path: str | None, tracker: Alerts, directories: Directories, log: Log) -> None:
         self.path = path
         self._tracker = tracker
         self._directories = directories

@@ -1,6 +1,6 @@
 """One pass: read the directories, find the databases, bring each up to date. Runs in the worker's thread.
 
-It is given what it needs, and tells what it found by messages. What the next pass needs of it is in the `Roster`.
+It is given what it needs and posts what it found as messages. `ReconcileCache` has what the next pass needs.
 """
 
 import os
@@ -10,26 +10,34 @@ from dataclasses import dataclass, field
 from migrated.config.settings import Config, Target
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationFileError, RefusedError
 from migrated.daemon.holding import DaemonLocks
-from migrated.daemon.messages import HALTED, Found, Halted, Message, PassEnded, Scanned, Visited
-from migrated.daemon.scheduler import Fingerprint, Rest
+from migrated.daemon.messages import (
+    HALTED,
+    DatabaseDone,
+    DatabasesFound,
+    DirectoryScanned,
+    Message,
+    PassEnded,
+    RolloutHalted,
+)
+from migrated.daemon.scheduler import BackOff, Fingerprint
 from migrated.daemon.status import Activity
 from migrated.fleet.discovery import DatabasePath, Discovery
-from migrated.fleet.job import Job, Prototype
+from migrated.fleet.job import DatabaseJob, Prototype
 from migrated.fleet.locks import SharedLocks
-from migrated.fleet.outcome import Cause, Outcome, Result, cause_of, internal
+from migrated.fleet.outcome import FailureCause, Outcome, OutcomeKind, cause_of, internal_error
 from migrated.fleet.reporting import FEW
-from migrated.fleet.rollout import BUSY_SECONDS, Halt, RollOut, Turn
+from migrated.fleet.rollout import BUSY_SECONDS, Halt, Rollout, Visit
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.fleet.waves import Waves
 from migrated.logs import events
 from migrated.logs.logger import Log
 from migrated.sources.cache import DirectoryReader, Reading, has_rested
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 _UNKNOWN = Fingerprint(None, ())
 
 
-class Roster:
+class ReconcileCache:
     """Owned by the thread that does the passes."""
 
     def __init__(self) -> None:
@@ -79,7 +87,7 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Reconciliation:
     """What one pass works by: a snapshot of what the owner knows.
 
     `only` limits it to some databases' paths, which are then tried whatever they rest for; those in `asked_for`
@@ -91,16 +99,16 @@ class Pass:
     log: Log
     locks: DaemonLocks
     post: Callable[[Message], None]
-    supervision: Supervision
+    supervision: CancelToken
     now: float
     known: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     asked_for: frozenset[str] = frozenset()
-    resting: Mapping[str, Rest] = field(default_factory=dict)
-    failing: Mapping[str, Cause | None] = field(default_factory=dict)
+    resting: Mapping[str, BackOff] = field(default_factory=dict)
+    failing: Mapping[str, FailureCause | None] = field(default_factory=dict)
     schemas: SchemaFiles = field(default_factory=SchemaFiles)
     activity: Activity = field(default_factory=Activity)
-    roster: Roster = field(default_factory=Roster)
+    roster: ReconcileCache = field(default_factory=ReconcileCache)
     goes_on: bool = False
 
     def run(self) -> None:
@@ -116,8 +124,8 @@ class Pass:
                 try:
                     self._work_on_target(target, databases)
                 except Exception as surprise:  # noqa: BLE001 - one directory's surprise must not stop the others
-                    fault = MigrationFileError(file=target.migrations, **internal(surprise))
-                    self.post(Scanned(target.migrations, None, fault, _paths(databases)))
+                    fault = MigrationFileError(file=target.migrations, **internal_error(surprise))
+                    self.post(DirectoryScanned(target.migrations, None, fault, _paths(databases)))
         finally:
             self.activity.end()
             self.post(PassEnded())
@@ -130,7 +138,7 @@ class Pass:
     def _find(self, databases: Sequence[DatabasePath]) -> None:
         new = [database for database in databases if database.path not in self.known]
         if new or len(databases) != len(self.known):
-            self.post(Found(tuple(databases)))
+            self.post(DatabasesFound(tuple(databases)))
             self.roster.keep(database.path for database in databases)
         for database in new[:FEW]:
             self.log(events.DATABASE_DISCOVERED, database=database.name)
@@ -143,11 +151,11 @@ class Pass:
             reading = self.roster.reader.read(target.migrations, self.config.trust())
         except RefusedError as error:
             self.roster.scanned.pop(_key(target), None)
-            self.post(Scanned(target.migrations, None, error, _paths(databases)))
+            self.post(DirectoryScanned(target.migrations, None, error, _paths(databases)))
             return
         listing = reading.listing
         if self.roster.is_news(_key(target), reading, databases):
-            self.post(Scanned(target.migrations, listing, None, _paths(databases)))
+            self.post(DirectoryScanned(target.migrations, listing, None, _paths(databases)))
         if listing.invalid or listing.unfinished:
             return
         wanted = self._wanted(target, databases, reading.mark)
@@ -185,7 +193,7 @@ class Pass:
         is_fleet = len(databases) > 1
         ours: set[str] = set()
         with SharedLocks() as locks:
-            job = Job(
+            job = DatabaseJob(
                 target,
                 reading.listing.migrations,
                 lambda runner: runner.run(),
@@ -193,11 +201,11 @@ class Pass:
                 lock_timeout=self.config.lock_timeout,
                 supervision=self.supervision,
                 hold=locks.hold,
-                is_everything=True,
-                is_of_fleet=is_fleet,
+                applies_all=True,
+                in_fleet=is_fleet,
                 prototype=Prototype(target, reading.listing.migrations),
             )
-            rollout = RollOut(
+            rollout = Rollout(
                 lambda turn: self._visit(job, turn, BUSY_SECONDS if is_fleet else None, ours),
                 lambda outcome: self._tell(
                     target, outcome, reading.mark, is_first=outcome.database is databases[0]
@@ -212,7 +220,7 @@ class Pass:
             self.roster.halts[_key(target)] = reading.mark, halt
             self._leave_alone(halt.untouched, halt, len(databases), is_new=True)
 
-    def _visit(self, job: Job, turn: Turn, busy_timeout: float | None, ours: set[str]) -> Outcome:
+    def _visit(self, job: DatabaseJob, turn: Visit, busy_timeout: float | None, ours: set[str]) -> Outcome:
         """`ours` are the directories of which it is known in this pass that we hold the daemon's lock."""
         database = turn.database
         self.supervision.beat()
@@ -222,9 +230,9 @@ class Pass:
             if folder not in ours or os.path.islink(database.path):
                 self.locks.ensure(database.path)
                 ours.add(folder)
-            return job.do(database, self.activity, busy_timeout=busy_timeout, in_full=turn.in_full)
+            return job.run(database, self.activity, busy_timeout=busy_timeout, in_full=turn.verbose)
         except (LockHeldError, DatabaseError) as error:
-            return Outcome(database, Result.UNAVAILABLE, error=error)
+            return Outcome(database, OutcomeKind.UNAVAILABLE, error=error)
         finally:
             self.activity.leave()
 
@@ -233,13 +241,13 @@ class Pass:
             self.schemas.update(target, outcome, self.log, self.supervision)
         path = outcome.database.path
         # What is refused is so for its record and the files: nothing changes while these are the same.
-        if outcome.result is Result.REFUSED or (outcome.error is None and not outcome.pending):
+        if outcome.result is OutcomeKind.REFUSED or (outcome.error is None and not outcome.pending):
             self.roster.note_judged(path, mark)
         else:
             self.roster.forget(path)
         # What we wrote ourselves must not pass for somebody else's change.
         fingerprint = look_at(path) if outcome.error else _UNKNOWN
-        self.post(Visited(outcome, mark, fingerprint, self.run_id))
+        self.post(DatabaseDone(outcome, mark, fingerprint, self.run_id))
 
     def _leave_alone(
         self, databases: Sequence[DatabasePath], halt: Halt, total: int, *, is_new: bool = False
@@ -253,7 +261,7 @@ class Pass:
                 code=HALTED,
                 hint="mend the file; or go on with the others by `migrated resume`",
             )
-            self.post(Halted(tuple(databases), error, halt, total, is_new))
+            self.post(RolloutHalted(tuple(databases), error, halt, total, is_new))
 
 
 def _paths(databases: list[DatabasePath]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ def retry_delay(failures: int, random: Callable[[], float]) -> float:
 
 
 @dataclass(slots=True)
-class Complaint:
+class RepeatTimer:
     """One standing cause: told at once, then at doubling intervals of at most 15 minutes.
 
     `repeated` counts the tellings after the first.
@@ -36,7 +36,7 @@ class Complaint:
         """Whether there was ever a cause to tell."""
         return self._cause is not None
 
-    def is_due(self, cause: str, now: float) -> bool:
+    def should_log(self, cause: str, now: float) -> bool:
         """Whether to tell it now. Another cause is told at once."""
         if cause != self._cause:
             self._cause, self.repeated, self._interval = cause, 0, FIRST_REPETITION
@@ -58,7 +58,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class BackOff:
     """Why a database in trouble is left alone for now: what was tried, on which file, and until when."""
 
     migrations: int
@@ -93,7 +93,7 @@ LONGEST_TO_SHORTEN = 0.05
 
 
 @dataclass(slots=True)
-class Settle:
+class Debouncer:
     """Due once `quiet` seconds passed without a change, and at the latest `maximum` after the first one.
 
     While only one file changed it is due `quickly` before that, for who finds that it can be taken by itself.
@@ -106,7 +106,7 @@ class Settle:
     _names: set[str] = field(default_factory=set)
     _is_patient: bool = False
 
-    def notice(self, now: float, name: str | None = None) -> None:
+    def event(self, now: float, name: str | None = None) -> None:
         """Take a change into account: of the file `name`, of none if that is empty, of any if it is not known."""
         if self._first is None:
             self._first, self._is_patient = now, self.quiet > LONGEST_TO_SHORTEN
@@ -117,12 +117,12 @@ class Settle:
         if name is None or len(self._names) > 1:
             self._is_patient = True
 
-    def only_one(self, now: float) -> str | None:
+    def single_file(self, now: float) -> str | None:
         """The file to be taken by itself, once it is time for that."""
         due = self._first is not None and not self._is_patient and now >= self._last + QUICK_SECONDS
         return next(iter(self._names), None) if due else None
 
-    def be_patient(self) -> None:
+    def use_full_delay(self) -> None:
         """It is no file to be taken by itself."""
         self._is_patient = True
 
@@ -134,7 +134,7 @@ class Settle:
         quiet = min(self.quiet, QUICK_SECONDS) if is_quick else self.quiet
         return min(self._last + quiet, self._first + self.maximum)
 
-    def take(self, now: float) -> bool:
+    def fire(self, now: float) -> bool:
         """Whether to act now; if so, the burst is over."""
         if not self.is_due(now):
             return False
@@ -147,7 +147,7 @@ class Settle:
         return due is not None and now >= due
 
 
-class Pulse:
+class WatchdogPinger:
     """Due twice within `interval` seconds; never where that is None.
 
     The worker counts as hung once it is at work and gave no new sign for as long as the interval.
@@ -159,7 +159,7 @@ class Pulse:
         self._alive_at = now
         self.look_at = now if interval else math.inf
 
-    def take(self, now: float, signs: object) -> bool:
+    def should_ping(self, now: float, signs: object) -> bool:
         """Whether to tell it now. `signs` differ whenever the worker advanced, and are None while it is idle."""
         self.look_at = now + self._interval / 2
         if signs is None or signs != self._signs:

@@ -22,9 +22,9 @@ from migrated.core.errors import (
     UnfinishedError,
 )
 from migrated.core.migration import MigrationDirection, Step
-from migrated.daemon.databases import Standing
-from migrated.engine.backend import Done, Observer, Progress
-from migrated.fleet.outcome import Outcome, Result
+from migrated.daemon.databases import DatabaseState
+from migrated.engine.backend import Observer, Progress, StepResult
+from migrated.fleet.outcome import Outcome, OutcomeKind
 
 WORTH_TELLING_SECONDS = 1.0
 
@@ -103,7 +103,7 @@ class Activity(Observer):
     def progress(self, progress: Progress) -> None:
         self._change(lambda doing: replace(doing, statement=progress.statement, statements=progress.statements))
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         del done, direction
         self._change(lambda doing: Doing(doing.database, time.monotonic()))
 
@@ -131,7 +131,7 @@ def daemon_view(now: float, began: float, doing: Doing | None, **more: object) -
     }
 
 
-def database_view(standing: Standing, now: float, retry_at: float | None) -> dict[str, Any]:
+def database_view(standing: DatabaseState, now: float, retry_at: float | None) -> dict[str, Any]:
     """One database. `retry_in` is in seconds; None where it is tried only once something changes."""
     tried = retry_at is not None and not math.isinf(retry_at)
     return {
@@ -198,7 +198,7 @@ def short(outcome: Outcome) -> str:
         return outcome.database.name
     if isinstance(error, RefusedError) and error.code in _KINDS:
         text = f"{_KINDS[error.code]} {_labels(error)} ({outcome.database.name})"
-    elif outcome.result is Result.FAILED and error.version is not None:
+    elif outcome.result is OutcomeKind.FAILED and error.version is not None:
         text = f"{_labels(error)} failed ({outcome.database.name}): {error.message}"
     else:
         text = f"{outcome.database.name}: {error.message}"

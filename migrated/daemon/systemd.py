@@ -48,7 +48,7 @@ _INTERVAL_SECONDS = 0.2
 """Ten thousand databases, one after the other, must not be ten thousand lines, each made from all of them."""
 
 
-class Status:
+class StatusLine:
     """Sends `STATUS=` whenever `compose` gives another text, soon after `changed` was called."""
 
     def __init__(self, compose: Callable[[], str]) -> None:

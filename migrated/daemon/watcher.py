@@ -80,7 +80,7 @@ class DirectoryWatch:
         found = _identify(self.directory)
         if isinstance(found, str):
             return self._lose(found)
-        if found == self._watched and self._hears():
+        if found == self._watched and self._receives_events():
             if self._looks_owed:
                 self._looks_owed -= 1
                 self._changed(None)
@@ -112,7 +112,7 @@ class DirectoryWatch:
         self._lost = reason
         return WatchNews("lost", reason)
 
-    def _hears(self) -> bool:
+    def _receives_events(self) -> bool:
         observer = self._observer
         if observer is None or not observer.is_alive():
             return False

@@ -6,10 +6,10 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from migrated.core.migration import Migration, MigrationDirection, Step
-from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Snapshot, Unfinished
+from migrated.core.records import AppliedMigration, AppliedRepeatable, LedgerState, Repair, Snapshot, Unfinished
 
 
-class LedgerMovedError(Exception):
+class LedgerChangedError(Exception):
     """Somebody else changed the database since the ledger was read; what was planned from it is void."""
 
 
@@ -17,7 +17,7 @@ class BatchLostError(Exception):
     """A failing step took with it what was done before it in the same batch, which could have been kept."""
 
 
-class Done(NamedTuple):
+class StepResult(NamedTuple):
     """What one step came to: the ledger's entry (struck out by a rollback), its time and the rows it changed.
 
     `dropped` names what went with a rebuilt table and is not there any more: "index i", "trigger t".
@@ -55,16 +55,16 @@ class FormerState(NamedTuple):
         return {version: self.recorded[version] for version in versions if version in self.recorded}
 
 
-class KeptRows(NamedTuple):
+class RowRestoreReport(NamedTuple):
     """What became of the rows that tables had when migrations were rolled back and applied again.
 
-    `put_back` are the tables that have their rows again, with how many of them; `left_out` those of which
+    `put_back` are the tables that have their rows again, with how many of them; `not_restored` those of which
     `snapshot` holds rows that the database has not any more, and why.
     """
 
     snapshot: str
-    put_back: Mapping[str, int]
-    left_out: Mapping[str, str]
+    restored: Mapping[str, int]
+    not_restored: Mapping[str, str]
 
 
 class Template(Protocol):
@@ -90,7 +90,7 @@ class Observer:
     def progress(self, progress: Progress) -> None:
         """A step takes long; told every few seconds."""
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         """A step is committed."""
 
     def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
@@ -99,23 +99,23 @@ class Observer:
     def snapshot_skipped(self, reason: str) -> None:
         """The content was not kept, though it is asked for."""
 
-    def went_back(self, former: FormerState) -> None:
+    def restored_snapshot(self, former: FormerState) -> None:
         """The content was made what it was, for want of a down text."""
 
     def updated(self, migration: Migration) -> None:
         """The record of an applied migration has its present name, down text and header now."""
 
-    def rows_kept(self, kept: KeptRows) -> None:
+    def rows_restored(self, kept: RowRestoreReport) -> None:
         """Rows were put back, or could not be."""
 
 
 class Session(Protocol):
     """A database open for changing. A step is done wholly and recorded, or not at all."""
 
-    def look(self) -> Record:
+    def look(self) -> LedgerState:
         """Read the record; steps planned from it are valid until somebody else changes it."""
 
-    def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
+    def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied."""
 
     def create_ledger(self) -> None:
@@ -124,24 +124,24 @@ class Session(Protocol):
     def is_new(self) -> bool:
         """Whether there is nothing at all in the database yet."""
 
-    def execute(self, step: Step) -> Done:
-        """Apply or roll back one migration; `LedgerMovedError` when the plan is void."""
+    def execute(self, step: Step) -> StepResult:
+        """Apply or roll back one migration; `LedgerChangedError` when the plan is void."""
 
     def together(
-        self, *, keep_good: bool, foreign_keys: bool, keeps_rows: bool = False
+        self, *, commit_on_failure: bool, foreign_keys: bool, restore_rows: bool = False
     ) -> AbstractContextManager["Batch"]:
         """Do every `execute` within the `with` in one transaction, in which `foreign_keys` are enforced or not.
 
-        When one fails, those before it are kept (`keep_good`) or undone too. Raises `BatchLostError` when they
-        should have been kept and are lost. With `keeps_rows` the content is kept as a snapshot first, and the
-        rows that the steps took from tables which they did not mean to change are put back in the end.
+        If one fails, those before it are committed (`commit_on_failure`) or undone too. Raises `BatchLostError` if
+        they should have been committed and are lost. With `restore_rows` a snapshot is taken first, and rows that
+        the steps removed from tables they were not about are restored at the end.
         """
 
     def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
         """Drop what repeatable migrations made, and forget these; in the transaction that is open, if one is."""
 
     def update(self, migrations: Sequence[Migration]) -> None:
-        """Record the present name, down text and header of applied migrations; `LedgerMovedError` as above."""
+        """Record the present name, down text and header of applied migrations; `LedgerChangedError` as above."""
 
     def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
         """Do and record what a person decided about `unfinished`; `migration` is its text as it is now."""
@@ -158,8 +158,8 @@ class Batch(Protocol):
         """Whether what was done in it is there for good."""
 
     @property
-    def kept(self) -> KeptRows | None:
-        """What became of the rows, with `keeps_rows`; once it is committed."""
+    def kept(self) -> RowRestoreReport | None:
+        """What became of the rows, with `restore_rows`; once it is committed."""
 
     @property
     def is_full(self) -> bool:
@@ -180,10 +180,10 @@ class Database(Protocol):
     def require_usable(self) -> None:
         """Raise `DatabaseError` for what can be seen to be in the way of changing it, before anything is."""
 
-    def look(self) -> Record:
+    def look(self) -> LedgerState:
         """Read the record, changing nothing."""
 
-    def first_look(self) -> Record:
+    def first_look(self) -> LedgerState:
         """As `look`, for a session that may follow: while nobody changed the record, its look gives the same one.
 
         What is held for that is freed by the session's end, or by `let_go`.
@@ -192,7 +192,7 @@ class Database(Protocol):
     def let_go(self) -> None:
         """Free what `first_look` holds for a session that has not begun."""
 
-    def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
+    def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when last applied, changing nothing."""
 
     def template(self, migrations: Sequence[Migration]) -> Template | None:
@@ -214,7 +214,7 @@ class Database(Protocol):
         """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
 
         What is there is kept as a snapshot, and rows are put back as with `Session.together`. Raises
-        `LedgerMovedError` when somebody else changed the database meanwhile, and whatever `work` raises: nothing
+        `LedgerChangedError` when somebody else changed the database meanwhile, and whatever `work` raises: nothing
         has changed then.
         """
 

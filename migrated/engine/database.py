@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from migrated.engine.sqlite.connection import is_absent_or_empty
 from migrated.engine.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.engine.sqlite.ledger import Glance, glance
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 if TYPE_CHECKING:
     from migrated.core.records import Snapshot
@@ -45,16 +45,16 @@ def open_database(
     )
 
 
-def read_schema(path: str, busy_timeout: float, supervision: Supervision) -> bytes | None:
+def read_schema(path: str, busy_timeout: float, supervision: CancelToken) -> bytes | None:
     """Everything but the rows of a database, as an SQL script; changes nothing.
 
     None without a database, or while a migration without a transaction is unfinished. `busy_timeout` is in
     seconds. Raises `DatabaseError`.
     """
     from migrated.engine.sqlite import schema
-    from migrated.engine.sqlite.connection import Patience
+    from migrated.engine.sqlite.connection import BusyHandler
 
-    return schema.read_schema(path, Patience(busy_timeout, supervision))
+    return schema.read_schema(path, BusyHandler(busy_timeout, supervision))
 
 
 def list_snapshots(path: str) -> "list[Snapshot]":
@@ -77,6 +77,6 @@ def lost_by_restoring(snapshot: "Snapshot", path: str, busy_timeout: float) -> "
     `busy_timeout` is in seconds. Raises `DatabaseError` when one of the two cannot be read.
     """
     from migrated.engine.sqlite import schema
-    from migrated.engine.sqlite.connection import Patience
+    from migrated.engine.sqlite.connection import BusyHandler
 
-    return schema.lost_by_restoring(snapshot, path, Patience(busy_timeout, Supervision()))
+    return schema.lost_by_restoring(snapshot, path, BusyHandler(busy_timeout, CancelToken()))

@@ -6,30 +6,38 @@ from migrated.config.settings import TransactionMode
 from migrated.core import refusals
 from migrated.core.errors import DatabaseError, MigrationError, RollbackFailedError
 from migrated.core.migration import Migration, MigrationDirection, Step
-from migrated.core.plan import Agenda
-from migrated.core.records import AppliedMigration, Record
-from migrated.core.status import Findings, OnMissing, Policy, Recorded, Status, find, missing_versions
+from migrated.core.plan import RunPlan
+from migrated.core.records import AppliedMigration, LedgerState
+from migrated.core.status import (
+    DatabaseStatus,
+    LookUpStored,
+    MigrationStatus,
+    OnMissing,
+    Policy,
+    evaluate,
+    missing_versions,
+)
 from migrated.engine.backend import (
     Database,
-    Done,
     FormerState,
-    KeptRows,
-    LedgerMovedError,
+    LedgerChangedError,
     Observer,
     Progress,
+    RowRestoreReport,
     Session,
+    StepResult,
 )
-from migrated.engine.steps import Work
-from migrated.system.cancellation import Supervision
+from migrated.engine.steps import StepExecutor
+from migrated.system.cancellation import CancelToken
 
-Decision = Callable[[Findings, Recorded], Agenda]
+Decision = Callable[[DatabaseStatus, LookUpStored], RunPlan]
 """What is to be done, given the states and the record of the migrations; raises where that cannot be."""
 
 
 class Execution:
     """One run on one database. Its decision is made anew whenever somebody else changed the database meanwhile.
 
-    Where something has to be rolled back and has no down text, the run `may_go_back` to a snapshot, or fails.
+    Where something has to be rolled back and has no down text, the run `may_use_snapshot` to a snapshot, or fails.
     """
 
     def __init__(
@@ -40,24 +48,24 @@ class Execution:
         policy: Policy,
         transaction: TransactionMode,
         observer: Observer,
-        supervision: Supervision,
-        may_go_back: bool = False,
+        supervision: CancelToken,
+        may_use_snapshot: bool = False,
     ) -> None:
-        self._may_go_back = may_go_back
+        self._may_go_back = may_use_snapshot
         self._database = database
         self._migrations = migrations
         self._policy = policy
         self._transaction = transaction
         self._observer = observer
         self._supervision = supervision
-        self._first: tuple[Record, Findings, Agenda | None] | None = None
+        self._first: tuple[LedgerState, DatabaseStatus, RunPlan | None] | None = None
 
     def is_needed(self, decide: Decision) -> bool:
         """Whether there is anything to do, found without the lock. Raises the refusals."""
         record = self._database.first_look()
-        findings = find(self._migrations, record)
+        findings = evaluate(self._migrations, record)
         refusals.refuse_unfinished(findings.statuses)
-        agenda = self._decided(decide, findings, self._database.recorded)
+        agenda = self._decided(decide, findings, self._database.stored_migrations)
         self._first = record, findings, agenda
         return agenda is None or bool(agenda)
 
@@ -65,15 +73,15 @@ class Execution:
         """Do it; the caller holds the lock. Returns what was completed of the way that was asked for."""
         while True:
             with self._database.session(self._observer) as session:
-                work = Work(session, self._observer, self._supervision)
+                work = StepExecutor(session, self._observer, self._supervision)
                 if self._in_place(session, work, decide):
                     return work.completed
             try:
                 return self._on_a_copy(decide)
-            except LedgerMovedError:
+            except LedgerChangedError:
                 continue
 
-    def _in_place(self, session: Session, work: Work, decide: Decision) -> bool:
+    def _in_place(self, session: Session, work: StepExecutor, decide: Decision) -> bool:
         """Return whether it was done: not where it has to be done on a copy."""
         while True:
             findings, agenda = self._look(session, decide)
@@ -81,21 +89,21 @@ class Execution:
                 return False
             try:
                 self._take(work, agenda, findings)
-            except LedgerMovedError:
+            except LedgerChangedError:
                 continue
             return True
 
-    def _look(self, session: Session, decide: Decision) -> tuple[Findings, Agenda | None]:
+    def _look(self, session: Session, decide: Decision) -> tuple[DatabaseStatus, RunPlan | None]:
         record = session.look()
         first, self._first = self._first, None
         if first is not None and record is first[0]:
             # Nobody changed it since the look without the lock, and what was decided then holds.
             return first[1:]
-        findings = find(self._migrations, record)
+        findings = evaluate(self._migrations, record)
         refusals.refuse_unfinished(findings.statuses)
-        return findings, self._decided(decide, findings, session.recorded)
+        return findings, self._decided(decide, findings, session.stored_migrations)
 
-    def _decided(self, decide: Decision, findings: Findings, recorded: Recorded) -> Agenda | None:
+    def _decided(self, decide: Decision, findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan | None:
         """None where the way leads over an older content."""
         try:
             return decide(findings, recorded)
@@ -105,9 +113,11 @@ class Execution:
                 raise
             return None
 
-    def _take(self, work: Work, agenda: Agenda, findings: Findings, *, on_copy: bool = False) -> None:
+    def _take(
+        self, work: StepExecutor, agenda: RunPlan, findings: DatabaseStatus, *, on_copy: bool = False
+    ) -> None:
         try:
-            work.carry_out(agenda, findings.statuses, self._transaction, on_copy=on_copy)
+            work.execute(agenda, findings.statuses, self._transaction, on_copy=on_copy)
         except MigrationError as error:
             error.completed = () if on_copy else tuple(work.completed)
             raise
@@ -118,11 +128,11 @@ class Execution:
         completed: list[AppliedMigration] = []
 
         def change(session: Session) -> None:
-            work = Work(session, observer, self._supervision)
-            findings = find(self._migrations, session.look())
+            work = StepExecutor(session, observer, self._supervision)
+            findings = evaluate(self._migrations, session.look())
             refusals.refuse_unfinished(findings.statuses)
             # The history of a copy goes on beyond the state that it is in.
-            recorded = session.recorded if former is None else former.recorded_of
+            recorded = session.stored_migrations if former is None else former.recorded_of
             self._take(work, decide(findings, recorded), findings, on_copy=True)
             if self._supervision.stop_requested():
                 raise _stopped(self._database.name, self._supervision.reason)
@@ -137,14 +147,14 @@ class Execution:
 
         Raises `RollbackFailedError` where there is none.
         """
-        findings = find(self._migrations, self._database.look())
+        findings = evaluate(self._migrations, self._database.look())
         try:
-            decide(findings, self._database.recorded)
+            decide(findings, self._database.stored_migrations)
         except RollbackFailedError as stuck:
             for former in self._database.former_states():
                 if self._leads_on(former, findings.statuses, decide):
                     return former
-            refusals.refuse_misread(findings.statuses, stuck.version, self._database.recorded)
+            refusals.refuse_misread(findings.statuses, stuck.version, self._database.stored_migrations)
             raise RollbackFailedError(
                 f"{stuck.message}, and no snapshot of the time before",
                 version=stuck.version,
@@ -154,8 +164,8 @@ class Execution:
             ) from None
         return None
 
-    def _leads_on(self, former: FormerState, statuses: Sequence[Status], decide: Decision) -> bool:
-        then = find(self._migrations, Record(list(former.applied)))
+    def _leads_on(self, former: FormerState, statuses: Sequence[MigrationStatus], decide: Decision) -> bool:
+        then = evaluate(self._migrations, LedgerState(list(former.applied)))
         if self._policy.on_missing is OnMissing.IGNORE and (
             set(missing_versions(statuses)) - set(missing_versions(then.statuses))
         ):
@@ -202,14 +212,14 @@ class _Postponing(Observer):
     def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
         self._observer.snapshot_taken(identifier, size, execution_time_ms)
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         self._later.append(lambda: self._observer.done(done, direction))
 
-    def went_back(self, former: FormerState) -> None:
-        self._later.append(lambda: self._observer.went_back(former))
+    def restored_snapshot(self, former: FormerState) -> None:
+        self._later.append(lambda: self._observer.restored_snapshot(former))
 
     def updated(self, migration: Migration) -> None:
         self._later.append(lambda: self._observer.updated(migration))
 
-    def rows_kept(self, kept: KeptRows) -> None:
-        self._later.append(lambda: self._observer.rows_kept(kept))
+    def rows_restored(self, kept: RowRestoreReport) -> None:
+        self._later.append(lambda: self._observer.rows_restored(kept))

@@ -17,8 +17,8 @@ from migrated.core import refusals
 from migrated.core.errors import ChecksumMismatchError, InvalidFormatError
 from migrated.core.migration import ChecksumMismatch, Directive, Migration, MigrationDirection
 from migrated.core.plan import (
-    Agenda,
     MigrationPlan,
+    RunPlan,
     agenda_of,
     applied_above,
     newest_applied,
@@ -29,18 +29,27 @@ from migrated.core.plan import (
     require_known,
 )
 from migrated.core.records import AppliedMigration, Repair, Snapshot, Unfinished, highest_version
-from migrated.core.status import Findings, OnChanged, Policy, Recorded, RepeatableStatus, Status, find, pending
-from migrated.engine.backend import Database, Done, Observer, Template
+from migrated.core.status import (
+    DatabaseStatus,
+    LookUpStored,
+    MigrationStatus,
+    OnChanged,
+    Policy,
+    RepeatableStatus,
+    evaluate,
+    pending,
+)
+from migrated.engine.backend import Database, Observer, StepResult, Template
 from migrated.engine.run import Decision, Execution
 from migrated.engine.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.engine.steps import settle
 from migrated.sources.directory import read_migrations
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 
 
-class Hold(Protocol):
+class LockFactory(Protocol):
     """Takes the lock of the directory that a database lies in, as `file_locks.holding` does with `APPLYING`."""
 
     def __call__(
@@ -57,7 +66,7 @@ def _hold(
     return file_locks.holding(database, file_locks.APPLYING, timeout, cancelled=cancelled, waiting=waiting)
 
 
-class Prepared:
+class MigrationSet:
     """Migrations made known once, for many runners. Raises as `MigrationRunner.add_migrations`."""
 
     def __init__(self, migrations: Iterable[Migration]) -> None:
@@ -93,11 +102,11 @@ class MigrationRunner:
         snapshots: SnapshotPolicy = NO_SNAPSHOTS,
         application_id: int = 0,
         observer: Observer | None = None,
-        supervision: Supervision | None = None,
-        hold: Hold | None = None,
+        supervision: CancelToken | None = None,
+        hold: LockFactory | None = None,
     ) -> None:
         self._hold = hold or _hold
-        self._supervision = supervision or Supervision()
+        self._supervision = supervision or CancelToken()
         self._database: Database = SqliteDatabase(
             database,
             create=create,
@@ -114,7 +123,7 @@ class MigrationRunner:
         self._lock_timeout = lock_timeout
         self._observer = observer or Observer()
         self._migrations: dict[int | str, Migration] = {}
-        self._prepared: Prepared | None = None
+        self._prepared: MigrationSet | None = None
 
     @property
     def _available(self) -> list[Migration]:
@@ -152,7 +161,7 @@ class MigrationRunner:
             self._migrations, self._prepared = {**self._migrations}, None
         self._migrations[key] = migration
 
-    def adopt(self, prepared: Prepared) -> None:
+    def use(self, prepared: MigrationSet) -> None:
         """Make known what was prepared, and nothing else."""
         self._migrations, self._prepared = prepared.by_key, prepared
 
@@ -178,13 +187,13 @@ class MigrationRunner:
         """The highest applied version, None when nothing is applied. Changes nothing."""
         return highest_version(self.get_applied())
 
-    def statuses(self) -> list[Status]:
+    def statuses(self) -> list[MigrationStatus]:
         """The state of every version that the migrations or the ledger have. Changes nothing."""
-        return [*find(self._available, self._database.look()).statuses]
+        return [*evaluate(self._available, self._database.look()).statuses]
 
     def repeatables(self) -> list[RepeatableStatus]:
         """The state of every repeatable migration that the program or the database has. Changes nothing."""
-        return [*find(self._available, self._database.look()).repeatables]
+        return [*evaluate(self._available, self._database.look()).repeatables]
 
     def pending(self) -> list[Migration]:
         """What `run` would apply, ascending; drafts are not among them. Changes nothing."""
@@ -192,7 +201,7 @@ class MigrationRunner:
 
     def count_pending(self) -> int:
         """How many migrations `run` would apply, repeatable ones included. Changes nothing."""
-        return find(self._available, self._database.look()).pending
+        return evaluate(self._available, self._database.look()).pending
 
     def plan(self, target: int | None = None) -> MigrationPlan:
         """Say what `run_to(target)`, or `run()` without a target, would do. Changes nothing.
@@ -201,7 +210,7 @@ class MigrationRunner:
         if nothing is, the applied ones above it, newest first. 0 means empty. Raises `MigrationNotFoundError`
         for a target that neither side knows, `RollbackFailedError` when a step down has no down text.
         """
-        return plan_to(self.statuses(), target, self._database.recorded)
+        return plan_to(self.statuses(), target, self._database.stored_migrations)
 
     def verify(self) -> list[ChecksumMismatch]:
         """Return every applied migration whose text differs from what was applied, ascending by version.
@@ -217,7 +226,7 @@ class MigrationRunner:
         `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so,
         `UnfinishedError` for a stopped one. Changes nothing.
         """  # noqa: D205 - one sentence
-        refusals.refuse_by_policy(self.statuses(), self._policy, self._database.recorded)
+        refusals.refuse_by_policy(self.statuses(), self._policy, self._database.stored_migrations)
 
     def run(self) -> list[AppliedMigration]:
         """Apply everything pending, ascending, and return the new ledger entries.
@@ -230,7 +239,7 @@ class MigrationRunner:
         the run is one transaction then, after the content was kept as a snapshot.
         """
         return self._carry_out(
-            lambda findings, recorded: plan_run(findings, recorded, self._policy), may_go_back=True
+            lambda findings, recorded: plan_run(findings, recorded, self._policy), may_use_snapshot=True
         )
 
     def run_from(self, template: Template) -> list[AppliedMigration]:
@@ -244,7 +253,7 @@ class MigrationRunner:
             if is_filled:
                 self._observer.planned(len(template.entries))
                 for entry in template.entries:
-                    self._observer.done(Done(entry, entry.execution_time_ms, 0), MigrationDirection.UP)
+                    self._observer.done(StepResult(entry, entry.execution_time_ms, 0), MigrationDirection.UP)
                 return [*template.entries]
         return self.run()
 
@@ -264,12 +273,12 @@ class MigrationRunner:
         """Apply everything pending at or below `version`; roll back only as `run` does. Raises as these two."""
         again = {entry.version for entry in self.get_applied()}
 
-        def decide(findings: Findings, recorded: Recorded) -> Agenda:
+        def decide(findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan:
             if version not in again:
                 require_known(findings.statuses, version)
             return plan_run(findings, recorded, self._policy, version, again)
 
-        return self._carry_out(decide, may_go_back=True)
+        return self._carry_out(decide, may_use_snapshot=True)
 
     def run_to(self, version: int) -> list[AppliedMigration]:
         """Do what `plan(version)` says. Going down, the entries returned are those that were struck out.
@@ -278,8 +287,8 @@ class MigrationRunner:
         """
         statuses = self.statuses()
         refusals.refuse_unfinished(statuses)
-        refusals.refuse_changed(statuses, self._database.recorded)
-        plan = plan_to(statuses, version, self._database.recorded)
+        refusals.refuse_changed(statuses, self._database.stored_migrations)
+        plan = plan_to(statuses, version, self._database.stored_migrations)
         if not plan:
             return []
         # Another runner may finish our way meanwhile: the other way was never asked for.
@@ -288,7 +297,7 @@ class MigrationRunner:
     def roll_back_to(self, version: int) -> list[AppliedMigration]:
         """Roll back everything above `version`, newest first; never apply. Raises as `run_to`."""
 
-        def decide(findings: Findings, recorded: Recorded) -> Agenda:
+        def decide(findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan:
             require_known(findings.statuses, version)
             above = applied_above(findings.statuses, version)
             return self._downward(findings.statuses, recorded, above)
@@ -311,24 +320,26 @@ class MigrationRunner:
     def redo_above(self, version: int) -> list[AppliedMigration]:
         """As `redo`, for everything that is applied above `version`."""
 
-        def choose(statuses: Sequence[Status]) -> list[int]:
+        def choose(statuses: Sequence[MigrationStatus]) -> list[int]:
             require_known(statuses, version)
             return applied_above(statuses, version)
 
         return self._redo(choose)
 
-    def _redo(self, choose: Callable[[Sequence[Status]], list[int]]) -> list[AppliedMigration]:
+    def _redo(self, choose: Callable[[Sequence[MigrationStatus]], list[int]]) -> list[AppliedMigration]:
         statuses = self.statuses()
         wanted = choose(statuses)
         again = {status.version for status in statuses if status.applied}
 
-        def decide(findings: Findings, recorded: Recorded) -> Agenda:
+        def decide(findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan:
             refusals.refuse_redo(findings.statuses, wanted, recorded)
             return plan_redo(findings, recorded, wanted, again)
 
-        return self._carry_out(decide, may_go_back=True)
+        return self._carry_out(decide, may_use_snapshot=True)
 
-    def _downward(self, statuses: Sequence[Status], recorded: Recorded, versions: list[int]) -> Agenda:
+    def _downward(
+        self, statuses: Sequence[MigrationStatus], recorded: LookUpStored, versions: list[int]
+    ) -> RunPlan:
         if self._policy.on_changed is OnChanged.REFUSE:
             refusals.refuse_changed(statuses, recorded)
         return agenda_of(plan_down(statuses, recorded(versions), versions))
@@ -364,7 +375,7 @@ class MigrationRunner:
         with self._lock():
             self._database.restore(snapshot, self._observer, reason)
 
-    def _carry_out(self, decide: Decision, *, may_go_back: bool = False) -> list[AppliedMigration]:
+    def _carry_out(self, decide: Decision, *, may_use_snapshot: bool = False) -> list[AppliedMigration]:
         execution = Execution(
             self._database,
             self._available,
@@ -372,7 +383,7 @@ class MigrationRunner:
             transaction=self._transaction,
             observer=self._observer,
             supervision=self._supervision,
-            may_go_back=may_go_back and self._policy.on_changed is OnChanged.REDO,
+            may_use_snapshot=may_use_snapshot and self._policy.on_changed is OnChanged.REDO,
         )
         try:
             if not execution.is_needed(decide):

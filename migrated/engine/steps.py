@@ -6,18 +6,18 @@ from migrated.config.settings import TransactionMode
 from migrated.core.errors import MigrationError, MigrationNotFoundError
 from migrated.core.migration import Directive, Migration, MigrationDirection, Step
 from migrated.core.misread import misreadings
-from migrated.core.plan import Agenda, leading_group
-from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Unfinished
+from migrated.core.plan import RunPlan, leading_group
+from migrated.core.records import AppliedMigration, AppliedRepeatable, LedgerState, Repair, Unfinished
 from migrated.core.refusals import refuse_changed, refuse_mixture, refuse_other_beginning
-from migrated.core.status import State, Status, find
-from migrated.engine.backend import Batch, BatchLostError, Done, LedgerMovedError, Observer, Session
-from migrated.system.cancellation import Supervision
+from migrated.core.status import MigrationState, MigrationStatus, evaluate
+from migrated.engine.backend import Batch, BatchLostError, LedgerChangedError, Observer, Session, StepResult
+from migrated.system.cancellation import CancelToken
 
 
-class Work:
+class StepExecutor:
     """What one run does. `completed` has the ledger's entries of the plan that was worked on last."""
 
-    def __init__(self, session: Session, observer: Observer, supervision: Supervision) -> None:
+    def __init__(self, session: Session, observer: Observer, supervision: CancelToken) -> None:
         self._session = session
         self._observer = observer
         self._supervision = supervision
@@ -30,10 +30,10 @@ class Work:
         """Of the way that was gone last: rolling back what is missing only clears the way for going up."""
         return self._completed[self._way]
 
-    def carry_out(
+    def execute(
         self,
-        agenda: Agenda,
-        statuses: Sequence[Status],
+        agenda: RunPlan,
+        statuses: Sequence[MigrationStatus],
         transaction: TransactionMode,
         *,
         on_copy: bool = False,
@@ -45,7 +45,7 @@ class Work:
         versioned, repetitions = agenda.versioned, agenda.repetitions
         steps = versioned + repetitions
         is_whole = agenda.is_redo or (transaction is TransactionMode.RUN and len(steps) > 1)
-        self._late = {status.version for status in statuses if status.state is State.LATE}
+        self._late = {status.version for status in statuses if status.state is MigrationState.LATE}
         self._way = steps[0].direction if steps else self._way
         if agenda.updates:
             self._session.update(agenda.updates)
@@ -54,13 +54,13 @@ class Work:
         self._observer.planned(len(steps))
         if is_whole and not on_copy:
             refuse_mixture(steps, statuses)
-            self._take_whole(steps, agenda.undo, keeps_rows=agenda.is_redo)
+            self._execute_as_one(steps, agenda.undo, restore_rows=agenda.is_redo)
         elif self._session.is_new():
-            self._take_in_groups(steps)
+            self._execute_grouped(steps)
         else:
             if on_copy:
                 self._undo(agenda.undo)
-            self._take_each(versioned)
+            self._execute_singly(versioned)
             self._repeat(repetitions, () if on_copy else agenda.undo)
         self._way = agenda.direction
 
@@ -71,24 +71,24 @@ class Work:
     def _repeat(self, steps: Sequence[Step], undo: Sequence[AppliedRepeatable]) -> None:
         if not undo or any(step.needs_own_transaction for step in steps):
             self._undo(undo)
-            self._take_each(steps)
+            self._execute_singly(steps)
         elif not self._supervision.stop_requested():
-            self._take_together(steps, keep_good=False, undo=undo)
+            self._execute_batch(steps, commit_on_failure=False, undo=undo)
 
-    def _take_each(self, steps: Sequence[Step]) -> None:
+    def _execute_singly(self, steps: Sequence[Step]) -> None:
         for step in steps:
             if self._supervision.stop_requested():
                 return
             self._finish(self._take(step), step)
 
-    def _take_in_groups(self, steps: Sequence[Step]) -> None:
+    def _execute_grouped(self, steps: Sequence[Step]) -> None:
         """A database with nothing in it needs no commit for each: one that fails leaves those before it."""
         start = 0
         while start < len(steps) and not self._supervision.stop_requested():
             group = leading_group(steps, start)
             taken = self._take_group(group)
             if taken < len(group):
-                return self._take_each(steps[start + taken :])
+                return self._execute_singly(steps[start + taken :])
             start += taken
         return None
 
@@ -100,42 +100,44 @@ class Work:
                 self._finish(self._take(group[taken]), group[taken])
                 return len(group)
             try:
-                taken += self._take_together(group, taken, keep_good=True)
+                taken += self._execute_batch(group, taken, commit_on_failure=True)
             except BatchLostError:
                 break
         return taken
 
-    def _take_whole(self, steps: Sequence[Step], undo: Sequence[AppliedRepeatable], *, keeps_rows: bool) -> None:
+    def _execute_as_one(
+        self, steps: Sequence[Step], undo: Sequence[AppliedRepeatable], *, restore_rows: bool
+    ) -> None:
         if self._supervision.stop_requested():
             return
         try:
-            self._take_together(steps, keep_good=False, undo=undo, keeps_rows=keeps_rows)
+            self._execute_batch(steps, commit_on_failure=False, undo=undo, restore_rows=restore_rows)
         except MigrationError as error:
             undone = "nothing of this run was kept: it is one transaction"
             error.hint = f"{error.hint}; {undone}" if error.hint else undone
             raise
 
-    def _take_together(
+    def _execute_batch(
         self,
         steps: Sequence[Step],
         start: int = 0,
         *,
-        keep_good: bool,
+        commit_on_failure: bool,
         undo: Sequence[AppliedRepeatable] = (),
-        keeps_rows: bool = False,
+        restore_rows: bool = False,
     ) -> int:
         """How many were taken, from `start` on. What is done is told only once it is committed."""
-        done: list[tuple[Done, Step]] = []
+        done: list[tuple[StepResult, Step]] = []
         batch: Batch | None = None
         enforced = any(Directive.FOREIGN_KEYS_ON in step.directives for step in steps[start : start + 1])
         try:
             with self._session.together(
-                keep_good=keep_good, foreign_keys=enforced, keeps_rows=keeps_rows
+                commit_on_failure=commit_on_failure, foreign_keys=enforced, restore_rows=restore_rows
             ) as batch:
                 self._undo(undo)
                 # A copy of the rest for each of many short batches would be quadratic.
                 for number in range(start, len(steps)):
-                    if keep_good and (batch.is_full or self._supervision.stop_requested()):
+                    if commit_on_failure and (batch.is_full or self._supervision.stop_requested()):
                         break
                     done.append((self._take(steps[number]), steps[number]))
         finally:
@@ -143,10 +145,10 @@ class Work:
                 for one, step in done:
                     self._finish(one, step)
                 if batch.kept is not None:
-                    self._observer.rows_kept(batch.kept)
+                    self._observer.rows_restored(batch.kept)
         return len(done)
 
-    def _take(self, step: Step) -> Done:
+    def _take(self, step: Step) -> StepResult:
         self._way = step.direction
         migration = step.migration
         self._observer.beginning(step, late=migration.version in self._late)
@@ -157,7 +159,7 @@ class Work:
                 error.version, error.name = migration.known_as
             raise
 
-    def _finish(self, done: Done, step: Step) -> None:
+    def _finish(self, done: StepResult, step: Step) -> None:
         if not step.migration.is_repeatable:
             self._completed[step.direction].append(done.entry)
         self._observer.done(done, step.direction)
@@ -176,10 +178,10 @@ def settle(
             present = _misread(session, available, record, version)
             if how is Repair.RESUME:
                 # The refusal says what happened, and what can be done instead.
-                statuses = find(available, record).statuses
-                refuse_changed([each for each in statuses if each.version == version], session.recorded)
+                statuses = evaluate(available, record).statuses
+                refuse_changed([each for each in statuses if each.version == version], session.stored_migrations)
             session.correct(present, how, reason)
-        except LedgerMovedError:
+        except LedgerChangedError:
             continue
         return
 
@@ -196,10 +198,14 @@ def _settle_unfinished(
     session.settle(unfinished, present, how, reason)
 
 
-def _misread(session: Session, available: Sequence[Migration], record: Record, version: int) -> Migration:
+def _misread(session: Session, available: Sequence[Migration], record: LedgerState, version: int) -> Migration:
     """The migration, if it only counts as changed because its whole file was executed; else raise."""
-    for status in find(available, record).statuses if record.unfinished is None else ():
-        if status.version == version and status.migration and misreadings([status], session.recorded([version])):
+    for status in evaluate(available, record).statuses if record.unfinished is None else ():
+        if (
+            status.version == version
+            and status.migration
+            and misreadings([status], session.stored_migrations([version]))
+        ):
             return status.migration
     raise _nothing_to_settle(version, record.unfinished)
 

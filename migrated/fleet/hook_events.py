@@ -5,20 +5,20 @@ from typing import NamedTuple
 
 from migrated.config.settings import HookName
 from migrated.core.errors import INTERRUPTED, MigrationError
-from migrated.fleet.hooks import Occasion
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.hooks import HookEvent
+from migrated.fleet.outcome import Outcome, OutcomeKind
 
-_WORST_FIRST = [Result.FAILED, Result.REFUSED, Result.UNAVAILABLE, Result.APPLIED]
+_WORST_FIRST = [OutcomeKind.FAILED, OutcomeKind.REFUSED, OutcomeKind.UNAVAILABLE, OutcomeKind.APPLIED]
 
 
 class _Event(NamedTuple):
     databases: tuple[str, ...]
-    result: Result
+    result: OutcomeKind
     versions: tuple[int, ...]
     error: MigrationError | None = None
 
 
-class Gathering:
+class HookCollector:
     """Takes the outcomes of one pass as they come."""
 
     def __init__(self, run_id: str) -> None:
@@ -34,12 +34,12 @@ class Gathering:
         if outcome.error is not None and is_news:
             self.add_trouble(outcome.result, outcome.error, databases)
 
-    def add_trouble(self, result: Result, error: MigrationError, databases: Iterable[str]) -> None:
+    def add_trouble(self, result: OutcomeKind, error: MigrationError, databases: Iterable[str]) -> None:
         """Take what is wrong with several databases at once. What was interrupted on demand is no trouble."""
         if error.code != INTERRUPTED:
             self._troubles.append(_Event(tuple(databases), result, _failing(error), error))
 
-    def occasions(self) -> list[Occasion]:
+    def occasions(self) -> list[HookEvent]:
         """What to run hooks for, in order."""
         found = []
         if self._changes:
@@ -48,10 +48,10 @@ class Gathering:
             found.append(self._occasion(HookName.ON_FAILURE, self._troubles))
         return found
 
-    def _occasion(self, hook: HookName, events: list[_Event]) -> Occasion:
+    def _occasion(self, hook: HookName, events: list[_Event]) -> HookEvent:
         """All of it in one, named after the worst."""
         worst = min(events, key=lambda event: _WORST_FIRST.index(event.result))
-        return Occasion(
+        return HookEvent(
             hook,
             self._run_id,
             worst.result.value,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from migrated.config.settings import Config, HookName
 from migrated.logs import events
 from migrated.logs.logger import Log
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 from migrated.system.processes import Ended, run_program
 
 LONGEST_OUTPUT = 2000
@@ -25,7 +25,7 @@ _OURS = (
 _SERVICE_MANAGERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
-class Occasion(NamedTuple):
+class HookEvent(NamedTuple):
     """Why a hook is run: what happened to which databases (their paths), in a pass that came to `outcome`."""
 
     hook: HookName
@@ -36,7 +36,7 @@ class Occasion(NamedTuple):
     reason: str | None = None
     file: str | None = None
 
-    def followed_by(self, later: "Occasion") -> "Occasion":
+    def followed_by(self, later: "HookEvent") -> "HookEvent":
         """Both in one: all databases and versions, and what the later one came to."""
         return later._replace(
             databases=tuple(dict.fromkeys(self.databases + later.databases)),
@@ -66,7 +66,7 @@ def within_a_hook() -> bool:
     return _EVENT in os.environ
 
 
-def run_hook(config: Config, occasion: Occasion, log: Log, supervision: Supervision) -> None:
+def run_hook(config: Config, occasion: HookEvent, log: Log, supervision: CancelToken) -> None:
     """Run the program that is configured for this occasion, if one is, and log what it came to. Never raises."""
     command = config.hooks.command(occasion.hook)
     if not command:
@@ -74,7 +74,7 @@ def run_hook(config: Config, occasion: Occasion, log: Log, supervision: Supervis
     log = log.bind(name=occasion.hook.value, run_id=occasion.run_id)
     started = time.monotonic()
     try:
-        if supervision.must_end(started):
+        if supervision.deadline_passed(started):
             ended = Ended(f"it was not run, since migrated is stopping: {supervision.reason}", "raise stop_grace")
         else:
             environment = _environment(occasion)
@@ -97,7 +97,7 @@ def _report(ended: Ended, execution_time_ms: int, log: Log) -> None:
     )
 
 
-def _environment(occasion: Occasion) -> dict[str, str | bytes]:
+def _environment(occasion: HookEvent) -> dict[str, str | bytes]:
     """Ours, without what an outer hook was told, and without what is between the service manager and us."""
     inherited = {name: value for name, value in os.environ.items() if name not in {*_OURS, *_SERVICE_MANAGERS}}
     return {**inherited, **{name: _encoded(value) for name, value in occasion.variables().items()}}

@@ -7,8 +7,8 @@ from migrated.config.settings import Config, Target, following
 from migrated.core import refusals
 from migrated.core.errors import DatabaseError, MigrationError, RefusedError
 from migrated.core.migration import Migration
-from migrated.core.records import Record, Unfinished
-from migrated.core.status import Findings, Policy, State, find
+from migrated.core.records import LedgerState, Unfinished
+from migrated.core.status import DatabaseStatus, MigrationState, Policy, evaluate
 from migrated.engine.database import open_database
 from migrated.fleet.discovery import DatabasePath, assign, require_some
 from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 SUMMARIES = ("current", "pending", "blocked", "unavailable")
 """What a database can be, in a word."""
-_WAITING = {State.PENDING, State.LATE, State.CHANGED}
+_WAITING = {MigrationState.PENDING, MigrationState.LATE, MigrationState.CHANGED}
 
 
-class View:
+class DatabaseView:
     """One database as it is, or why it cannot be read; and what a run would refuse."""
 
     def __init__(self, database: DatabasePath, target: Target, handle: "Database") -> None:
         self.database = database
         self.target = target
         self.handle = handle
-        self.record = Record([])
-        self.findings = Findings([])
+        self.record = LedgerState([])
+        self.findings = DatabaseStatus([])
         self.error: MigrationError | None = None
         self.refusal: MigrationError | None = None
 
@@ -40,9 +40,9 @@ class View:
         except DatabaseError as error:
             self.error = error
             return
-        self.findings = find(migrations, self.record)
+        self.findings = evaluate(migrations, self.record)
         try:
-            refusals.refuse_by_policy(self.findings.statuses, policy, self.handle.recorded)
+            refusals.refuse_by_policy(self.findings.statuses, policy, self.handle.stored_migrations)
         except RefusedError as refusal:
             # The texts that it carries may be large, and nothing shown by reading commands needs them.
             refusal.recorded = {}
@@ -72,7 +72,9 @@ class View:
     def waiting(self) -> list[str]:
         """The labels of those that a run would apply, or do again, if it refused nothing."""
         versioned = [status.label for status in self.findings.statuses if status.state in _WAITING]
-        repeatables = [each.migration for each in self.findings.repeatables if each.state is State.PENDING]
+        repeatables = [
+            each.migration for each in self.findings.repeatables if each.state is MigrationState.PENDING
+        ]
         return versioned + [each.label for each in repeatables if each]
 
     @property
@@ -108,7 +110,7 @@ class TargetView:
         """Everything that keeps the target from being worked on."""
         return [*([self.error] if self.error else []), *(self.listing.invalid if self.listing else [])]
 
-    def views(self, developed: Collection[str] = ()) -> Iterator[View]:
+    def views(self, developed: Collection[str] = ()) -> Iterator[DatabaseView]:
         """Look at each database, one after the other, and keep nothing of it.
 
         Those whose paths are in `developed` are judged as a daemon for development does.
@@ -118,7 +120,7 @@ class TargetView:
         fault = self.listing.invalid[0] if self.listing.invalid else None
         policy, followed = self.target.policy, following(self.target.policy)
         for database in self.databases:
-            view = View(database, self.target, _handle(database, self.target))
+            view = DatabaseView(database, self.target, _handle(database, self.target))
             is_developed = fault is None and database.path in developed
             view.look(self.listing.migrations, followed if is_developed else policy)
             # Nothing from a directory with an invalid file is applied to anything.
@@ -150,7 +152,7 @@ def _handle(database: DatabasePath, target: Target) -> "Database":
     )
 
 
-def problem(error: MigrationError | None) -> dict[str, Any] | None:
+def error_dict(error: MigrationError | None) -> dict[str, Any] | None:
     """An error as JSON: type, message, hint and place, those that it has."""
     if error is None:
         return None

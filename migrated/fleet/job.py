@@ -10,16 +10,16 @@ from migrated.core import diff, refusals
 from migrated.core.errors import DatabaseError, LockHeldError, MigrationError, RefusedError
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
-from migrated.core.status import OnChanged, State, find
+from migrated.core.status import MigrationState, OnChanged, evaluate
 from migrated.engine.backend import Observer, Template
 from migrated.engine.database import Glance, glance, is_absent_or_empty, open_database
-from migrated.engine.runner import Hold, MigrationRunner, Prepared
+from migrated.engine.runner import LockFactory, MigrationRunner, MigrationSet
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result, internal
+from migrated.fleet.outcome import Outcome, OutcomeKind, internal_error
 from migrated.fleet.reporting import Reporter
 from migrated.logs import events
 from migrated.logs.logger import Log
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 Action = Callable[[MigrationRunner], list[AppliedMigration]]
 
@@ -57,11 +57,11 @@ class Prototype:
             return None
 
 
-class Job:
+class DatabaseJob:
     """One piece of work that can be done on any database of a target, on several at once.
 
     `lock_timeout` is in seconds; `hold` takes the lock of a database's directory, which the databases share. With
-    `is_everything` the action leaves nothing pending when it succeeds; then a new database may be copied from the
+    `applies_all` the action leaves nothing pending when it succeeds; then a new database may be copied from the
     `prototype` as well, and one of a fleet is compared with others. Raises as `MigrationRunner.add_migrations`.
     """
 
@@ -73,10 +73,10 @@ class Job:
         log: Log,
         *,
         lock_timeout: float,
-        supervision: Supervision | None = None,
-        hold: Hold | None = None,
-        is_everything: bool = False,
-        is_of_fleet: bool = False,
+        supervision: CancelToken | None = None,
+        hold: LockFactory | None = None,
+        applies_all: bool = False,
+        in_fleet: bool = False,
         prototype: Prototype | None = None,
     ) -> None:
         self.target = target
@@ -85,12 +85,12 @@ class Job:
         self.lock_timeout = lock_timeout
         self.supervision = supervision
         self.hold = hold
-        self.is_everything = is_everything
+        self.applies_all = applies_all
         self.prototype = prototype
-        self._prepared = Prepared(migrations)
-        self._alike = Alike(self._prepared, target) if is_everything and is_of_fleet else None
+        self._prepared = MigrationSet(migrations)
+        self._alike = CurrentLedgers(self._prepared, target) if applies_all and in_fleet else None
 
-    def do(
+    def run(
         self,
         database: DatabasePath,
         also: Observer | None = None,
@@ -105,7 +105,7 @@ class Job:
         `busy_timeout` seconds.
         """
         if self._alike is not None and self._alike.is_current(database):
-            return Outcome(database, Result.CURRENT)
+            return Outcome(database, OutcomeKind.CURRENT)
         reporter = Reporter(self.log.bind(database=database.name), also, in_full=in_full)
         started = time.monotonic()
         runner = self._runner(database, reporter, busy_timeout)
@@ -113,16 +113,16 @@ class Job:
         was_there = not is_new or os.path.exists(database.path)
         error: MigrationError | None = None
         try:
-            runner.adopt(self._prepared)
+            runner.use(self._prepared)
             self._act(runner, is_new=is_new)
         except MigrationError as failure:
-            error = _bare(failure)
+            error = strip_traceback(failure)
         except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
-            error = DatabaseError(database=database.name, transient=True, **internal(surprise))
+            error = DatabaseError(database=database.name, transient=True, **internal_error(surprise))
         if not was_there and os.path.exists(database.path):
             reporter.log(events.DATABASE_CREATED)
         result = _result(error, reporter)
-        if result is Result.CURRENT and self._alike is not None:
+        if result is OutcomeKind.CURRENT and self._alike is not None:
             self._alike.learn(database)
         return Outcome(
             database,
@@ -162,8 +162,8 @@ class Job:
             hold=self.hold,
         )
 
-    def _pending(self, runner: MigrationRunner, result: Result, error: MigrationError | None) -> int:
-        succeeded = result is Result.CURRENT or (self.is_everything and error is None)
+    def _pending(self, runner: MigrationRunner, result: OutcomeKind, error: MigrationError | None) -> int:
+        succeeded = result is OutcomeKind.CURRENT or (self.applies_all and error is None)
         is_whole = succeeded and not (self.supervision and self.supervision.stop_requested())
         # A database that is busy would be waited for once more.
         if is_whole or isinstance(error, DatabaseError):
@@ -175,7 +175,7 @@ class Job:
             return 0
 
 
-def _bare(error: MigrationError) -> MigrationError:
+def strip_traceback(error: MigrationError) -> MigrationError:
     """Without the frames that it was raised in, which hold on to all that was in use: outcomes are kept."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
@@ -185,7 +185,7 @@ def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
     """Whether each change matters and, for people, the difference; the texts themselves may be large, and go."""
     found: dict[int, dict[str, object]] = {}
     for status in refusal.offenders:
-        if status.state is State.CHANGED:
+        if status.state is MigrationState.CHANGED:
             change = diff.change(status.applied, status.migration, refusal.recorded.get(status.version))
             found[status.version] = {"reason": change.reason, "what": change.what}
             if change.up and not change.misread:
@@ -194,29 +194,29 @@ def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
     return found
 
 
-def _result(error: MigrationError | None, reporter: Reporter) -> Result:
+def _result(error: MigrationError | None, reporter: Reporter) -> OutcomeKind:
     match error:
         case None:
             did = reporter.applied or reporter.rolled_back or reporter.updates
-            return Result.APPLIED if did else Result.CURRENT
+            return OutcomeKind.APPLIED if did else OutcomeKind.CURRENT
         case RefusedError():
-            return Result.REFUSED
+            return OutcomeKind.REFUSED
         case DatabaseError() | LockHeldError():
-            return Result.UNAVAILABLE
+            return OutcomeKind.UNAVAILABLE
         case _:
-            return Result.FAILED
+            return OutcomeKind.FAILED
 
 
 _MOST = 64
 
 
-class Alike:
+class CurrentLedgers:
     """For one pass over a target. A fleet has few different records: most databases cost one small query each.
 
     Several threads may ask at once.
     """
 
-    def __init__(self, prepared: Prepared, target: Target) -> None:
+    def __init__(self, prepared: MigrationSet, target: Target) -> None:
         self._prepared = prepared
         self._target = target
         # What was edited and only changes the record cannot be told from a glance.
@@ -236,7 +236,7 @@ class Alike:
             return
         handle = open_database(database.path, must_exist=True, application_id=self._target.application_id)
         try:
-            findings = find(self._prepared.available, handle.look())
+            findings = evaluate(self._prepared.available, handle.look())
             refusals.refuse_by_policy(findings.statuses, self._target.policy)
         except MigrationError:
             return

@@ -10,7 +10,7 @@ from migrated.core.errors import MigrationError, RefusedError
 from migrated.fleet.discovery import DatabasePath
 
 
-class Result(StrEnum):
+class OutcomeKind(StrEnum):
     """What became of one database."""
 
     APPLIED = "applied"
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """
 
     database: DatabasePath
-    result: Result
+    result: OutcomeKind
     applied: int = 0
     rolled_back: int = 0
     pending: int = 0
@@ -41,16 +41,18 @@ class Outcome(NamedTuple):
     def is_gone(self) -> bool:
         """Whether it went away meanwhile: what a pattern matched and is there no more was removed on purpose."""
         return (
-            self.database.matched and self.result is Result.UNAVAILABLE and not os.path.lexists(self.database.path)
+            self.database.matched
+            and self.result is OutcomeKind.UNAVAILABLE
+            and not os.path.lexists(self.database.path)
         )
 
     @property
     def did_something(self) -> bool:
         """Whether there is anything to tell."""
-        return self.result is not Result.CURRENT
+        return self.result is not OutcomeKind.CURRENT
 
 
-def internal(error: Exception) -> dict[str, str]:
+def internal_error(error: Exception) -> dict[str, str]:
     """What there is to say of a fault of our own."""
     import traceback
 
@@ -61,19 +63,19 @@ def internal(error: Exception) -> dict[str, str]:
     }
 
 
-class Cause(NamedTuple):
+class FailureCause(NamedTuple):
     """What databases have in common that are in trouble for one reason, whatever its exact words."""
 
-    result: Result
+    result: OutcomeKind
     error: str
     code: str | None
     versions: tuple[int | None, ...]
 
 
-def cause_of(outcome: Outcome) -> Cause | None:
+def cause_of(outcome: Outcome) -> FailureCause | None:
     """Why a database is in trouble; None where it is not."""
     error = outcome.error
     if error is None:
         return None
     offenders = tuple(offender.version for offender in error.offenders) if isinstance(error, RefusedError) else ()
-    return Cause(outcome.result, type(error).__name__, error.code, offenders or (error.version,))
+    return FailureCause(outcome.result, type(error).__name__, error.code, offenders or (error.version,))

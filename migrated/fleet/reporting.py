@@ -7,9 +7,9 @@ from functools import lru_cache
 
 from migrated.core.errors import DatabaseError, LockHeldError, RefusedError
 from migrated.core.migration import Migration, MigrationDirection, Step
-from migrated.core.status import State, Status
-from migrated.engine.backend import Done, FormerState, KeptRows, Observer, Progress
-from migrated.fleet.outcome import Cause, Outcome, Result, cause_of
+from migrated.core.status import MigrationState, MigrationStatus
+from migrated.engine.backend import FormerState, Observer, Progress, RowRestoreReport, StepResult
+from migrated.fleet.outcome import FailureCause, Outcome, OutcomeKind, cause_of
 from migrated.fleet.rollout import Halt
 from migrated.logs import events
 from migrated.logs.events import Event
@@ -18,9 +18,9 @@ from migrated.logs.logger import Log, failure_keys
 FEW = 3
 """How many databases that have one cause are told of one by one."""
 _STATE_EVENTS = {
-    State.CHANGED: events.CHECKSUM_MISMATCH,
-    State.MISSING: events.MIGRATION_MISSING,
-    State.LATE: events.MIGRATION_LATE,
+    MigrationState.CHANGED: events.CHECKSUM_MISMATCH,
+    MigrationState.MISSING: events.MIGRATION_MISSING,
+    MigrationState.LATE: events.MIGRATION_LATE,
 }
 
 
@@ -51,7 +51,9 @@ def report_error(outcome: Outcome, log: Log) -> None:
             log.failure(events.MIGRATION_FAILED, failed)
 
 
-def _report_offender(status: Status, refusal: RefusedError, log: Log, change: Mapping[str, object] | None) -> None:
+def _report_offender(
+    status: MigrationStatus, refusal: RefusedError, log: Log, change: Mapping[str, object] | None
+) -> None:
     if status.state not in _STATE_EVENTS:
         return
     keys = dict(change or {})
@@ -90,18 +92,18 @@ def report_others(example: Outcome, number: int, log: Log) -> None:
     """Log in one line that `number` more databases are in the trouble of this one."""
     if example.error is None:
         return
-    is_unavailable = example.result is Result.UNAVAILABLE
+    is_unavailable = example.result is OutcomeKind.UNAVAILABLE
     event = events.DATABASE_UNAVAILABLE if is_unavailable else events.DATABASE_BLOCKED
     keys = failure_keys(example.error) | {"excerpt": None, "statement": None}
     log(event._replace(sentence="{databases} more databases: {reason}"), **keys, databases=number)
 
 
-class Crowds:
+class FailureGroups:
     """The causes in one run: the first few databases that have one are told of one by one, the others together."""
 
     def __init__(self) -> None:
-        self._sizes: Counter[Cause] = Counter()
-        self._examples: dict[Cause, Outcome] = {}
+        self._sizes: Counter[FailureCause] = Counter()
+        self._examples: dict[FailureCause, Outcome] = {}
 
     def is_told_alone(self, outcome: Outcome) -> bool:
         """Whether to tell of it by itself; else it is counted, and told of by `report`."""
@@ -119,12 +121,12 @@ class Crowds:
                 report_others(self._examples[cause], size - FEW, log)
 
 
-class Tally:
+class RunTotals:
     """What became of the databases of one run."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._results: Counter[Result] = Counter()
+        self._results: Counter[OutcomeKind] = Counter()
         self._pending = 0
         self._untouched = 0
         self._applied = 0
@@ -144,15 +146,15 @@ class Tally:
     def report(self, log: Log) -> None:
         """Log the sum, if something was done or refused in one of several databases."""
         total = self._results.total() + self._untouched
-        if total <= 1 or total == self._results[Result.CURRENT]:
+        if total <= 1 or total == self._results[OutcomeKind.CURRENT]:
             return
-        well = self._results[Result.APPLIED] + self._results[Result.CURRENT]
+        well = self._results[OutcomeKind.APPLIED] + self._results[OutcomeKind.CURRENT]
         log(
             events.FLEET_FINISHED,
             databases=total,
             current=well - self._pending,
-            blocked=self._results[Result.FAILED] + self._results[Result.REFUSED],
-            unavailable=self._results[Result.UNAVAILABLE],
+            blocked=self._results[OutcomeKind.FAILED] + self._results[OutcomeKind.REFUSED],
+            unavailable=self._results[OutcomeKind.UNAVAILABLE],
             untouched=self._untouched or None,
             applied=self._applied,
             execution_time_ms=round((time.monotonic() - self._began) * 1000),
@@ -217,7 +219,7 @@ class Reporter(Observer):
         )
         self._also.progress(progress)
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         up = direction is MigrationDirection.UP
         self.applied += up
         self.rolled_back += not up
@@ -240,7 +242,7 @@ class Reporter(Observer):
     def snapshot_skipped(self, reason: str) -> None:
         self._log_usual(events.SNAPSHOT_SKIPPED, reason=reason)
 
-    def went_back(self, former: FormerState) -> None:
+    def restored_snapshot(self, former: FormerState) -> None:
         snapshot = former.snapshot
         self.log(
             events.SNAPSHOT_RESTORED if snapshot else _EMPTIED,
@@ -253,12 +255,12 @@ class Reporter(Observer):
         self.updates += 1
         self.log(events.MIGRATION_UPDATED, version=migration.version, name=migration.name, file=migration.file)
 
-    def rows_kept(self, kept: KeptRows) -> None:
-        if kept.put_back:
-            rows = ", ".join(f"{count} of {table}" for table, count in kept.put_back.items())
+    def rows_restored(self, kept: RowRestoreReport) -> None:
+        if kept.restored:
+            rows = ", ".join(f"{count} of {table}" for table, count in kept.restored.items())
             self.log(events.ROWS_PUT_BACK, snapshot=kept.snapshot, reason=rows)
-        if kept.left_out:
-            why = "; ".join(f"{table}: {reason}" for table, reason in kept.left_out.items())
+        if kept.not_restored:
+            why = "; ".join(f"{table}: {reason}" for table, reason in kept.not_restored.items())
             self.log(events.ROWS_LEFT_OUT, snapshot=kept.snapshot, reason=why)
 
     def _log_usual(self, event: Event, **keys: object) -> None:

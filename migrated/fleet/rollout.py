@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from migrated.core.errors import MigrationError
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.fleet.waves import Waves
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -25,11 +25,11 @@ BUSY_SECONDS = 1.0
 _BUSY = ("SQLITE_BUSY", "SQLITE_PROTOCOL", "SQLITE_LOCKED")
 
 
-class Turn(NamedTuple):
+class Visit(NamedTuple):
     """A database's turn: whether it is told of `in_full`, and whether it is the last one it gets."""
 
     database: DatabasePath
-    in_full: bool
+    verbose: bool
     is_last: bool
 
 
@@ -42,7 +42,7 @@ class Halt(NamedTuple):
     untouched: tuple[DatabasePath, ...]
 
 
-class RollOut:
+class Rollout:
     """Does `visit` on each database, in at most `workers` threads, and tells `tell` what came of it.
 
     Of one that went away meanwhile nothing is told.
@@ -54,11 +54,11 @@ class RollOut:
 
     def __init__(
         self,
-        visit: Callable[[Turn], Outcome],
+        visit: Callable[[Visit], Outcome],
         tell: Callable[[Outcome], None],
         waves: Waves,
         workers: int,
-        supervision: Supervision,
+        supervision: CancelToken,
         *,
         may_wait: bool = False,
         is_known: Callable[[Outcome], bool] = lambda _outcome: False,
@@ -70,14 +70,14 @@ class RollOut:
         self._supervision = supervision
         self._may_wait = may_wait
         self._is_known = is_known
-        self._waiting: deque[Turn] = deque()
+        self._waiting: deque[Visit] = deque()
         self._running = 0
-        self._results: SimpleQueue[tuple[Turn, Outcome | BaseException]] = SimpleQueue()
+        self._results: SimpleQueue[tuple[Visit, Outcome | BaseException]] = SimpleQueue()
         self._failure: MigrationError | None = None
 
     def run(self, databases: Iterable[DatabasePath]) -> Halt | None:
         """Do it; return why it was not done on all of them, if it was broken off for failures."""
-        self._waiting.extend(Turn(database, in_full=True, is_last=not self._may_wait) for database in databases)
+        self._waiting.extend(Visit(database, verbose=True, is_last=not self._may_wait) for database in databases)
         with ExitStack() as stack:
             pool: Executor | None = None
             while self._waiting or self._running:
@@ -110,11 +110,11 @@ class RollOut:
         nothing_happened = not self._waves.changed and not self._waves.failures
         return self._workers == 1 or room == 1 or not self._waiting or nothing_happened
 
-    def _next(self) -> Turn:
+    def _next(self) -> Visit:
         turn = self._waiting.popleft()
-        return turn if self._waves.number == 1 else turn._replace(in_full=False)
+        return turn if self._waves.number == 1 else turn._replace(verbose=False)
 
-    def _work(self, turn: Turn) -> None:
+    def _work(self, turn: Visit) -> None:
         try:
             self._results.put((turn, self._visit(turn)))
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
@@ -127,17 +127,17 @@ class RollOut:
             raise result
         self._take(turn, result)
 
-    def _take(self, turn: Turn, outcome: Outcome) -> None:
+    def _take(self, turn: Visit, outcome: Outcome) -> None:
         error = outcome.error
         if outcome.is_gone:
             return
-        if outcome.result is Result.FAILED and error is not None:
+        if outcome.result is OutcomeKind.FAILED and error is not None:
             if not error.transient and not self._is_known(outcome):
                 self._failure = self._failure or error
                 self._waves.failed_one()
-        elif outcome.result is Result.APPLIED:
+        elif outcome.result is OutcomeKind.APPLIED:
             self._waves.changed_one()
-        elif outcome.result is Result.UNAVAILABLE and _is_busy(error) and not turn.is_last:
+        elif outcome.result is OutcomeKind.UNAVAILABLE and _is_busy(error) and not turn.is_last:
             self._waiting.append(turn._replace(is_last=True))
             return
         self._tell(outcome)

@@ -6,17 +6,17 @@ from functools import partial
 from migrated.config.settings import Target
 from migrated.core.errors import DatabaseError
 from migrated.engine.database import read_schema
-from migrated.fleet.outcome import Outcome, Result, internal
+from migrated.fleet.outcome import Outcome, OutcomeKind, internal_error
 from migrated.logs import events
 from migrated.logs.logger import Log, failure_keys
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 _HINTS = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make its directory, or set schema_file to another path"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "let this user write in its directory"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on the disk"),
 }
-_WELL = (Result.CURRENT, Result.APPLIED)
+_WELL = (OutcomeKind.CURRENT, OutcomeKind.APPLIED)
 _HINT = "check schema_file, and what lies at that path"
 
 
@@ -27,7 +27,7 @@ class SchemaFiles:
         self._last: dict[str, bytes] = {}
         self._told: dict[str, str] = {}
 
-    def update(self, target: Target, outcome: Outcome, log: Log, supervision: Supervision) -> None:
+    def update(self, target: Target, outcome: Outcome, log: Log, supervision: CancelToken) -> None:
         """Write the schema file of a target, if it has one, after work on its first database.
 
         Not where nothing was changed and not all is well; nor where the schema is as it was when this object wrote
@@ -46,13 +46,13 @@ class SchemaFiles:
         except OSError as error:
             self._complain(file, log, _keys_of(error))
         except Exception as surprise:  # noqa: BLE001 - the migrations are applied, whatever befalls this file
-            self._complain(file, log, failure_keys(DatabaseError(**internal(surprise))))
+            self._complain(file, log, failure_keys(DatabaseError(**internal_error(surprise))))
         else:
             self._told.pop(file, None)
             if written:
                 log(events.SCHEMA_DUMPED)
 
-    def _write(self, file: str, database: str, busy_timeout: float, supervision: Supervision) -> bool:
+    def _write(self, file: str, database: str, busy_timeout: float, supervision: CancelToken) -> bool:
         # Imported here: most targets have no schema file, and `migrated up` starts sooner without.
         from migrated.system.files import write_if_other
 

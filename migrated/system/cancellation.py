@@ -3,7 +3,7 @@
 import math
 
 
-class Supervision:
+class CancelToken:
     """One piece of work, supervised: a request to stop goes one way, signs of life come back.
 
     Every method only sets or reads a field, so that any may be called from any thread and from a signal
@@ -12,7 +12,7 @@ class Supervision:
 
     def __init__(self) -> None:
         self.reason = ""
-        self.beats = 0
+        self.heartbeats = 0
         self._must_end_at = math.inf
         self._requested = False
         self._paused = False
@@ -45,10 +45,25 @@ class Supervision:
         """Whether nothing more should begin, for good."""
         return self._requested
 
-    def must_end(self, now: float) -> bool:
+    def deadline_passed(self, now: float) -> bool:
         """Whether what is running should be interrupted and undone."""
         return now >= self._must_end_at
 
     def beat(self) -> None:
         """Give a sign of life: the work advances."""
-        self.beats += 1
+        self.heartbeats += 1
+
+    # Names of earlier versions, for programs that use the library.
+
+    @property
+    def beats(self) -> int:
+        """The former name of `heartbeats`."""
+        return self.heartbeats
+
+    def must_end(self, now: float) -> bool:
+        """The former name of `deadline_passed`."""
+        return self.deadline_passed(now)
+
+
+Supervision = CancelToken
+"""The former name of `CancelToken`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 if TYPE_CHECKING:
     import subprocess
@@ -44,7 +44,7 @@ def run_program(
     directory: str,
     environment: Mapping[str, str | bytes],
     timeout: float,
-    supervision: Supervision,
+    supervision: CancelToken,
 ) -> Ended:
     """Run `command` in `directory`, for `timeout` seconds at most and no longer than `supervision` allows.
 
@@ -67,9 +67,9 @@ def run_program(
         finally:
             os.close(writer)
         run = _Run(process, reader)
-        if run.wait(lambda now: now >= deadline or supervision.must_end(now)):
+        if run.wait(lambda now: now >= deadline or supervision.deadline_passed(now)):
             return _exited(process.wait(), run, directory)
-        if supervision.must_end(time.monotonic()):
+        if supervision.deadline_passed(time.monotonic()):
             reason, hint = f"it was ended, since migrated is stopping: {supervision.reason}", "raise stop_grace"
         else:
             reason, hint = f"it took longer than {timeout:g} s, and was ended", "raise `timeout` in [hooks]"
@@ -130,13 +130,13 @@ class _Run:
     def end(self) -> bool:
         """End the whole process group: ask first, kill in the end. Whether it is gone now."""
         self._signal(signal.SIGTERM)
-        give_up = time.monotonic() + GRACE_SECONDS
+        expire_waits = time.monotonic() + GRACE_SECONDS
         # Those that print into the pipe are still ending where the program itself has.
-        while time.monotonic() < give_up and not (self._has_ended() and not self._is_open):
+        while time.monotonic() < expire_waits and not (self._has_ended() and not self._is_open):
             self._take_in(_INTERVAL_SECONDS)
         self._signal(signal.SIGKILL)
-        give_up = time.monotonic() + GRACE_SECONDS
-        return self.wait(lambda now: now >= give_up)
+        expire_waits = time.monotonic() + GRACE_SECONDS
+        return self.wait(lambda now: now >= expire_waits)
 
     def _has_ended(self) -> bool:
         try:

@@ -17,7 +17,7 @@ from migrated.config.load import Overrides, load_config
 from migrated.config.settings import Config
 from migrated.core import VERSION
 from migrated.core.errors import ConfigError
-from migrated.daemon.alerts import Tracker
+from migrated.daemon.alerts import Alerts
 from migrated.daemon.directories import Directories
 from migrated.daemon.loop import ALIVE_SECONDS, Daemon
 from migrated.daemon.metrics import Metrics
@@ -148,7 +148,7 @@ def test_table_of_metrics_is_the_code_s(tmp_path: Path) -> None:
     file = tmp_path / "migrated.prom"
     config = Config("", (), metrics_file=str(file))
     log = logger.configure("json", "critical")
-    tracker = Tracker(log, random.random)
+    tracker = Alerts(log, random.random)
     Metrics(config.metrics_file, tracker, Directories(log, lambda _path, _name: None), log).write()
     topic = (ROOT / "migrated" / "docs" / "metrics.md").read_text()
     in_manual = re.findall(r"^\| `(migrated_\w+)", topic, re.MULTILINE)

@@ -11,9 +11,9 @@ from support import execute
 
 from migrated import Migration, MigrationRunner, OnChanged, Policy
 from migrated.config.settings import Target
-from migrated.engine.runner import Prepared
+from migrated.engine.runner import MigrationSet
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.job import Alike
+from migrated.fleet.job import CurrentLedgers
 
 MIGRATIONS = [
     Migration(1, "users", "CREATE TABLE users (id INTEGER PRIMARY KEY);"),
@@ -36,15 +36,15 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def alike(*learned: Path, policy: Policy = Policy(), application_id: int = 0) -> Alike:  # noqa: B008 - frozen
+def alike(*learned: Path, policy: Policy = Policy(), application_id: int = 0) -> CurrentLedgers:  # noqa: B008 - frozen
     target = Target("/", ("x",), "/m", policy=policy, application_id=application_id)
-    known = Alike(Prepared(MIGRATIONS), target)
+    known = CurrentLedgers(MigrationSet(MIGRATIONS), target)
     for path in learned:
         known.learn(DatabasePath(path.name, str(path)))
     return known
 
 
-def is_current(known: Alike, path: Path) -> bool:
+def is_current(known: CurrentLedgers, path: Path) -> bool:
     return known.is_current(DatabasePath(path.name, str(path)))
 
 
@@ -169,5 +169,7 @@ def between_the_looks(path: Path, action: Callable[[], None]) -> Iterator[None]:
         pytest.param(lambda path: alike(path, application_id=7), id="only some program's databases"),
     ],
 )
-def test_where_more_has_to_be_looked_at_nothing_is_learnt(model: Path, known: Callable[[Path], Alike]) -> None:
+def test_where_more_has_to_be_looked_at_nothing_is_learnt(
+    model: Path, known: Callable[[Path], CurrentLedgers]
+) -> None:
     assert not is_current(known(model), model)

@@ -23,7 +23,7 @@ from migrated import (
 from migrated.core import VERSION
 from migrated.core.migration import Step
 from migrated.engine.backend import Observer
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 
 def runner_for(database: Path, *texts: str, busy_timeout: float = 5) -> MigrationRunner:
@@ -891,7 +891,7 @@ def test_reader_with_a_snapshot_does_not_stop_us_in_wal_mode(database: Path) -> 
     assert query(database, "SELECT id FROM t") == [(1,), (2,)]
 
 
-class _Waits(Observer, Supervision):
+class _Waits(Observer, CancelToken):
     """Tells when the run has begun a step, and then is asked again whether to go on waiting."""
 
     def __init__(self, *, stops: bool = False) -> None:
@@ -907,7 +907,7 @@ class _Waits(Observer, Supervision):
         self.asked()
         return self.begun and self.stops
 
-    def must_end(self, now: float) -> bool:
+    def deadline_passed(self, now: float) -> bool:
         self.asked()
         return False
 

@@ -214,8 +214,8 @@ def test_runner_plans_again_when_the_ledger_moved_before_its_transaction(
     database: Path, theirs: list[int], ours: list[int]
 ) -> None:
     MigrationRunner(database).init()
-    intruder = _Intruder(database, 2, _tables(*theirs))
-    runner = MigrationRunner(database, observer=intruder)
+    other_sqlite_user = _Intruder(database, 2, _tables(*theirs))
+    runner = MigrationRunner(database, observer=other_sqlite_user)
     runner.add_migrations(_tables(1, 2, 3, 4))
 
     entries = runner.run()
@@ -242,8 +242,8 @@ def test_rollback_plans_again_when_the_ledger_moved(database: Path) -> None:
     first = MigrationRunner(database)
     first.add_migrations(_tables(1, 2, 3))
     first.run()
-    intruder = _Intruder(database, 2, _tables(2))
-    runner = MigrationRunner(database, observer=intruder)
+    other_sqlite_user = _Intruder(database, 2, _tables(2))
+    runner = MigrationRunner(database, observer=other_sqlite_user)
     runner.add_migrations(_tables(1, 2, 3))
 
     entries = runner.roll_back_to(0)

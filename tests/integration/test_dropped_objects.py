@@ -9,7 +9,7 @@ from support import execute, query, write_migration
 
 from migrated import Migration, MigrationRunner
 from migrated.core.migration import MigrationDirection
-from migrated.engine.backend import Done, Observer
+from migrated.engine.backend import Observer, StepResult
 
 
 class Witness(Observer):
@@ -18,7 +18,7 @@ class Witness(Observer):
     def __init__(self) -> None:
         self.seen: list[tuple[int, MigrationDirection, Sequence[str]]] = []
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         self.seen.append((done.entry.version, direction, done.dropped))
 
 

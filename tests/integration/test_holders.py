@@ -14,7 +14,7 @@ from support import everything, execute
 
 from migrated import DatabaseError, Migration, MigrationRunner
 from migrated.engine.sqlite import lock_holders
-from migrated.engine.sqlite.lock_holders import holder_of, intruder
+from migrated.engine.sqlite.lock_holders import holder_of, other_sqlite_user
 
 # The application: it uses the standard library's SQLite, and never frees what it holds before it is told to.
 APPLICATION = """
@@ -152,7 +152,7 @@ def test_our_own_process_is_not_named(database: Path, journal: str, our_writer: 
 
 def test_looking_keeps_our_own_locks(database: Path, journal: str, our_writer: apsw.Connection) -> None:
     holder_of(str(database))
-    assert intruder(str(database)) is None
+    assert other_sqlite_user(str(database)) is None
 
     assert run_script(TRY_TO_WRITE, database).stdout == "database is locked\n"
 

@@ -15,13 +15,13 @@ from daemon_process import children, poll
 
 from migrated.config.settings import Config, HookName, Hooks
 from migrated.fleet import hooks
-from migrated.fleet.hooks import Occasion, run_hook
+from migrated.fleet.hooks import HookEvent, run_hook
 from migrated.logs.logger import LONGEST_LINE, configure
 from migrated.system import processes
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 Line = dict[str, Any]
-APPLIED = Occasion(HookName.AFTER_APPLY, "r1", "applied", ("/srv/a.db",), (7, 8))
+APPLIED = HookEvent(HookName.AFTER_APPLY, "r1", "applied", ("/srv/a.db",), (7, 8))
 DIRECTORY_HINT = "a name without a slash is looked for in PATH, other paths begin in"
 
 
@@ -30,7 +30,7 @@ class Place:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.supervision = Supervision()
+        self.supervision = CancelToken()
         self.raw = b""
 
     def put(self, text: str, name: str = "hook", mode: int = 0o755) -> Path:
@@ -39,7 +39,9 @@ class Place:
         path.chmod(mode)
         return path
 
-    def run(self, *command: str, script: str | None = None, timeout: float = 30.0, of: Occasion = APPLIED) -> Line:
+    def run(
+        self, *command: str, script: str | None = None, timeout: float = 30.0, of: HookEvent = APPLIED
+    ) -> Line:
         """Run a hook, and return the one line that the log has of it."""
         if script is not None:
             self.put(f"#!/bin/sh\n{script}\n")
@@ -86,7 +88,7 @@ def test_what_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_THE_DAEMON", "kept")
     for foreign in ("MIGRATED_REASON", "MIGRATED_DATABASE", "MIGRATED_TRUNCATED", "NOTIFY_SOCKET"):
         monkeypatch.setenv(foreign, "of an outer one")
-    two = Occasion(HookName.ON_FAILURE, "r1", "refused", ("/srv/a b.db", "/srv/ü.db"), (7,), None, "/srv/7_x.sql")
+    two = HookEvent(HookName.ON_FAILURE, "r1", "refused", ("/srv/a b.db", "/srv/ü.db"), (7,), None, "/srv/7_x.sql")
     line = place.run(
         script='printf "%s|" "$MIGRATED_EVENT" "$MIGRATED_DATABASES" "$MIGRATED_VERSIONS" "$MIGRATED_OUTCOME" '
         '"$MIGRATED_RUN_ID" "$MIGRATED_FILE" "$OF_THE_DAEMON" '
@@ -116,7 +118,7 @@ def test_what_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whatever_text_it_is_told(place: Place, reason: str, seen: bytes) -> None:
     place.run(
         script='printf %s "$MIGRATED_REASON" > seen',
-        of=Occasion(HookName.ON_FAILURE, "r1", "failed", (), (), reason),
+        of=HookEvent(HookName.ON_FAILURE, "r1", "failed", (), (), reason),
     )
 
     assert (place.home / "seen").read_bytes() == seen
@@ -124,7 +126,7 @@ def test_whatever_text_it_is_told(place: Place, reason: str, seen: bytes) -> Non
 
 def test_as_many_databases_as_there_may_be(place: Place) -> None:
     many = tuple(f"/srv/tenants/{number:040}.db" for number in range(10_000))
-    occasion = Occasion(HookName.AFTER_APPLY, "r1", "applied", many, tuple(range(10**14, 10**14 + 10_000)))
+    occasion = HookEvent(HookName.AFTER_APPLY, "r1", "applied", many, tuple(range(10**14, 10**14 + 10_000)))
     line = place.run(script='echo "$MIGRATED_DATABASES" | head -1; echo "$MIGRATED_TRUNCATED"', of=occasion)
 
     assert line["output"] == f"{many[0]}\n1"

@@ -23,10 +23,10 @@ from migrated import (
 from migrated.config.settings import TransactionMode
 from migrated.core.errors import INTERRUPTED
 from migrated.core.migration import MigrationDirection, Step
-from migrated.engine.backend import Done, Observer, Progress
+from migrated.engine.backend import Observer, Progress, StepResult
 from migrated.engine.sqlite import progress
 from migrated.engine.sqlite.statements import TIMED_OUT
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 ENDLESS = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;"
 
@@ -36,7 +36,7 @@ def counting(rows: int) -> str:
     return ENDLESS.replace("1e15", str(rows))
 
 
-class Told(Observer, Supervision):
+class Told(Observer, CancelToken):
     """Both at once: does something when a step begins or is done, or at a sign of life."""
 
     def __init__(self) -> None:
@@ -51,10 +51,10 @@ class Told(Observer, Supervision):
     def beginning(self, step: Step, *, late: bool) -> None:
         self.begun.append(step.migration.version)
         # Signs of life are counted from here.
-        self.beats = 0
+        self.heartbeats = 0
         self.at_begin.get(step.migration.version, lambda: None)()
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         self.finished.append(done.entry.version)
         self.at_end.get(done.entry.version, lambda: None)()
 
@@ -63,7 +63,7 @@ class Told(Observer, Supervision):
 
     def beat(self) -> None:
         super().beat()
-        self.at_beat.get(self.beats, lambda: None)()
+        self.at_beat.get(self.heartbeats, lambda: None)()
 
     def ask(self) -> None:
         """As the first signal, with time to spare."""
@@ -203,7 +203,7 @@ def test_interruption_comes_while_it_runs(database: Path, told: Told) -> None:
     failure = failure_of(runner_for(database, told, f"CREATE TABLE a (x); {ENDLESS}").run)
     assert failure.code == INTERRUPTED
     assert applied_versions(database) == []
-    assert told.beats == 50
+    assert told.heartbeats == 50
 
 
 def test_interrupted_rollback_is_undone(database: Path, told: Told) -> None:
@@ -265,7 +265,7 @@ def test_interruption_while_foreign_keys_are_checked(database: Path, told: Told,
     told.at_beat[30] = told.end
 
     failure = failure_of(runner_for(database, told, text).run)
-    assert (failure.code, failure.version, told.beats) == (INTERRUPTED, 1, 30)
+    assert (failure.code, failure.version, told.heartbeats) == (INTERRUPTED, 1, 30)
     assert everything(database) == before
 
 
@@ -385,7 +385,7 @@ def test_wait_for_a_writer_ends_at_once_when_told_to_stop(
     failure = failure_of(runner_for(database, told, "CREATE TABLE a (x)", busy_timeout=600).run)
     assert isinstance(failure, DatabaseError)
     # One more beat would be one more wait.
-    assert (failure.code, failure.transient, told.beats) == ("SQLITE_BUSY", True, 3)
+    assert (failure.code, failure.transient, told.heartbeats) == ("SQLITE_BUSY", True, 3)
     other.execute("ROLLBACK")
     assert [row[1] for row in schema(database)] == ["there"]
 
@@ -397,7 +397,7 @@ def test_so_it_does_between_the_transactions_of_a_new_database(database: Path, t
     def begin() -> None:
         others.append(apsw.Connection(os.fspath(database)))
         others[0].execute("BEGIN IMMEDIATE")
-        told.beats = 0
+        told.heartbeats = 0
 
     told.at_end[1] = begin
     told.at_beat[3] = told.ask
@@ -405,7 +405,7 @@ def test_so_it_does_between_the_transactions_of_a_new_database(database: Path, t
 
     failure = failure_of(runner_for(database, told, *texts, busy_timeout=0.3).run)
     others[0].close()
-    assert (failure.code, told.beats) == ("SQLITE_BUSY", 3)
+    assert (failure.code, told.heartbeats) == ("SQLITE_BUSY", 3)
     assert applied_versions(database) == [1]
 
 

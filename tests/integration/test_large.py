@@ -9,9 +9,9 @@ import pytest
 from support import execute, query
 
 from migrated import ExecutionFailedError, Migration, MigrationError, MigrationRunner
-from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.connection import BusyHandler
 from migrated.engine.sqlite.schema import read_schema
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 _OPCODES = 100
 
@@ -77,7 +77,7 @@ def test_schema_of_many_tables(tmp_path: Path, work_of: Callable[[Callable[[], o
     def work(number: int) -> int:
         database = tmp_path / f"{number}.db"
         execute(database, objects(number))
-        return work_of(lambda: read_schema(str(database), Patience(1, Supervision())))
+        return work_of(lambda: read_schema(str(database), BusyHandler(1, CancelToken())))
 
     assert work(400) < 5 * work(100)
 

@@ -18,7 +18,7 @@ from daemon_process import poll, running
 from support import ROOT
 
 from migrated.core.errors import ChecksumMismatchError, DatabaseError, ExecutionFailedError
-from migrated.daemon.scheduler import Complaint
+from migrated.daemon.scheduler import RepeatTimer
 from migrated.logs import events, logger
 from migrated.logs.events import EVENTS, Event
 from migrated.logs.logger import Log
@@ -297,7 +297,7 @@ def test_collectors_make_the_metrics_that_prometheus_alerts_on(collector: str) -
 
 def test_the_third_repetition_comes_after_seven_minutes() -> None:
     """As the shipped configurations say, whose alerts begin there."""
-    complaint = Complaint()
-    told = [minute for minute in range(40) if complaint.is_due("x", minute * 60.0)]
+    complaint = RepeatTimer()
+    told = [minute for minute in range(40) if complaint.should_log("x", minute * 60.0)]
 
     assert (told[3], told) == (7, [0, 1, 3, 7, 15, 30])

@@ -24,9 +24,9 @@ from migrated import (
 from migrated.core.errors import UnfinishedError
 from migrated.core.migration import MigrationDirection
 from migrated.core.records import Repair
-from migrated.core.status import State
+from migrated.core.status import MigrationState
 from migrated.engine.backend import Observer
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 DIRECTIVE = "-- migrated: no-transaction\n"
 NOTHING = "SELECT 1"
@@ -35,7 +35,7 @@ STOPS = ("CREATE TABLE a (x)", "INSERT INTO a SELECT x FROM more", "CREATE TABLE
 FORGOTTEN_COLUMNS = ("statement", "statements", "reason", "violations")
 
 
-class Beats(Supervision):
+class Beats(CancelToken):
     """At the n-th sign of life (a statement begins; a lock is waited for) does what is given for n."""
 
     def __init__(self, actions: Mapping[int, Callable[[], object]]) -> None:
@@ -44,7 +44,7 @@ class Beats(Supervision):
 
     def beat(self) -> None:
         super().beat()
-        self._actions.get(self.beats, lambda: None)()
+        self._actions.get(self.heartbeats, lambda: None)()
 
 
 def pieces(*statements: str, version: int = 1, down: tuple[str, ...] | None = None) -> Migration:
@@ -58,7 +58,7 @@ def runner_for(
     *migrations: Migration,
     busy_timeout: float = 5,
     statement_timeout: float = 0,
-    supervision: Supervision | None = None,
+    supervision: CancelToken | None = None,
 ) -> MigrationRunner:
     runner = MigrationRunner(
         database, busy_timeout=busy_timeout, statement_timeout=statement_timeout, supervision=supervision
@@ -271,7 +271,7 @@ def test_writer_that_ends_in_time_is_waited_for(database: Path, statement: str) 
     runner_for(database, pieces(statement), supervision=beats).run()
     writer.close()
 
-    assert beats.beats >= 5
+    assert beats.heartbeats >= 5
     mode, free = query(database, "SELECT * FROM pragma_journal_mode, pragma_freelist_count")[0]
     assert mode == "wal" if "WAL" in statement else free == 0
     assert query(database, "SELECT x FROM t") == [(77,)]
@@ -377,7 +377,10 @@ def test_first_statement_that_fails_leaves_the_migration_pending(database: Path)
     assert "repair" not in str(failure)
     assert everything(database) == before
     runner = runner_for(database, pieces("CREATE TABLE a (x)"))
-    assert (runner.unfinished(), [status.state for status in runner.statuses()]) == (None, [State.PENDING])
+    assert (runner.unfinished(), [status.state for status in runner.statuses()]) == (
+        None,
+        [MigrationState.PENDING],
+    )
     assert [entry.version for entry in runner.run()] == [1]
 
 
@@ -530,10 +533,14 @@ def test_everything_is_refused_until_it_is_settled(database: Path, action: str, 
 
     assert refused.value.message == f"{what}: what was done stays done, and the rest is not"
     assert (refused.value.version, refused.value.exit_code, refused.value.code) == (2, 4, "UNFINISHED")
-    assert [(status.version, status.state) for status in refused.value.offenders] == [(2, State.STOPPED)]
+    assert [(status.version, status.state) for status in refused.value.offenders] == [(2, MigrationState.STOPPED)]
     assert "migrated repair 2" in str(refused.value.hint)
     assert everything(database) == before
-    assert [status.state for status in runner.statuses()] == [State.APPLIED, State.STOPPED, State.PENDING]
+    assert [status.state for status in runner.statuses()] == [
+        MigrationState.APPLIED,
+        MigrationState.STOPPED,
+        MigrationState.PENDING,
+    ]
 
 
 def test_what_is_open_is_told_with_all_that_is_known(database: Path) -> None:
@@ -556,12 +563,12 @@ GATED = """
 import sys
 from migrated import MigrationRunner
 from migrated.core.records import Repair
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
-class Gate(Supervision):
+class Gate(CancelToken):
     def beat(self):
         super().beat()
-        print(self.beats, flush=True)
+        print(self.heartbeats, flush=True)
         sys.stdin.readline()
 
 runner = MigrationRunner(sys.argv[1], supervision=Gate())
@@ -905,7 +912,7 @@ def test_word_of_a_person_settles_it(database: Path, how: Repair, way: str) -> N
     assert history(database)[-1] == (how.value, 1, *statements)
     last = "SELECT reason, up_sql, down_sql, checksum FROM _migrations_history ORDER BY id DESC LIMIT 1"
     assert query(database, last) == [("by hand, é", migration.up_sql, migration.down_sql, migration.checksum)]
-    expected = State.APPLIED if how is Repair.MARK_APPLIED else State.PENDING
+    expected = MigrationState.APPLIED if how is Repair.MARK_APPLIED else MigrationState.PENDING
     assert (runner.unfinished(), [status.state for status in runner.statuses()]) == (None, [expected])
 
 

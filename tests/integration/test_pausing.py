@@ -10,8 +10,8 @@ from support import applied_versions, execute
 from migrated import Migration, Supervision
 from migrated.config.settings import Target
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.job import Job
-from migrated.fleet.outcome import Result
+from migrated.fleet.job import DatabaseJob
+from migrated.fleet.outcome import OutcomeKind
 from migrated.logs import logger
 from migrated.logs.logger import Log
 
@@ -33,21 +33,21 @@ def test_what_did_not_begin_is_pending(tmp_path: Path, database: Path, log: Log,
     outcomes = []
     for _ in range(2):
         outcomes.append(
-            Job(
+            DatabaseJob(
                 target,
                 [Migration(1, "one", "CREATE TABLE t1 (id)"), Migration(2, "two", "CREATE TABLE t2 (id)")],
                 lambda runner: runner.run(),
                 log,
                 lock_timeout=0,
                 supervision=supervision,
-            ).do(DatabasePath("app.db", str(database)))
+            ).run(DatabasePath("app.db", str(database)))
         )
         if len(outcomes) == 1:
             assert applied_versions(database) == []
         supervision.resume()
 
     assert [(outcome.result, outcome.pending) for outcome in outcomes] == [
-        (Result.CURRENT, 2),
-        (Result.APPLIED, 0),
+        (OutcomeKind.CURRENT, 2),
+        (OutcomeKind.APPLIED, 0),
     ]
     assert applied_versions(database) == [1, 2]

@@ -23,7 +23,7 @@ from migrated import (
     SnapshotWhen,
     Supervision,
 )
-from migrated.engine.backend import FormerState, KeptRows, Observer
+from migrated.engine.backend import FormerState, Observer, RowRestoreReport
 from migrated.engine.sqlite.snapshots import rebuild, restore
 
 FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
@@ -41,15 +41,15 @@ class Witness(Observer):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
-        self.kept: list[KeptRows] = []
+        self.kept: list[RowRestoreReport] = []
         self.went: list[FormerState] = []
         self.updates: list[str] = []
         self.snapshots: list[str] = []
 
-    def rows_kept(self, kept: KeptRows) -> None:
+    def rows_restored(self, kept: RowRestoreReport) -> None:
         self.kept.append(kept)
 
-    def went_back(self, former: FormerState) -> None:
+    def restored_snapshot(self, former: FormerState) -> None:
         self.went.append(former)
 
     def updated(self, migration: Migration) -> None:
@@ -223,7 +223,7 @@ class TestTyped:
             (7, "Bob", "none", "b"),
         ]
         assert query(home, "SELECT * FROM posts") == [(5, 7)]
-        assert [(dict(kept.put_back), dict(kept.left_out)) for kept in witness.kept] == [
+        assert [(dict(kept.restored), dict(kept.not_restored)) for kept in witness.kept] == [
             ({"posts": 1, "users": 2}, {})
         ]
 
@@ -231,7 +231,7 @@ class TestTyped:
         (kept,) = run(home, USERS).kept
         (snapshot,) = [each for each in MigrationRunner(home).snapshots() if each.id == kept.snapshot]
 
-        assert kept.left_out == {
+        assert kept.not_restored == {
             "posts": "1 row; the table is not there any more",
             "users": "2 rows; without the columns they had: nick",
         }
@@ -242,8 +242,8 @@ class TestTyped:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT CHECK (name != 'Ann'))")
         (kept,) = run(home, new, NICK).kept
 
-        assert kept.put_back == {"users": 1}
-        assert kept.left_out["users"] == "1 of 2 rows; they do not fit the table any more"
+        assert kept.restored == {"users": 1}
+        assert kept.not_restored["users"] == "1 of 2 rows; they do not fit the table any more"
         assert query(home, "SELECT id, nick FROM users") == [(7, "b")]
 
     def test_rows_that_a_changed_migration_writes_are_its_own(self, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ class TestTyped:
         (kept,) = run(database, edited(seeds, "CREATE TABLE modes (name);\nINSERT INTO modes VALUES ('new')")).kept
 
         assert query(database, "SELECT * FROM modes") == [("new",)]
-        assert kept.left_out == {"modes": "2 rows, 1 now; a migration that changed writes to it"}
+        assert kept.not_restored == {"modes": "2 rows, 1 now; a migration that changed writes to it"}
 
     def test_rows_that_an_unchanged_migration_wrote_are_there_once(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -276,29 +276,29 @@ class TestTyped:
         run(home, *ALL, indexed)
         (kept,) = run(home, *ALL, edited(indexed, "CREATE INDEX by_name ON users (name, id)")).kept
 
-        assert (kept.put_back, kept.left_out) == ({}, {})
+        assert (kept.restored, kept.not_restored) == ({}, {})
 
     def test_values_of_a_column_are_there_again_beside_one_that_is_new(self, home: Path) -> None:
         wider = edited(NICK, "ALTER TABLE users ADD COLUMN nick;\nALTER TABLE users ADD COLUMN age DEFAULT 0")
         (kept,) = run(home, USERS, POSTS, wider).kept
 
         assert query(home, "SELECT id, nick, age FROM users") == [(1, "a", 0), (7, "b", 0)]
-        assert (kept.put_back, kept.left_out) == ({"users": 2}, {})
+        assert (kept.restored, kept.not_restored) == ({"users": 2}, {})
 
     def test_column_that_a_new_migration_renames_keeps_its_values(self, home: Path) -> None:
         renamed = Migration(4, "renamed", "ALTER TABLE users RENAME COLUMN name TO full_name")
         (kept,) = run(home, USERS, POSTS, renamed).kept
 
         assert query(home, "SELECT id, full_name FROM users") == [(1, "Ann"), (7, "Bob")]
-        assert kept.left_out == {"users": "2 rows; without the columns they had: name, nick"}
+        assert kept.not_restored == {"users": "2 rows; without the columns they had: name, nick"}
 
     def test_column_that_an_edited_migration_renames_is_told(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, full_name TEXT)")
         (kept,) = run(home, new, POSTS, NICK).kept
 
         assert query(home, "SELECT id, full_name, nick FROM users") == [(1, None, "a"), (7, None, "b")]
-        assert kept.put_back == {"posts": 1, "users": 2}
-        assert kept.left_out == {"users": "2 rows; without the columns they had: name"}
+        assert kept.restored == {"posts": 1, "users": 2}
+        assert kept.not_restored == {"users": "2 rows; without the columns they had: name"}
 
     def test_rows_come_along_to_an_older_content_that_has_fewer_columns(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -308,7 +308,7 @@ class TestTyped:
         (kept,) = run(database, USERS).kept
 
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
-        assert kept.left_out == {"users": "1 row; without the columns they had: nick"}
+        assert kept.not_restored == {"users": "1 row; without the columns they had: nick"}
 
     def test_rows_of_an_older_content_stay_where_a_column_was_renamed(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -320,7 +320,7 @@ class TestTyped:
         (kept,) = run(database, USERS, new).kept
 
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
-        assert kept.left_out == {"users": "2 rows, 1 now; the table is another one now"}
+        assert kept.not_restored == {"users": "2 rows, 1 now; the table is another one now"}
 
     def test_changed_conversion_counts_and_not_the_old_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -374,7 +374,7 @@ class TestTyped:
 
         assert query(database, "PRAGMA foreign_key_check") == []
         assert query(database, "SELECT * FROM things") == []
-        assert kept.left_out["things"] == "1 row; some would have no parent any more"
+        assert kept.not_restored["things"] == "1 row; some would have no parent any more"
 
     @pytest.mark.parametrize(
         "table",
@@ -401,7 +401,7 @@ class TestTyped:
         before = query(database, digest)
         (kept,) = run(database, edited(USERS, "CREATE TABLE users (other)"), made).kept
 
-        assert kept.put_back == {"t": 1}
+        assert kept.restored == {"t": 1}
         assert query(database, digest) == before
 
     def test_full_text_index_finds_them_again(self, tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ class TestWithoutDownText:
 
         assert snapshot.reason == "before-redo"
         assert query(snapshot.path, "SELECT * FROM posts") == [(5, 1)]
-        assert witness.kept[0].left_out == {"posts": "1 row; the table is not there any more"}
+        assert witness.kept[0].not_restored == {"posts": "1 row; the table is not there any more"}
 
     def test_first_one_goes_back_to_nothing(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -461,7 +461,7 @@ class TestWithoutDownText:
         (kept,) = run(database, new).kept
 
         assert query(database, "SELECT * FROM users") == [(1, None)]
-        assert kept.left_out == {"users": "1 row; without the columns they had: name"}
+        assert kept.not_restored == {"users": "1 row; without the columns they had: name"}
 
     def test_failure_leaves_the_database_as_before(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"

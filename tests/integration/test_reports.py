@@ -20,8 +20,8 @@ from migrated import (
 )
 from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.job import Action, Job
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.job import Action, DatabaseJob
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.fleet.reporting import report
 from migrated.logs.logger import configure
 
@@ -54,7 +54,7 @@ class Work:
             log = configure("json", "debug", descriptor)
             migrations = read_migrations(target.migrations)
             database = DatabasePath("app.db", str(self.home / "app.db"))
-            outcome = Job(target, migrations, action, log, lock_timeout=0.05).do(database)
+            outcome = DatabaseJob(target, migrations, action, log, lock_timeout=0.05).run(database)
             report(outcome, log)
         finally:
             os.close(descriptor)
@@ -128,7 +128,7 @@ def test_applied(work: Work, migrations: Path) -> None:
     # They share the transaction of a new database, and are told of once that is committed.
     both = list(zip(steps(migrations, 1), steps(migrations, 2), strict=True))
     assert lines == [*both[0], *both[1], CREATED, finished("applied", 2, 0)]
-    assert (outcome.result, outcome.applied, outcome.pending, outcome.error) == (Result.APPLIED, 2, 0, None)
+    assert (outcome.result, outcome.applied, outcome.pending, outcome.error) == (OutcomeKind.APPLIED, 2, 0, None)
 
 
 def test_snapshots_are_told(work: Work, migrations: Path) -> None:
@@ -179,7 +179,7 @@ def test_current_says_nothing(work: Work, migrations: Path) -> None:
     outcome, lines = work.do()
 
     assert lines == []
-    assert (outcome.result, outcome.did_something) == (Result.CURRENT, False)
+    assert (outcome.result, outcome.did_something) == (OutcomeKind.CURRENT, False)
 
 
 def test_rows_changed_are_counted(work: Work, migrations: Path) -> None:
@@ -265,7 +265,7 @@ def test_failed(work: Work, migrations: Path) -> None:
         },
         finished("failed", 1, 2),
     ]
-    assert (outcome.result, outcome.applied, outcome.pending) == (Result.FAILED, 1, 2)
+    assert (outcome.result, outcome.applied, outcome.pending) == (OutcomeKind.FAILED, 1, 2)
 
 
 def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
@@ -324,7 +324,7 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
         },
         finished("refused", 0, 1),
     ]
-    assert (outcome.result, outcome.applied, outcome.pending) == (Result.REFUSED, 0, 1)
+    assert (outcome.result, outcome.applied, outcome.pending) == (OutcomeKind.REFUSED, 0, 1)
 
 
 def test_what_is_kept_of_a_changed_text_is_short(work: Work, migrations: Path) -> None:
@@ -394,7 +394,7 @@ def test_late_is_refused(work: Work, migrations: Path) -> None:
         },
         finished("refused", 0, 1),
     ]
-    assert outcome.result is Result.REFUSED
+    assert outcome.result is OutcomeKind.REFUSED
 
 
 def test_missing_is_rolled_back_and_told(work: Work, migrations: Path) -> None:
@@ -440,7 +440,7 @@ def test_rollback_without_down_text_is_a_failure(work: Work, migrations: Path) -
         },
         finished("failed", 0, 0),
     ]
-    assert outcome.result is Result.FAILED
+    assert outcome.result is OutcomeKind.FAILED
 
 
 def test_unavailable_when_missing(work: Work, migrations: Path, database: Path) -> None:
@@ -454,7 +454,7 @@ def test_unavailable_when_missing(work: Work, migrations: Path, database: Path) 
     assert lines[0]["error"]["type"] == "DatabaseError"
     assert lines[0]["error"]["code"] == "SQLITE_CANTOPEN"
     assert lines[1] == finished("unavailable", 0, 0)
-    assert outcome.result is Result.UNAVAILABLE
+    assert outcome.result is OutcomeKind.UNAVAILABLE
     assert not database.exists()
 
 
@@ -476,7 +476,7 @@ def test_unavailable_when_it_is_no_database(work: Work, migrations: Path, databa
         },
         finished("unavailable", 0, 0),
     ]
-    assert outcome.result is Result.UNAVAILABLE
+    assert outcome.result is OutcomeKind.UNAVAILABLE
 
 
 HOLDER = """
@@ -519,5 +519,5 @@ def test_lock_held_by_another_process(work: Work, migrations: Path, database: Pa
         },
         finished("unavailable", 0, 1),
     ]
-    assert outcome.result is Result.UNAVAILABLE
+    assert outcome.result is OutcomeKind.UNAVAILABLE
     assert MigrationRunner(database).get_applied() == []

@@ -28,12 +28,12 @@ from support import ROOT, everything, execute, query
 
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
-from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.connection import BusyHandler
 from migrated.engine.sqlite.schema import Loss, RowCount, lost_by_restoring
 from migrated.engine.sqlite.snapshots.copying import nothing
 from migrated.engine.sqlite.snapshots.restore import restore
 from migrated.engine.sqlite.snapshots.snapshots import listed, take
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 from migrated.system.file_locks import APPLYING, holding
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
@@ -46,8 +46,8 @@ def _locked(database: Path) -> Iterator[None]:
         yield
 
 
-def patience(seconds: float = 5) -> Patience:
-    return Patience(seconds, Supervision())
+def patience(seconds: float = 5) -> BusyHandler:
+    return BusyHandler(seconds, CancelToken())
 
 
 def record(copy: apsw.Connection) -> None:
@@ -185,12 +185,12 @@ def test_reader_in_delete_mode_is_waited_for(database: Path, children: Children)
     assert application.counts() == "7"
     waits = []
 
-    class Waiting(Supervision):
+    class Waiting(CancelToken):
         def stop_requested(self) -> bool:
             waits.append(application.runs("COMMIT"))
             return False
 
-    put_back(snapshot, database, Kept(database), patience=Patience(30, Waiting()))
+    put_back(snapshot, database, Kept(database), patience=BusyHandler(30, Waiting()))
 
     assert waits[0] == "[]"
     assert application.counts() == "3"
@@ -462,15 +462,16 @@ RESTORE = (
     KILLED_IN_STEP
     + """\
 from migrated.core.errors import DatabaseError
-from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.connection import BusyHandler
 from migrated.engine.sqlite.snapshots.restore import restore
 from migrated.engine.sqlite.snapshots.snapshots import listed
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 def record(copy):
     copy.execute("CREATE TABLE record (what)").fetchall()
 try:
     restore(
-        listed(sys.argv[1])[0], sys.argv[1], keep=lambda: None, record=record, patience=Patience(5, Supervision()),
+        listed(sys.argv[1])[0], sys.argv[1], keep=lambda: None, record=record,
+        patience=BusyHandler(5, CancelToken()),
         step=step,
     )
 except DatabaseError as error:

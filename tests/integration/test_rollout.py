@@ -12,13 +12,13 @@ from migrated.config.settings import WavePolicy
 from migrated.core.errors import MigrationError
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.locks import SharedLocks
-from migrated.fleet.outcome import Outcome, Result
-from migrated.fleet.rollout import Halt, RollOut, Turn
+from migrated.fleet.outcome import Outcome, OutcomeKind
+from migrated.fleet.rollout import Halt, Rollout, Visit
 from migrated.fleet.waves import Waves
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 from migrated.system.file_locks import APPLYING, holding
 
-Visit = Callable[[Turn], Outcome]
+Work = Callable[[Visit], Outcome]
 BUSY = DatabaseError("database is locked", transient=True, code="SQLITE_BUSY")
 BROKEN = ExecutionFailedError("no such table: x", version=7, name="seven")
 
@@ -31,8 +31,8 @@ def names(databases: Sequence[DatabasePath]) -> list[int]:
     return [int(database.name.removesuffix(".db")) for database in databases]
 
 
-def ended(turn: Turn, result: Result = Result.APPLIED, error: MigrationError | None = None) -> Outcome:
-    return Outcome(turn.database, result, applied=result is Result.APPLIED, error=error)
+def ended(turn: Visit, result: OutcomeKind = OutcomeKind.APPLIED, error: MigrationError | None = None) -> Outcome:
+    return Outcome(turn.database, result, applied=result is OutcomeKind.APPLIED, error=error)
 
 
 class Told:
@@ -40,14 +40,14 @@ class Told:
 
     def __init__(
         self,
-        visit: Visit,
+        visit: Work,
         size: int,
         *,
         workers: int = 4,
         policy: WavePolicy = WavePolicy(),  # noqa: B008 - frozen
         may_wait: bool = False,
         is_known: Callable[[Outcome], bool] = lambda _outcome: False,
-        supervision: Supervision | None = None,
+        supervision: CancelToken | None = None,
     ) -> None:
         self.outcomes: list[Outcome] = []
         self.threads: set[int] = set()
@@ -56,12 +56,12 @@ class Told:
             self.outcomes.append(outcome)
             self.threads.add(threading.get_ident())
 
-        rollout = RollOut(
+        rollout = Rollout(
             visit,
             tell,
             Waves(size, policy),
             workers,
-            supervision or Supervision(),
+            supervision or CancelToken(),
             may_wait=may_wait,
             is_known=is_known,
         )
@@ -85,7 +85,7 @@ def test_several_are_worked_on_at_once_and_no_more_than_that() -> None:
     running: set[str] = set()
     most = 0
 
-    def visit(turn: Turn) -> Outcome:
+    def visit(turn: Visit) -> Outcome:
         nonlocal most
         number = int(turn.database.name.removesuffix(".db"))
         running.add(turn.database.name)
@@ -104,9 +104,9 @@ def test_several_are_worked_on_at_once_and_no_more_than_that() -> None:
 def test_what_has_nothing_to_do_needs_no_other_thread() -> None:
     threads: set[int] = set()
 
-    def visit(turn: Turn) -> Outcome:
+    def visit(turn: Visit) -> Outcome:
         threads.add(threading.get_ident())
-        return ended(turn, Result.CURRENT)
+        return ended(turn, OutcomeKind.CURRENT)
 
     Told(visit, 100)
 
@@ -114,7 +114,7 @@ def test_what_has_nothing_to_do_needs_no_other_thread() -> None:
 
 
 def test_canary_fails_and_nobody_else_is_touched() -> None:
-    told = Told(lambda turn: ended(turn, Result.FAILED, BROKEN), 200)
+    told = Told(lambda turn: ended(turn, OutcomeKind.FAILED, BROKEN), 200)
 
     assert told.order == [0]
     assert told.halt is not None
@@ -123,9 +123,9 @@ def test_canary_fails_and_nobody_else_is_touched() -> None:
 
 
 def test_those_that_have_it_already_are_no_canaries() -> None:
-    def visit(turn: Turn) -> Outcome:
+    def visit(turn: Visit) -> Outcome:
         is_current = turn.database.name in {"0.db", "1.db", "2.db"}
-        return ended(turn, Result.CURRENT) if is_current else ended(turn, Result.FAILED, BROKEN)
+        return ended(turn, OutcomeKind.CURRENT) if is_current else ended(turn, OutcomeKind.FAILED, BROKEN)
 
     told = Told(visit, 200)
 
@@ -136,21 +136,21 @@ def test_those_that_have_it_already_are_no_canaries() -> None:
 @pytest.mark.parametrize(
     ("error", "result"),
     [
-        pytest.param(BUSY, Result.UNAVAILABLE, id="busy"),
-        pytest.param(DatabaseError("damaged", code="SQLITE_CORRUPT"), Result.UNAVAILABLE, id="damaged"),
-        pytest.param(ExecutionFailedError("told to stop", transient=True), Result.FAILED, id="interrupted"),
-        pytest.param(LockHeldError("held"), Result.UNAVAILABLE, id="locked"),
+        pytest.param(BUSY, OutcomeKind.UNAVAILABLE, id="busy"),
+        pytest.param(DatabaseError("damaged", code="SQLITE_CORRUPT"), OutcomeKind.UNAVAILABLE, id="damaged"),
+        pytest.param(ExecutionFailedError("told to stop", transient=True), OutcomeKind.FAILED, id="interrupted"),
+        pytest.param(LockHeldError("held"), OutcomeKind.UNAVAILABLE, id="locked"),
     ],
 )
-def test_what_is_not_the_migration_s_fault_breaks_nothing_off(error: MigrationError, result: Result) -> None:
+def test_what_is_not_the_migration_s_fault_breaks_nothing_off(error: MigrationError, result: OutcomeKind) -> None:
     told = Told(lambda turn: ended(turn, result, error), 100)
 
     assert (len(told.outcomes), told.halt) == (100, None)
 
 
 def test_old_failure_is_no_sign_that_what_is_new_is_at_fault() -> None:
-    def visit(turn: Turn) -> Outcome:
-        return ended(turn, Result.FAILED, BROKEN) if turn.database.name == "0.db" else ended(turn)
+    def visit(turn: Visit) -> Outcome:
+        return ended(turn, OutcomeKind.FAILED, BROKEN) if turn.database.name == "0.db" else ended(turn)
 
     told = Told(visit, 100, is_known=lambda outcome: outcome.database.name == "0.db")
 
@@ -160,10 +160,10 @@ def test_old_failure_is_no_sign_that_what_is_new_is_at_fault() -> None:
 def test_busy_one_has_another_turn_after_all_others() -> None:
     seen: list[tuple[str, bool]] = []
 
-    def visit(turn: Turn) -> Outcome:
+    def visit(turn: Visit) -> Outcome:
         seen.append((turn.database.name, turn.is_last))
         is_busy = turn.database.name in {"0.db", "3.db"} and not turn.is_last
-        return ended(turn, Result.UNAVAILABLE, BUSY) if is_busy else ended(turn)
+        return ended(turn, OutcomeKind.UNAVAILABLE, BUSY) if is_busy else ended(turn)
 
     told = Told(visit, 6, workers=1, may_wait=True)
 
@@ -172,7 +172,7 @@ def test_busy_one_has_another_turn_after_all_others() -> None:
 
 
 def test_one_that_stays_busy_is_told_of_once() -> None:
-    told = Told(lambda turn: ended(turn, Result.UNAVAILABLE, BUSY), 3, may_wait=True)
+    told = Told(lambda turn: ended(turn, OutcomeKind.UNAVAILABLE, BUSY), 3, may_wait=True)
 
     assert sorted(told.order) == [0, 1, 2]
 
@@ -180,8 +180,8 @@ def test_one_that_stays_busy_is_told_of_once() -> None:
 def test_only_the_first_wave_is_told_in_full() -> None:
     in_full: list[str] = []
 
-    def visit(turn: Turn) -> Outcome:
-        if turn.in_full:
+    def visit(turn: Visit) -> Outcome:
+        if turn.verbose:
             in_full.append(turn.database.name)
         return ended(turn)
 
@@ -191,9 +191,9 @@ def test_only_the_first_wave_is_told_in_full() -> None:
 
 
 def test_when_told_to_stop_nothing_more_begins() -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
 
-    def visit(turn: Turn) -> Outcome:
+    def visit(turn: Visit) -> Outcome:
         supervision.stop("SIGTERM", 0)
         return ended(turn)
 
@@ -203,7 +203,7 @@ def test_when_told_to_stop_nothing_more_begins() -> None:
 
 
 def test_surprise_in_another_thread_is_raised_here() -> None:
-    def visit(turn: Turn) -> Outcome:
+    def visit(turn: Visit) -> Outcome:
         if turn.database.name == "7.db":
             raise ZeroDivisionError
         return ended(turn)

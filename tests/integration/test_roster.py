@@ -13,7 +13,7 @@ from support import execute
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from migrated.daemon.reconcile import Roster
+from migrated.daemon.reconcile import ReconcileCache
 from migrated.fleet.discovery import DatabasePath
 from migrated.sources import cache
 from migrated.sources.cache import Reading
@@ -52,19 +52,19 @@ def wait_for_tick(directory: Path, file: Path) -> None:
     poll(is_later, "a tick of the clock")
 
 
-def seen(path: Path) -> Roster:
-    roster = Roster()
+def seen(path: Path) -> ReconcileCache:
+    roster = ReconcileCache()
     roster.note_judged(str(path), MARK)
     return roster
 
 
-def has_changed(roster: Roster, path: Path, mark: int = MARK) -> bool:
+def has_changed(roster: ReconcileCache, path: Path, mark: int = MARK) -> bool:
     database = DatabasePath("app.db", str(path))
     return roster.changed([database], mark) == [database]
 
 
 def test_what_was_never_looked_at_is_new(path: Path) -> None:
-    assert has_changed(Roster(), path)
+    assert has_changed(ReconcileCache(), path)
 
 
 def test_what_was_looked_at_is_not(path: Path) -> None:
@@ -196,7 +196,7 @@ def test_what_is_to_be_looked_at_in_any_case(path: Path) -> None:
 
 
 def test_scan_of_a_target_is_news_with_another_reading_or_other_databases() -> None:
-    roster = Roster()
+    roster = ReconcileCache()
     one, other = Reading(Listing("/m"), 1), Reading(Listing("/m"), 1)
     few, many = [DatabasePath("a.db", "/a.db")], [DatabasePath("a.db", "/a.db"), DatabasePath("b.db", "/b.db")]
 
@@ -221,7 +221,7 @@ class TestDirectory:
         set_clock(monkeypatch, lambda: time.time_ns() + 3 * SECOND_NS)
 
     def test_same_reading_while_nothing_changes(self, migrations: Path) -> None:
-        reader = Roster().reader
+        reader = ReconcileCache().reader
         first = reader.read(str(migrations))
 
         assert [migration.version for migration in first.listing.migrations] == [1, 2]
@@ -237,7 +237,7 @@ class TestDirectory:
         ],
     )
     def test_other_reading_with_another_mark(self, migrations: Path, change: Callable[[Path], object]) -> None:
-        reader = Roster().reader
+        reader = ReconcileCache().reader
         first = reader.read(str(migrations))
         change(migrations)
         second = reader.read(str(migrations))
@@ -246,7 +246,7 @@ class TestDirectory:
         assert second.listing.migrations != first.listing.migrations
 
     def test_ignored_file_that_comes_or_goes_is_another_reading_with_the_same_mark(self, migrations: Path) -> None:
-        reader = Roster().reader
+        reader = ReconcileCache().reader
         first = reader.read(str(migrations))
         (migrations / "misnamed.sql").write_text("SELECT 1;")
         second = reader.read(str(migrations))
@@ -257,7 +257,7 @@ class TestDirectory:
         assert first.mark == second.mark == third.mark
 
     def test_file_that_has_its_size_and_time_of_before_is_read_anew(self, migrations: Path) -> None:
-        reader = Roster().reader
+        reader = ReconcileCache().reader
         path = migrations / "2_change.sql"
         first = reader.read(str(migrations))
         before = path.stat()
@@ -270,7 +270,7 @@ class TestDirectory:
         self, migrations: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It may be written once more without its stamp showing that, as in git's index."""
-        reader = Roster().reader
+        reader = ReconcileCache().reader
         path = migrations / "2_change.sql"
         first = reader.read(str(migrations))
         age(path)
@@ -287,7 +287,7 @@ class TestDirectory:
         for version in range(3, 60):
             (migrations / f"{version}_change.sql").write_text(f"CREATE TABLE t{version} (x);")
         wait_for_tick(migrations, tmp_path / "now")
-        reader = Roster().reader
+        reader = ReconcileCache().reader
         reader.read(str(migrations))
         beside = tmp_path / "new"
         beside.write_text("CREATE TABLE t99 (x);")

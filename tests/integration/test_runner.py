@@ -29,7 +29,7 @@ from migrated import (
 )
 from migrated.core.migration import Step
 from migrated.engine.backend import Observer
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 Rows = list[tuple[object, ...]]
 
@@ -833,7 +833,7 @@ def test_cancelled_run_stops_before_its_next_step(bench: Bench) -> None:
         def beginning(self, step: Step, *, late: bool) -> None:
             supervision.stop("test", math.inf)
 
-    supervision = Supervision()
+    supervision = CancelToken()
     runner = MigrationRunner(bench.connection or bench.path, observer=Stopping(), supervision=supervision)
     runner.add_migrations([table(1), table(2)])
 

@@ -13,7 +13,7 @@ from support import applied_versions, everything, execute, query
 
 from migrated import DatabaseError, Migration, MigrationRunner, SnapshotPolicy, Supervision
 from migrated.core.records import Snapshot
-from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.connection import BusyHandler
 from migrated.engine.sqlite.snapshots import snapshots
 from migrated.engine.sqlite.snapshots.restore import restore
 
@@ -72,7 +72,7 @@ def restore_with(
     timeout: float = 5.0,
 ) -> None:
     """Restore by the room's own function, with callbacks of the test's."""
-    patience = Patience(timeout, Supervision())
+    patience = BusyHandler(timeout, Supervision())
     restore(snapshot, str(database), keep=keep, record=record, patience=patience, step=step)
 
 

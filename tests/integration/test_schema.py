@@ -15,9 +15,9 @@ from integration.scripts import GROUND, Script, scripts
 from support import checksum, everything, execute, query
 
 from migrated import DatabaseError, Migration, MigrationError, MigrationRunner
-from migrated.engine.sqlite.connection import Patience
+from migrated.engine.sqlite.connection import BusyHandler
 from migrated.engine.sqlite.schema import read_schema
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 BY_PYTHON = """
 import sqlite3, sys
@@ -84,7 +84,7 @@ COMMIT;
 
 
 def dump(database: Path) -> bytes:
-    text = read_schema(str(database), Patience(5.0, Supervision()))
+    text = read_schema(str(database), BusyHandler(5.0, CancelToken()))
 
     assert text is not None
     return text
@@ -386,7 +386,7 @@ class TestNothingToTell:
         if content is not None:
             database.write_bytes(content)
 
-        assert read_schema(str(database), Patience(1.0, Supervision())) is None
+        assert read_schema(str(database), BusyHandler(1.0, CancelToken())) is None
         assert database.exists() is (content is not None)
 
     def test_while_a_migration_is_half_done(self, database: Path) -> None:
@@ -397,13 +397,13 @@ class TestNothingToTell:
             runner.run()
 
         assert query(database, "SELECT name FROM sqlite_schema WHERE name = 'a'") == [("a",)]
-        assert read_schema(str(database), Patience(1.0, Supervision())) is None
+        assert read_schema(str(database), BusyHandler(1.0, CancelToken())) is None
 
     def test_where_it_cannot_be_read(self, database: Path) -> None:
         database.write_bytes(b"no database, and longer than the header of one" * 20)
 
         with pytest.raises(DatabaseError, match="not a database"):
-            read_schema(str(database), Patience(1.0, Supervision()))
+            read_schema(str(database), BusyHandler(1.0, CancelToken()))
 
 
 @pytest.fixture(scope="module")

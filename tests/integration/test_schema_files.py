@@ -17,24 +17,24 @@ from support import execute, write_migration
 from migrated import DatabaseError, ExecutionFailedError, LockHeldError, MigrationError, MigrationRunner
 from migrated.config.settings import Target
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import logger
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 UPDATE = """
 import sys
 from migrated.logs import logger
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.schema_dump import SchemaFiles
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.config.settings import Target
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 database, file = sys.argv[1:]
-outcome = Outcome(DatabasePath("app.db", database), Result.CURRENT)
+outcome = Outcome(DatabasePath("app.db", database), OutcomeKind.CURRENT)
 target = Target("/", (database,), "/nowhere", schema_file=file)
-SchemaFiles().update(target, outcome, logger.configure("json", "info"), Supervision())
+SchemaFiles().update(target, outcome, logger.configure("json", "info"), CancelToken())
 """
 
 
@@ -67,7 +67,7 @@ class Bench:
 
     def update(
         self,
-        result: Result = Result.CURRENT,
+        result: OutcomeKind = OutcomeKind.CURRENT,
         error: MigrationError | None = None,
         *,
         done: int = 0,
@@ -76,7 +76,7 @@ class Bench:
         outcome = Outcome(
             DatabasePath("app.db", str(self.database)), result, applied=done, rolled_back=undone, error=error
         )
-        self.schemas.update(self.target, outcome, self._log, Supervision())
+        self.schemas.update(self.target, outcome, self._log, CancelToken())
 
     def logged(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._lines.read_text().splitlines()]
@@ -153,18 +153,25 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("result", "error", "done", "undone", "written"),
         [
-            (Result.CURRENT, None, 0, 0, True),
-            (Result.APPLIED, None, 1, 0, True),
-            (Result.APPLIED, None, 0, 1, True),
-            (Result.FAILED, ExecutionFailedError("x"), 2, 0, True),
-            (Result.FAILED, ExecutionFailedError("x"), 0, 0, False),
-            (Result.REFUSED, MigrationError("x"), 0, 0, False),
-            (Result.UNAVAILABLE, LockHeldError("x"), 0, 0, False),
-            (Result.UNAVAILABLE, DatabaseError("x"), 0, 3, True),
+            (OutcomeKind.CURRENT, None, 0, 0, True),
+            (OutcomeKind.APPLIED, None, 1, 0, True),
+            (OutcomeKind.APPLIED, None, 0, 1, True),
+            (OutcomeKind.FAILED, ExecutionFailedError("x"), 2, 0, True),
+            (OutcomeKind.FAILED, ExecutionFailedError("x"), 0, 0, False),
+            (OutcomeKind.REFUSED, MigrationError("x"), 0, 0, False),
+            (OutcomeKind.UNAVAILABLE, LockHeldError("x"), 0, 0, False),
+            (OutcomeKind.UNAVAILABLE, DatabaseError("x"), 0, 3, True),
         ],
     )
     def test_only_after_a_change_or_where_all_is_well(
-        self, bench: Bench, result: Result, error: MigrationError | None, done: int, undone: int, *, written: bool
+        self,
+        bench: Bench,
+        result: OutcomeKind,
+        error: MigrationError | None,
+        done: int,
+        undone: int,
+        *,
+        written: bool,
     ) -> None:
         bench.update(result, error, done=done, undone=undone)
 
@@ -183,7 +190,7 @@ class TestWriting:
         runner.add_directory(migrations)
         with pytest.raises(ExecutionFailedError) as caught:
             runner.run()
-        bench.update(Result.FAILED, caught.value, done=1)
+        bench.update(OutcomeKind.FAILED, caught.value, done=1)
 
         assert bench.file.read_bytes() == before
 
@@ -195,7 +202,7 @@ class TestWriting:
             poll(is_noticed, "that the other opens the file")
             execute(bench.database, "CREATE TABLE two (a)")
             bench.file.unlink()
-            bench.update(Result.APPLIED, done=1)
+            bench.update(OutcomeKind.APPLIED, done=1)
             latest = bench.file.read_bytes()
 
         _, log = slow.communicate(timeout=DEADLINE)

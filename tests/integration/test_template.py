@@ -9,7 +9,7 @@ from support import applied_versions, execute, query, schema
 
 from migrated import DatabaseError, Migration, MigrationRunner
 from migrated.engine.backend import Template
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 PLAIN = [
     Migration(
@@ -144,13 +144,13 @@ def test_what_comes_in_the_last_moment_is_not_overwritten(tmp_path: Path) -> Non
     database.touch()
     template = template_of(PLAIN)
     assert template is not None
-    supervision = Supervision()
+    supervision = CancelToken()
     copying = MigrationRunner(database, supervision=supervision)
     copying.add_migrations(PLAIN)
     with holding(_WRITE, database) as commit:
         thread = threading.Thread(target=copying.run_from, args=(template,))
         thread.start()
-        poll(lambda: supervision.beats, "it waits for the lock")
+        poll(lambda: supervision.heartbeats, "it waits for the lock")
         commit()
         thread.join()
 

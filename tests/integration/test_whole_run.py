@@ -26,8 +26,8 @@ from migrated import (
 )
 from migrated.config.settings import TransactionMode
 from migrated.core.migration import Step
-from migrated.engine.backend import Done, Observer
-from migrated.system.cancellation import Supervision
+from migrated.engine.backend import Observer, StepResult
+from migrated.system.cancellation import CancelToken
 
 NO_TRANSACTION = "-- migrated: no-transaction\n"
 FOREIGN_KEYS = "-- migrated: foreign-keys=on\n"
@@ -63,7 +63,7 @@ class Told(Observer):
         self.events.append(("beginning", step.migration.version))
         self._actions.get(step.migration.version, lambda: None)()
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         self.events.append(("done", done.entry.version))
 
 
@@ -83,7 +83,7 @@ def runner_for(
     policy: Policy | None = None,
     busy_timeout: float = 5,
     observer: Observer | None = None,
-    supervision: Supervision | None = None,
+    supervision: CancelToken | None = None,
 ) -> MigrationRunner:
     runner = MigrationRunner(
         database,
@@ -367,7 +367,7 @@ def test_every_odd_one_is_named(database: Path) -> None:
 @pytest.mark.parametrize("mode", TransactionMode)
 def test_stop_before_it_begins_nothing(database: Path, mode: TransactionMode, *, is_new: bool) -> None:
     before = [] if is_new else existing(database)
-    supervision, told = Supervision(), Told()
+    supervision, told = CancelToken(), Told()
     supervision.stop("told to", math.inf)
 
     done = runner_for(database, table(1), table(2), mode=mode, supervision=supervision, observer=told).run()
@@ -377,7 +377,7 @@ def test_stop_before_it_begins_nothing(database: Path, mode: TransactionMode, *,
 
 def test_stop_amid_it_lets_all_be_done(database: Path) -> None:
     existing(database)
-    supervision = Supervision()
+    supervision = CancelToken()
     told = Told({1: lambda: supervision.stop("told to", math.inf)})
 
     done = runner_for(database, table(1), table(2), supervision=supervision, observer=told).run()
@@ -386,7 +386,7 @@ def test_stop_amid_it_lets_all_be_done(database: Path) -> None:
 
 
 def test_stop_amid_a_new_database_keeps_what_is_done(database: Path) -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
     told = Told({2: lambda: supervision.stop("told to", math.inf)})
     runner = runner_for(
         database, table(1), table(2), table(3), mode=TransactionMode.EACH, supervision=supervision, observer=told
@@ -451,7 +451,7 @@ def test_what_another_applied_meanwhile_is_seen(database: Path) -> None:
         (table(1).checksum,),
     ).fetchall()
 
-    class Waiting(Supervision):
+    class Waiting(CancelToken):
         def beat(self) -> None:
             if other.in_transaction:
                 other.execute("COMMIT").fetchall()
@@ -499,7 +499,7 @@ def test_what_is_told_as_done_is_there(database: Path) -> None:
     seen: list[object] = []
 
     class Looking(Observer):
-        def done(self, done: Done, direction: MigrationDirection) -> None:
+        def done(self, done: StepResult, direction: MigrationDirection) -> None:
             seen.append(applied_versions(database))
 
     runner_for(database, table(1), table(2), mode=TransactionMode.EACH, observer=Looking()).run()

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from migrated.core.errors import ConfigError
-from migrated.daemon.control.protocol import Answer, Asked, Request
-from migrated.daemon.control.requests import Desk
-from migrated.daemon.databases import Standings
+from migrated.daemon.control.protocol import Answer, PendingRequest, Request
+from migrated.daemon.control.requests import RequestQueue
+from migrated.daemon.databases import DatabaseRegistry
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.logs import logger
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 APP = DatabasePath("app.db", "/srv/app.db")
 
@@ -23,18 +23,20 @@ class Case:
     """A desk, and what it works with."""
 
     def __init__(self, descriptor: int) -> None:
-        self.supervision = Supervision()
-        self.standings = Standings()
+        self.supervision = CancelToken()
+        self.standings = DatabaseRegistry()
         self.standings.found([APP], 0.0)
         log = logger.configure("json", "debug", descriptor)
-        self.desk = Desk(log, self.supervision, self.standings, lambda now, paths: {"at": now, "of": paths})
+        self.desk = RequestQueue(
+            log, self.supervision, self.standings, lambda now, paths: {"at": now, "of": paths}
+        )
 
     def ask(self, name: str, now: float = 0.0, **keys: object) -> "Future[Answer]":
-        asked = Asked(Request(name, **keys))  # type: ignore[arg-type] # the test's own business
-        self.desk.take(asked, now)
+        asked = PendingRequest(Request(name, **keys))  # type: ignore[arg-type] # the test's own business
+        self.desk.handle(asked, now)
         return asked.answer
 
-    def work(self, result: Result = Result.CURRENT, now: float = 1.0, *, is_full: bool = True) -> None:
+    def work(self, result: OutcomeKind = OutcomeKind.CURRENT, now: float = 1.0, *, is_full: bool = True) -> None:
         """A whole pass."""
         self.desk.pass_begins(is_full=is_full)
         self.standings.visited(Outcome(APP, result), now)
@@ -70,7 +72,7 @@ def test_a_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:
     case.desk.pass_ended(1.0)
     assert not answer.done()
     assert case.desk.take_retries() == {APP.path}
-    case.work(Result.CURRENT, is_full=False)
+    case.work(OutcomeKind.CURRENT, is_full=False)
 
     assert answer.result(0)["database"]["state"] == "current"
 
@@ -133,7 +135,7 @@ def test_who_resumes_has_a_roll_out_go_on_once(case: Case) -> None:
 def test_a_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> None:
     case.desk.pass_begins(is_full=True)
     answer = case.ask("wait")
-    case.standings.visited(Outcome(APP, Result.CURRENT), 1.0)
+    case.standings.visited(Outcome(APP, OutcomeKind.CURRENT), 1.0)
     case.desk.pass_ended(1.0)
     assert not answer.done()
     assert case.desk.full_pass_wanted
@@ -147,7 +149,7 @@ def test_a_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> No
 
 def test_a_wait_lasts_until_all_is_current(case: Case) -> None:
     answer = case.ask("wait")
-    case.work(Result.UNAVAILABLE)
+    case.work(OutcomeKind.UNAVAILABLE)
     assert not answer.done()
     case.work(is_full=False)
 
@@ -158,9 +160,9 @@ def test_a_wait_ends_with_its_time(case: Case) -> None:
     case.ask("wait", 10.0)
     limited = case.ask("wait", 10.0, timeout=5.0, databases=("/srv/nix.db",))
     assert case.desk.due_at() == 15.0
-    case.desk.give_up(14.9)
+    case.desk.expire_waits(14.9)
     assert not limited.done()
-    case.desk.give_up(15.0)
+    case.desk.expire_waits(15.0)
 
     missing = ["/srv/nix.db: this daemon does not look after it"]
     assert limited.result(0) == {"ok": True, "current": False, "missing": missing}
@@ -168,10 +170,10 @@ def test_a_wait_ends_with_its_time(case: Case) -> None:
 
 
 def test_one_who_went_away_is_forgotten(case: Case) -> None:
-    asked = Asked(Request("wait", timeout=5.0))
-    case.desk.take(asked, 0.0)
+    asked = PendingRequest(Request("wait", timeout=5.0))
+    case.desk.handle(asked, 0.0)
     asked.is_given_up = True
-    case.work(Result.UNAVAILABLE)
+    case.work(OutcomeKind.UNAVAILABLE)
 
     assert case.desk.due_at() == float("inf")
     assert not asked.answer.done()

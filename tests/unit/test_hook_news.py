@@ -3,8 +3,8 @@
 import pytest
 
 from migrated.core.errors import InvalidFormatError, MigrationFileError, RefusedError
-from migrated.daemon.hooks import News
-from migrated.daemon.messages import Scanned
+from migrated.daemon.hooks import PassHookCollector
+from migrated.daemon.messages import DirectoryScanned
 from migrated.fleet.discovery import DatabasePath
 from migrated.sources.directory import Listing, Remark
 
@@ -12,12 +12,12 @@ DOUBLE = InvalidFormatError("version 7 is claimed twice", version=7, file="/srv/
 GONE = MigrationFileError("no such directory", file="/srv/sql")
 
 
-def scan(*errors: RefusedError, databases: tuple[str, ...] = ("/srv/a.db", "/srv/b.db")) -> Scanned:
+def scan(*errors: RefusedError, databases: tuple[str, ...] = ("/srv/a.db", "/srv/b.db")) -> DirectoryScanned:
     listing = Listing("/srv/sql", invalid=list(errors))
-    return Scanned("/srv/sql", listing, None, databases)
+    return DirectoryScanned("/srv/sql", listing, None, databases)
 
 
-def told(news: News, *scans: Scanned) -> tuple[str | None, tuple[str, ...]]:
+def told(news: PassHookCollector, *scans: DirectoryScanned) -> tuple[str | None, tuple[str, ...]]:
     """Reason and databases of what one pass, which read these, gives reason to run a hook for."""
     news.begin("r1")
     for each in scans:
@@ -28,49 +28,49 @@ def told(news: News, *scans: Scanned) -> tuple[str | None, tuple[str, ...]]:
 
 
 @pytest.fixture
-def news() -> News:
-    return News()
+def news() -> PassHookCollector:
+    return PassHookCollector()
 
 
-def test_fault_is_news_once(news: News) -> None:
+def test_fault_is_news_once(news: PassHookCollector) -> None:
     assert told(news, scan(DOUBLE)) == ("version 7 is claimed twice", ("/srv/a.db", "/srv/b.db"))
     assert told(news, scan(DOUBLE)) == (None, ())
 
 
-def test_directory_that_cannot_be_read_is_a_fault(news: News) -> None:
-    unreadable = Scanned("/srv/sql", None, GONE, ("/srv/a.db",))
+def test_directory_that_cannot_be_read_is_a_fault(news: PassHookCollector) -> None:
+    unreadable = DirectoryScanned("/srv/sql", None, GONE, ("/srv/a.db",))
 
     assert told(news, unreadable) == ("no such directory", ("/srv/a.db",))
 
 
-def test_another_fault_is_news(news: News) -> None:
+def test_another_fault_is_news(news: PassHookCollector) -> None:
     told(news, scan(DOUBLE))
 
     assert told(news, scan(DOUBLE, InvalidFormatError("bad header")))[0] == "version 7 is claimed twice"
 
 
-def test_fault_that_comes_back_is_news(news: News) -> None:
+def test_fault_that_comes_back_is_news(news: PassHookCollector) -> None:
     told(news, scan(DOUBLE))
     told(news, scan())
 
     assert told(news, scan(DOUBLE))[0] == "version 7 is claimed twice"
 
 
-def test_only_databases_that_it_did_not_block_before_are_told(news: News) -> None:
+def test_only_databases_that_it_did_not_block_before_are_told(news: PassHookCollector) -> None:
     told(news, scan(DOUBLE))
     both = scan(DOUBLE), scan(DOUBLE, databases=("/srv/c.db",))
 
     assert told(news, *both) == ("version 7 is claimed twice", ("/srv/c.db",))
 
 
-def test_database_that_went_and_came_back_is_told_again(news: News) -> None:
+def test_database_that_went_and_came_back_is_told_again(news: PassHookCollector) -> None:
     told(news, scan(DOUBLE))
     news.found([DatabasePath("a.db", "/srv/a.db")])
 
     assert told(news, scan(DOUBLE)) == ("version 7 is claimed twice", ("/srv/b.db",))
 
 
-def test_file_that_is_being_written_is_no_fault(news: News) -> None:
+def test_file_that_is_being_written_is_no_fault(news: PassHookCollector) -> None:
     listing = Listing("/srv/sql", unfinished=[Remark("/srv/sql/7_x.sql", "open for writing")])
 
-    assert told(news, Scanned("/srv/sql", listing, None, ("/srv/a.db",))) == (None, ())
+    assert told(news, DirectoryScanned("/srv/sql", listing, None, ("/srv/a.db",))) == (None, ())

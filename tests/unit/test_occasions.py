@@ -16,9 +16,9 @@ from migrated.core.errors import (
 from migrated.core.migration import Migration
 from migrated.core.status import examine
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.hook_events import Gathering
-from migrated.fleet.hooks import LONGEST_VARIABLE, Occasion
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.hook_events import HookCollector
+from migrated.fleet.hooks import LONGEST_VARIABLE, HookEvent
+from migrated.fleet.outcome import Outcome, OutcomeKind
 
 APPLY, FAILURE = HookName.AFTER_APPLY, HookName.ON_FAILURE
 BROKEN = ExecutionFailedError("no such table: x", version=7, name="seven", file="/srv/7_seven.sql")
@@ -29,14 +29,14 @@ CHANGED = ChecksumMismatchError(
 
 
 def outcome(
-    name: str, result: Result, *versions: int, error: MigrationError | None = None, rolled_back: int = 0
+    name: str, result: OutcomeKind, *versions: int, error: MigrationError | None = None, rolled_back: int = 0
 ) -> Outcome:
     path = DatabasePath(name, f"/srv/{name}")
     return Outcome(path, result, len(versions), rolled_back, error=error, versions=versions)
 
 
-def occasions(*outcomes: Outcome, is_news: bool = True) -> list[Occasion]:
-    gathering = Gathering("r1")
+def occasions(*outcomes: Outcome, is_news: bool = True) -> list[HookEvent]:
+    gathering = HookCollector("r1")
     for each in outcomes:
         gathering.add(each, is_news=is_news)
     return gathering.occasions()
@@ -44,28 +44,28 @@ def occasions(*outcomes: Outcome, is_news: bool = True) -> list[Occasion]:
 
 def test_nothing_to_tell_gives_none() -> None:
     assert occasions() == []
-    assert occasions(outcome("a", Result.CURRENT), outcome("b", Result.CURRENT)) == []
+    assert occasions(outcome("a", OutcomeKind.CURRENT), outcome("b", OutcomeKind.CURRENT)) == []
 
 
 def test_all_that_was_applied_is_one_occasion() -> None:
     found = occasions(
-        outcome("b", Result.APPLIED, 9, 10),
-        outcome("c", Result.CURRENT),
-        outcome("a", Result.APPLIED, 10, 2),
+        outcome("b", OutcomeKind.APPLIED, 9, 10),
+        outcome("c", OutcomeKind.CURRENT),
+        outcome("a", OutcomeKind.APPLIED, 10, 2),
     )
 
-    assert found == [Occasion(APPLY, "r1", "applied", ("/srv/b", "/srv/a"), (2, 9, 10))]
+    assert found == [HookEvent(APPLY, "r1", "applied", ("/srv/b", "/srv/a"), (2, 9, 10))]
 
 
 def test_all_that_is_wrong_is_one_occasion_named_after_the_worst() -> None:
     found = occasions(
-        outcome("a", Result.UNAVAILABLE, error=BUSY),
-        outcome("b", Result.REFUSED, error=CHANGED),
-        outcome("c", Result.FAILED, error=BROKEN),
+        outcome("a", OutcomeKind.UNAVAILABLE, error=BUSY),
+        outcome("b", OutcomeKind.REFUSED, error=CHANGED),
+        outcome("c", OutcomeKind.FAILED, error=BROKEN),
     )
 
     assert found == [
-        Occasion(
+        HookEvent(
             FAILURE,
             "r1",
             "failed",
@@ -79,8 +79,8 @@ def test_all_that_is_wrong_is_one_occasion_named_after_the_worst() -> None:
 
 def test_what_was_applied_before_a_failure_is_an_occasion_of_its_own() -> None:
     found = occasions(
-        outcome("a", Result.FAILED, 5, 6, error=BROKEN),
-        outcome("b", Result.APPLIED, 8),
+        outcome("a", OutcomeKind.FAILED, 5, 6, error=BROKEN),
+        outcome("b", OutcomeKind.APPLIED, 8),
     )
 
     assert [(each.hook, each.outcome, each.databases, each.versions) for each in found] == [
@@ -90,33 +90,33 @@ def test_what_was_applied_before_a_failure_is_an_occasion_of_its_own() -> None:
 
 
 def test_trouble_that_is_no_news_gives_none_but_what_was_applied_does() -> None:
-    assert occasions(outcome("a", Result.FAILED, error=BROKEN), is_news=False) == []
-    (found,) = occasions(outcome("a", Result.FAILED, 5, error=BROKEN), is_news=False)
+    assert occasions(outcome("a", OutcomeKind.FAILED, error=BROKEN), is_news=False) == []
+    (found,) = occasions(outcome("a", OutcomeKind.FAILED, 5, error=BROKEN), is_news=False)
     assert (found.hook, found.versions) == (APPLY, (5,))
 
 
 def test_what_was_interrupted_on_demand_did_not_fail() -> None:
     interrupted = ExecutionFailedError("it was interrupted: SIGTERM", version=7, code=INTERRUPTED)
 
-    assert occasions(outcome("a", Result.FAILED, error=interrupted)) == []
+    assert occasions(outcome("a", OutcomeKind.FAILED, error=interrupted)) == []
 
 
 def test_fault_of_a_directory_concerns_its_databases() -> None:
-    gathering = Gathering("r1")
+    gathering = HookCollector("r1")
     fault = InvalidFormatError("version 7 is claimed twice", version=7, file="/srv/007_x.sql")
-    gathering.add_trouble(Result.REFUSED, fault, ["/srv/a", "/srv/b"])
+    gathering.add_trouble(OutcomeKind.REFUSED, fault, ["/srv/a", "/srv/b"])
 
     reason, file = "version 7 is claimed twice", "/srv/007_x.sql"
     assert gathering.occasions() == [
-        Occasion(FAILURE, "r1", "refused", ("/srv/a", "/srv/b"), (7,), reason, file),
+        HookEvent(FAILURE, "r1", "refused", ("/srv/a", "/srv/b"), (7,), reason, file),
     ]
 
 
 def test_two_runs_in_one_are_about_all_and_come_to_the_later_one() -> None:
-    first = Occasion(FAILURE, "r1", "failed", ("/srv/a", "/srv/b"), (7, 9), "first", "/srv/7_x.sql")
-    second = Occasion(FAILURE, "r2", "refused", ("/srv/c", "/srv/a"), (8,), "second")
+    first = HookEvent(FAILURE, "r1", "failed", ("/srv/a", "/srv/b"), (7, 9), "first", "/srv/7_x.sql")
+    second = HookEvent(FAILURE, "r2", "refused", ("/srv/c", "/srv/a"), (8,), "second")
 
-    assert first.followed_by(second) == Occasion(
+    assert first.followed_by(second) == HookEvent(
         FAILURE, "r2", "refused", ("/srv/a", "/srv/b", "/srv/c"), (7, 8, 9), "second", None
     )
 
@@ -125,7 +125,7 @@ def test_two_runs_in_one_are_about_all_and_come_to_the_later_one() -> None:
 
 
 def test_variables() -> None:
-    told = Occasion(FAILURE, "r1", "failed", ("/srv/a",), (7, 9), "no such table: x", "/srv/7_x.sql").variables()
+    told = HookEvent(FAILURE, "r1", "failed", ("/srv/a",), (7, 9), "no such table: x", "/srv/7_x.sql").variables()
 
     assert told == {
         "MIGRATED_EVENT": "on_failure",
@@ -140,7 +140,7 @@ def test_variables() -> None:
 
 
 def test_of_several_databases_none_is_the_database() -> None:
-    told = Occasion(APPLY, "r1", "applied", ("/srv/a", "/srv/b")).variables()
+    told = HookEvent(APPLY, "r1", "applied", ("/srv/a", "/srv/b")).variables()
 
     assert told == {
         "MIGRATED_EVENT": "after_apply",
@@ -154,11 +154,11 @@ def test_of_several_databases_none_is_the_database() -> None:
 @pytest.mark.parametrize("name", ["tenant", "täñänt", os.fsdecode(b"\xff\xfe")], ids=ascii)
 def test_what_the_kernel_would_not_take_is_cut_between_two_and_said(name: str) -> None:
     paths = [f"/srv/{name}{number}.db" for number in range(20_000)]
-    told = Occasion(APPLY, "r1", "applied", tuple(paths), tuple(range(10**14, 10**14 + 20_000))).variables()
+    told = HookEvent(APPLY, "r1", "applied", tuple(paths), tuple(range(10**14, 10**14 + 20_000))).variables()
 
     kept = told["MIGRATED_DATABASES"].split("\n")
     assert kept == paths[: len(kept)]
     assert 0.99 * LONGEST_VARIABLE < len(os.fsencode(told["MIGRATED_DATABASES"])) <= LONGEST_VARIABLE
     assert set(map(len, told["MIGRATED_VERSIONS"].split(" "))) == {15}
     assert told["MIGRATED_TRUNCATED"] == "1"
-    assert "MIGRATED_TRUNCATED" not in Occasion(APPLY, "r1", "applied", tuple(paths[:10])).variables()
+    assert "MIGRATED_TRUNCATED" not in HookEvent(APPLY, "r1", "applied", tuple(paths[:10])).variables()

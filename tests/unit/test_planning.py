@@ -25,7 +25,7 @@ from migrated.core.plan import (
 )
 from migrated.core.records import AppliedMigration, Unfinished
 from migrated.core.refusals import refuse_by_policy, refuse_changed
-from migrated.core.status import OnLate, OnMissing, Policy, State, examine, missing_versions, pending
+from migrated.core.status import MigrationState, OnLate, OnMissing, Policy, examine, missing_versions, pending
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 UP, DOWN = MigrationDirection.UP, MigrationDirection.DOWN
@@ -113,7 +113,7 @@ def test_name_that_differs_is_no_change() -> None:
 
     (status,) = examine([renamed], applied(1))
 
-    assert (status.state, status.label) == (State.APPLIED, "1_renamed")
+    assert (status.state, status.label) == (MigrationState.APPLIED, "1_renamed")
 
 
 def test_pending_is_a_set_difference_and_never_a_high_water_mark() -> None:
@@ -579,9 +579,9 @@ def test_stopped_comes_before_every_other_state(
     found = examine(available, applied(*ledger), stopped)
 
     assert [(status.version, status.state) for status in found] == [
-        (1, State.APPLIED),
-        (2, State.STOPPED),
-        (3, State.PENDING),
+        (1, MigrationState.APPLIED),
+        (2, MigrationState.STOPPED),
+        (3, MigrationState.PENDING),
     ]
     assert [status.unfinished for status in found] == [None, stopped, None]
     assert [status.label for status in found] == ["1_m1", "2_m2", "3_m3"]
@@ -591,7 +591,7 @@ def test_stopped_version_that_only_the_history_knows_is_among_the_statuses() -> 
     (status,) = examine([], [], unfinished(migration(4)))
 
     assert (status.version, status.name, status.label) == (4, "m4", "4_m4")
-    assert (status.state, status.migration, status.applied) == (State.STOPPED, None, None)
+    assert (status.state, status.migration, status.applied) == (MigrationState.STOPPED, None, None)
 
 
 def test_stopped_migration_is_neither_pending_nor_missing() -> None:

@@ -10,7 +10,7 @@ from migrated.core.errors import ChecksumMismatchError, RefusedError, Unfinished
 from migrated.core.migration import Directive, Migration, MigrationDirection, Origin, Step
 from migrated.core.records import AppliedMigration, Unfinished
 from migrated.core.refusals import refuse_by_policy, refuse_mixture, refuse_other_beginning, refuse_unfinished
-from migrated.core.status import OnLate, OnMissing, Policy, State, examine
+from migrated.core.status import MigrationState, OnLate, OnMissing, Policy, examine
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 UP, DOWN = MigrationDirection.UP, MigrationDirection.DOWN
@@ -187,5 +187,5 @@ def test_odd_ones_are_refused_by_name(
     )
     assert (refused.value.version, refused.value.exit_code) == (odd[0], 4)
     assert [status.version for status in refused.value.offenders] == odd
-    assert {status.state for status in refused.value.offenders} == {State.PENDING}
+    assert {status.state for status in refused.value.offenders} == {MigrationState.PENDING}
     assert "it alone" in str(refused.value.hint)

@@ -1,6 +1,6 @@
 import pytest
 
-from migrated.daemon.scheduler import Complaint, Fingerprint, Rest, retry_delay
+from migrated.daemon.scheduler import BackOff, Fingerprint, RepeatTimer, retry_delay
 
 
 @pytest.mark.parametrize(
@@ -17,44 +17,44 @@ def test_delay_doubles_up_to_five_minutes_and_half_of_it_is_random(failures: int
     assert [longest / 2, longest * 3 / 4, longest] == delays
 
 
-def told(complaint: Complaint, cause: str, *times: float) -> list[float]:
-    return [now for now in times if complaint.is_due(cause, now)]
+def told(complaint: RepeatTimer, cause: str, *times: float) -> list[float]:
+    return [now for now in times if complaint.should_log(cause, now)]
 
 
 def test_standing_cause_is_told_at_once_and_then_ever_more_rarely() -> None:
-    tellings = told(Complaint(), "x", *range(1000, 5000))
+    tellings = told(RepeatTimer(), "x", *range(1000, 5000))
 
     assert [at - 1000 for at in tellings] == [0, 60, 180, 420, 900, 1800, 2700, 3600]
 
 
 def test_telling_late_puts_the_next_one_off() -> None:
-    assert told(Complaint(), "x", 0, 100, 219, 220) == [0, 100, 220]
+    assert told(RepeatTimer(), "x", 0, 100, 219, 220) == [0, 100, 220]
 
 
 def test_another_cause_is_told_at_once_and_starts_over() -> None:
-    complaint = Complaint()
+    complaint = RepeatTimer()
     told(complaint, "x", *range(500))
 
     assert told(complaint, "y", *range(500, 700)) == [500, 560, 680]
 
 
 def test_cause_that_comes_back_is_told_again() -> None:
-    complaint = Complaint()
+    complaint = RepeatTimer()
 
-    assert [complaint.is_due(cause, 0) for cause in "xyx"] == [True, True, True]
+    assert [complaint.should_log(cause, 0) for cause in "xyx"] == [True, True, True]
 
 
 def test_tellings_after_the_first_are_counted() -> None:
-    complaint = Complaint()
-    counts = [complaint.repeated for now in range(200) if complaint.is_due("x", now)]
+    complaint = RepeatTimer()
+    counts = [complaint.repeated for now in range(200) if complaint.should_log("x", now)]
 
     assert counts == [0, 1, 2]
 
 
 def test_another_cause_is_counted_from_nought() -> None:
-    complaint = Complaint()
+    complaint = RepeatTimer()
     told(complaint, "x", *range(200))
-    complaint.is_due("y", 200)
+    complaint.should_log("y", 200)
 
     assert complaint.repeated == 0
 
@@ -90,12 +90,12 @@ def test_rest_is_over(
     now: float,
     over: bool,
 ) -> None:
-    rest = Rest(7, FILE, 10.0, permanent)
+    rest = BackOff(7, FILE, 10.0, permanent)
 
     assert over is rest.is_over(migrations, database, now)
 
 
 def test_file_that_appears_ends_the_rest() -> None:
-    rest = Rest(7, GONE, 10.0, permanent=True)
+    rest = BackOff(7, GONE, 10.0, permanent=True)
 
     assert rest.is_over(7, FILE, 0.0)

@@ -3,10 +3,10 @@
 import pytest
 
 from migrated.core.errors import DatabaseError, ExecutionFailedError, InvalidFormatError, MigrationError
-from migrated.daemon.databases import Standings
-from migrated.daemon.messages import Scanned
+from migrated.daemon.databases import DatabaseRegistry
+from migrated.daemon.messages import DirectoryScanned
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.sources.directory import Listing, Remark
 
 APP = DatabasePath("app.db", "/srv/app.db")
@@ -15,33 +15,35 @@ BOTH = ("/srv/app.db", "/srv/other.db")
 
 
 @pytest.fixture
-def standings() -> Standings:
-    found = Standings()
+def standings() -> DatabaseRegistry:
+    found = DatabaseRegistry()
     found.found([APP, OTHER], 1.0)
     return found
 
 
-def state(standings: Standings, path: str = APP.path) -> tuple[str, float]:
+def state(standings: DatabaseRegistry, path: str = APP.path) -> tuple[str, float]:
     standing = standings.get(path)
     assert standing is not None
     return standing.state, standing.since
 
 
-def came_to(result: Result, error: MigrationError | None = None, *, pending: int = 0) -> Outcome:
+def came_to(result: OutcomeKind, error: MigrationError | None = None, *, pending: int = 0) -> Outcome:
     return Outcome(APP, result, error=error, pending=pending)
 
 
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
-        pytest.param(came_to(Result.CURRENT), "current", id="current"),
-        pytest.param(came_to(Result.APPLIED), "current", id="applied"),
-        pytest.param(came_to(Result.APPLIED, pending=2), "pending", id="cut short"),
-        pytest.param(came_to(Result.FAILED, ExecutionFailedError("x"), pending=1), "blocked", id="failed"),
-        pytest.param(came_to(Result.UNAVAILABLE, DatabaseError("x")), "unavailable", id="unavailable"),
+        pytest.param(came_to(OutcomeKind.CURRENT), "current", id="current"),
+        pytest.param(came_to(OutcomeKind.APPLIED), "current", id="applied"),
+        pytest.param(came_to(OutcomeKind.APPLIED, pending=2), "pending", id="cut short"),
+        pytest.param(came_to(OutcomeKind.FAILED, ExecutionFailedError("x"), pending=1), "blocked", id="failed"),
+        pytest.param(came_to(OutcomeKind.UNAVAILABLE, DatabaseError("x")), "unavailable", id="unavailable"),
     ],
 )
-def test_the_state_is_what_the_last_visit_came_to(standings: Standings, outcome: Outcome, expected: str) -> None:
+def test_the_state_is_what_the_last_visit_came_to(
+    standings: DatabaseRegistry, outcome: Outcome, expected: str
+) -> None:
     assert state(standings) == ("unknown", 1.0)
     standings.visited(outcome, 2.0)
 
@@ -49,44 +51,48 @@ def test_the_state_is_what_the_last_visit_came_to(standings: Standings, outcome:
     assert state(standings, OTHER.path) == ("unknown", 1.0)
 
 
-def test_it_has_been_so_since_it_was_another(standings: Standings) -> None:
+def test_it_has_been_so_since_it_was_another(standings: DatabaseRegistry) -> None:
     for now in (2.0, 3.0):
-        standings.visited(came_to(Result.CURRENT), now)
+        standings.visited(came_to(OutcomeKind.CURRENT), now)
         standings.found([APP, OTHER], now)
 
     assert state(standings) == ("current", 2.0)
 
 
-def test_nothing_from_a_directory_with_a_fault_is_applied(standings: Standings) -> None:
-    standings.visited(came_to(Result.CURRENT), 2.0)
-    standings.scanned(Scanned("/m", Listing("/m", invalid=[InvalidFormatError("claimed twice")]), None, BOTH), 3.0)
+def test_nothing_from_a_directory_with_a_fault_is_applied(standings: DatabaseRegistry) -> None:
+    standings.visited(came_to(OutcomeKind.CURRENT), 2.0)
+    standings.scanned(
+        DirectoryScanned("/m", Listing("/m", invalid=[InvalidFormatError("claimed twice")]), None, BOTH), 3.0
+    )
     assert state(standings) == ("blocked", 3.0)
-    assert standings.missing([APP.path]) == ["app.db: blocked: claimed twice"]
-    standings.scanned(Scanned("/m", Listing("/m"), None, BOTH), 4.0)
+    assert standings.why_not_current([APP.path]) == ["app.db: blocked: claimed twice"]
+    standings.scanned(DirectoryScanned("/m", Listing("/m"), None, BOTH), 4.0)
 
     assert state(standings) == ("current", 4.0)
 
 
-def test_a_file_that_is_being_written_is_waited_for(standings: Standings) -> None:
-    standings.visited(came_to(Result.CURRENT), 2.0)
+def test_a_file_that_is_being_written_is_waited_for(standings: DatabaseRegistry) -> None:
+    standings.visited(came_to(OutcomeKind.CURRENT), 2.0)
     listing = Listing("/m", unfinished=[Remark("/m/1_x.sql", "open for writing")])
-    standings.scanned(Scanned("/m", listing, None, BOTH), 3.0)
+    standings.scanned(DirectoryScanned("/m", listing, None, BOTH), 3.0)
 
     assert state(standings) == ("pending", 3.0)
-    assert standings.missing([APP.path]) == ["app.db: waiting for /m/1_x.sql to be finished"]
+    assert standings.why_not_current([APP.path]) == ["app.db: waiting for /m/1_x.sql to be finished"]
 
 
-def test_what_is_missing_is_told_of_those_asked_for(standings: Standings) -> None:
-    standings.visited(came_to(Result.APPLIED, pending=2), 2.0)
+def test_what_is_missing_is_told_of_those_asked_for(standings: DatabaseRegistry) -> None:
+    standings.visited(came_to(OutcomeKind.APPLIED, pending=2), 2.0)
 
-    assert standings.missing([]) == ["app.db: 2 pending", "other.db: not looked at yet"]
-    assert standings.missing([OTHER.path]) == ["other.db: not looked at yet"]
-    assert standings.missing(["/srv/nix.db"]) == ["/srv/nix.db: this daemon does not look after it"]
-    standings.visited(came_to(Result.CURRENT), 3.0)
-    assert standings.missing([APP.path]) == []
+    assert standings.why_not_current([]) == ["app.db: 2 pending", "other.db: not looked at yet"]
+    assert standings.why_not_current([OTHER.path]) == ["other.db: not looked at yet"]
+    assert standings.why_not_current(["/srv/nix.db"]) == ["/srv/nix.db: this daemon does not look after it"]
+    standings.visited(came_to(OutcomeKind.CURRENT), 3.0)
+    assert standings.why_not_current([APP.path]) == []
 
 
-def test_a_database_is_found_by_path_and_by_name_and_forgotten_when_it_is_gone(standings: Standings) -> None:
+def test_a_database_is_found_by_path_and_by_name_and_forgotten_when_it_is_gone(
+    standings: DatabaseRegistry,
+) -> None:
     assert standings.get("app.db") is standings.get("/srv/app.db") is not None
     standings.found([OTHER], 2.0)
 
@@ -94,6 +100,6 @@ def test_a_database_is_found_by_path_and_by_name_and_forgotten_when_it_is_gone(s
     assert [each.database for each in standings.all()] == [OTHER]
 
 
-def test_those_asked_for_are_given_or_all(standings: Standings) -> None:
+def test_those_asked_for_are_given_or_all(standings: DatabaseRegistry) -> None:
     assert [each.database for each in standings.of([OTHER.path, "/srv/nix.db"])] == [OTHER]
     assert [each.database for each in standings.of([])] == [APP, OTHER]

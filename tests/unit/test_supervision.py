@@ -12,66 +12,66 @@ import pytest
 from daemon_process import poll
 
 from migrated.cli.worker import in_worker
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 
 def test_nothing_has_to_end_unless_it_is_said() -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
 
     assert not supervision.stop_requested()
-    assert not supervision.must_end(1e300)
+    assert not supervision.deadline_passed(1e300)
     assert supervision.reason == ""
 
 
 def test_what_is_running_may_go_on_until_its_time_is_over() -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
     supervision.stop("SIGTERM", 10.0)
 
     assert supervision.stop_requested()
     assert supervision.reason == "SIGTERM"
-    assert [supervision.must_end(now) for now in (0.0, 9.99, 10.0, 11.0)] == [False, False, True, True]
+    assert [supervision.deadline_passed(now) for now in (0.0, 9.99, 10.0, 11.0)] == [False, False, True, True]
 
 
 def test_interruption_is_at_once_and_no_later_word_takes_it_back() -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
     supervision.stop("SIGTERM", 10.0)
     supervision.interrupt()
     supervision.stop("SIGTERM", 20.0)
 
-    assert supervision.must_end(-math.inf)
+    assert supervision.deadline_passed(-math.inf)
 
 
 @pytest.mark.parametrize("times", [(10.0, 20.0), (20.0, 10.0)])
 def test_the_earliest_end_counts(times: tuple[float, float]) -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
     for at in times:
         supervision.stop("SIGTERM", at)
 
-    assert [supervision.must_end(now) for now in (9.0, 10.0)] == [False, True]
+    assert [supervision.deadline_passed(now) for now in (9.0, 10.0)] == [False, True]
 
 
 def test_interruption_alone_lets_the_next_begin() -> None:
     """Whoever interrupts has asked for the end before."""
-    supervision = Supervision()
+    supervision = CancelToken()
     supervision.interrupt()
 
-    assert supervision.must_end(0.0)
+    assert supervision.deadline_passed(0.0)
     assert not supervision.stop_requested()
 
 
 def test_a_pause_lets_nothing_begin_and_ends_nothing() -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
     supervision.pause()
 
     assert supervision.stop_requested()
     assert not supervision.is_stopping()
-    assert not supervision.must_end(1e300)
+    assert not supervision.deadline_passed(1e300)
     supervision.resume()
     assert not supervision.stop_requested()
 
 
 def test_stopping_outlasts_a_pause() -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
     supervision.pause()
     supervision.stop("SIGTERM", 10.0)
     supervision.resume()
@@ -82,18 +82,18 @@ def test_stopping_outlasts_a_pause() -> None:
 
 
 def test_signs_of_life_are_counted() -> None:
-    supervision = Supervision()
+    supervision = CancelToken()
     for _ in range(3):
         supervision.beat()
 
-    assert supervision.beats == 3
+    assert supervision.heartbeats == 3
 
 
 class TestWorker:
     def test_work_is_done_in_another_thread_and_its_code_returned(self) -> None:
         threads: list[threading.Thread] = []
 
-        def work(_supervision: Supervision) -> int:
+        def work(_supervision: CancelToken) -> int:
             threads.append(threading.current_thread())
             return 4
 
@@ -103,7 +103,7 @@ class TestWorker:
 
     @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
     def test_what_it_raises_comes_out(self, error: BaseException) -> None:
-        def work(_supervision: Supervision) -> int:
+        def work(_supervision: CancelToken) -> int:
             raise error
 
         with pytest.raises(type(error)) as raised:
@@ -114,7 +114,7 @@ class TestWorker:
     def test_the_handlers_are_put_back(self, fails: bool) -> None:  # noqa: FBT001 - a parameter
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
-        def work(_supervision: Supervision) -> int:
+        def work(_supervision: CancelToken) -> int:
             assert signal.getsignal(signal.SIGTERM) not in before
             if fails:
                 raise ValueError("no")
@@ -142,15 +142,19 @@ class TestWorker:
         """The first asks to stop, with time to finish; the second to end; the code is that of the first."""
         seen: list[tuple[bool, bool, bool]] = []
 
-        def work(supervision: Supervision) -> int:
+        def work(supervision: CancelToken) -> int:
             asked: list[Callable[[], bool]] = [
                 supervision.stop_requested,
-                lambda: supervision.must_end(0.0),
+                lambda: supervision.deadline_passed(0.0),
             ]
             for number, condition in zip(numbers, asked, strict=False):
                 os.kill(os.getpid(), number)
                 poll(condition, f"{number.name} passed on")
-                now = supervision.stop_requested(), supervision.must_end(0.0), supervision.must_end(math.inf)
+                now = (
+                    supervision.stop_requested(),
+                    supervision.deadline_passed(0.0),
+                    supervision.deadline_passed(math.inf),
+                )
                 seen.append(now)
             return 7
 
@@ -163,19 +167,19 @@ class TestWorker:
     def test_the_time_to_finish_begins_with_the_signal(self) -> None:
         ends: list[bool] = []
 
-        def work(supervision: Supervision) -> int:
+        def work(supervision: CancelToken) -> int:
             before = time.monotonic()
             os.kill(os.getpid(), signal.SIGTERM)
             poll(supervision.stop_requested, "the signal passed on")
             after = time.monotonic()
-            ends.extend([supervision.must_end(before + 99.9), supervision.must_end(after + 100)])
+            ends.extend([supervision.deadline_passed(before + 99.9), supervision.deadline_passed(after + 100)])
             return 0
 
         in_worker(work, 100)
         assert ends == [False, True]
 
     def test_the_error_comes_out_although_a_signal_came(self) -> None:
-        def work(supervision: Supervision) -> int:
+        def work(supervision: CancelToken) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
             poll(supervision.stop_requested, "the signal passed on")
             raise ValueError("no")
@@ -186,7 +190,7 @@ class TestWorker:
     def test_signal_that_another_thread_took_is_heard(self) -> None:
         """While a hook is started none is blocked in the thread that works."""
 
-        def work(supervision: Supervision) -> int:
+        def work(supervision: CancelToken) -> int:
             waiting = threading.main_thread().ident
             poll(
                 lambda: sys._current_frames()[waiting or 0].f_code.co_name == "receive", "the main thread waiting"

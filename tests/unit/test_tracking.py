@@ -19,11 +19,11 @@ from migrated.core.errors import (
 from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
 from migrated.core.status import examine
-from migrated.daemon.alerts import Tracker
-from migrated.daemon.messages import Halted, Visited
-from migrated.daemon.scheduler import Fingerprint, Rest
+from migrated.daemon.alerts import Alerts
+from migrated.daemon.messages import DatabaseDone, RolloutHalted
+from migrated.daemon.scheduler import BackOff, Fingerprint
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.outcome import Outcome, Result
+from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.fleet.rollout import Halt
 from migrated.logs import logger
 
@@ -46,29 +46,29 @@ def refused(message: str = "7_seven was changed") -> RefusedError:
 
 
 def visit(
-    result: Result, error: MigrationError | None = None, *, of: DatabasePath = APP, done: int = 0
-) -> Visited:
-    return Visited(Outcome(of, result, applied=done, error=error), 11, FILE, "r1")
+    result: OutcomeKind, error: MigrationError | None = None, *, of: DatabasePath = APP, done: int = 0
+) -> DatabaseDone:
+    return DatabaseDone(Outcome(of, result, applied=done, error=error), 11, FILE, "r1")
 
 
-def current(of: DatabasePath = APP) -> Visited:
-    return visit(Result.CURRENT, of=of)
+def current(of: DatabasePath = APP) -> DatabaseDone:
+    return visit(OutcomeKind.CURRENT, of=of)
 
 
-def applied(of: DatabasePath = APP) -> Visited:
-    return visit(Result.APPLIED, of=of, done=2)
+def applied(of: DatabasePath = APP) -> DatabaseDone:
+    return visit(OutcomeKind.APPLIED, of=of, done=2)
 
 
-def failed(*, of: DatabasePath = APP, done: int = 0) -> Visited:
-    return visit(Result.FAILED, broken(), of=of, done=done)
+def failed(*, of: DatabasePath = APP, done: int = 0) -> DatabaseDone:
+    return visit(OutcomeKind.FAILED, broken(), of=of, done=done)
 
 
-def refusal(message: str = "7_seven was changed", *, of: DatabasePath = APP) -> Visited:
-    return visit(Result.REFUSED, refused(message), of=of)
+def refusal(message: str = "7_seven was changed", *, of: DatabasePath = APP) -> DatabaseDone:
+    return visit(OutcomeKind.REFUSED, refused(message), of=of)
 
 
-def unavailable(error: MigrationError | None = None, *, of: DatabasePath = APP) -> Visited:
-    return visit(Result.UNAVAILABLE, error or busy(), of=of)
+def unavailable(error: MigrationError | None = None, *, of: DatabasePath = APP) -> DatabaseDone:
+    return visit(OutcomeKind.UNAVAILABLE, error or busy(), of=of)
 
 
 class Told:
@@ -78,7 +78,7 @@ class Told:
         self._path = path
         self._read = 0
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.tracker = Tracker(logger.configure("json", "debug", self.descriptor), lambda: 1.0)
+        self.tracker = Alerts(logger.configure("json", "debug", self.descriptor), lambda: 1.0)
 
     def lines(self) -> list[dict[str, Any]]:
         new = self._path.read_text("utf-8").splitlines()[self._read :]
@@ -88,7 +88,7 @@ class Told:
     def events(self) -> list[str]:
         return [line["event"] for line in self.lines()]
 
-    def after(self, visited: Visited, now: float = 0.0) -> list[str]:
+    def after(self, visited: DatabaseDone, now: float = 0.0) -> list[str]:
         self.tracker.visited(visited, now)
         return self.events()
 
@@ -114,7 +114,7 @@ def told(tmp_path: Path) -> Iterator[Told]:
         pytest.param(unavailable(LockHeldError("held")), ["lock.held", "run.finished"], id="locked"),
     ],
 )
-def test_first_visit_tells(told: Told, visited: Visited, events: list[str]) -> None:
+def test_first_visit_tells(told: Told, visited: DatabaseDone, events: list[str]) -> None:
     assert events == told.after(visited)
 
 
@@ -145,14 +145,16 @@ def test_first_visit_tells(told: Told, visited: Visited, events: list[str]) -> N
         ),
     ],
 )
-def test_second_visit_tells_what_is_new(told: Told, before: Visited, visited: Visited, events: list[str]) -> None:
+def test_second_visit_tells_what_is_new(
+    told: Told, before: DatabaseDone, visited: DatabaseDone, events: list[str]
+) -> None:
     told.after(before)
 
     assert events == told.after(visited, 1.0)
 
 
 @pytest.mark.parametrize("visited", [failed(), refusal(), unavailable()], ids=["failed", "refused", "unavailable"])
-def test_trouble_is_news_once(told: Told, visited: Visited) -> None:
+def test_trouble_is_news_once(told: Told, visited: DatabaseDone) -> None:
     assert told.tracker.visited(visited, 0.0)
     # At the next pass, when it is repeated in the log, and after that.
     assert [told.tracker.visited(visited, now) for now in (1.0, 100.0, 1000.0)] == [False] * 3
@@ -164,12 +166,12 @@ def test_other_version_that_fails_for_the_same_reason_is_news(told: Told) -> Non
     told.after(failed())
     other = ExecutionFailedError("no such table: x", version=8, name="eight")
 
-    assert told.tracker.visited(visit(Result.FAILED, other, done=1), 1.0)
+    assert told.tracker.visited(visit(OutcomeKind.FAILED, other, done=1), 1.0)
     assert told.events() == ["migration.failed", "database.blocked", "run.finished"]
 
 
 @pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
-def test_what_is_well_is_no_news_of_trouble(told: Told, visited: Visited) -> None:
+def test_what_is_well_is_no_news_of_trouble(told: Told, visited: DatabaseDone) -> None:
     assert not told.tracker.visited(visited, 0.0)
 
 
@@ -249,7 +251,9 @@ def test_blocked_tells_the_reason(told: Told) -> None:
         pytest.param(unavailable(), ["database.unavailable"], id="unavailable"),
     ],
 )
-def test_standing_trouble_is_repeated_ever_more_rarely(told: Told, visited: Visited, events: list[str]) -> None:
+def test_standing_trouble_is_repeated_ever_more_rarely(
+    told: Told, visited: DatabaseDone, events: list[str]
+) -> None:
     told.after(visited, 1000.0)
     repeated: dict[float, list[tuple[str, int]]] = {}
     for now in range(1000, 3000):
@@ -264,7 +268,7 @@ def test_standing_trouble_is_repeated_ever_more_rarely(told: Told, visited: Visi
 
 
 @pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
-def test_what_is_well_is_not_repeated(told: Told, visited: Visited) -> None:
+def test_what_is_well_is_not_repeated(told: Told, visited: DatabaseDone) -> None:
     told.after(refusal())
     told.after(visited)
     told.tracker.repeat_complaints(100_000.0)
@@ -356,9 +360,9 @@ def test_what_recovers_is_told_of_in_the_same_way(told: Told) -> None:
     assert [line["current"] for line in lines if line["event"] == "fleet.finished"] == [10]
 
 
-def halted(*databases: DatabasePath, is_new: bool = True) -> Halted:
+def halted(*databases: DatabasePath, is_new: bool = True) -> RolloutHalted:
     error = RefusedError("7_seven failed in 1 of 10 databases, and so is not brought to this one")
-    return Halted(databases, error, Halt(broken(), 1, 0, databases), 10, is_new)
+    return RolloutHalted(databases, error, Halt(broken(), 1, 0, databases), 10, is_new)
 
 
 def test_halted_roll_out_is_told_of_once_and_repeated_while_databases_wait(told: Told) -> None:
@@ -410,7 +414,7 @@ def test_database_found_again_is_still_in_its_trouble(told: Told) -> None:
     told.after(failed())
     told.tracker.found([APP, OTHER])
 
-    assert told.tracker.resting().keys() == {"/srv/app.db"}
+    assert told.tracker.backing_off().keys() == {"/srv/app.db"}
 
 
 def test_database_that_went_and_came_back_starts_over(told: Told) -> None:
@@ -418,7 +422,7 @@ def test_database_that_went_and_came_back_starts_over(told: Told) -> None:
     told.tracker.found([])
     told.tracker.found([APP])
 
-    assert told.tracker.resting() == {}
+    assert told.tracker.backing_off() == {}
 
 
 # When to try again
@@ -430,31 +434,31 @@ def test_database_that_went_and_came_back_starts_over(told: Told) -> None:
         pytest.param(current(), None, id="current"),
         pytest.param(applied(), None, id="applied"),
         pytest.param(refusal(), None, id="a refusal is judged anew at every pass"),
-        pytest.param(failed(), Rest(11, FILE, 101.0, permanent=True), id="failed"),
-        pytest.param(unavailable(), Rest(11, FILE, 101.0, permanent=False, at_latest=400.0), id="busy"),
+        pytest.param(failed(), BackOff(11, FILE, 101.0, permanent=True), id="failed"),
+        pytest.param(unavailable(), BackOff(11, FILE, 101.0, permanent=False, at_latest=400.0), id="busy"),
         pytest.param(
             unavailable(LockHeldError("held")),
-            Rest(11, FILE, 101.0, permanent=False, at_latest=400.0),
+            BackOff(11, FILE, 101.0, permanent=False, at_latest=400.0),
             id="locked",
         ),
         pytest.param(
             unavailable(busy(transient=False)),
-            Rest(11, FILE, 101.0, permanent=True, at_latest=400.0),
+            BackOff(11, FILE, 101.0, permanent=True, at_latest=400.0),
             id="unavailable for good, it seems",
         ),
     ],
 )
-def test_trouble_is_left_alone_for_a_while(told: Told, visited: Visited, rest: Rest | None) -> None:
+def test_trouble_is_left_alone_for_a_while(told: Told, visited: DatabaseDone, rest: BackOff | None) -> None:
     told.after(visited, 100.0)
 
-    assert told.tracker.resting() == ({"/srv/app.db": rest} if rest else {})
+    assert told.tracker.backing_off() == ({"/srv/app.db": rest} if rest else {})
 
 
 def test_while_doubles_with_each_failure_in_a_row(told: Told) -> None:
     until = []
     for _ in range(4):
         told.after(unavailable(), 100.0)
-        until.append(told.tracker.resting()["/srv/app.db"].until)
+        until.append(told.tracker.backing_off()["/srv/app.db"].until)
 
     assert until == [101.0, 102.0, 104.0, 108.0]
 
@@ -463,7 +467,7 @@ def test_while_starts_over_after_a_success(told: Told) -> None:
     for visited in (unavailable(), unavailable(), current(), unavailable()):
         told.after(visited, 100.0)
 
-    assert told.tracker.resting()["/srv/app.db"].until == 101.0
+    assert told.tracker.backing_off()["/srv/app.db"].until == 101.0
 
 
 def test_next_try_is_the_earliest_of_those_that_time_may_heal(told: Told) -> None:
@@ -475,7 +479,7 @@ def test_next_try_is_the_earliest_of_those_that_time_may_heal(told: Told) -> Non
 
 
 @pytest.mark.parametrize("visited", [None, current(), refusal(), failed()])
-def test_no_try_where_time_heals_nothing(told: Told, visited: Visited | None) -> None:
+def test_no_try_where_time_heals_nothing(told: Told, visited: DatabaseDone | None) -> None:
     if visited is not None:
         told.after(visited)
 
@@ -508,7 +512,7 @@ def test_other_configuration_lets_all_be_tried(told: Told) -> None:
     told.after(failed())
     told.tracker.try_all()
 
-    assert told.tracker.resting() == {}
+    assert told.tracker.backing_off() == {}
 
 
 # In one line
@@ -524,10 +528,10 @@ def test_other_configuration_lets_all_be_tried(told: Told) -> None:
         pytest.param([refusal(), current()], (2, 1, 0, 0, 0), id="mended"),
     ],
 )
-def test_counts(told: Told, visits: list[Visited], counts: tuple[int, ...]) -> None:
+def test_counts(told: Told, visits: list[DatabaseDone], counts: tuple[int, ...]) -> None:
     told.tracker.found([APP, OTHER])
     for visited in visits:
-        pending = 3 if visited.outcome.result in {Result.FAILED, Result.REFUSED} else 0
+        pending = 3 if visited.outcome.result in {OutcomeKind.FAILED, OutcomeKind.REFUSED} else 0
         told.after(replace(visited, outcome=visited.outcome._replace(pending=pending)))
 
     names = ("databases", "current", "blocked", "unavailable", "pending")
@@ -559,7 +563,7 @@ def test_counts(told: Told, visits: list[Visited], counts: tuple[int, ...]) -> N
         pytest.param([refusal(), current()], "1 of 2 databases current", id="mended"),
     ],
 )
-def test_summary(told: Told, visits: list[Visited], summary: str) -> None:
+def test_summary(told: Told, visits: list[DatabaseDone], summary: str) -> None:
     told.tracker.found([APP, OTHER])
     for visited in visits:
         told.after(visited)

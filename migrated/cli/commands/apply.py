@@ -15,19 +15,19 @@ from migrated.config.settings import Config, Target, WavePolicy, without_waves
 from migrated.core.errors import DatabaseError, MigrationError, combined_exit_code
 from migrated.core.migration import Migration
 from migrated.fleet.discovery import DatabasePath, assign, require_some
-from migrated.fleet.hook_events import Gathering
+from migrated.fleet.hook_events import HookCollector
 from migrated.fleet.hooks import run_hook, within_a_hook
-from migrated.fleet.job import Action, Job, Prototype
+from migrated.fleet.job import Action, DatabaseJob, Prototype
 from migrated.fleet.locks import SharedLocks
-from migrated.fleet.outcome import Outcome, Result
-from migrated.fleet.reporting import Crowds, Tally, report, report_end, report_halt
-from migrated.fleet.rollout import BUSY_SECONDS, RollOut, Turn
+from migrated.fleet.outcome import Outcome, OutcomeKind
+from migrated.fleet.reporting import FailureGroups, RunTotals, report, report_end, report_halt
+from migrated.fleet.rollout import BUSY_SECONDS, Rollout, Visit
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.fleet.waves import SMALLEST_FLEET, Waves
 from migrated.logs import events, logger
 from migrated.logs.logger import Log
 from migrated.sources.directory import read_finished
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 from migrated.system.permissions import Trust
 
 
@@ -51,7 +51,7 @@ def execute_up(arguments: argparse.Namespace) -> int:
     if arguments.no_waves:
         config = without_waves(config)
     if target is None:
-        return on_every_database(config, lambda runner: runner.run(), is_everything=True, in_waves=True)
+        return on_every_database(config, lambda runner: runner.run(), applies_all=True, in_waves=True)
     version = target
     return on_every_database(config, lambda runner: runner.run_up_to(version), in_waves=True)
 
@@ -64,38 +64,38 @@ def on_every_database(
     action: Action,
     around: Around | None = None,
     *,
-    is_everything: bool = False,
+    applies_all: bool = False,
     in_waves: bool = False,
 ) -> int:
     """Do `action` on each database and return the exit code. Every database is tried, whatever befell others.
 
     But with `in_waves` several are worked on at once, and a migration that fails in too many is not brought to the
     others; `around` is for work on one after another. The work is done in threads of its own; a signal stops it
-    between two migrations, a second one at once. `is_everything` as in `Job`.
+    between two migrations, a second one at once. `applies_all` as in `Job`.
     """
-    errand = _Errand(action, around, is_everything, in_waves)
+    errand = UpOptions(action, around, applies_all, in_waves)
     return in_worker(lambda supervision: _Run(config, errand, supervision).do(), config.stop_grace)
 
 
-class _Errand(NamedTuple):
+class UpOptions(NamedTuple):
     action: Action
     around: Around | None
-    is_everything: bool
+    applies_all: bool
     in_waves: bool
 
 
 class _Run:
     """One piece of work on every database of the configuration."""
 
-    def __init__(self, config: Config, errand: _Errand, supervision: Supervision) -> None:
+    def __init__(self, config: Config, errand: UpOptions, supervision: CancelToken) -> None:
         self._config = config
         self._errand = errand
         self._supervision = supervision
         run_id = logger.new_run_id()
         self._log = logger.configure(config.log_format, config.log_level).bind(run_id=run_id)
-        self._gathering = Gathering(run_id)
-        self._crowds = Crowds()
-        self._tally = Tally()
+        self._gathering = HookCollector(run_id)
+        self._crowds = FailureGroups()
+        self._tally = RunTotals()
         self._codes: list[int] = []
 
     def do(self) -> int:
@@ -122,11 +122,11 @@ class _Run:
         else:
             self._log.failure(events.DATABASE_UNAVAILABLE, error, database=", ".join(target.databases))
         for database in databases:
-            refused = Outcome(database, Result.REFUSED, error=error)
+            refused = Outcome(database, OutcomeKind.REFUSED, error=error)
             self._tally.add(refused)
             if self._crowds.is_told_alone(refused):
                 report_end(refused, self._log.bind(database=database.name))
-        result = Result.REFUSED if is_of_files else Result.UNAVAILABLE
+        result = OutcomeKind.REFUSED if is_of_files else OutcomeKind.UNAVAILABLE
         self._gathering.add_trouble(result, error, [database.path for database in databases])
         self._codes.append(error.exit_code)
 
@@ -138,7 +138,7 @@ class _Run:
             ProgressBar(self._log) as bar,
             FleetBar(len(databases), self._log, is_wanted=is_fleet) as fleet_bar,
         ):
-            job = Job(
+            job = DatabaseJob(
                 target,
                 migrations,
                 self._errand.action,
@@ -146,16 +146,16 @@ class _Run:
                 lock_timeout=self._config.lock_timeout,
                 supervision=self._supervision,
                 hold=locks.hold if is_fleet else None,
-                is_everything=self._errand.is_everything,
-                is_of_fleet=is_fleet,
-                prototype=Prototype(target, migrations) if self._errand.is_everything else None,
+                applies_all=self._errand.applies_all,
+                in_fleet=is_fleet,
+                prototype=Prototype(target, migrations) if self._errand.applies_all else None,
             )
 
-            def visit(turn: Turn) -> Outcome:
+            def visit(turn: Visit) -> Outcome:
                 if is_fleet:
                     patience = None if turn.is_last else BUSY_SECONDS
-                    return job.do(turn.database, busy_timeout=patience, in_full=turn.in_full)
-                work = partial(job.do, turn.database, bar)
+                    return job.run(turn.database, busy_timeout=patience, in_full=turn.verbose)
+                work = partial(job.run, turn.database, bar)
                 return self._errand.around(turn.database, work) if self._errand.around else work()
 
             news: dict[DatabasePath, tuple[Outcome, bool]] = {}
@@ -163,13 +163,13 @@ class _Run:
             def tell(outcome: Outcome) -> None:
                 if outcome.database is databases[0]:
                     SchemaFiles().update(target, outcome, self._log, self._supervision)
-                news[outcome.database] = outcome, not _is_given_up(outcome, self._supervision)
+                news[outcome.database] = outcome, not cancelled_while_waiting(outcome, self._supervision)
                 self._take(outcome)
                 fleet_bar.one_done()
 
             workers = self._config.workers if is_fleet else 1
             waves = Waves(len(databases), policy)
-            halt = RollOut(visit, tell, waves, workers, self._supervision, may_wait=is_fleet).run(databases)
+            halt = Rollout(visit, tell, waves, workers, self._supervision, may_wait=is_fleet).run(databases)
         if halt is not None:
             self._tally.add_untouched(len(halt.untouched))
             report_halt(halt, len(databases), self._log)
@@ -177,7 +177,7 @@ class _Run:
         for outcome, is_news in (news[database] for database in databases if database in news):
             self._gathering.add(outcome, is_news=is_news)
         if sys.stdout.isatty():
-            _show_idle([database for database in news if news[database][0].result is Result.CURRENT])
+            _show_idle([database for database in news if news[database][0].result is OutcomeKind.CURRENT])
 
     def _take(self, outcome: Outcome) -> None:
         self._tally.add(outcome)
@@ -194,7 +194,7 @@ def _show_idle(databases: Sequence[DatabasePath]) -> None:
         print(f"{database.name}: nothing to do")
 
 
-def _is_given_up(outcome: Outcome, supervision: Supervision) -> bool:
+def cancelled_while_waiting(outcome: Outcome, supervision: CancelToken) -> bool:
     """Whether it only waited for something, and was told to stop."""
     return supervision.stop_requested() and outcome.error is not None and outcome.error.transient
 

@@ -6,7 +6,7 @@ import time
 
 from migrated.cli import options
 from migrated.cli.commands import Command
-from migrated.cli.summary import MANY, Groups, said_of
+from migrated.cli.summary import MANY, Groups, split_error
 from migrated.cli.terminal import print_problem
 from migrated.config.settings import Config
 from migrated.core.errors import RefusedError
@@ -94,7 +94,7 @@ def _missing(config: Config) -> _Missing:
         found.problems += [str(problem) for problem in target.problems]
         for view in target.views():
             if view.fault or view.pending:
-                said = said_of(view.fault) if view.fault else (f"{view.pending} pending", None)
+                said = split_error(view.fault) if view.fault else (f"{view.pending} pending", None)
                 found.databases.append((view.name, *said))
                 found.paths.append(view.database.path)
     found.seconds = time.monotonic() - began

@@ -16,8 +16,8 @@ from migrated.logs import console
 if TYPE_CHECKING:
     from migrated.config.settings import Config
     from migrated.core.diff import Change, Difference
-    from migrated.core.status import Status
-    from migrated.fleet.inspect import View
+    from migrated.core.status import MigrationStatus
+    from migrated.fleet.inspect import DatabaseView
 
 _COLOURS = {"cosmetic": console.GREEN, "real": console.RED}
 
@@ -76,14 +76,14 @@ def _find(config: "Config", version: int | None) -> _Found:
     return found
 
 
-def _compare(view: "View", version: int | None, found: _Found) -> None:
+def _compare(view: "DatabaseView", version: int | None, found: _Found) -> None:
     from migrated.core.diff import change
 
     if view.error:
         raise view.error
     name = view.name
     statuses = [status for status in view.findings.statuses if version in {None, status.version}]
-    recorded = view.handle.recorded(status.version for status in statuses if status.applied)
+    recorded = view.handle.stored_migrations(status.version for status in statuses if status.applied)
     same = True
     for status in statuses:
         if status.applied and status.migration:
@@ -98,7 +98,7 @@ def _compare(view: "View", version: int | None, found: _Found) -> None:
         found.remark(f"{view.applied} applied, no file has changed", name)
 
 
-def _as_it_is(status: "Status") -> str:
+def _as_it_is(status: "MigrationStatus") -> str:
     if status.applied is None:
         return f"{status.label} is not applied"
     return f"{status.label} is {'as it was applied' if status.migration else 'applied, and no file has it'}"
@@ -148,9 +148,9 @@ def _printable(text: str) -> str:
 
 
 def _print_document(found: _Found) -> None:
-    from migrated.fleet.inspect import problem
+    from migrated.fleet.inspect import error_dict
 
-    problems = [{"database": database} | (problem(fault) or {}) for database, fault in found.faults]
+    problems = [{"database": database} | (error_dict(fault) or {}) for database, fault in found.faults]
     print_json({"differences": [_document(*each) for each in found.changes], "problems": problems})
 
 

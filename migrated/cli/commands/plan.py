@@ -13,9 +13,9 @@ from migrated.core.errors import MigrationError, RollbackFailedError, combined_e
 
 if TYPE_CHECKING:
     from migrated.config.settings import Config
-    from migrated.core.plan import Agenda, MigrationPlan
-    from migrated.core.status import Recorded, Status
-    from migrated.fleet.inspect import View
+    from migrated.core.plan import MigrationPlan, RunPlan
+    from migrated.core.status import LookUpStored, MigrationStatus
+    from migrated.fleet.inspect import DatabaseView
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def show_plans(
         for problem in view.problems:
             print_problem(str(problem))
             codes.add(problem.exit_code)
-            problems.append(inspect.problem(problem))
+            problems.append(inspect.error_dict(problem))
     fit = [view for view in targets if not view.problems]
     total = sum(len(view.databases) for view in fit)
     is_grouped = total > MANY and not (show_all or as_json)
@@ -71,7 +71,9 @@ def show_plans(
     return combined_exit_code(codes)
 
 
-def _plans(views: "Iterable[View]", target: int | None, codes: set[int], *, never_down: bool) -> "Iterator[_Plan]":
+def _plans(
+    views: "Iterable[DatabaseView]", target: int | None, codes: set[int], *, never_down: bool
+) -> "Iterator[_Plan]":
     for view in views:
         plan = _Plan(view.name, *_plan(view, target, never_down=never_down))
         codes.add(plan.refusal.exit_code if plan.refusal else 0)
@@ -82,7 +84,7 @@ class _Plan(NamedTuple):
     """What would be done with a database, or why nothing."""
 
     database: str
-    agenda: "Agenda | None"
+    agenda: "RunPlan | None"
     refusal: MigrationError | None
 
     def lines(self) -> tuple[str, ...]:
@@ -95,7 +97,9 @@ class _Plan(NamedTuple):
         return (", ".join(counts) or "nothing to do", *steps)
 
 
-def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agenda | None, MigrationError | None]":
+def _plan(
+    view: "DatabaseView", target: int | None, *, never_down: bool
+) -> "tuple[RunPlan | None, MigrationError | None]":
     from migrated.core import refusals
     from migrated.core.migration import MigrationDirection
     from migrated.core.plan import agenda_of, plan_run, plan_up, require_known
@@ -109,18 +113,18 @@ def _plan(view: "View", target: int | None, *, never_down: bool) -> "tuple[Agend
         if target is not None:
             require_known(statuses, target)
         if target is not None and not never_down:
-            plan = _plan_to(statuses, target, view.handle.recorded)
+            plan = _plan_to(statuses, target, view.handle.stored_migrations)
             if plan.direction is MigrationDirection.DOWN:
-                refusals.refuse_changed(statuses, view.handle.recorded)
+                refusals.refuse_changed(statuses, view.handle.stored_migrations)
                 return agenda_of(plan), None
         if view.refusal:
             return agenda_of(plan_up(statuses, target)), view.refusal
-        return plan_run(findings, view.handle.recorded, view.target.policy, target), None
+        return plan_run(findings, view.handle.stored_migrations, view.target.policy, target), None
     except MigrationError as error:
         return None, error
 
 
-def _plan_to(statuses: "Sequence[Status]", target: int, recorded: "Recorded") -> "MigrationPlan":
+def _plan_to(statuses: "Sequence[MigrationStatus]", target: int, recorded: "LookUpStored") -> "MigrationPlan":
     from migrated.core import refusals
     from migrated.core.plan import plan_to
 
@@ -148,7 +152,7 @@ def _note(plan: _Plan, report: Report) -> None:
 
 
 def _document(plan: _Plan) -> dict[str, Any]:
-    from migrated.fleet.inspect import problem
+    from migrated.fleet.inspect import error_dict
 
     return {
         "database": plan.database,
@@ -163,7 +167,7 @@ def _document(plan: _Plan) -> dict[str, Any]:
             }
             for step in (plan.agenda.steps if plan.agenda else ())
         ],
-        "problem": problem(plan.refusal),
+        "problem": error_dict(plan.refusal),
     }
 
 

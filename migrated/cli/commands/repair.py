@@ -10,12 +10,12 @@ from migrated.cli.terminal import print_json, print_problem
 from migrated.core.errors import MigrationError, MigrationNotFoundError, combined_exit_code
 from migrated.core.misread import misreadings
 from migrated.core.records import Repair, Unfinished
-from migrated.core.status import State
+from migrated.core.status import MigrationState
 
 if TYPE_CHECKING:
     from migrated.config.settings import Config
-    from migrated.fleet.inspect import View
-    from migrated.system.cancellation import Supervision
+    from migrated.fleet.inspect import DatabaseView
+    from migrated.system.cancellation import CancelToken
 
 _WRONG_USAGE = 2
 _HOW = {
@@ -107,17 +107,19 @@ def _document(unfinished: Unfinished) -> dict[str, Any]:
     }
 
 
-def _is_open(view: "View", version: int) -> bool:
+def _is_open(view: "DatabaseView", version: int) -> bool:
     """Whether the migration stopped half way, or its whole file was executed as the UP section."""
     if view.error:
         return False
     if view.unfinished is not None:
         return view.unfinished.version == version
-    changed = [each for each in view.findings.statuses if each.version == version and each.state is State.CHANGED]
-    return bool(changed and misreadings(changed, view.handle.recorded([version])))
+    changed = [
+        each for each in view.findings.statuses if each.version == version and each.state is MigrationState.CHANGED
+    ]
+    return bool(changed and misreadings(changed, view.handle.stored_migrations([version])))
 
 
-def _settle(config: "Config", version: int, how: Repair, reason: str | None, supervision: "Supervision") -> int:
+def _settle(config: "Config", version: int, how: Repair, reason: str | None, supervision: "CancelToken") -> int:
     from migrated.engine.runner import MigrationRunner
     from migrated.fleet import inspect
 

@@ -12,7 +12,7 @@ from migrated.core.records import Snapshot
 if TYPE_CHECKING:
     from migrated.config.settings import Config, Target
     from migrated.fleet.discovery import DatabasePath
-    from migrated.system.cancellation import Supervision
+    from migrated.system.cancellation import CancelToken
 
 
 class _Found(NamedTuple):
@@ -79,10 +79,10 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
         print(f"  rows of {rows.table}: {rows.now} now, {rows.then} in the snapshot")
 
 
-def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "Supervision") -> int:
+def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "CancelToken") -> int:
     from migrated.cli.alone import without_a_daemon
     from migrated.engine.runner import MigrationRunner
-    from migrated.fleet.outcome import Outcome, Result
+    from migrated.fleet.outcome import Outcome, OutcomeKind
     from migrated.fleet.reporting import Reporter, report_error
     from migrated.fleet.schema_dump import SchemaFiles
     from migrated.logs import events, logger
@@ -104,9 +104,9 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
         try:
             runner.restore(snapshot, reason=reason)
         except MigrationError as error:
-            return Outcome(database, Result.UNAVAILABLE, error=error)
+            return Outcome(database, OutcomeKind.UNAVAILABLE, error=error)
         log(events.SNAPSHOT_RESTORED, snapshot=snapshot.id, reason=reason, version=snapshot.version)
-        return Outcome(database, Result.APPLIED)
+        return Outcome(database, OutcomeKind.APPLIED)
 
     outcome = without_a_daemon(database, work)
     if is_first:

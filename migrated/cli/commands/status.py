@@ -8,11 +8,11 @@ from typing import Any
 
 from migrated.cli import options
 from migrated.cli.commands import Command
-from migrated.cli.summary import MANY, Tally
+from migrated.cli.summary import MANY, StatusTotals
 from migrated.cli.terminal import JsonDocument, print_problem, print_table, writable
 from migrated.core.errors import combined_exit_code
 from migrated.core.migration import REPEATABLE
-from migrated.fleet.inspect import TargetView, View, problem
+from migrated.fleet.inspect import DatabaseView, TargetView, error_dict
 from migrated.system.files import FOLDER, by_folder
 
 _PENDING_EXIT_CODE = 3
@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
     is_summary = len(paths) > MANY and not (arguments.all or arguments.json)
     live = _ask_daemons(paths)
     by_path, developed = _by_path(live), _developed(live)
-    found = Tally(problem.exit_code for target in targets for problem in target.problems)
+    found = StatusTotals(problem.exit_code for target in targets for problem in target.problems)
     with FleetBar(len(paths), is_wanted=is_summary or not sys.stdout.isatty()) as bar:
         looks = [(target, bar.over(found.over(target.views(developed)))) for target in targets]
         if arguments.json:
@@ -60,7 +60,7 @@ def execute(arguments: argparse.Namespace) -> int:
     return _exit_code(found, is_strict=arguments.exit_code)
 
 
-def _exit_code(found: Tally, *, is_strict: bool) -> int:
+def _exit_code(found: StatusTotals, *, is_strict: bool) -> int:
     codes = found.codes | (found.refusals if is_strict else set())
     if is_strict and found.pending and not any(codes):
         return _PENDING_EXIT_CODE
@@ -103,7 +103,7 @@ def _show_remarks(target: "TargetView") -> None:
         print_problem(f"{remark.file}: not used: {remark.reason}", "warning")
 
 
-def _show(view: "View", live: Mapping[str, Any]) -> None:
+def _show(view: "DatabaseView", live: Mapping[str, Any]) -> None:
     counts = f"{view.applied} applied, {view.pending} pending"
     title = f"{view.name}: {view.summary}, {counts}{standing(live.get(view.database.path))}"
     statuses, repeatables = view.findings
@@ -125,7 +125,7 @@ def _row(status: Any, version: str | None = None) -> tuple[Any, ...]:
     )
 
 
-Look = tuple[TargetView, Iterable[View]]
+Look = tuple[TargetView, Iterable[DatabaseView]]
 
 
 def print_status(
@@ -148,8 +148,8 @@ def _databases(looks: Iterable[Look], live: Mapping[str, Any]) -> Iterator[dict[
 def _directory(view: TargetView) -> dict[str, Any]:
     return {
         "directory": view.target.migrations,
-        "problem": problem(view.error),
-        "invalid": [problem(error) for error in (view.listing.invalid if view.listing else [])],
+        "problem": error_dict(view.error),
+        "invalid": [error_dict(error) for error in (view.listing.invalid if view.listing else [])],
         "ignored": [
             {"file": remark.file, "reason": remark.reason}
             for remark in (view.listing.ignored if view.listing else [])
@@ -157,7 +157,7 @@ def _directory(view: TargetView) -> dict[str, Any]:
     }
 
 
-def _database(view: View, live: Any) -> dict[str, Any]:
+def _database(view: DatabaseView, live: Any) -> dict[str, Any]:
     statuses, repeatables = view.findings
     return {
         "database": view.name,
@@ -165,7 +165,7 @@ def _database(view: View, live: Any) -> dict[str, Any]:
         "current_version": max((entry.version for entry in view.record.applied), default=None),
         "applied": view.applied,
         "pending": view.pending,
-        "problem": problem(view.fault),
+        "problem": error_dict(view.fault),
         "migrations": [_migration(status) for status in statuses],
         "repeatables": [_repeatable(status) for status in repeatables],
         "daemon": live,

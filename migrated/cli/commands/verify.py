@@ -13,7 +13,7 @@ from migrated.core.errors import combined_exit_code
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from migrated.fleet.inspect import View
+    from migrated.fleet.inspect import DatabaseView
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.json:
             with JsonDocument() as document:
                 document.elements("databases", (_document(view) for view in views))
-                document.member("problems", [inspect.problem(problem) for problem in problems])
+                document.member("problems", [inspect.error_dict(problem) for problem in problems])
         for view in views:
             if is_grouped:
                 _note(view, report)
@@ -52,38 +52,38 @@ def execute(arguments: argparse.Namespace) -> int:
     return combined_exit_code(codes)
 
 
-def _noting(views: "Iterable[View]", codes: set[int]) -> "Iterable[View]":
+def _noting(views: "Iterable[DatabaseView]", codes: set[int]) -> "Iterable[DatabaseView]":
     for view in views:
         codes.add(view.fault.exit_code if view.fault else 0)
         yield view
 
 
-def _show(view: "View") -> None:
+def _show(view: "DatabaseView") -> None:
     if view.fault:
         print_problem(f"{view.name}: {view.fault}")
     else:
         print(writable(f"{view.name}: {_verdict(view)}"))
 
 
-def _note(view: "View", report: Report) -> None:
+def _note(view: "DatabaseView", report: Report) -> None:
     if view.fault:
         report.fault(view.name, view.fault)
     else:
         report.add(view.name, _verdict(view))
 
 
-def _verdict(view: "View") -> str:
+def _verdict(view: "DatabaseView") -> str:
     return f"{view.applied} applied, all as their files say"
 
 
-def _document(view: "View") -> dict[str, Any]:
-    from migrated.fleet.inspect import problem
+def _document(view: "DatabaseView") -> dict[str, Any]:
+    from migrated.fleet.inspect import error_dict
 
     return {
         "database": view.name,
         "ok": view.fault is None,
         "applied": view.applied,
-        "problem": problem(view.fault),
+        "problem": error_dict(view.fault),
     }
 
 

@@ -33,7 +33,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Asked:
+class PendingRequest:
     """A request, and where to put its answer, once. Posted to the loop by the connection's thread.
 
     That sets `is_given_up` when nobody is there any more to read the answer.

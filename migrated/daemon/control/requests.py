@@ -6,12 +6,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from migrated.core.errors import MigrationError
-from migrated.daemon.control.protocol import Answer, Asked, accepted, declined, failed
-from migrated.daemon.databases import Standing, Standings
+from migrated.daemon.control.protocol import Answer, PendingRequest, accepted, declined, failed
+from migrated.daemon.databases import DatabaseRegistry, DatabaseState
 from migrated.daemon.status import database_view
 from migrated.logs import events
 from migrated.logs.logger import Log
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 _PAUSED = "the daemon is paused"
 Describe = Callable[[float, tuple[str, ...]], Answer]
@@ -22,16 +22,18 @@ Describe = Callable[[float, tuple[str, ...]], Answer]
 class _Wait:
     """Somebody who waits for databases. What they are counts once a full pass after that of `asked_in` is over."""
 
-    asked: Asked
+    asked: PendingRequest
     until: float
     asked_in: int
     is_seen: bool = False
 
 
-class Desk:
+class RequestQueue:
     """Times are seconds of one clock."""
 
-    def __init__(self, log: Log, supervision: Supervision, standings: Standings, describe: Describe) -> None:
+    def __init__(
+        self, log: Log, supervision: CancelToken, standings: DatabaseRegistry, describe: Describe
+    ) -> None:
         self._log = log
         self._supervision = supervision
         self._standings = standings
@@ -50,7 +52,7 @@ class Desk:
         self.is_paused = False
         self._goes_on = False
 
-    def take(self, asked: Asked, now: float) -> None:
+    def handle(self, asked: PendingRequest, now: float) -> None:
         """Take a request, and answer it if that can be done at once."""
         match asked.request.name:
             case "status":
@@ -108,10 +110,10 @@ class Desk:
         return wanted
 
     def due_at(self) -> float:
-        """When to call `give_up`."""
+        """When to call `expire_waits`."""
         return min((wait.until for wait in self._waits), default=math.inf)
 
-    def give_up(self, now: float) -> None:
+    def expire_waits(self, now: float) -> None:
         """Answer those whose time is over."""
         for wait in self._waits:
             if now >= wait.until:
@@ -124,14 +126,14 @@ class Desk:
         """What is wanted and not begun."""
         return {"reload": self.reload_wanted, "retry": list(self._retries)}
 
-    def _take_reload(self, asked: Asked) -> None:
+    def _take_reload(self, asked: PendingRequest) -> None:
         self.reload_wanted = True
         if asked.request.wait:
             self._reloads.append(asked.answer)
         else:
             asked.answer.set_result(accepted())
 
-    def _take_retry(self, asked: Asked) -> None:
+    def _take_retry(self, asked: PendingRequest) -> None:
         name = asked.request.database
         standing = self._standings.get(name)
         if standing is None:
@@ -163,7 +165,7 @@ class Desk:
         _answer(self._resumes, accepted())
 
     def _missing(self, wait: _Wait) -> list[str]:
-        return self._standings.missing(wait.asked.request.databases)
+        return self._standings.why_not_current(wait.asked.request.databases)
 
     def _forget_answered(self) -> None:
         waits = [wait for wait in self._waits if not wait.asked.is_given_up]
@@ -176,7 +178,7 @@ def _answer(answers: "list[Future[Answer]]", answer: Answer) -> None:
     answers.clear()
 
 
-def _came_to(standing: Standing | None, now: float) -> Answer:
+def _came_to(standing: DatabaseState | None, now: float) -> Answer:
     """What trying a database came to."""
     if standing is None:
         return declined("the database is gone", code="UNKNOWN_DATABASE")

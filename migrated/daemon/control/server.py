@@ -19,7 +19,7 @@ from migrated.daemon.control.protocol import (
     LONGEST_REQUEST,
     QUICK,
     Answer,
-    Asked,
+    PendingRequest,
     address_of,
     declined,
     given_folders,
@@ -42,7 +42,7 @@ _BUSY = declined("too many connections", "try again", "BUSY")
 class ControlSocket:
     """Opened and closed by the loop's thread. `post` is called in others."""
 
-    def __init__(self, post: Callable[[Asked], None]) -> None:
+    def __init__(self, post: Callable[[PendingRequest], None]) -> None:
         self._post = post
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -124,7 +124,7 @@ class ControlSocket:
             return declined(f"no request within {PATIENCE_SECONDS:g} s")
         except ValueError as error:
             return declined(str(error))
-        asked = Asked(request)
+        asked = PendingRequest(request)
         if request.name in QUICK:
             self._post(asked)
             return self._wait(channel, asked, time.monotonic() + PATIENCE_SECONDS)
@@ -136,7 +136,7 @@ class ControlSocket:
         finally:
             self._waiting.release()
 
-    def _wait(self, channel: socket.socket, asked: Asked, until: float | None) -> Answer | None:
+    def _wait(self, channel: socket.socket, asked: PendingRequest, until: float | None) -> Answer | None:
         """The loop's answer; None when nobody is there any more to read it."""
         while True:
             try:

@@ -19,41 +19,41 @@ from migrated.core.errors import INTERRUPTED, DatabaseError, MigrationError
 from migrated.core.migration import Step
 from migrated.core.records import Snapshot, highest_version
 from migrated.core.sql import each_statement, words
-from migrated.engine.backend import Done
+from migrated.engine.backend import StepResult
 from migrated.engine.sqlite import history, ledger, repeatables
-from migrated.engine.sqlite.authorizer import Guard, refusal_at_sight
-from migrated.engine.sqlite.connection import environment_errors, has_objects
+from migrated.engine.sqlite.authorizer import Authorizer, refusal_at_sight
+from migrated.engine.sqlite.connection import as_database_error, has_objects
 from migrated.engine.sqlite.disk_space import require_room
-from migrated.engine.sqlite.foreign_keys import Keys
-from migrated.engine.sqlite.history import Course
-from migrated.engine.sqlite.progress import Oversight
-from migrated.engine.sqlite.snapshots.snapshots import Keeper
+from migrated.engine.sqlite.foreign_keys import ForeignKeyGraph
+from migrated.engine.sqlite.history import HistoryDetails
+from migrated.engine.sqlite.progress import ProgressMonitor
+from migrated.engine.sqlite.snapshots.snapshots import Snapshotter
 from migrated.engine.sqlite.statements import StatementError, failure, interrupted, run_script, translated
-from migrated.engine.sqlite.step_checks import Checks, UnacceptableError
+from migrated.engine.sqlite.step_checks import StepChecks, UnacceptableError
 
 _ALONE = {"PRAGMA", "VACUUM"}
 
 
-class Means(Protocol):
+class SessionPort(Protocol):
     """What the session lends."""
 
     name: str
-    oversight: Oversight
+    oversight: ProgressMonitor
 
     def transaction(self, connection: apsw.Connection) -> AbstractContextManager[None]:
         """Begin, and commit or roll back."""
 
-    def require_unmoved(self, connection: apsw.Connection) -> None:
-        """Raise `LedgerMovedError` when somebody else changed the record."""
+    def require_ledger_unchanged(self, connection: apsw.Connection) -> None:
+        """Raise `LedgerChangedError` when somebody else changed the record."""
 
     def prepare(self, connection: apsw.Connection, step: Step) -> None:
         """What comes before the first statement, in a transaction."""
 
-    def patiently(self, action: Callable[[], object]) -> None:
+    def retry_while_busy(self, action: Callable[[], object]) -> None:
         """Repeat while somebody else keeps the database busy."""
 
 
-class Piecewise:
+class NonTransactionalStep:
     """One migration on one connection. `finished` of its statements are done already: it is resumed.
 
     What `reason` a person gave for that is recorded.
@@ -61,7 +61,7 @@ class Piecewise:
 
     def __init__(
         self,
-        means: Means,
+        means: SessionPort,
         connection: apsw.Connection,
         step: Step,
         *,
@@ -72,27 +72,27 @@ class Piecewise:
         self._connection = connection
         self._step = step
         self._text = step.sql
-        self._spans = list(means.oversight.alive(each_statement(self._text)))
+        self._spans = list(means.oversight.heartbeat(each_statement(self._text)))
         self._finished = self._finished_before = finished
         self._reason = reason
         self._last_entry: int | None = None
-        self.guard = Guard()
+        self.guard = Authorizer()
         known = history.violations(connection) if finished else None
         # Others may change the schema between two statements: no keys are known from before, or to those after.
-        self._checks = Checks(connection, self.guard, Keys(connection), known)
+        self._checks = StepChecks(connection, self.guard, ForeignKeyGraph(connection), known)
         self._started = time.monotonic()
         self._rows_changed = 0
 
-    def run(self) -> Done:
+    def run(self) -> StepResult:
         """Run what is not done yet. A failure says how many statements are."""
         self._refuse_at_sight()
-        done: Done | None = None
+        done: StepResult | None = None
         try:
-            with environment_errors(self._means.name):
+            with as_database_error(self._means.name):
                 with self._means.transaction(self._connection):
-                    self._means.require_unmoved(self._connection)
+                    self._means.require_ledger_unchanged(self._connection)
                     self._means.prepare(self._connection, self._step)
-                with self._means.oversight.over(self._connection, self._step, lambda: self._rows_changed):
+                with self._means.oversight.watch(self._connection, self._step, lambda: self._rows_changed):
                     for number, span in enumerate(self._spans, 1):
                         done = self._take(number, span)
         except MigrationError as error:
@@ -101,16 +101,16 @@ class Piecewise:
             raise failure(self._step, "there is no statement left to run")
         return done
 
-    def _take(self, number: int, span: tuple[int, int]) -> Done | None:
+    def _take(self, number: int, span: tuple[int, int]) -> StepResult | None:
         first = next(words(self._text[span[0] : span[0] + 20]), "").upper()
         self.guard.is_alone, self.guard.is_vacuuming = first in _ALONE, first == "VACUUM"
         if number <= self._finished_before:
             if first == "PRAGMA":
                 # A setting of the connection that is gone.
-                self._means.patiently(lambda: self._run(span))
+                self._means.retry_while_busy(lambda: self._run(span))
             return None
         if first in _ALONE:
-            self._means.patiently(lambda: self._run(span))
+            self._means.retry_while_busy(lambda: self._run(span))
         with self._means.transaction(self._connection):
             self._require_ours()
             if first not in _ALONE:
@@ -133,7 +133,7 @@ class Piecewise:
 
     def _before(self, offset: int, text: str) -> None:
         self._means.oversight.statement_begins(offset)
-        with self._means.oversight.checking():
+        with self._means.oversight.paused():
             self._checks.before(text)
 
     def _require_effect(self, row: tuple[object, ...], span: tuple[int, int]) -> None:
@@ -148,12 +148,12 @@ class Piecewise:
             hint = "another connection is using the database"
             raise StatementError(message, hint, script=self._text, start=span[0], offset=span[0])
 
-    def _record(self, number: int) -> Done | None:
+    def _record(self, number: int) -> StepResult | None:
         elapsed = round((time.monotonic() - self._started) * 1000)
-        course = Course(elapsed, self._rows_changed, number, len(self._spans), self._reason)
+        course = HistoryDetails(elapsed, self._rows_changed, number, len(self._spans), self._reason)
         is_last = number == len(self._spans)
         try:
-            with self._means.oversight.checking():
+            with self._means.oversight.paused():
                 (self._checks.require_acceptable if is_last else self._checks.require_record_untouched)()
         except UnacceptableError as error:
             raise failure(self._step, error.message, hint=error.hint, code=error.code) from None
@@ -165,11 +165,11 @@ class Piecewise:
             return None
         dropped = self._checks.dropped()
         entry = history.record_step(self._connection, self._step, course)
-        return Done(entry, elapsed, self._rows_changed, dropped)
+        return StepResult(entry, elapsed, self._rows_changed, dropped)
 
     def _require_ours(self) -> None:
         if self._last_entry is None:
-            self._means.require_unmoved(self._connection)
+            self._means.require_ledger_unchanged(self._connection)
         elif history.last_entry(self._connection) != self._last_entry:
             raise DatabaseError(
                 "another process changed the record of the migrations meanwhile",
@@ -178,7 +178,7 @@ class Piecewise:
             )
 
     def _refuse_at_sight(self) -> None:
-        for start, end in self._means.oversight.alive(self._spans[self._finished :]):
+        for start, end in self._means.oversight.heartbeat(self._spans[self._finished :]):
             if refusal := refusal_at_sight(self._text[start:end]):
                 error = StatementError(*refusal, script=self._text, start=start, offset=start)
                 raise self._translated(error)
@@ -201,7 +201,7 @@ class Preparation:
     `application_id` is given to a database that is new; 0 leaves it alone.
     """
 
-    def __init__(self, database: str, keeper: Keeper, application_id: int) -> None:
+    def __init__(self, database: str, keeper: Snapshotter, application_id: int) -> None:
         self._database = database
         self._keeper = keeper
         self._application_id = application_id
@@ -245,12 +245,12 @@ class Preparation:
 def run_step(
     connection: apsw.Connection,
     step: Step,
-    checks: Checks,
-    oversight: Oversight,
+    checks: StepChecks,
+    oversight: ProgressMonitor,
     database: str,
     *,
     reason: str | None = None,
-) -> Done:
+) -> StepResult:
     """Run the text of a migration to its end and enter it in the ledger; the caller commits or undoes both."""
     started, changes = time.monotonic(), connection.total_changes()
 
@@ -258,15 +258,15 @@ def run_step(
         oversight.statement_begins(offset)
         # A statement of a long script does what those before it did.
         if checks.guard.has_touched:
-            with oversight.checking():
+            with oversight.paused():
                 checks.before(text)
 
     try:
-        with oversight.over(connection, step):
+        with oversight.watch(connection, step):
             run_script(connection, step.sql, checks.guard, before)
             if not connection.in_transaction:
                 raise failure(step, "the migration ended its own transaction")
-            with oversight.checking():
+            with oversight.paused():
                 checks.require_acceptable()
     except StatementError as error:
         raise translated(error, step, database, oversight) from error.__cause__
@@ -278,10 +278,10 @@ def run_step(
     rows_changed = connection.total_changes() - changes
     elapsed = round((time.monotonic() - started) * 1000)
     dropped = checks.dropped()
-    course = Course(elapsed, rows_changed, reason=reason)
+    course = HistoryDetails(elapsed, rows_changed, reason=reason)
     if step.migration.is_repeatable:
         entry = repeatables.enter(connection, step.migration, elapsed, checks.guard.made)
         history.record_repeatable(connection, step.migration, course)
     else:
         entry = history.record_step(connection, step, course)
-    return Done(entry, elapsed, rows_changed, dropped)
+    return StepResult(entry, elapsed, rows_changed, dropped)

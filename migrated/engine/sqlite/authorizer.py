@@ -65,7 +65,7 @@ _FORBIDDEN_PRAGMAS = {
 }
 
 
-class Touch:
+class StatementEffects:
     """What one statement does to tables, by their names: writes rows, makes, drops or alters them.
 
     `removed` are the indexes and triggers that it drops by name, `unindexed` the tables that only lose an index.
@@ -106,11 +106,11 @@ class Touch:
                 pass
 
 
-class Guard:
+class Authorizer:
     """An authorizer callback that remembers why it said no, and what each statement does.
 
     `reason` and `hint` are set by the first refusal. `pragma` is the last one met, with its value.
-    `leaves_traces` tells that the connection should not be used for another migration: temporary objects were
+    `pollutes_connection` is set if the connection must not be used for another migration: temporary objects were
     made, or a pragma was set. `is_alone` is set for a statement outside of any transaction, `is_vacuuming` for
     a VACUUM there, `is_resting` while our own statements run. `made` are views and triggers that were made,
     `touched` the tables that were written, dropped or altered, `dropped` those that were dropped.
@@ -119,7 +119,7 @@ class Guard:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.hint: str | None = None
-        self.leaves_traces = False
+        self.pollutes_connection = False
         self.pragma: tuple[str, str | None] | None = None
         self.is_resting = False
         self.is_vacuuming = False
@@ -127,14 +127,14 @@ class Guard:
         self.made: set[tuple[str, str]] = set()
         self.touched: set[str] = set()
         self.dropped: set[str] = set()
-        self._touch: Touch | None = None
+        self._touch: StatementEffects | None = None
 
     @property
     def has_touched(self) -> bool:
         """Whether the statement that was prepared last does anything that those before it did not."""
         return self._touch is not None
 
-    def take_touch(self) -> Touch | None:
+    def pop_effects(self) -> StatementEffects | None:
         """What the statement that was prepared last does; None where it does nothing that those before did not."""
         touch, self._touch = self._touch, None
         if touch is not None:
@@ -171,13 +171,13 @@ class Guard:
     def _note(self, action: int, first: str, second: str | None) -> None:
         if action in _WRITES:
             if not first.startswith("sqlite_"):
-                self._touch = self._touch or Touch()
+                self._touch = self._touch or StatementEffects()
                 self._touch.written.add(first)
             return
         if action in _NOTED:
-            self._touch = self._touch or Touch()
+            self._touch = self._touch or StatementEffects()
             self._touch.note(action, first, second)
-        self.leaves_traces |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
+        self.pollutes_connection |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
         if action == apsw.SQLITE_PRAGMA:
             self.pragma = first.lower(), second
         if action in _MAKES:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import apsw
 
 from migrated.core.errors import DatabaseError
-from migrated.core.records import Record
+from migrated.core.records import LedgerState
 from migrated.engine.sqlite.lock_holders import holder_of
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 # Results that speak of the file, the disk or other users of the database, not of the SQL that ran.
 _ENVIRONMENT = {
@@ -38,23 +38,23 @@ _PERMANENT = {apsw.SQLITE_CORRUPT, apsw.SQLITE_NOTADB}
 _HELD = {apsw.SQLITE_BUSY, apsw.SQLITE_PROTOCOL}
 
 
-class Patience:
+class BusyHandler:
     """A busy handler that waits up to `timeout` seconds in all, and no longer once it is told to stop.
 
-    `must_finish` is set while something is half done, which may take until it has to end.
+    `wait_for_commit` is set while something is half done, which may take until it has to end.
     """
 
-    def __init__(self, timeout: float, supervision: Supervision) -> None:
+    def __init__(self, timeout: float, supervision: CancelToken) -> None:
         self.timeout = timeout
         self.supervision = supervision
-        self.must_finish = False
+        self.wait_for_commit = False
         self._since = 0.0
 
     def __call__(self, attempt: int) -> bool:
         now = time.monotonic()
         if attempt == 0:
             self._since = now
-        stop = self.supervision.must_end(now) if self.must_finish else self.supervision.stop_requested()
+        stop = self.supervision.deadline_passed(now) if self.wait_for_commit else self.supervision.stop_requested()
         if stop or now - self._since >= self.timeout:
             return False
         self.supervision.beat()
@@ -74,20 +74,20 @@ class Patience:
                 return
 
 
-def open_for_reading(path: str, patience: Patience) -> apsw.Connection:
+def open_for_reading(path: str, patience: BusyHandler) -> apsw.Connection:
     """Open an existing database so that nothing can be changed through it.
 
     It is opened for writing all the same: a read-only connection to a database in WAL mode makes `-wal` and
     `-shm` and cannot remove them again.
     """
     connection = _open(path, apsw.SQLITE_OPEN_READWRITE, patience)
-    with environment_errors(path):
+    with as_database_error(path):
         connection.pragma("query_only", 1)
     return connection
 
 
 def open_for_migrating(
-    path: str, patience: Patience, *, create: bool, must_exist: bool = False
+    path: str, patience: BusyHandler, *, create: bool, must_exist: bool = False
 ) -> apsw.Connection:
     """Open a database to be migrated; an empty file only with `create`, a missing one not if it `must_exist`."""
     flags = apsw.SQLITE_OPEN_READWRITE
@@ -101,14 +101,14 @@ def open_for_migrating(
             hint="check the path, or set create = true",
         )
     connection = _open(path, flags, patience)
-    with environment_errors(path):
+    with as_database_error(path):
         protect(connection)
     return connection
 
 
 def allow_migrating(connection: apsw.Connection, path: str) -> None:
     """Make a connection that was opened for reading one for migrating."""
-    with environment_errors(path):
+    with as_database_error(path):
         connection.pragma("query_only", 0)
         protect(connection)
 
@@ -163,8 +163,8 @@ def file_identity(path: str) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status.st_size else None
 
 
-def _open(path: str, flags: int, patience: Patience) -> apsw.Connection:
-    with environment_errors(path):
+def _open(path: str, flags: int, patience: BusyHandler) -> apsw.Connection:
+    with as_database_error(path):
         try:
             # An absolute path is never taken for ":memory:" or for a URI; a snapshot is attached by one.
             connection = apsw.Connection(os.path.abspath(path), flags=flags | apsw.SQLITE_OPEN_URI)
@@ -177,12 +177,12 @@ def _open(path: str, flags: int, patience: Patience) -> apsw.Connection:
 
 
 @contextmanager
-def environment_errors(database: str) -> Iterator[None]:
+def as_database_error(database: str) -> Iterator[None]:
     """Turn every error of SQLite into a `DatabaseError`; for what is not a migration's own SQL."""
     try:
         yield
     except apsw.Error as error:
-        raise environment_error(error, database) or DatabaseError(str(error), database=database) from error
+        raise database_error_of(error, database) or DatabaseError(str(error), database=database) from error
     except UnicodeDecodeError as error:
         raise DatabaseError(
             f"a name in the schema, or our own record, is not UTF-8: {error.object[:40]!r}",
@@ -192,7 +192,7 @@ def environment_errors(database: str) -> Iterator[None]:
         ) from error
 
 
-def environment_error(error: apsw.Error, database: str) -> DatabaseError | None:
+def database_error_of(error: apsw.Error, database: str) -> DatabaseError | None:
     """The `DatabaseError` for an error that the SQL is not to blame for; None for one that it is."""
     result = getattr(error, "result", None)
     if result not in _ENVIRONMENT:
@@ -227,8 +227,8 @@ def library_version() -> str:
 def journal_mode(path: str, *, busy_timeout: float) -> str:
     """How a database that exists keeps its journal, such as "wal". Changes nothing; raises `DatabaseError`."""
     with (
-        contextlib.closing(open_for_reading(path, Patience(busy_timeout, Supervision()))) as connection,
-        environment_errors(path),
+        contextlib.closing(open_for_reading(path, BusyHandler(busy_timeout, CancelToken()))) as connection,
+        as_database_error(path),
     ):
         return str(connection.pragma("journal_mode"))
 
@@ -253,4 +253,4 @@ class Opened(NamedTuple):
 
     connection: apsw.Connection
     data_version: int | None = None
-    record: Record | None = None
+    record: LedgerState | None = None

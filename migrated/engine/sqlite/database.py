@@ -11,27 +11,27 @@ import apsw
 from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Migration
-from migrated.core.records import Record, Snapshot, highest_version
+from migrated.core.records import LedgerState, Snapshot, highest_version
 from migrated.engine.sqlite import history, ledger, preflight
 from migrated.engine.sqlite.connection import (
+    BusyHandler,
     Opened,
-    Patience,
     allow_migrating,
+    as_database_error,
     borrowed,
-    environment_errors,
     file_identity,
     is_absent_or_empty,
     open_for_migrating,
     open_for_reading,
 )
 from migrated.engine.sqlite.history import read_record
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 # What only a command that changes something needs is imported where it is used: to look takes half as long then.
 if TYPE_CHECKING:
     from migrated.engine.backend import FormerState, Observer, Session, Template
     from migrated.engine.sqlite.session import SqliteSession
-    from migrated.engine.sqlite.snapshots.snapshots import Keeper
+    from migrated.engine.sqlite.snapshots.snapshots import Snapshotter
 
 IN_MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = 30.0
@@ -60,9 +60,9 @@ class SqliteDatabase:
         statement_timeout: float = 0,
         snapshots: SnapshotPolicy = NO_SNAPSHOTS,
         application_id: int = 0,
-        supervision: Supervision | None = None,
+        supervision: CancelToken | None = None,
     ) -> None:
-        self._patience = Patience(busy_timeout, supervision or Supervision())
+        self._patience = BusyHandler(busy_timeout, supervision or CancelToken())
         self._statement_timeout = statement_timeout
         self._snapshots = snapshots
         self._application_id = application_id
@@ -94,20 +94,20 @@ class SqliteDatabase:
         """Whether there is no database in the file yet."""
         return self._shared is None and is_absent_or_empty(self.name)
 
-    def look(self) -> Record:
+    def look(self) -> LedgerState:
         """What is applied, and what stopped half way, if anything did.
 
         Changes nothing, creates nothing; a database to be created has neither.
         """
         with self._reading() as connection:
             if connection is None:
-                return Record([])
+                return LedgerState([])
             if self._shared is None:
                 # One state of the database, whoever writes meanwhile, and one lock for all that is read.
                 connection.execute("BEGIN")
             return read_record(connection, self.name)
 
-    def first_look(self) -> Record:
+    def first_look(self) -> LedgerState:
         """As `look`, leaving the database open: the session that follows need not open and read it once more.
 
         Where none follows, `let_go` closes it.
@@ -117,7 +117,7 @@ class SqliteDatabase:
             return self.look()
         connection = self._open_for_reading()
         try:
-            with environment_errors(self.name):
+            with as_database_error(self.name):
                 preflight.require_application_id(connection, self._application_id, self.name)
                 # First the counter, then the record, as in a session.
                 data_version = connection.pragma("data_version")
@@ -137,10 +137,10 @@ class SqliteDatabase:
             self._left_open[1].connection.close()
             self._left_open = None
 
-    def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
+    def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
         """The migrations as they were when they were last applied, as far as the history has them."""
         with self._reading() as connection:
-            return history.recorded(connection, versions, self.name) if connection else {}
+            return history.stored_migrations(connection, versions, self.name) if connection else {}
 
     def require_usable(self) -> None:
         """Raise `DatabaseError` for what can be seen to be in the way without opening the database."""
@@ -165,7 +165,7 @@ class SqliteDatabase:
 
         if not isinstance(template, Copyable) or not self._create or not self.is_new():
             return False
-        with contextlib.closing(self._open_for_migrating()) as connection, environment_errors(self.name):
+        with contextlib.closing(self._open_for_migrating()) as connection, as_database_error(self.name):
             return template.copy_into(self.name, connection, self._patience)
 
     def snapshots(self) -> list[Snapshot]:
@@ -206,46 +206,48 @@ class SqliteDatabase:
     ) -> None:
         """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
 
-        Raises `LedgerMovedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
+        Raises `LedgerChangedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
         raises; the database is as it was then, and a snapshot of it may have been kept in vain.
         """
         from migrated.engine.sqlite.apply import Preparation
         from migrated.engine.sqlite.session import SqliteSession
-        from migrated.engine.sqlite.snapshots.rebuild import Rebuilding, Taken
-        from migrated.engine.sqlite.snapshots.snapshots import Keeper
+        from migrated.engine.sqlite.snapshots.rebuild import Rebuilding, SessionEffects
+        from migrated.engine.sqlite.snapshots.snapshots import Snapshotter
 
         keeper = self._keeper(observer)
 
-        def change(copy: apsw.Connection) -> Taken:
+        def change(copy: apsw.Connection) -> SessionEffects:
             session = SqliteSession(
                 self.name,
                 self._patience,
                 lambda: Opened(copy),
                 observer,
-                Preparation(self.name, Keeper(self.name, NO_SNAPSHOTS, observer, self._patience.supervision), 0),
+                Preparation(
+                    self.name, Snapshotter(self.name, NO_SNAPSHOTS, observer, self._patience.supervision), 0
+                ),
                 statement_timeout=self._statement_timeout,
                 shared=True,
             )
             work(session)
-            return Taken(session.taken, session.touched, session.dropped)
+            return SessionEffects(session.taken, session.touched, session.dropped)
 
         def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
             return keeper.redoing(highest_version(self.look().applied), spare)
 
         kept = Rebuilding(self.name, self._patience, keeper.go_on).run(former, keep, change)
         if former is not None:
-            observer.went_back(former)
-        observer.rows_kept(kept)
+            observer.restored_snapshot(former)
+        observer.rows_restored(kept)
 
-    def _keep_before_restore(self, keeper: "Keeper", snapshot: Snapshot) -> None:
+    def _keep_before_restore(self, keeper: "Snapshotter", snapshot: Snapshot) -> None:
         from migrated.engine.sqlite.snapshots.snapshots import BEFORE_RESTORE
 
-        keeper.keep(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
+        keeper.take(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
 
-    def _keeper(self, observer: "Observer") -> "Keeper":
-        from migrated.engine.sqlite.snapshots.snapshots import Keeper
+    def _keeper(self, observer: "Observer") -> "Snapshotter":
+        from migrated.engine.sqlite.snapshots.snapshots import Snapshotter
 
-        return Keeper(self.name, self._snapshots, observer, self._patience.supervision)
+        return Snapshotter(self.name, self._snapshots, observer, self._patience.supervision)
 
     def _record_restore(self, copy: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
         ledger.create(copy, self.name)
@@ -270,7 +272,7 @@ class SqliteDatabase:
             if self._shared is not None:
                 stack.enter_context(borrowed(self._shared))
             stack.callback(session.close)
-            stack.enter_context(environment_errors(self.name))
+            stack.enter_context(as_database_error(self.name))
             yield session
 
     def _connect_for_migrating(self) -> Opened:
@@ -302,7 +304,7 @@ class SqliteDatabase:
             self.name, self._patience, create=self._create, must_exist=self._must_exist
         )
         try:
-            with environment_errors(self.name):
+            with as_database_error(self.name):
                 preflight.require_application_id(connection, self._application_id, self.name)
         except BaseException:
             connection.close()
@@ -317,7 +319,7 @@ class SqliteDatabase:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection | None]:
         if self._shared is not None:
-            with borrowed(self._shared), environment_errors(self.name):
+            with borrowed(self._shared), as_database_error(self.name):
                 yield self._shared
             return
         if self.is_new() and self._create and self._may_be_made():
@@ -325,7 +327,7 @@ class SqliteDatabase:
             return
         connection = self._open_for_reading()
         try:
-            with environment_errors(self.name):
+            with as_database_error(self.name):
                 preflight.require_application_id(connection, self._application_id, self.name)
                 yield connection
         finally:

@@ -25,7 +25,7 @@ class Violation(NamedTuple):
     fault: str = ""
 
 
-class Keys:
+class ForeignKeyGraph:
     """Which tables point at which, by their folded names; kept from step to step on one connection.
 
     A key that is gone may still be known, and none is missing, as long as it is told of every table that is made
@@ -83,7 +83,9 @@ class ForeignKeys:
     many old violations they had.
     """
 
-    def __init__(self, connection: apsw.Connection, keys: Keys, known: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, connection: apsw.Connection, keys: ForeignKeyGraph, known: Mapping[str, int] | None = None
+    ) -> None:
         self._connection = connection
         self._keys = keys
         self._known = dict(known or {})
@@ -95,7 +97,7 @@ class ForeignKeys:
         self._checked: set[str] = set()
         self._before: Counter[Violation] = Counter()
 
-    def touch(self, tables: Iterable[str], renamed: Iterable[str] = ()) -> None:
+    def before_write(self, tables: Iterable[str], renamed: Iterable[str] = ()) -> None:
         """Take into account that rows of these tables are about to come, go or change.
 
         Those that are `renamed` may have any name afterwards.
@@ -115,14 +117,14 @@ class ForeignKeys:
         self._checked |= first_seen
         self._before += self._violations(first_seen)
 
-    def create(self, tables: Iterable[str], *, with_keys: bool) -> None:
+    def before_create(self, tables: Iterable[str], *, with_keys: bool) -> None:
         """Take into account that these are about to be made, if they are not there."""
         for table in map(folded, tables):
             self._was(table)
             if with_keys:
                 self._redefined.add(table)
 
-    def redefine(self, tables: Iterable[str]) -> None:
+    def before_redefine(self, tables: Iterable[str]) -> None:
         """Take into account that these are about to get other keys."""
         self._redefined |= {folded(table) for table in tables}
 
@@ -255,12 +257,16 @@ def _difference(
     """
     old = [_folded(violation) for violation in before.elements()]
     new = [(_folded(violation), violation) for violation in after.elements()]
-    for same in (_itself, lambda each: _anonymous(each, renamed), lambda each: _nowhere(each, renamed)):
+    for same in (
+        _exact,
+        lambda each: _ignore_table_names(each, renamed),
+        lambda each: _ignore_row_ids(each, renamed),
+    ):
         old, new = _unmatched(old, new, same)
     return [violation for _, violation in new]
 
 
-def _itself(violation: Violation) -> Violation:
+def _exact(violation: Violation) -> Violation:
     return violation
 
 
@@ -269,8 +275,8 @@ def _folded(violation: Violation) -> Violation:
     return violation._replace(table=folded(violation.table), parent=folded(violation.parent), fault=fault)
 
 
-def _nowhere(violation: Violation, renamed: AbstractSet[str]) -> Violation:
-    return _anonymous(violation, renamed)._replace(row=None)
+def _ignore_row_ids(violation: Violation, renamed: AbstractSet[str]) -> Violation:
+    return _ignore_table_names(violation, renamed)._replace(row=None)
 
 
 def _unmatched(
@@ -292,7 +298,7 @@ def _unmatched(
     return left, unknown
 
 
-def _anonymous(violation: Violation, renamed: AbstractSet[str]) -> Violation:
+def _ignore_table_names(violation: Violation, renamed: AbstractSet[str]) -> Violation:
     """The same with the names of these tables left out: one that went may be one that came."""
     return violation._replace(
         table="" if violation.table in renamed else violation.table,

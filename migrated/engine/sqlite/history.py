@@ -10,7 +10,7 @@ import apsw
 from migrated.core import VERSION
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Directive, Migration, MigrationDirection, Step
-from migrated.core.records import AppliedMigration, Record, Snapshot, Unfinished
+from migrated.core.records import AppliedMigration, LedgerState, Snapshot, Unfinished
 from migrated.engine.sqlite import ledger, repeatables
 
 TABLE = "_migrations_history"
@@ -56,7 +56,7 @@ def violations(connection: apsw.Connection) -> dict[str, int]:
     return {}
 
 
-class Course(NamedTuple):
+class HistoryDetails(NamedTuple):
     """How a step went: its time, the rows it changed; of one without a transaction, the statement of how many.
 
     `reason` is what a person gave for it; `violations` is a JSON object with the number of old violations of
@@ -108,7 +108,7 @@ def last_entry(connection: apsw.Connection) -> int | None:
     return next((int(row) for row, _ in connection.execute(_LAST)), None)
 
 
-def recorded(connection: apsw.Connection, versions: Iterable[int], database: str) -> dict[int, Migration]:
+def stored_migrations(connection: apsw.Connection, versions: Iterable[int], database: str) -> dict[int, Migration]:
     """The migrations as they were when they were last applied, by version; only those that were recorded."""
     if not ledger.has(connection, TABLE):
         return {}
@@ -147,13 +147,13 @@ def too_long(connection: apsw.Connection, migration: Migration) -> str | None:
     return f"its texts have {size:,} bytes, and the entry of the history has room for {limit:,}"
 
 
-def record_step(connection: apsw.Connection, step: Step, course: Course) -> AppliedMigration:
+def record_step(connection: apsw.Connection, step: Step, course: HistoryDetails) -> AppliedMigration:
     """Enter a migration, or strike it out, in the transaction that did it.
 
     Returns the entry as the table has it, or had it.
     """
     up = step.direction is MigrationDirection.UP
-    entry = (ledger.enter if up else ledger.strike_out)(connection, step.migration, course.execution_time_ms)
+    entry = (ledger.insert if up else ledger.delete)(connection, step.migration, course.execution_time_ms)
     record(connection, "redo" if step.is_redo else _WHOLE[step.direction], step.migration, course)
     return entry
 
@@ -177,13 +177,13 @@ def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
     connection.executemany(f"INSERT INTO main._migrations_history ({names}) VALUES ({places})", rows)
 
 
-def record_repeatable(connection: apsw.Connection, migration: Migration, course: Course) -> None:
+def record_repeatable(connection: apsw.Connection, migration: Migration, course: HistoryDetails) -> None:
     """Add that a repeatable migration was applied: under its label, and 0, for it has no version."""
     what = ("repeat", 0, migration.label, migration.checksum, "", migration.up_sql, None)
     _add(connection, what, course)
 
 
-def record_part(connection: apsw.Connection, step: Step, course: Course, *, with_texts: bool) -> None:
+def record_part(connection: apsw.Connection, step: Step, course: HistoryDetails, *, with_texts: bool) -> None:
     """Record that a statement of a migration without a transaction is done; the texts once in a run."""
     record(connection, _PARTS[step.direction], step.migration, course, with_texts=with_texts)
 
@@ -191,7 +191,7 @@ def record_part(connection: apsw.Connection, step: Step, course: Course, *, with
 def record_restore(connection: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
     """Add that the content is that of a snapshot, whose name is the entry's."""
     what = ("restore", snapshot.version or 0, snapshot.id, "", "", None, None)
-    _add(connection, what, Course(reason=reason))
+    _add(connection, what, HistoryDetails(reason=reason))
 
 
 def record_update(connection: apsw.Connection, migration: Migration) -> None:
@@ -204,7 +204,7 @@ def record(
     connection: apsw.Connection,
     action: str,
     migration: Migration,
-    course: Course = Course(),  # noqa: B008 - immutable
+    course: HistoryDetails = HistoryDetails(),  # noqa: B008 - immutable
     *,
     with_texts: bool = True,
 ) -> None:
@@ -221,15 +221,15 @@ def record(
     _add(connection, what, course)
 
 
-def _add(connection: apsw.Connection, what: tuple[str | int | None, ...], course: Course) -> None:
+def _add(connection: apsw.Connection, what: tuple[str | int | None, ...], course: HistoryDetails) -> None:
     connection.execute(_ADD, (*what, *course, os.uname().nodename, os.getpid(), VERSION))
 
 
-def read_record(connection: apsw.Connection, database: str) -> Record:
+def read_record(connection: apsw.Connection, database: str) -> LedgerState:
     """What is applied, and what stopped half way. Raises `DatabaseError` where a table of ours is another's."""
-    there = ledger.there(connection)
-    return Record(
-        ledger.read_there(connection, database) if "_migrations" in there else [],
+    there = ledger.existing_tables(connection)
+    return LedgerState(
+        ledger.read_existing(connection, database) if "_migrations" in there else [],
         unfinished_there(connection, database) if "_migrations_history" in there else None,
         repeatables.read_there(connection, database) if repeatables.TABLE in there else [],
     )

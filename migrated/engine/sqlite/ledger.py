@@ -74,7 +74,7 @@ def create(connection: apsw.Connection, database: str) -> None:
     Raises `DatabaseError` when something else has one of their names.
     """
     try:
-        if not {"_migrations", "_migrations_history"} <= there(connection):
+        if not {"_migrations", "_migrations_history"} <= existing_tables(connection):
             connection.execute(_CREATE).fetchall()
         elif _is_complete(connection):
             return
@@ -100,13 +100,13 @@ def _complete(connection: apsw.Connection) -> None:
         connection.execute(f"ALTER TABLE main._migrations_history ADD COLUMN {name} {_LATER_COLUMNS[name]}")
 
 
-def names_taken(connection: apsw.Connection) -> set[str]:
+def reserved_names(connection: apsw.Connection) -> set[str]:
     """Every name in the database that begins as ours do."""
     rows = connection.execute("SELECT name FROM main.sqlite_schema WHERE lower(substr(name, 1, ?)) = ?", _OURS)
     return {str(name) for (name,) in rows}
 
 
-def meddlers(connection: apsw.Connection) -> set[str]:
+def triggers_on_our_tables(connection: apsw.Connection) -> set[str]:
     """The triggers that speak of our tables: the authorizer sees what they do only once they fire."""
     # Of many triggers nearly none does: SQLite passes over the others a hundred times as fast as we.
     rows: list[Any] = connection.execute(_TRIGGERS, (LEDGER_PREFIX,)).fetchall()
@@ -118,10 +118,10 @@ def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
 
     Raises `DatabaseError` when the table is there but is another tool's, or holds what we never write.
     """
-    return read_there(connection, database) if has(connection, "_migrations") else []
+    return read_existing(connection, database) if has(connection, "_migrations") else []
 
 
-def read_there(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
+def read_existing(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
     """As `read`, of a table that is known to be there."""
     try:
         rows = connection.execute(_READ).fetchall()
@@ -130,7 +130,7 @@ def read_there(connection: apsw.Connection, database: str) -> list[AppliedMigrat
         raise not_ours("_migrations", error, database) from error
 
 
-def enter(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
+def insert(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
     """Make the ledger say that a migration is applied."""
     # The time as datetime('now') has it; written here, it need not be read back.
     now = datetime.now(UTC).replace(microsecond=0)
@@ -153,7 +153,7 @@ def correct(connection: apsw.Connection, migration: Migration) -> None:
     connection.execute("UPDATE main._migrations SET name = ?, checksum = ? WHERE version = ?", corrected)
 
 
-def strike_out(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
+def delete(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
     """Make the ledger say that a migration is not applied; return the entry as it was."""
     return _entry(connection.execute(_STRIKE_OUT, (migration.version,)).fetchall()[0])
 
@@ -167,7 +167,7 @@ def not_ours(table: str, error: Exception, database: str) -> DatabaseError:
     )
 
 
-def there(connection: apsw.Connection) -> set[str]:
+def existing_tables(connection: apsw.Connection) -> set[str]:
     """Which of our tables there are. One look through the schema, as it may be long."""
     return {str(name) for (name,) in connection.execute(_THERE)}
 

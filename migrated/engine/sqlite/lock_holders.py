@@ -59,7 +59,7 @@ def holder_of(path: str) -> str | None:
     return ", ".join(map(_describe, found[:_MOST_NAMED])) or None
 
 
-def intruder(path: str) -> str | None:
+def other_sqlite_user(path: str) -> str | None:
     """What else than apsw has a database, its `-wal` or its `-shm` open in this process, for people to read.
 
     None when nothing has, and where /proc does not tell. Other threads may use apsw on it as they like.

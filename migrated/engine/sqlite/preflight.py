@@ -64,7 +64,7 @@ def require_alone_in_process(path: str) -> None:
 
     That holds for reading too: when we close the database, the other library loses its locks.
     """
-    if how := lock_holders.intruder(path):
+    if how := lock_holders.other_sqlite_user(path):
         raise DatabaseError(
             f"this process has the database open by other means than apsw ({how}): once either side closes it, "
             "the locks of both are gone, and what was migrated may be lost",

@@ -12,7 +12,7 @@ import apsw
 from migrated.core.migration import Step
 from migrated.core.sql import each_statement, first_token
 from migrated.engine.backend import Progress
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 PROGRESS_SECONDS = 3.0
 """How often long work is told of."""
@@ -26,7 +26,7 @@ _SLICE = 1000
 _Item = TypeVar("_Item")
 
 
-class Oversight:
+class ProgressMonitor:
     """SQLite's progress handler for one step: it is asked every so often whether to interrupt the statement.
 
     `cause` says, after an interruption, why, and `was_told_to_stop` whether it was asked for. `report` is called
@@ -34,7 +34,7 @@ class Oversight:
     """
 
     def __init__(
-        self, supervision: Supervision, statement_timeout: float, report: Callable[[Progress], None]
+        self, supervision: CancelToken, statement_timeout: float, report: Callable[[Progress], None]
     ) -> None:
         self.cause: str | None = None
         self._supervision = supervision
@@ -49,7 +49,7 @@ class Oversight:
         self.was_told_to_stop = False
 
     @contextmanager
-    def over(
+    def watch(
         self, connection: apsw.Connection, step: Step, rows: Callable[[], int] | None = None
     ) -> Iterator[None]:
         """Watch over a step on this connection for the length of a `with`.
@@ -79,7 +79,7 @@ class Oversight:
             raise apsw.InterruptError(self.cause)
 
     @contextmanager
-    def checking(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """What runs within the `with` is ours, and no part of a statement."""
         self._is_checking = True
         try:
@@ -88,7 +88,7 @@ class Oversight:
             self._is_checking = False
             self._statement_began = time.monotonic()
 
-    def alive(self, items: Iterable[_Item]) -> Iterator[_Item]:
+    def heartbeat(self, items: Iterable[_Item]) -> Iterator[_Item]:
         """Give what may be a million items, with signs of life in between."""
         for number, item in enumerate(items):
             if number % _SLICE == _SLICE - 1:
@@ -110,7 +110,7 @@ class Oversight:
         return self.cause is not None
 
     def _is_told_to_end(self, now: float) -> bool:
-        if not self._supervision.must_end(now):
+        if not self._supervision.deadline_passed(now):
             return False
         self.was_told_to_stop = True
         self.cause = f"it was interrupted: {self._supervision.reason or 'told to stop'}"

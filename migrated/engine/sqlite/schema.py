@@ -12,7 +12,7 @@ from migrated.core.records import AppliedMigration, Snapshot
 from migrated.core.sql import folded, quoted, terminated
 from migrated.engine.sqlite import history, ledger, repeatables
 from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
-from migrated.engine.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_reading
+from migrated.engine.sqlite.connection import BusyHandler, as_database_error, is_absent_or_empty, open_for_reading
 from migrated.engine.sqlite.snapshots.copying import open_immutable
 
 _HEADING = "-- Written by migrated after each change of the schema: what is edited here will be lost."
@@ -46,7 +46,7 @@ class _Object(NamedTuple):
     sql: str
 
 
-def read_schema(database: str, patience: Patience) -> bytes | None:
+def read_schema(database: str, patience: BusyHandler) -> bytes | None:
     """Everything but the rows of a database, as a script; changes nothing.
 
     None where there is nothing to tell: no database yet, or a migration without a transaction that stopped half
@@ -56,7 +56,7 @@ def read_schema(database: str, patience: Patience) -> bytes | None:
         return None
     with (
         contextlib.closing(open_for_reading(database, patience)) as connection,
-        environment_errors(database),
+        as_database_error(database),
     ):
         # One moment, whoever writes meanwhile.
         connection.execute("BEGIN")
@@ -179,7 +179,7 @@ class Loss:
     rows: tuple[RowCount, ...] = ()
 
 
-def lost_by_restoring(snapshot: Snapshot, database: str, patience: Patience) -> Loss:
+def lost_by_restoring(snapshot: Snapshot, database: str, patience: BusyHandler) -> Loss:
     """Compare a database with a snapshot, and change neither. A missing or empty file has nothing to lose.
 
     Raises `DatabaseError` when one of them cannot be read.
@@ -188,7 +188,7 @@ def lost_by_restoring(snapshot: Snapshot, database: str, patience: Patience) -> 
         return Loss()
     with (
         contextlib.closing(open_for_reading(database, patience)) as live,
-        environment_errors(database),
+        as_database_error(database),
         contextlib.closing(_opened(snapshot, database)) as past,
     ):
         # One moment of the live database, whoever writes meanwhile.

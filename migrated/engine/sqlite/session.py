@@ -8,19 +8,19 @@ import apsw
 
 from migrated.core.errors import MigrationError
 from migrated.core.migration import Directive, Migration, MigrationDirection, Step
-from migrated.core.records import AppliedMigration, AppliedRepeatable, Record, Repair, Snapshot, Unfinished
+from migrated.core.records import AppliedMigration, AppliedRepeatable, LedgerState, Repair, Snapshot, Unfinished
 from migrated.core.sql import has_statement
-from migrated.engine.backend import BatchLostError, Done, KeptRows, LedgerMovedError, Observer
+from migrated.engine.backend import BatchLostError, LedgerChangedError, Observer, RowRestoreReport, StepResult
 from migrated.engine.sqlite import history, ledger, repeatables
-from migrated.engine.sqlite.apply import Piecewise, Preparation, run_step
-from migrated.engine.sqlite.authorizer import Guard
-from migrated.engine.sqlite.connection import Opened, Patience, environment_errors, has_objects
-from migrated.engine.sqlite.foreign_keys import Keys
-from migrated.engine.sqlite.history import Course, read_record
-from migrated.engine.sqlite.progress import Oversight
-from migrated.engine.sqlite.snapshots.carry_over import PuttingBack, changes_by, detach
+from migrated.engine.sqlite.apply import NonTransactionalStep, Preparation, run_step
+from migrated.engine.sqlite.authorizer import Authorizer
+from migrated.engine.sqlite.connection import BusyHandler, Opened, as_database_error, has_objects
+from migrated.engine.sqlite.foreign_keys import ForeignKeyGraph
+from migrated.engine.sqlite.history import HistoryDetails, read_record
+from migrated.engine.sqlite.progress import ProgressMonitor
+from migrated.engine.sqlite.snapshots.carry_over import RowRestorer, changes_by, detach
 from migrated.engine.sqlite.statements import failure
-from migrated.engine.sqlite.step_checks import Checks
+from migrated.engine.sqlite.step_checks import StepChecks
 
 
 class Batch:
@@ -31,7 +31,7 @@ class Batch:
         self.is_full = False
         self.steps = 0
         self.snapshot: Snapshot | None = None
-        self.kept: KeptRows | None = None
+        self.kept: RowRestoreReport | None = None
 
 
 class SqliteSession:
@@ -44,7 +44,7 @@ class SqliteSession:
     def __init__(
         self,
         name: str,
-        patience: Patience,
+        patience: BusyHandler,
         connect: Callable[[], Opened],
         observer: Observer,
         preparation: Preparation,
@@ -53,7 +53,7 @@ class SqliteSession:
         shared: bool,
     ) -> None:
         self.name = name
-        self.oversight = Oversight(patience.supervision, statement_timeout, observer.progress)
+        self.oversight = ProgressMonitor(patience.supervision, statement_timeout, observer.progress)
         self.taken: list[Step] = []
         self.touched: set[str] = set()
         self.dropped: set[str] = set()
@@ -68,11 +68,11 @@ class SqliteSession:
         self._unfinished: Unfinished | None = None
         self._repeatables: Sequence[AppliedRepeatable] = ()
         self._has_ledger = False
-        self._keys: Keys | None = None
+        self._keys: ForeignKeyGraph | None = None
         self._began_empty: str | None = None
         self._batch: Batch | None = None
 
-    def look(self) -> Record:
+    def look(self) -> LedgerState:
         """Read the record. The next steps hold only while nobody else changes it."""
         connection = self._connection()
         # First the counter, then the ledger: a change in between is then noticed, at the cost of one more look.
@@ -83,10 +83,10 @@ class SqliteSession:
         self._ledger, self._unfinished, self._repeatables = list(record.applied), *record[1:]
         return record
 
-    def recorded(self, versions: Iterable[int]) -> dict[int, Migration]:
+    def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
         """As `SqliteDatabase.recorded`."""
-        with environment_errors(self.name):
-            return history.recorded(self._connection(), versions, self.name)
+        with as_database_error(self.name):
+            return history.stored_migrations(self._connection(), versions, self.name)
 
     def is_new(self) -> bool:
         """Whether there is nothing at all in the database yet."""
@@ -98,10 +98,10 @@ class SqliteSession:
         with self.transaction(connection):
             ledger.create(connection, self.name)
 
-    def execute(self, step: Step) -> Done:
+    def execute(self, step: Step) -> StepResult:
         """Apply a migration or roll it back, and record it, in one transaction, or in that of the batch.
 
-        Raises `LedgerMovedError` when somebody else changed the record since `look()`, `ExecutionFailedError`
+        Raises `LedgerChangedError` when somebody else changed the record since `look()`, `ExecutionFailedError`
         or `RollbackFailedError` when the SQL is at fault or was interrupted, `DatabaseError` when the file, the
         disk or another connection is. In each case nothing of it remains; of a migration without a transaction,
         the statements that it was recorded for do.
@@ -110,12 +110,12 @@ class SqliteSession:
         directives = step.directives
         if self._batch is not None:
             # The batch has seen to the foreign keys before it began, and it is what has to finish.
-            with environment_errors(self.name):
+            with as_database_error(self.name):
                 done, guard = self._run(connection, step, directives)
         else:
             enforced = Directive.FOREIGN_KEYS_ON in directives
             with (
-                environment_errors(self.name),
+                as_database_error(self.name),
                 self._finishing(),
                 self._foreign_keys(connection, enforced=enforced),
             ):
@@ -125,40 +125,42 @@ class SqliteSession:
 
     def _run(
         self, connection: apsw.Connection, step: Step, directives: frozenset[Directive]
-    ) -> tuple[Done, Guard]:
+    ) -> tuple[StepResult, Authorizer]:
         if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
             self._keys = None
-            work = Piecewise(self, connection, step)
+            work = NonTransactionalStep(self, connection, step)
             return work.run(), work.guard
         with self.transaction(connection):
-            self.require_unmoved(connection)
+            self.require_ledger_unchanged(connection)
             self.prepare(connection, step)
-            self._keys = self._keys or Keys(connection)
-            checks = Checks(connection, Guard(), self._keys)
+            self._keys = self._keys or ForeignKeyGraph(connection)
+            checks = StepChecks(connection, Authorizer(), self._keys)
             done = run_step(connection, step, checks, self.oversight, self.name, reason=self._began_empty)
         return done, checks.guard
 
     @contextlib.contextmanager
-    def together(self, *, keep_good: bool, foreign_keys: bool, keeps_rows: bool = False) -> Iterator[Batch]:
+    def together(
+        self, *, commit_on_failure: bool, foreign_keys: bool, restore_rows: bool = False
+    ) -> Iterator[Batch]:
         """Do every `execute` within the `with` in one transaction.
 
-        When one fails, those before it are committed (`keep_good`) or undone too. `foreign_keys` says whether
-        they are enforced: that cannot change inside. With `keeps_rows` the content is kept as a snapshot first,
-        and rows that the steps were not about are put back in the end.
+        If one fails, those before it are committed (`commit_on_failure`) or undone too. `foreign_keys` says if
+        they are enforced, which cannot change inside. With `restore_rows` a snapshot is taken first, and rows that
+        the steps removed from tables they were not about are restored at the end.
         """
         connection = self._connection()
         batch = Batch()
         before = list(self._ledger)
         with (
             contextlib.ExitStack() as afterwards,
-            environment_errors(self.name),
+            as_database_error(self.name),
             self._foreign_keys(connection, enforced=foreign_keys),
         ):
             connection.execute("BEGIN IMMEDIATE")
             self._batch = batch
             try:
-                if keeps_rows:
-                    self.require_unmoved(connection)
+                if restore_rows:
+                    self.require_ledger_unchanged(connection)
                     batch.snapshot = afterwards.enter_context(self._preparation.redoing(connection))
                 yield batch
                 if batch.snapshot is not None:
@@ -166,17 +168,17 @@ class SqliteSession:
                 self._commit(connection)
                 batch.is_committed = True
             except MigrationError as error:
-                if keep_good and batch.steps and not connection.in_transaction:
+                if commit_on_failure and batch.steps and not connection.in_transaction:
                     # Its settings must not be met by those that are done once more.
                     batch.is_full = True
                     raise BatchLostError from error
-                if keep_good and batch.steps:
+                if commit_on_failure and batch.steps:
                     self._commit(connection)
                     batch.is_committed = True
                 raise
             finally:
                 self._batch = None
-                self._patience.must_finish = False
+                self._patience.wait_for_commit = False
                 self._roll_back(connection)
                 detach(connection)
                 if not batch.is_committed:
@@ -184,22 +186,22 @@ class SqliteSession:
                 if batch.is_full:
                     afterwards.callback(self._forget_connection)
 
-    def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> KeptRows:
-        return PuttingBack(connection, snapshot, changes_by(self.taken, self.touched, self.dropped)).run()
+    def _put_back(self, connection: apsw.Connection, snapshot: Snapshot) -> RowRestoreReport:
+        return RowRestorer(connection, snapshot, changes_by(self.taken, self.touched, self.dropped)).run()
 
     def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
-        """Drop what they made, and forget them. Raises `LedgerMovedError`."""
+        """Drop what they made, and forget them. Raises `LedgerChangedError`."""
         connection = self._connection()
-        with environment_errors(self.name), self.transaction(connection):
-            self.require_unmoved(connection)
+        with as_database_error(self.name), self.transaction(connection):
+            self.require_ledger_unchanged(connection)
             repeatables.undo(connection, entries)
             self._repeatables = repeatables.read(connection, self.name)
 
     def update(self, migrations: Sequence[Migration]) -> None:
-        """Record the present name, down text and header of applied migrations. Raises `LedgerMovedError`."""
+        """Record the present name, down text and header of applied migrations. Raises `LedgerChangedError`."""
         connection = self._connection()
-        with environment_errors(self.name), self.transaction(connection):
-            self.require_unmoved(connection)
+        with as_database_error(self.name), self.transaction(connection):
+            self.require_ledger_unchanged(connection)
             ledger.create(connection, self.name)
             for migration in migrations:
                 history.record_update(connection, migration)
@@ -211,34 +213,36 @@ class SqliteSession:
         Raises as `execute`.
         """
         connection = self._connection()
-        with environment_errors(self.name), self._finishing():
+        with as_database_error(self.name), self._finishing():
             if how is Repair.RESUME:
                 step = Step(migration, unfinished.direction)
                 with self._foreign_keys(connection, enforced=Directive.FOREIGN_KEYS_ON in step.directives):
-                    Piecewise(self, connection, step, finished=unfinished.statement, reason=reason).run()
+                    NonTransactionalStep(
+                        self, connection, step, finished=unfinished.statement, reason=reason
+                    ).run()
                 return
             with self.transaction(connection):
-                self.require_unmoved(connection)
+                self.require_ledger_unchanged(connection)
                 ledger.create(connection, self.name)
                 is_applied = any(entry.version == unfinished.version for entry in self._ledger)
                 if how is Repair.MARK_APPLIED and not is_applied:
-                    ledger.enter(connection, migration, 0)
+                    ledger.insert(connection, migration, 0)
                 if how is Repair.FORGET and is_applied:
-                    ledger.strike_out(connection, migration)
-                course = Course(0, 0, unfinished.statement, unfinished.statements, reason)
+                    ledger.delete(connection, migration)
+                course = HistoryDetails(0, 0, unfinished.statement, unfinished.statements, reason)
                 history.record(connection, how.value, migration, course)
 
     def correct(self, migration: Migration, how: Repair, reason: str | None) -> None:
         """Record that an applied migration has this text (`MARK_APPLIED`), or is not applied (`FORGET`).
 
-        Raises `LedgerMovedError`.
+        Raises `LedgerChangedError`.
         """
         connection = self._connection()
-        with environment_errors(self.name), self.transaction(connection):
-            self.require_unmoved(connection)
+        with as_database_error(self.name), self.transaction(connection):
+            self.require_ledger_unchanged(connection)
             ledger.create(connection, self.name)
-            (ledger.strike_out if how is Repair.FORGET else ledger.correct)(connection, migration)
-            history.record(connection, how.value, migration, Course(reason=reason))
+            (ledger.delete if how is Repair.FORGET else ledger.correct)(connection, migration)
+            history.record(connection, how.value, migration, HistoryDetails(reason=reason))
             self._ledger = ledger.read(connection, self.name)
 
     def close(self) -> None:
@@ -247,8 +251,8 @@ class SqliteSession:
             self._open.close()
         self._open = None
 
-    def require_unmoved(self, connection: apsw.Connection) -> None:
-        """Raise `LedgerMovedError` when somebody else changed the record since `look()`.
+    def require_ledger_unchanged(self, connection: apsw.Connection) -> None:
+        """Raise `LedgerChangedError` when somebody else changed the record since `look()`.
 
         The write lock is ours by now. The counter moves with every commit of anybody, the application's too;
         only a record that differs makes the plan void.
@@ -260,7 +264,7 @@ class SqliteSession:
         if data_version != self._data_version:
             self._has_ledger, self._keys = False, None
             if read_record(connection, self.name) != (self._ledger, self._unfinished, self._repeatables):
-                raise LedgerMovedError
+                raise LedgerChangedError
             self._data_version = data_version
 
     def prepare(self, connection: apsw.Connection, step: Step) -> None:
@@ -275,7 +279,7 @@ class SqliteSession:
             ledger.create(connection, self.name)
             self._has_ledger = True
 
-    def patiently(self, action: Callable[[], object]) -> None:
+    def retry_while_busy(self, action: Callable[[], object]) -> None:
         """As `Patience.retry`."""
         self._patience.retry(action)
 
@@ -289,8 +293,8 @@ class SqliteSession:
             # IMMEDIATE: a deferred transaction that read first is refused, whatever the timeout, when it wants
             # to write after somebody else has (https://www.sqlite.org/rescode.html#busy_snapshot). Patiently: a
             # migration without a transaction may have set a busy_timeout of its own.
-            self.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
-        self._patience.must_finish = True
+            self.retry_while_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+        self._patience.wait_for_commit = True
         try:
             yield
             if self._batch is not None:
@@ -308,7 +312,7 @@ class SqliteSession:
                 connection.execute("ROLLBACK TO step; RELEASE step").fetchall()
             raise
 
-    def _remember(self, done: Done, step: Step, guard: Guard) -> None:
+    def _remember(self, done: StepResult, step: Step, guard: Authorizer) -> None:
         self.taken.append(step)
         self.touched |= guard.touched
         self.dropped |= guard.dropped
@@ -324,9 +328,9 @@ class SqliteSession:
             self._ledger.insert(place, done.entry)
         else:
             del self._ledger[place]
-        if guard.leaves_traces and self._batch is not None:
+        if guard.pollutes_connection and self._batch is not None:
             self._batch.is_full = True
-        elif guard.leaves_traces:
+        elif guard.pollutes_connection:
             self._forget_connection()
 
     def _connection(self) -> apsw.Connection:
@@ -361,7 +365,7 @@ class SqliteSession:
         try:
             yield
         finally:
-            self._patience.must_finish = False
+            self._patience.wait_for_commit = False
 
     def _commit(self, connection: apsw.Connection) -> None:
         # A reader holds on in rollback-journal mode; the transaction stands and may be committed yet.

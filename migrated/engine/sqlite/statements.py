@@ -8,9 +8,9 @@ import apsw
 from migrated.core.errors import INTERRUPTED, ExecutionFailedError, MigrationError, RollbackFailedError
 from migrated.core.migration import MigrationDirection, Step
 from migrated.core.sql import first_token, statement_end
-from migrated.engine.sqlite.authorizer import Guard, explain, refusal_at_sight
-from migrated.engine.sqlite.connection import environment_error, result_name
-from migrated.engine.sqlite.progress import Oversight
+from migrated.engine.sqlite.authorizer import Authorizer, explain, refusal_at_sight
+from migrated.engine.sqlite.connection import database_error_of, result_name
+from migrated.engine.sqlite.progress import ProgressMonitor
 
 _EXCERPT_WIDTH = 120
 
@@ -45,7 +45,7 @@ class StatementError(Exception):
 def run_script(
     connection: apsw.Connection,
     script: str,
-    guard: Guard,
+    guard: Authorizer,
     before: Callable[[int, str], None] = lambda _offset, _text: None,
     span: tuple[int, int] | None = None,
 ) -> tuple[Any, ...]:
@@ -108,7 +108,7 @@ def _fails_to_prepare(connection: apsw.Connection, rest: str, error: apsw.Error)
     return False
 
 
-def _located(error: apsw.Error, script: str, base: int, guard: Guard) -> StatementError:
+def _located(error: apsw.Error, script: str, base: int, guard: Authorizer) -> StatementError:
     at = getattr(error, "error_offset", -1)
     start = first_token(script, base)
     start = base if start is None else start
@@ -151,7 +151,7 @@ def failure(
     )
 
 
-def translated(error: StatementError, step: Step, database: str, oversight: Oversight) -> MigrationError:
+def translated(error: StatementError, step: Step, database: str, oversight: ProgressMonitor) -> MigrationError:
     """The same with the place in the file; a `DatabaseError` where the SQL is not to blame."""
     place, migration = step.place, step.migration
     found = interrupted(step, oversight) or _kind_of(error, step, database)
@@ -168,11 +168,11 @@ def _kind_of(error: StatementError, step: Step, database: str) -> MigrationError
     cause = error.__cause__
     if not isinstance(cause, apsw.Error):
         return failure(step, error.message, hint=error.hint)
-    of_environment = environment_error(cause, database)
+    of_environment = database_error_of(cause, database)
     return of_environment or failure(step, error.message, hint=error.hint, code=result_name(cause))
 
 
-def interrupted(step: Step, oversight: Oversight) -> MigrationError | None:
+def interrupted(step: Step, oversight: ProgressMonitor) -> MigrationError | None:
     """The failure of what was interrupted, with the cause; None where nothing was."""
     if oversight.cause is None:
         return None

@@ -9,9 +9,9 @@ import apsw
 
 from migrated.core.sql import folded, significant
 from migrated.engine.sqlite import ledger
-from migrated.engine.sqlite.authorizer import LEDGER_PREFIX, Guard, Touch
+from migrated.engine.sqlite.authorizer import LEDGER_PREFIX, Authorizer, StatementEffects
 from migrated.engine.sqlite.connection import schema_text
-from migrated.engine.sqlite.foreign_keys import ForeignKeys, Keys, describe
+from migrated.engine.sqlite.foreign_keys import ForeignKeyGraph, ForeignKeys, describe
 
 # What makes ALTER TABLE more than a change of columns that no key speaks of.
 _CONCERNS_KEYS = re.compile(r"\b(?:REFERENCES|RENAME|DROP)\b", re.IGNORECASE)
@@ -29,7 +29,7 @@ class UnacceptableError(Exception):
         self.code = code
 
 
-class Checks:
+class StepChecks:
     """Made before the first statement, told of each before it runs, and asked at the end.
 
     `keys` are those of the connection's tables; `violations` are those of an earlier process, for a migration that
@@ -39,20 +39,20 @@ class Checks:
     def __init__(
         self,
         connection: apsw.Connection,
-        guard: Guard,
-        keys: Keys,
+        guard: Authorizer,
+        keys: ForeignKeyGraph,
         violations: Mapping[str, int] | None = None,
     ) -> None:
         self._connection = connection
         self.guard = guard
         self._keys = ForeignKeys(connection, keys, violations)
-        self._belongings = Belongings(connection)
+        self._belongings = DependentObjects(connection)
         self._names: set[str] | None = None
         self._meddlers: set[str] | None = None
 
     def before(self, text: str) -> None:
         """Look at what the statement that is about to run is going to touch."""
-        touch = self.guard.take_touch()
+        touch = self.guard.pop_effects()
         if touch is None:
             return
         # Our own statements are none of the migration's.
@@ -62,24 +62,24 @@ class Checks:
         finally:
             self.guard.is_resting = False
 
-    def _look_at(self, touch: Touch, text: str) -> None:
+    def _look_at(self, touch: StatementEffects, text: str) -> None:
         altered = touch.altered if touch.altered and _CONCERNS_KEYS.search(text) else set()
         renamed = altered if altered and _RENAMES.search(text) else set()
         if touch.is_virtual:
             self._keys.list_all()
         if touch.created:
-            self._keys.create(touch.created, with_keys=_REFERS.search(text) is not None)
-        self._keys.redefine(altered)
-        self._keys.touch(touch.written | touch.dropped | altered, renamed)
+            self._keys.before_create(touch.created, with_keys=_REFERS.search(text) is not None)
+        self._keys.before_redefine(altered)
+        self._keys.before_write(touch.written | touch.dropped | altered, renamed)
         if touch.dropped or renamed:
             self._belongings.remember(touch.dropped | renamed)
         if touch.removed and not touch.dropped:
             # The authorizer is told of the triggers that go with their table as if they were dropped by name.
             self._belongings.removed(touch.removed)
         if renamed and self._names is None:
-            self._names = ledger.names_taken(self._connection)
+            self._names = ledger.reserved_names(self._connection)
         if touch.adds_trigger and self._meddlers is None:
-            self._meddlers = ledger.meddlers(self._connection)
+            self._meddlers = ledger.triggers_on_our_tables(self._connection)
 
     def require_acceptable(self) -> None:
         """Raise `UnacceptableError` for what the migration must not have done."""
@@ -93,13 +93,13 @@ class Checks:
 
     def require_record_untouched(self) -> None:
         """Raise `UnacceptableError` when a statement took a name of ours, or lies in wait for our tables."""
-        if taken := self._come(self._names, ledger.names_taken):
+        if taken := self._come(self._names, ledger.reserved_names):
             # The authorizer is not told the new name of a table that is renamed.
             raise UnacceptableError(
                 f"the name {min(taken)} is not allowed in a migration",
                 f"names that begin with {LEDGER_PREFIX} are migrated's own",
             )
-        if come := self._come(self._meddlers, ledger.meddlers):
+        if come := self._come(self._meddlers, ledger.triggers_on_our_tables):
             raise UnacceptableError(
                 f"the trigger {min(come)} would write to migrated's own record, which is not allowed",
                 f"tables whose names begin with {LEDGER_PREFIX} are migrated's own",
@@ -130,7 +130,7 @@ class _Thing(NamedTuple):
     definition: tuple[str, ...]
 
 
-class Belongings:
+class DependentObjects:
     """What tables have before they are dropped or renamed, to be compared with what there is in the end."""
 
     def __init__(self, connection: apsw.Connection) -> None:

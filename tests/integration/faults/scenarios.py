@@ -26,7 +26,7 @@ from migrated import (
 )
 from migrated.config.settings import NO_SNAPSHOTS
 from migrated.core.sql import statements
-from migrated.engine.backend import Done, Observer
+from migrated.engine.backend import Observer, StepResult
 from migrated.engine.sqlite.snapshots import snapshots
 
 Acknowledge = Callable[[str], None]
@@ -208,7 +208,7 @@ class _Acknowledging(Observer):
     def __init__(self, acknowledge: Acknowledge) -> None:
         self._acknowledge = acknowledge
 
-    def done(self, done: Done, direction: MigrationDirection) -> None:
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:
         self._acknowledge(f"{direction.value} {done.entry.label}")
 
 

@@ -17,7 +17,7 @@ import apsw
 from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.records import Snapshot
 from migrated.core.sql import folded, quoted, statements, words
-from migrated.engine.backend import KeptRows
+from migrated.engine.backend import RowRestoreReport
 from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
 
 _SCHEMA = "_migrated_snapshot"
@@ -70,7 +70,7 @@ def tables(connection: apsw.Connection, schema: str = "main") -> dict[str, tuple
     return {folded(str(name)): (str(name), str(kind), bool(wr)) for name, kind, wr in rows}
 
 
-class PuttingBack:
+class RowRestorer:
     """From `snapshot`, which was taken before the changes."""
 
     def __init__(
@@ -87,7 +87,7 @@ class PuttingBack:
         self._put_back: dict[str, int] = {}
         self._left_out: dict[str, str] = {}
 
-    def run(self) -> KeptRows:
+    def run(self) -> RowRestoreReport:
         """Do it, inside the transaction that is open; nothing, where rows would then be without their parent."""
         path = quote(self._snapshot.path)
         self._connection.execute(f"ATTACH ? AS {_SCHEMA}", (f"file:{path}?immutable=1",)).fetchall()
@@ -97,7 +97,7 @@ class PuttingBack:
                 if self._concerned is None or name in self._concerned:
                     self._look_at(name, table, now)
             self._require_keys()
-        return KeptRows(self._snapshot.id, self._put_back, self._left_out)
+        return RowRestoreReport(self._snapshot.id, self._put_back, self._left_out)
 
     @contextlib.contextmanager
     def _without_triggers(self) -> Iterator[None]:

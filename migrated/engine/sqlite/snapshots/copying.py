@@ -14,7 +14,7 @@ from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
 from migrated.core.sql import folded, quoted, words
 from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
-from migrated.engine.sqlite.connection import Patience, environment_error
+from migrated.engine.sqlite.connection import BusyHandler, database_error_of
 from migrated.system.files import be_like, sync_directory
 
 _STEP_BYTES = 4_000_000
@@ -90,7 +90,7 @@ def copying_errors(database: str, part: str) -> Iterator[None]:
     try:
         yield
     except apsw.Error as error:
-        known = environment_error(error, database)
+        known = database_error_of(error, database)
         raise DatabaseError(
             f"the copy {part} cannot be made: {error}",
             database=database,
@@ -167,7 +167,7 @@ class Copyable:
     content: bytes
     entries: Sequence[AppliedMigration]
 
-    def copy_into(self, path: str, connection: apsw.Connection, patience: Patience) -> bool:
+    def copy_into(self, path: str, connection: apsw.Connection, patience: BusyHandler) -> bool:
         """Make this the content of an empty file; whether that was done: not where somebody wrote to it before us.
 
         `connection` is open on the file at `path`. All is committed at once, or nothing. Raises `apsw.Error`.

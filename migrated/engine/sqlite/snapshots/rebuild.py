@@ -12,18 +12,18 @@ import apsw
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Migration, Step
 from migrated.core.records import AppliedMigration, Snapshot
-from migrated.engine.backend import FormerState, KeptRows, LedgerMovedError
+from migrated.engine.backend import FormerState, LedgerChangedError, RowRestoreReport
 from migrated.engine.sqlite import history, ledger
 from migrated.engine.sqlite.connection import (
-    Patience,
-    environment_errors,
+    BusyHandler,
+    as_database_error,
     open_for_migrating,
     open_for_reading,
     protect,
 )
 from migrated.engine.sqlite.disk_space import require_free
 from migrated.engine.sqlite.snapshots import snapshots
-from migrated.engine.sqlite.snapshots.carry_over import PuttingBack, changes_by, detach, tables
+from migrated.engine.sqlite.snapshots.carry_over import RowRestorer, changes_by, detach, tables
 from migrated.engine.sqlite.snapshots.catalog import new_part
 from migrated.engine.sqlite.snapshots.copying import copy_to, copying_errors, file_errors, open_immutable
 from migrated.engine.sqlite.snapshots.restore import out_of_wal, private_copy, put_back
@@ -32,7 +32,7 @@ _MARGIN = 1_000_000
 _ALIKE = ("page_size", "auto_vacuum", "encoding")
 
 
-class Taken(NamedTuple):
+class SessionEffects(NamedTuple):
     """The steps that were done, the tables that they wrote, dropped or altered, and those that they dropped."""
 
     steps: Sequence[Step]
@@ -46,7 +46,7 @@ class Rebuilding:
     Until the end nobody else can write to it, and everybody can read.
     """
 
-    def __init__(self, database: str, patience: Patience, proceed: Callable[[], None]) -> None:
+    def __init__(self, database: str, patience: BusyHandler, proceed: Callable[[], None]) -> None:
         self._database = database
         self._patience = patience
         self._proceed = proceed
@@ -55,16 +55,16 @@ class Rebuilding:
         self,
         former: FormerState | None,
         keep: Callable[[list[str]], AbstractContextManager[Snapshot]],
-        work: Callable[[apsw.Connection], Taken],
-    ) -> KeptRows:
+        work: Callable[[apsw.Connection], SessionEffects],
+    ) -> RowRestoreReport:
         """`keep` takes a snapshot and spares those with the given ids; `work` says what it did.
 
-        Raises `LedgerMovedError` when another process wrote between the last look and the end, and whatever `keep`
-        and `work` raise. The database is as it was then.
+        Raises `LedgerChangedError` if another process wrote between the last look and the end, and whatever `keep`
+        and `work` raise. The database is then as it was.
         """
         spare = [former.snapshot.id] if former and former.snapshot else []
         with (
-            environment_errors(self._database),
+            as_database_error(self._database),
             contextlib.closing(open_for_migrating(self._database, self._patience, create=False)) as holder,
             contextlib.closing(open_for_reading(self._database, self._patience)) as watcher,
         ):
@@ -105,8 +105,8 @@ class Rebuilding:
         copy: apsw.Connection,
         former: FormerState | None,
         kept: Snapshot,
-        work: Callable[[apsw.Connection], Taken],
-    ) -> KeptRows:
+        work: Callable[[apsw.Connection], SessionEffects],
+    ) -> RowRestoreReport:
         out_of_wal(copy)
         protect(copy)
         copy.pragma("synchronous", "off")
@@ -117,7 +117,7 @@ class Rebuilding:
         touched = None if former else taken.touched
         changes = changes_by(taken.steps, touched, taken.dropped | away, undone)
         with copy:
-            rows = PuttingBack(copy, kept, changes).run()
+            rows = RowRestorer(copy, kept, changes).run()
         detach(copy)
         return rows
 
@@ -125,7 +125,7 @@ class Rebuilding:
         """Give a former state the history of what came after it; return what is not applied in it any more."""
         then = _known(former.applied)
         now = ledger.read(present, self._database)
-        undone = history.recorded(
+        undone = history.stored_migrations(
             present, [each.version for each in now if (each.version, each.checksum) not in then], self._database
         )
         with copy:
@@ -142,7 +142,7 @@ def _known(applied: Iterable[AppliedMigration]) -> set[tuple[int, str]]:
 
 def _require(watcher: apsw.Connection, moment: object) -> None:
     if watcher.pragma("data_version") != moment:
-        raise LedgerMovedError
+        raise LedgerChangedError
 
 
 _ENTRY = "SELECT happened_at, action, version, host, pid FROM main._migrations_history WHERE id = ?"
@@ -164,11 +164,11 @@ def former_states(live: apsw.Connection, database: str) -> Iterator[FormerState]
 
 def _former_state(snapshot: Snapshot, live: apsw.Connection, database: str) -> FormerState | None:
     try:
-        with environment_errors(database), contextlib.closing(open_immutable(snapshot.path)) as past:
+        with as_database_error(database), contextlib.closing(open_immutable(snapshot.path)) as past:
             if not _is_beginning(past, live, database):
                 return None
             applied = ledger.read(past, database)
-            recorded = history.recorded(past, [entry.version for entry in applied], database)
+            recorded = history.stored_migrations(past, [entry.version for entry in applied], database)
     except DatabaseError as error:
         if error.transient and os.path.exists(snapshot.path):
             raise

@@ -8,7 +8,12 @@ import apsw
 
 from migrated.core.errors import DatabaseError
 from migrated.core.records import Snapshot
-from migrated.engine.sqlite.connection import Patience, environment_errors, is_absent_or_empty, open_for_migrating
+from migrated.engine.sqlite.connection import (
+    BusyHandler,
+    as_database_error,
+    is_absent_or_empty,
+    open_for_migrating,
+)
 from migrated.engine.sqlite.disk_space import require_free
 from migrated.engine.sqlite.snapshots.catalog import new_part
 from migrated.engine.sqlite.snapshots.copying import (
@@ -34,7 +39,7 @@ def restore(
     *,
     keep: Callable[[], None],
     record: Callable[[apsw.Connection], None],
-    patience: Patience,
+    patience: BusyHandler,
     step: Callable[[], None] = nothing,
 ) -> None:
     """Make the content of `database` that of `snapshot`, in one transaction of the same file.
@@ -108,7 +113,7 @@ def out_of_wal(copy: apsw.Connection) -> bool:
 
 
 def _record(copy: apsw.Connection, part: str, database: str, record: Callable[[apsw.Connection], None]) -> None:
-    with environment_errors(database), copy:
+    with as_database_error(database), copy:
         record(copy)
     # Of a file without a name nothing is left behind, however this process ends. `keep` makes a copy too, and
     # removes all unfinished ones before.
@@ -147,7 +152,7 @@ def put_back(
     copy: apsw.Connection,
     database: str,
     keep: Callable[[], None],
-    patience: Patience,
+    patience: BusyHandler,
     step: Callable[[], None],
     *,
     to_wal: bool = False,
@@ -156,7 +161,7 @@ def put_back(
     with (
         _damage_explained(database),
         contextlib.closing(open_for_migrating(database, patience, create=True)) as live,
-        environment_errors(database),
+        as_database_error(database),
     ):
         if live.pragma("journal_mode") == "wal":
             _overwrite_in_wal(live, copy, database, keep, step)

@@ -16,7 +16,7 @@ from migrated.core.errors import INTERRUPTED, DatabaseError
 from migrated.core.records import Snapshot, highest_version
 from migrated.engine.backend import Observer
 from migrated.engine.sqlite import ledger
-from migrated.engine.sqlite.connection import Patience, content_size, environment_errors, open_for_reading
+from migrated.engine.sqlite.connection import BusyHandler, as_database_error, content_size, open_for_reading
 from migrated.engine.sqlite.disk_space import readable_size, require_free
 from migrated.engine.sqlite.snapshots.catalog import (
     BACK_REASONS,
@@ -35,7 +35,7 @@ from migrated.engine.sqlite.snapshots.copying import (
     nothing,
     put_on_disk,
 )
-from migrated.system.cancellation import Supervision
+from migrated.system.cancellation import CancelToken
 
 DAMAGED = "SNAPSHOT_DAMAGED"
 # For the names, and for what the file system keeps for itself.
@@ -88,7 +88,7 @@ def take(
     """
     if reason not in REASONS:
         raise ValueError(f"unknown reason {reason!r}")
-    patience = Patience(_SECONDS, Supervision())
+    patience = BusyHandler(_SECONDS, CancelToken())
     with contextlib.closing(open_for_reading(database, patience)) as source, new_part(database) as part:
         _require_room(source, part.path, database)
         copy_to(part.path, source, database, step)
@@ -103,7 +103,7 @@ def take(
 
 
 def _require_room(source: apsw.Connection, part: str, database: str) -> None:
-    with environment_errors(database):
+    with as_database_error(database):
         size = content_size(source)
     require_free(os.path.dirname(part), size + _MARGIN, "a snapshot", database)
 
@@ -154,11 +154,11 @@ BEFORE_RESTORE = "before-restore"
 BEFORE_REDO = "before-redo"
 
 
-class Keeper:
+class Snapshotter:
     """Takes the snapshots of one database as its policy says, and tells an observer."""
 
     def __init__(
-        self, database: str, policy: SnapshotPolicy, observer: Observer, supervision: Supervision
+        self, database: str, policy: SnapshotPolicy, observer: Observer, supervision: CancelToken
     ) -> None:
         self._database = database
         self._policy = policy
@@ -175,7 +175,7 @@ class Keeper:
             limit = readable_size(self._policy.max_size)
             self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
             return
-        self.keep(when.value, version=highest_version(ledger.read(connection, self._database)))
+        self.take(when.value, version=highest_version(ledger.read(connection, self._database)))
 
     @contextlib.contextmanager
     def redoing(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
@@ -191,7 +191,7 @@ class Keeper:
         prune(taken, self._policy.keep, spare)
         self._tell(taken, elapsed)
 
-    def keep(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
+    def take(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
         """Take one; those in `spare` are not removed to make room. Raises `DatabaseError`."""
         began = time.monotonic()
         taken = take(
@@ -205,7 +205,7 @@ class Keeper:
     def go_on(self) -> None:
         """Raise when what is running has to end: nothing was changed yet."""
         self._supervision.beat()
-        if self._supervision.must_end(time.monotonic()):
+        if self._supervision.deadline_passed(time.monotonic()):
             raise DatabaseError(
                 f"it was interrupted: {self._supervision.reason}",
                 database=self._database,
