@@ -40,7 +40,7 @@ class DatabaseState:
             return None
         if self.error is not None:
             return f"{self.database.name}: {self.state}: {self.error.message}"
-        waiting = self.unfinished or (f"{self.pending} pending" if self.pending else "not looked at yet")
+        waiting = self.unfinished or (f"{self.pending} pending" if self.pending else "not checked yet")
         return f"{self.database.name}: {waiting}"
 
     def refresh(self, now: float) -> None:
@@ -79,7 +79,7 @@ class DatabaseRegistry:
         for path in scan.databases:
             if standing := self._standings.get(path):
                 standing.fault = errors[0] if errors else None
-                standing.unfinished = f"waiting for {unfinished[0].file} to be finished" if unfinished else None
+                standing.unfinished = f"waiting until {unfinished[0].file} is complete" if unfinished else None
                 standing.refresh(now)
 
     def visited(self, outcome: Outcome, now: float) -> None:
@@ -113,6 +113,6 @@ class DatabaseRegistry:
         lines = []
         for path in list(paths) or list(self._standings):
             standing = self._standings.get(path)
-            line = standing.why_not_current() if standing else f"{path}: this daemon does not look after it"
+            line = standing.why_not_current() if standing else f"{path}: not managed by this daemon"
             lines += [line] if line else []
         return lines

@@ -137,9 +137,9 @@ class Directories:
             if directory.watch.lost_because is not None:
                 parts.append(f"{path}: {directory.watch.lost_because}")
             elif directory.listing is not None and directory.listing.invalid:
-                parts.append(f"{path}: {len(directory.listing.invalid)} invalid")
+                parts.append(f"{path}: invalid files: {len(directory.listing.invalid)}")
             elif directory.listing is not None and directory.listing.unfinished:
-                parts.append(f"{path}: waiting for {directory.listing.unfinished[0].file} to be finished")
+                parts.append(f"{path}: waiting until {directory.listing.unfinished[0].file} is complete")
         return "; ".join(parts)
 
     def views(self, now: float) -> list[dict[str, object]]:
@@ -215,9 +215,9 @@ class Directories:
             for error in listing.invalid:
                 self._invalid(failure_keys(error), directory)
             for remark in unfinished:
-                hint = "nothing from this directory is applied until the file is whole"
+                hint = "nothing from this directory is applied until the file is complete"
                 self._invalid(
-                    {"file": remark.file, "reason": f"not finished: {remark.reason}", "hint": hint}, directory
+                    {"file": remark.file, "reason": f"incomplete file: {remark.reason}", "hint": hint}, directory
                 )
 
     def _invalid(self, keys: dict[str, object], directory: _Directory) -> None:

@@ -397,11 +397,11 @@ def warn_of_root(config: Config, log: Log) -> None:
     if os.geteuid() != 0:
         return
     strangers = {user for target in config.targets if (user := _owner(target.migrations))}
-    reason = "whoever can write the migrations changes databases as root"
+    reason = "anyone who can write migrations can then act as root"
     if strangers:
         names = ", ".join(sorted(map(permissions.name_of, strangers)))
-        reason = f"what {names} puts among the migrations is run as root"
-    hint = "run it as the user to whom the databases belong (User= in the unit)"
+        reason = f"migrations written by {names} run as root"
+    hint = "run migrated as the user that owns the databases (User= in the unit)"
     log(events.DAEMON_AS_ROOT, reason=reason, hint=hint)
 
 

@@ -73,7 +73,7 @@ class Metrics:
             reason = getattr(error, "strerror", None) or repr(error)
             if reason != self._complaint:
                 self._complaint = reason
-                hint = "check that its directory exists and may be written by this user"
+                hint = "check that the directory exists and that this user can write to it"
                 self._log(events.METRICS_FAILED, file=self.path, reason=reason, hint=hint)
         else:
             self._complaint = None
@@ -88,28 +88,28 @@ class Metrics:
         for state, number in {**tried, "unknown": counts["databases"] - sum(tried.values())}.items():
             databases.add_metric([state], number)
         failures = CounterMetricFamily(
-            "migrated_failures", "Tries that failed, or found a database unavailable", labels=["outcome"]
+            "migrated_failures", "Runs that failed or found the database unavailable", labels=["outcome"]
         )
         for result, number in self._failures.items():
             failures.add_metric([result.value], number)
         yield databases
         yield GaugeMetricFamily(
             "migrated_pending_migrations",
-            "Migrations that are not applied, over all databases, when each was last tried",
+            "Pending migrations, summed over all databases, as of the last run on each",
             counts["pending"],
         )
         yield CounterMetricFamily("migrated_applied", "Migrations applied", self._applied)
         yield failures
         yield GaugeMetricFamily(
             "migrated_last_success_timestamp_seconds",
-            "When a pass last ended with every database current and every directory valid; 0: never yet",
+            "When a pass last ended with every database current and every directory valid; 0 if never",
             self._succeeded_at,
         )
-        yield GaugeMetricFamily("migrated_pass_duration_seconds", "How long the last pass took", self._duration)
+        yield GaugeMetricFamily("migrated_pass_duration_seconds", "Duration of the last pass", self._duration)
         yield CounterMetricFamily(
-            "migrated_watch_restarts", "Watches that were built anew", self._directories.restarts
+            "migrated_watch_restarts", "Directory watches that were restarted", self._directories.restarts
         )
-        yield InfoMetricFamily("migrated_build", "Which program this is", {"version": VERSION})
+        yield InfoMetricFamily("migrated_build", "Version of the running program", {"version": VERSION})
 
 
 def _put(path: str, content: bytes) -> None:

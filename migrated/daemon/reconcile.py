@@ -132,7 +132,7 @@ class Reconciliation:
 
     def _go_on(self) -> None:
         for _, halt in self.roster.halts.values():
-            self.log(events.FLEET_RESUMED, reason=f"{halt.error.label} is tried again, on request")
+            self.log(events.FLEET_RESUMED, reason=f"`migrated resume`: trying {halt.error.label} again")
         self.roster.halts.clear()
 
     def _find(self, databases: Sequence[DatabasePath]) -> None:
@@ -169,7 +169,7 @@ class Reconciliation:
             del self.roster.halts[_key(target)]
             self.log(
                 events.FLEET_RESUMED,
-                reason=f"the files are others than those with which {halt.error.label} failed",
+                reason=f"the migrations changed since {halt.error.label} failed",
             )
             halt = None
         if halt:
@@ -254,12 +254,12 @@ class Reconciliation:
     ) -> None:
         if databases:
             error = RefusedError(
-                f"{halt.error.label} failed in {halt.failures} of {total} databases, and so is not brought to "
-                f"this one: {halt.error.message}",
+                f"rollout halted: {halt.error.label} failed in {halt.failures} of {total} databases: "
+                f"{halt.error.message}",
                 version=halt.error.version,
                 name=halt.error.name,
                 code=HALTED,
-                hint="mend the file; or go on with the others by `migrated resume`",
+                hint="fix the file, or run `migrated resume` to continue with the other databases",
             )
             self.post(RolloutHalted(tuple(databases), error, halt, total, is_new))
 

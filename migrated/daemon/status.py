@@ -180,9 +180,9 @@ def _moment(at: float, now: float) -> str:
 _STATUS_WIDTH = 100
 _KINDS = {
     ChecksumMismatchError.code: "checksum mismatch in",
-    MigrationNotFoundError.code: "no file any more of",
-    LateMigrationError.code: "too late:",
-    UnfinishedError.code: "stopped half way:",
+    MigrationNotFoundError.code: "missing file of",
+    LateMigrationError.code: "late migration",
+    UnfinishedError.code: "stopped:",
 }
 
 

@@ -157,7 +157,7 @@ class TestSocket:
         folder.mkdir(parents=True)
         folder.chmod(0o777)
         with DaemonProcess(tmp_path) as daemon:
-            assert "others may write there" in daemon.wait_for("control.unavailable")["reason"]
+            assert "other users can write to it" in daemon.wait_for("control.unavailable")["reason"]
             daemon.wait_until_ready().look()
             assert daemon.stop() == 0
 
@@ -270,7 +270,7 @@ class TestStatus:
             daemon.send(signal.SIGCONT)
 
         assert (shown.returncode, shown.stdout.splitlines()[0]) == (0, "# app.db: current, 1 applied, 0 pending")
-        assert "a daemon does not answer" in shown.stderr
+        assert "no live status from one daemon" in shown.stderr
         assert still == "T"
 
     def test_what_is_running_is_told(self, tmp_path: Path, migrations: Path, there: Path) -> None:
@@ -384,7 +384,7 @@ class TestRetry:
             refused = migrated(tmp_path, "retry", "nix.db")
 
         assert refused.returncode == 6
-        assert f"does not look after {tmp_path / 'nix.db'}" in refused.stderr
+        assert f"does not manage {tmp_path / 'nix.db'}" in refused.stderr
 
 
 class TestPause:
@@ -508,5 +508,5 @@ def test_without_a_daemon_it_says_so(
     monkeypatch.chdir(tmp_path)
 
     assert main(command) == 3
-    assert "no daemon that looks after" in capsys.readouterr().err
+    assert "no daemon that manages" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before

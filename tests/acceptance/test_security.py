@@ -65,5 +65,5 @@ def test_daemon_applies_nothing_from_such_a_directory_until_it_is_mended(tmp_pat
     assert applied_versions(tmp_path / "app.db") == [1, 2, 3]
     warnings = daemon.logged("daemon.as_root")
     assert [line["hint"] for line in warnings] == (
-        ["run it as the user to whom the databases belong (User= in the unit)"] if os.geteuid() == 0 else []
+        ["run migrated as the user that owns the databases (User= in the unit)"] if os.geteuid() == 0 else []
     )

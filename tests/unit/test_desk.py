@@ -164,7 +164,7 @@ def test_a_wait_ends_with_its_time(case: Case) -> None:
     assert not limited.done()
     case.desk.expire_waits(15.0)
 
-    missing = ["/srv/nix.db: this daemon does not look after it"]
+    missing = ["/srv/nix.db: not managed by this daemon"]
     assert limited.result(0) == {"ok": True, "current": False, "missing": missing}
     assert case.desk.due_at() == float("inf")
 

@@ -99,7 +99,7 @@ def test_no_place_at_all_is_an_error(lock: str) -> None:
     beside.mkdir()
     beside.chmod(0o770)
 
-    with pytest.raises(PermissionError, match="others may write there"):
+    with pytest.raises(PermissionError, match="other users can write to it"):
         folder_for(lock)
 
 

@@ -77,15 +77,15 @@ def test_a_file_that_is_being_written_is_waited_for(standings: DatabaseRegistry)
     standings.scanned(DirectoryScanned("/m", listing, None, BOTH), 3.0)
 
     assert state(standings) == ("pending", 3.0)
-    assert standings.why_not_current([APP.path]) == ["app.db: waiting for /m/1_x.sql to be finished"]
+    assert standings.why_not_current([APP.path]) == ["app.db: waiting until /m/1_x.sql is complete"]
 
 
 def test_what_is_missing_is_told_of_those_asked_for(standings: DatabaseRegistry) -> None:
     standings.visited(came_to(OutcomeKind.APPLIED, pending=2), 2.0)
 
-    assert standings.why_not_current([]) == ["app.db: 2 pending", "other.db: not looked at yet"]
-    assert standings.why_not_current([OTHER.path]) == ["other.db: not looked at yet"]
-    assert standings.why_not_current(["/srv/nix.db"]) == ["/srv/nix.db: this daemon does not look after it"]
+    assert standings.why_not_current([]) == ["app.db: 2 pending", "other.db: not checked yet"]
+    assert standings.why_not_current([OTHER.path]) == ["other.db: not checked yet"]
+    assert standings.why_not_current(["/srv/nix.db"]) == ["/srv/nix.db: not managed by this daemon"]
     standings.visited(came_to(OutcomeKind.CURRENT), 3.0)
     assert standings.why_not_current([APP.path]) == []
 

@@ -361,7 +361,7 @@ def test_what_recovers_is_told_of_in_the_same_way(told: Told) -> None:
 
 
 def halted(*databases: DatabasePath, is_new: bool = True) -> RolloutHalted:
-    error = RefusedError("7_seven failed in 1 of 10 databases, and so is not brought to this one")
+    error = RefusedError("rollout halted: 7_seven failed in 1 of 10 databases")
     return RolloutHalted(databases, error, Halt(broken(), 1, 0, databases), 10, is_new)
 
 

@@ -65,9 +65,9 @@ def ask(path: str, timeout: float | None = PATIENCE_SECONDS, /, **request: objec
             line = read_line(channel, _LONGEST_ANSWER, deadline)
         except (TimeoutError, BlockingIOError) as error:
             # The latter where others fill its queue.
-            raise TooSlowError(f"no answer at {path} in time") from error
+            raise TooSlowError(f"the daemon at {path} did not answer in time") from error
         except ValueError as error:
-            raise OSError(f"what came from {path} is no answer: {error}") from error
+            raise OSError(f"invalid answer from {path}: {error}") from error
     return _parsed(line, path)
 
 
@@ -77,21 +77,21 @@ def _parsed(line: bytes, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise OSError(f"what came from {path} is no answer")
+        raise OSError(f"invalid answer from {path}: expected a JSON object")
     return answer
 
 
 def _require_trust(channel: socket.socket, path: str) -> None:
     user, own = user_at_other_end(channel), os.geteuid()
     if own not in {0, user} and user != 0:
-        raise PermissionError(f"another user, uid {user}, listens at {path}")
+        raise PermissionError(f"the socket {path} belongs to another user (uid {user})")
 
 
 Answer = dict[str, Any]
 SOON_SECONDS = 10.0
 """For what a daemon answers at once, unless the machine is very busy."""
-_NOBODY = "no daemon that looks after these databases answers"
-_HINT = "is one running, as this user? `migrated status` shows it"
+_NOBODY = "no daemon that manages these databases is running"
+_HINT = "check that one is running as this user: `migrated status`"
 _ERRORS: dict[str, type[MigrationError]] = {
     ConfigError.code: ConfigError,
     LockHeldError.code: LockHeldError,
@@ -115,7 +115,7 @@ def statuses(databases: Sequence[str], warn: Callable[[str], None]) -> list[Answ
         try:
             answer = ask(address, **(request if fits else {"request": "status"}))
         except TooSlowError as error:
-            warn(f"a daemon does not answer: {error}")
+            warn(f"no live status from one daemon: {error}")
             continue
         except OSError:
             continue
@@ -134,7 +134,7 @@ def ask_every(config: Config, timeout: float | None, /, **request: object) -> No
         try:
             _accepted(ask(address, timeout, **request))
         except TooSlowError as error:
-            raise NoDaemonError(str(error), hint="the daemon is there, and hangs or is stopped") from error
+            raise NoDaemonError(str(error), hint="the process is running, but it hangs or is suspended") from error
         except OSError:
             # It has ended; the note that it wrote into its lock stays.
             continue
@@ -150,7 +150,7 @@ def ask_about(database: str, /, **request: object) -> Answer:
             return _accepted(ask(address, None, **request))
         except OSError:
             continue
-    raise NoDaemonError(f"no daemon that looks after {database} answers", hint=_HINT)
+    raise NoDaemonError(f"no daemon that manages {database} is running", hint=_HINT)
 
 
 def _by_configuration(config: Config) -> Iterator[str]:
@@ -170,4 +170,4 @@ def _accepted(answer: Answer) -> Answer:
         return answer
     error = answer.get("error") or {}
     kind = _ERRORS.get(error.get("code", ""), NoDaemonError)
-    raise kind(error.get("message", "the daemon declined"), hint=error.get("hint"))
+    raise kind(error.get("message", "the daemon declined the request"), hint=error.get("hint"))

@@ -66,7 +66,7 @@ def parse(line: bytes) -> Request:
         raise ValueError(f"expected version {PROTOCOL}, got {found.get('version')!r:.100}")
     name = found.get("request")
     if not isinstance(name, str) or name not in NAMES:
-        raise ValueError(f"expected a request of {', '.join(NAMES)}, got {name!r:.100}")
+        raise ValueError(f"request: expected one of {', '.join(NAMES)}, got {name!r:.100}")
     request = Request(
         name,
         _text(found, "database"),
@@ -85,21 +85,21 @@ def _object(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError("expected a JSON object in one line")  # noqa: TRY004 - as below
+        raise ValueError("expected a JSON object on one line")  # noqa: TRY004 - as below
     return found
 
 
 def _text(found: dict[str, Any], key: str) -> str:
     value = found.get(key, "")
     if not isinstance(value, str):
-        raise ValueError(f"{key}: expected a text")  # noqa: TRY004 - what was asked is wrong, no call of ours
+        raise ValueError(f"{key}: expected a string")  # noqa: TRY004 - what was asked is wrong, no call of ours
     return value
 
 
 def _texts(found: dict[str, Any], key: str) -> tuple[str, ...]:
     values = found.get(key, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{key}: expected a list of texts")
+        raise ValueError(f"{key}: expected a list of strings")
     return tuple(values)
 
 
@@ -167,10 +167,10 @@ def read_line(channel: socket.socket, longest: int, deadline: float | None) -> b
         channel.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
         part = channel.recv(_CHUNK)
         if not part:
-            raise ConnectionResetError("it ended before the line did")
+            raise ConnectionResetError("the connection closed before the end of the line")
         line += part.partition(b"\n")[0] + (b"\n" if b"\n" in part else b"")
         if len(line) > longest:
-            raise ValueError(f"a line longer than {longest} bytes")
+            raise ValueError(f"the line is longer than {longest} bytes")
         if deadline is not None and time.monotonic() >= deadline:
-            raise TimeoutError("the line did not end in time")
+            raise TimeoutError("no complete line before the deadline")
     return bytes(line)

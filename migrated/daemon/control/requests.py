@@ -117,7 +117,7 @@ class RequestQueue:
         """Answer those whose time is over."""
         for wait in self._waits:
             if now >= wait.until:
-                missing = self._missing(wait) or ["not looked at yet"]
+                missing = self._missing(wait) or ["not checked yet"]
                 paused = [_PAUSED] if self.is_paused else []
                 wait.asked.answer.set_result(accepted(current=False, missing=paused + missing))
         self._forget_answered()
@@ -137,9 +137,9 @@ class RequestQueue:
         name = asked.request.database
         standing = self._standings.get(name)
         if standing is None:
-            asked.answer.set_result(declined(f"this daemon does not look after {name}", code="UNKNOWN_DATABASE"))
+            asked.answer.set_result(declined(f"this daemon does not manage {name}", code="UNKNOWN_DATABASE"))
         elif self.is_paused:
-            asked.answer.set_result(declined(_PAUSED, "`migrated resume` lets it go on", "PAUSED"))
+            asked.answer.set_result(declined(_PAUSED, "run `migrated resume` first", "PAUSED"))
         else:
             self._retries.setdefault(standing.database.path, []).append(asked.answer)
 
@@ -149,7 +149,7 @@ class RequestQueue:
             self._supervision.pause()
             self._log(events.DAEMON_PAUSED)
         for answers in self._retries.values():
-            _answer(answers, declined(_PAUSED, "`migrated resume` lets it go on", "PAUSED"))
+            _answer(answers, declined(_PAUSED, "run `migrated resume` first", "PAUSED"))
         self._retries = {}
         if self._is_working:
             self._pauses.append(answer)
@@ -181,5 +181,5 @@ def _answer(answers: "list[Future[Answer]]", answer: Answer) -> None:
 def _came_to(standing: DatabaseState | None, now: float) -> Answer:
     """What trying a database came to."""
     if standing is None:
-        return declined("the database is gone", code="UNKNOWN_DATABASE")
+        return declined("the database no longer exists", code="UNKNOWN_DATABASE")
     return accepted(database=database_view(standing, now, None))

@@ -117,11 +117,11 @@ class ControlSocket:
 
     def _answer(self, channel: socket.socket) -> Answer | None:
         if user_at_other_end(channel) not in {0, os.geteuid()}:
-            return declined("only the daemon's own user and root may ask", code="NOT_ALLOWED")
+            return declined("only the daemon's own user and root can send requests", code="NOT_ALLOWED")
         try:
             request = parse(read_line(channel, LONGEST_REQUEST, time.monotonic() + PATIENCE_SECONDS))
         except TimeoutError:
-            return declined(f"no request within {PATIENCE_SECONDS:g} s")
+            return declined(f"no request received within {PATIENCE_SECONDS:g} s")
         except ValueError as error:
             return declined(str(error))
         asked = PendingRequest(request)
@@ -148,7 +148,7 @@ class ControlSocket:
                     asked.is_given_up = True
                     return None
                 if until is not None and time.monotonic() >= until:
-                    return declined("no answer in time", code="BUSY")
+                    return declined("the daemon did not answer in time", code="BUSY")
 
     def _send(self, channel: socket.socket, answer: Answer, timeout: float) -> None:
         channel.settimeout(timeout)
@@ -235,9 +235,9 @@ def listen(path: Path, backlog: int) -> socket.socket:
 def _require_ours(folder: Path, owner: int) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(f"{folder} is no directory")
+        raise NotADirectoryError(f"{folder} is not a directory")
     if status.st_uid not in {owner, os.geteuid()} or status.st_mode & _WRITABLE_BY_OTHERS:
-        raise PermissionError(f"{folder} belongs to another user, or others may write there")
+        raise PermissionError(f"{folder} is owned by another user, or other users can write to it")
 
 
 def _refuses(path: Path) -> bool:
