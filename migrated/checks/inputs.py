@@ -14,7 +14,7 @@ from migrated.core import refusals
 from migrated.core.errors import DatabaseError, RefusedError
 from migrated.core.migration import Migration
 from migrated.core.status import evaluate
-from migrated.daemon.watcher import DirectoryWatch, WatchdogComplaints
+from migrated.daemon.watcher import DirectoryWatch, WatchdogWarnings
 from migrated.engine.sqlite import preflight
 from migrated.engine.sqlite.connection import journal_mode
 from migrated.engine.sqlite.database import SqliteDatabase
@@ -243,7 +243,7 @@ def check_events(directory: str, mode: WatchMode) -> Iterator[Finding]:
     beside = tempfile.mkdtemp(prefix=".migrated-doctor-", dir=parent)
     try:
         # It has something to say of being stopped, which would go to standard error.
-        with WatchdogComplaints(lambda: None):
+        with WatchdogWarnings(lambda: None):
             yield _probe(directory, beside, mode, kind)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from migrated.daemon.messages import DatabaseDone, RolloutHalted
 from migrated.daemon.scheduler import LONGEST_RETRY, BackOff, RepeatTimer, retry_delay
-from migrated.daemon.status import is_foreign, short
+from migrated.daemon.status import failure_summary, is_not_a_database
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import FailureCause, Outcome, OutcomeKind, cause_of
 from migrated.fleet.reporting import FEW, report_end, report_error, report_halt, report_others
@@ -16,7 +16,7 @@ from migrated.logs import events
 from migrated.logs.events import Event
 from migrated.logs.logger import Log, failure_keys
 
-_TROUBLE = {OutcomeKind.FAILED, OutcomeKind.REFUSED, OutcomeKind.UNAVAILABLE}
+_FAILURES = {OutcomeKind.FAILED, OutcomeKind.REFUSED, OutcomeKind.UNAVAILABLE}
 _BLOCKING = {OutcomeKind.FAILED, OutcomeKind.REFUSED}
 
 
@@ -28,36 +28,36 @@ class RetryState:
     failures: int = 0
     blocked: bool = False
     unavailable: bool = False
-    rest: BackOff | None = None
+    back_off: BackOff | None = None
     cause: FailureCause | None = None
-    complaint: RepeatTimer = field(default_factory=RepeatTimer)
+    repeat_timer: RepeatTimer = field(default_factory=RepeatTimer)
 
 
 @dataclass(slots=True)
 class FailureGroup:
     """Databases in trouble for one cause: a few that are `told` of one by one, and the `others`."""
 
-    told: set[str] = field(default_factory=set)
+    individual: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
-    complaint: RepeatTimer = field(default_factory=RepeatTimer)
+    repeat_timer: RepeatTimer = field(default_factory=RepeatTimer)
 
     def join(self, path: str) -> bool:
         """Take in a database. Whether it is told of by itself."""
-        if path in self.told or (len(self.told) < FEW and path not in self.others):
-            self.told.add(path)
+        if path in self.individual or (len(self.individual) < FEW and path not in self.others):
+            self.individual.add(path)
             return True
         self.others.add(path)
         return False
 
     def leave(self, path: str) -> None:
         """It is in this trouble no more."""
-        self.told.discard(path)
+        self.individual.discard(path)
         self.others.discard(path)
 
     @property
     def is_empty(self) -> bool:
         """Whether nobody has this trouble any more."""
-        return not self.told and not self.others
+        return not self.individual and not self.others
 
 
 class Alerts:
@@ -67,27 +67,27 @@ class Alerts:
         self._log = log
         self._random = random
         self._known: frozenset[str] = frozenset()
-        self._well: set[str] = set()
+        self._current: set[str] = set()
         self._tracked: dict[str, RetryState] = {}
-        self._crowds: dict[FailureCause, FailureGroup] = {}
+        self._groups: dict[FailureCause, FailureGroup] = {}
         self._recovered: dict[Event, int] = {}
-        self._halted = HaltTimer()
+        self._halt_timer = HaltTimer()
         self._applied = 0
-        self._is_news = False
+        self._has_changed = False
         self._began = 0.0
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
         """Take the present set of databases: new ones are known from now on, those gone are forgotten."""
         self._known = frozenset(database.path for database in databases)
-        self._well &= self._known
-        self._halted.keep(self._known)
+        self._current &= self._known
+        self._halt_timer.keep(self._known)
         for path in self._tracked.keys() - self._known:
-            self._leave_crowd(self._tracked.pop(path))
+            self._leave_group(self._tracked.pop(path))
 
-    def try_all(self) -> None:
+    def retry_all(self) -> None:
         """Leave none alone any more: the configuration, say, is another."""
         for tracked in self._tracked.values():
-            tracked.rest = None
+            tracked.back_off = None
 
     def known(self) -> frozenset[str]:
         """The paths of all databases."""
@@ -95,7 +95,7 @@ class Alerts:
 
     def backing_off(self) -> dict[str, BackOff]:
         """Those in trouble, and when to try them again."""
-        return {path: tracked.rest for path, tracked in self._tracked.items() if tracked.rest}
+        return {path: tracked.back_off for path, tracked in self._tracked.items() if tracked.back_off}
 
     def failing(self) -> dict[str, FailureCause | None]:
         """Those in which a migration failed, with what it failed of."""
@@ -107,7 +107,7 @@ class Alerts:
 
     def retry_at(self) -> float | None:
         """When the next one that may recover by itself should be tried."""
-        at = min((rest.due_at for rest in self.backing_off().values()), default=math.inf)
+        at = min((back_off.due_at for back_off in self.backing_off().values()), default=math.inf)
         return None if math.isinf(at) else at
 
     def take_due(self, now: float) -> frozenset[str]:
@@ -118,15 +118,15 @@ class Alerts:
         """
         due = set()
         for path, tracked in self._tracked.items():
-            if tracked.rest and tracked.rest.due_at <= now:
+            if tracked.back_off and tracked.back_off.due_at <= now:
                 later = now + retry_delay(tracked.failures, self._random)
-                tracked.rest = replace(tracked.rest, until=later, at_latest=now + LONGEST_RETRY)
+                tracked.back_off = replace(tracked.back_off, until=later, at_latest=now + LONGEST_RETRY)
                 due.add(path)
         return frozenset(due)
 
     def pass_begins(self, now: float) -> None:
         """What is told together from now on is told when it ends."""
-        self._applied, self._is_news, self._began = 0, False, now
+        self._applied, self._has_changed, self._began = 0, False, now
 
     def visited(self, visit: DatabaseDone, now: float) -> bool:
         """Take what a visit came to, and say what is new. Whether it is in a trouble that it was not in before."""
@@ -134,35 +134,35 @@ class Alerts:
         path = outcome.database.path
         log = self._log.bind(run_id=visit.run_id, database=outcome.database.name)
         self._applied += outcome.applied
-        self._is_news |= bool(outcome.applied or outcome.rolled_back)
-        self._halted.leave(path)
-        if outcome.result in _TROUBLE:
+        self._has_changed |= bool(outcome.applied or outcome.rolled_back)
+        self._halt_timer.leave(path)
+        if outcome.result in _FAILURES:
             tracked = self._tracked.setdefault(path, RetryState(outcome))
             tracked.outcome = outcome
-            self._well.discard(path)
-            return self._troubled(tracked, visit, log, now)
+            self._current.discard(path)
+            return self._record_failure(tracked, visit, log, now)
         was = self._tracked.pop(path, None)
         if was is not None:
-            self._is_well_again(was, log)
+            self._log_recovery(was, log)
         if outcome.pending:
             self._tracked[path] = RetryState(outcome)
-            self._well.discard(path)
+            self._current.discard(path)
         else:
-            self._well.add(path)
+            self._current.add(path)
         report_end(outcome, log)
         return False
 
     def halted(self, halted: RolloutHalted, run_id: str, now: float) -> None:
         """These are not worked on: that is told of all at once."""
-        self._halted.take(halted)
-        self._halted.tell(self._log.bind(run_id=run_id), now)
+        self._halt_timer.add(halted)
+        self._halt_timer.log_if_due(self._log.bind(run_id=run_id), now)
         for database in halted.databases:
             was = self._tracked.pop(database.path, None)
             if was is not None:
-                self._leave_crowd(was)
-            self._well.discard(database.path)
+                self._leave_group(was)
+            self._current.discard(database.path)
             self._tracked[database.path] = RetryState(Outcome(database, OutcomeKind.REFUSED, error=halted.error))
-        self._is_news |= bool(halted.databases)
+        self._has_changed |= bool(halted.databases)
 
     def pass_ended(self, now: float, run_id: str) -> None:
         """Tell of those that were not told of one by one, and of the fleet as a whole where there is news."""
@@ -172,89 +172,89 @@ class Alerts:
                 sentence = f"{{databases}} more databases: {event.name.rpartition('.')[2]}"
                 log(event._replace(sentence=sentence), databases=number - FEW)
         self._recovered.clear()
-        for cause, crowd in self._crowds.items():
-            self._complain_of(cause, crowd, log, now)
-        if self._is_news and len(self._known) > 1:
+        for cause, group in self._groups.items():
+            self._log_group_if_due(cause, group, log, now)
+        if self._has_changed and len(self._known) > 1:
             elapsed = round((now - self._began) * 1000)
             log(events.FLEET_FINISHED, **self.counts(), applied=self._applied, execution_time_ms=elapsed)
 
-    def repeat_complaints(self, now: float) -> None:
+    def log_repeats(self, now: float) -> None:
         """Say again what has been standing for long, so that no trouble is ever silent."""
-        self._halted.tell(self._log, now)
-        for cause, crowd in self._crowds.items():
-            for path in sorted(crowd.told):
+        self._halt_timer.log_if_due(self._log, now)
+        for cause, group in self._groups.items():
+            for path in sorted(group.individual):
                 tracked = self._tracked[path]
-                self._complain(tracked, self._log.bind(database=tracked.outcome.database.name), now)
+                self._log_if_due(tracked, self._log.bind(database=tracked.outcome.database.name), now)
             # The first time is when a pass ends: before that, their number would be that of the first half.
-            if crowd.complaint.is_made:
-                self._complain_of(cause, crowd, self._log, now)
+            if group.repeat_timer.has_logged:
+                self._log_group_if_due(cause, group, self._log, now)
 
-    def _troubled(self, tracked: RetryState, visit: DatabaseDone, log: Log, now: float) -> bool:
+    def _record_failure(self, tracked: RetryState, visit: DatabaseDone, log: Log, now: float) -> bool:
         outcome = visit.outcome
-        self._judge(tracked, visit, now)
+        self._update_retry(tracked, visit, now)
         cause = cause_of(outcome)
         is_same = cause == tracked.cause
         if not is_same:
-            self._leave_crowd(tracked)
+            self._leave_group(tracked)
             tracked.cause = cause
         if cause is None:
             return False
-        if not self._crowds.setdefault(cause, FailureGroup()).join(outcome.database.path):
-            self._is_news |= not is_same
+        if not self._groups.setdefault(cause, FailureGroup()).join(outcome.database.path):
+            self._has_changed |= not is_same
             return not is_same
         if outcome.result is OutcomeKind.FAILED:
             report_error(outcome, log)
-        is_news = self._complain(tracked, log, now)
-        if is_news or outcome.result is OutcomeKind.FAILED or outcome.applied or outcome.rolled_back:
+        is_new = self._log_if_due(tracked, log, now)
+        if is_new or outcome.result is OutcomeKind.FAILED or outcome.applied or outcome.rolled_back:
             report_end(outcome, log)
-        self._is_news |= is_news
-        return is_news
+        self._has_changed |= is_new
+        return is_new
 
-    def _judge(self, tracked: RetryState, visit: DatabaseDone, now: float) -> None:
+    def _update_retry(self, tracked: RetryState, visit: DatabaseDone, now: float) -> None:
         outcome = visit.outcome
         tracked.failures += 1
         tracked.blocked |= outcome.result in _BLOCKING
         tracked.unavailable |= outcome.result is OutcomeKind.UNAVAILABLE
-        tracked.rest = None
+        tracked.back_off = None
         # A refusal is judged anew at every pass: that costs a look at the ledger and runs nothing.
         if outcome.result is not OutcomeKind.REFUSED:
             permanent = outcome.error is not None and not outcome.error.transient
             until = now + retry_delay(tracked.failures, self._random)
             # A damaged file, most likely; but a disk that failed to read it once looks the same.
             at_latest = now + LONGEST_RETRY if outcome.result is OutcomeKind.UNAVAILABLE else math.inf
-            tracked.rest = BackOff(visit.migrations, visit.fingerprint, until, permanent, at_latest)
+            tracked.back_off = BackOff(visit.migrations, visit.fingerprint, until, permanent, at_latest)
 
-    def _is_well_again(self, was: RetryState, log: Log) -> None:
-        self._leave_crowd(was)
+    def _log_recovery(self, was: RetryState, log: Log) -> None:
+        self._leave_group(was)
         unblocked = events.DATABASE_UNBLOCKED if was.blocked else None
         recovered = events.DATABASE_RECOVERED if was.unavailable else None
         for event in (unblocked, recovered):
             if event is not None:
-                self._is_news = True
+                self._has_changed = True
                 number = self._recovered[event] = self._recovered.get(event, 0) + 1
                 if number <= FEW:
                     log(event)
 
-    def _leave_crowd(self, tracked: RetryState) -> None:
+    def _leave_group(self, tracked: RetryState) -> None:
         if tracked.cause is None:
             return
-        crowd = self._crowds[tracked.cause]
-        crowd.leave(tracked.outcome.database.path)
-        if crowd.is_empty:
-            del self._crowds[tracked.cause]
+        group = self._groups[tracked.cause]
+        group.leave(tracked.outcome.database.path)
+        if group.is_empty:
+            del self._groups[tracked.cause]
 
-    def _complain(self, tracked: RetryState, log: Log, now: float) -> bool:
+    def _log_if_due(self, tracked: RetryState, log: Log, now: float) -> bool:
         """Tell the trouble if it is time to; whether that was the first time."""
         outcome = tracked.outcome
         error = outcome.error
         if error is None:
             return False
-        if tracked.complaint.is_made and is_foreign(outcome):
+        if tracked.repeat_timer.has_logged and is_not_a_database(outcome):
             return False
         # Another version that fails for the same reason is another cause.
-        if not tracked.complaint.should_log(f"{outcome.result}: {error.version}: {error.message}", now):
+        if not tracked.repeat_timer.should_log(f"{outcome.result}: {error.version}: {error.message}", now):
             return False
-        repeated = tracked.complaint.repeated or None
+        repeated = tracked.repeat_timer.repeated or None
         log = log.bind(repeated=repeated)
         if outcome.result is not OutcomeKind.FAILED:
             report_error(outcome, log)
@@ -265,11 +265,11 @@ class Alerts:
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
 
-    def _complain_of(self, cause: FailureCause, crowd: FailureGroup, log: Log, now: float) -> None:
+    def _log_group_if_due(self, cause: FailureCause, group: FailureGroup, log: Log, now: float) -> None:
         """Tell of those that are not told of one by one, if it is time to."""
-        if crowd.others and crowd.complaint.should_log(str(cause), now):
-            example = self._tracked[next(iter(crowd.others))].outcome
-            report_others(example, len(crowd.others), log.bind(repeated=crowd.complaint.repeated or None))
+        if group.others and group.repeat_timer.should_log(str(cause), now):
+            example = self._tracked[next(iter(group.others))].outcome
+            report_others(example, len(group.others), log.bind(repeated=group.repeat_timer.repeated or None))
 
     def counts(self) -> dict[str, int]:
         """How many databases there are and in which state, and the migrations that wait in those in trouble.
@@ -279,11 +279,11 @@ class Alerts:
         """
         troubled = Counter(tracked.outcome.result for tracked in self._tracked.values())
         pending = sum(
-            tracked.outcome.pending for tracked in self._tracked.values() if tracked.outcome.result in _TROUBLE
+            tracked.outcome.pending for tracked in self._tracked.values() if tracked.outcome.result in _FAILURES
         )
         return {
             "databases": len(self._known),
-            "current": len(self._well),
+            "current": len(self._current),
             "blocked": sum(troubled[result] for result in _BLOCKING),
             "unavailable": troubled[OutcomeKind.UNAVAILABLE],
             "pending": pending,
@@ -295,10 +295,8 @@ class Alerts:
         text = f"{counts['current']} of {counts['databases']} databases current"
         for name, results in (("blocked", _BLOCKING), ("unavailable", {OutcomeKind.UNAVAILABLE})):
             if counts[name]:
-                outcomes = (tracked.outcome for tracked in self._tracked.values())
-                text += (
-                    f"; {counts[name]} {name}: {short(next(each for each in outcomes if each.result in results))}"
-                )
+                example = next(each.outcome for each in self._tracked.values() if each.outcome.result in results)
+                text += f"; {counts[name]} {name}: {failure_summary(example)}"
         return text
 
 
@@ -308,12 +306,12 @@ class HaltTimer:
     def __init__(self) -> None:
         self._paths: set[str] = set()
         self._last: RolloutHalted | None = None
-        self._complaint = RepeatTimer()
+        self._timer = RepeatTimer()
 
-    def take(self, halted: RolloutHalted) -> None:
+    def add(self, halted: RolloutHalted) -> None:
         """These wait."""
         if halted.is_new:
-            self._last, self._complaint = halted, RepeatTimer()
+            self._last, self._timer = halted, RepeatTimer()
         self._paths |= {database.path for database in halted.databases}
 
     def leave(self, path: str) -> None:
@@ -324,7 +322,7 @@ class HaltTimer:
         """All others are gone."""
         self._paths &= paths
 
-    def tell(self, log: Log, now: float) -> None:
+    def log_if_due(self, log: Log, now: float) -> None:
         """Log it if it is time to."""
-        if self._last is not None and self._paths and self._complaint.should_log("halted", now):
-            report_halt(self._last.halt, self._last.total, log.bind(repeated=self._complaint.repeated or None))
+        if self._last is not None and self._paths and self._timer.should_log("halted", now):
+            report_halt(self._last.halt, self._last.total, log.bind(repeated=self._timer.repeated or None))

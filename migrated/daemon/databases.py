@@ -45,11 +45,11 @@ class DatabaseState:
 
     def refresh(self, now: float) -> None:
         """Find the state anew."""
-        state = self._found()
+        state = self._compute()
         if state != self.state:
             self.state, self.since = state, now
 
-    def _found(self) -> str:
+    def _compute(self) -> str:
         if self.fault is not None:
             return "blocked"
         if self.outcome is None:
@@ -63,12 +63,12 @@ class DatabaseRegistry:
     """Owned by the daemon's loop. Times are seconds of one clock."""
 
     def __init__(self) -> None:
-        self._standings: dict[str, DatabaseState] = {}
+        self._states: dict[str, DatabaseState] = {}
 
     def found(self, databases: Iterable[DatabasePath], now: float) -> None:
         """Take the present set of databases: those gone are forgotten."""
-        self._standings = {
-            database.path: self._standings.get(database.path) or DatabaseState(database, "unknown", now)
+        self._states = {
+            database.path: self._states.get(database.path) or DatabaseState(database, "unknown", now)
             for database in databases
         }
 
@@ -77,16 +77,16 @@ class DatabaseRegistry:
         errors = scan.listing.invalid if scan.listing else [scan.error]
         unfinished = scan.listing.unfinished if scan.listing else []
         for path in scan.databases:
-            if standing := self._standings.get(path):
-                standing.fault = errors[0] if errors else None
-                standing.unfinished = f"waiting until {unfinished[0].file} is complete" if unfinished else None
-                standing.refresh(now)
+            if state := self._states.get(path):
+                state.fault = errors[0] if errors else None
+                state.unfinished = f"waiting until {unfinished[0].file} is complete" if unfinished else None
+                state.refresh(now)
 
     def visited(self, outcome: Outcome, now: float) -> None:
         """Take what working on a database came to."""
-        if standing := self._standings.get(outcome.database.path):
-            standing.outcome = outcome if outcome.result in _STATES or outcome.pending else _CURRENT
-            standing.refresh(now)
+        if state := self._states.get(outcome.database.path):
+            state.outcome = outcome if outcome.result in _STATES or outcome.pending else _CURRENT
+            state.refresh(now)
 
     def halted(self, halted: RolloutHalted, now: float) -> None:
         """Take that these are not worked on."""
@@ -95,24 +95,22 @@ class DatabaseRegistry:
 
     def all(self) -> list[DatabaseState]:
         """Every one, in the order of the configuration."""
-        return list(self._standings.values())
+        return list(self._states.values())
 
     def of(self, paths: Iterable[str]) -> list[DatabaseState]:
         """Those of these databases, as far as they are known, or all where none is named."""
         wanted = list(paths)
-        return [self._standings[path] for path in wanted if path in self._standings] if wanted else self.all()
+        return [self._states[path] for path in wanted if path in self._states] if wanted else self.all()
 
     def get(self, name: str) -> DatabaseState | None:
         """That of the database with this path, or else with this name."""
-        return self._standings.get(name) or next(
-            (standing for standing in self.all() if standing.database.name == name), None
-        )
+        return self._states.get(name) or next((state for state in self.all() if state.database.name == name), None)
 
     def why_not_current(self, paths: Iterable[str]) -> list[str]:
         """What is missing to these databases' being current, or to that of all where none is named."""
         lines = []
-        for path in list(paths) or list(self._standings):
-            standing = self._standings.get(path)
-            line = standing.why_not_current() if standing else f"{path}: not managed by this daemon"
+        for path in list(paths) or list(self._states):
+            state = self._states.get(path)
+            line = state.why_not_current() if state else f"{path}: not managed by this daemon"
             lines += [line] if line else []
         return lines

@@ -9,19 +9,19 @@ from migrated.config.settings import Config
 from migrated.core.errors import MigrationFileError
 from migrated.daemon.messages import DirectoryScanned
 from migrated.daemon.scheduler import RepeatTimer
-from migrated.daemon.watcher import DirectoryWatch, WatchNews, is_under_way
+from migrated.daemon.watcher import DirectoryWatch, WatchEvent, git_checkout_in_progress
 from migrated.logs import events
 from migrated.logs.logger import Log, failure_keys
 from migrated.sources.directory import Listing
 from migrated.sources.formats.native import FileName, read_name
 
-LOOK_AGAIN_SECONDS = 0.1
+FIRST_RESCAN_SECONDS = 0.1
 """How soon a directory is read again when a file of it is being written or could not be read, at first."""
 
-LONGEST_LOOK_SECONDS = 5.0
+LONGEST_RESCAN_SECONDS = 5.0
 """And how soon at the latest, for as long as that lasts."""
 
-PATIENCE_SECONDS = 5.0
+INCOMPLETE_LOG_SECONDS = 5.0
 """How long a file may be unfinished before it is spoken of."""
 
 _WATCH_EVENTS = {
@@ -36,12 +36,12 @@ class _Directory:
     watch: DirectoryWatch
     listing: Listing | None = None
     fault: DirectoryScanned | None = None
-    unsettled_since: float | None = None
+    unfinished_since: float | None = None
     backend: str | None = None
     since: float = 0.0
-    told: set[tuple[str, str]] = field(default_factory=set)
-    complaint: RepeatTimer = field(default_factory=RepeatTimer)
-    loss: RepeatTimer = field(default_factory=RepeatTimer)
+    logged_remarks: set[tuple[str, str]] = field(default_factory=set)
+    repeat_timer: RepeatTimer = field(default_factory=RepeatTimer)
+    lost_timer: RepeatTimer = field(default_factory=RepeatTimer)
 
 
 class Directories:
@@ -56,7 +56,7 @@ class Directories:
         self._log = log
         self._changed = changed
         self._directories: dict[str, _Directory] = {}
-        self.look_at: float | None = None
+        self.rescan_at: float | None = None
         self.restarts = 0
 
     def watch(self, config: Config) -> None:
@@ -71,15 +71,15 @@ class Directories:
     def check(self) -> bool:
         """See after every watch; whether there is news of one."""
         now = time.monotonic()
-        is_news = False
+        has_changed = False
         for path, directory in self._directories.items():
-            news = directory.watch.check()
-            if news is not None:
-                is_news = True
-                self._tell(path, directory, news, now)
-        return is_news
+            event = directory.watch.check()
+            if event is not None:
+                has_changed = True
+                self._log_watch_event(path, directory, event, now)
+        return has_changed
 
-    def is_new_on_top(self, paths: Iterable[str], name: str) -> bool:
+    def is_next_migration(self, paths: Iterable[str], name: str) -> bool:
         """Whether a file of these directories is a new migration above all others, and nothing else is open."""
         named = read_name(name)
         listings = [self._directories[path].listing for path in paths if path in self._directories]
@@ -91,9 +91,9 @@ class Directories:
             for listing in listings
         )
 
-    def are_in_a_checkout(self) -> bool:
+    def checkout_in_progress(self) -> bool:
         """Whether git is changing the files of one of them."""
-        return any(is_under_way(path) for path in self._directories)
+        return any(git_checkout_in_progress(path) for path in self._directories)
 
     def stop(self) -> None:
         """End every watch."""
@@ -111,31 +111,31 @@ class Directories:
         directory.listing = scan.listing
         directory.fault = scan if scan.error else None
         if scan.listing is not None:
-            self._remark(directory, scan.listing)
-        self._look_again(directory, now)
-        self._complain(directory, now)
+            self._log_remarks(directory, scan.listing)
+        self._schedule_rescan(directory, now)
+        self._log_faults(directory, now)
 
-    def take_look(self, now: float) -> bool:
+    def should_rescan(self, now: float) -> bool:
         """Whether it is time to look again at an unfinished file; if so, that is done with."""
-        due = self.look_at is not None and now >= self.look_at
+        due = self.rescan_at is not None and now >= self.rescan_at
         if due:
-            self.look_at = None
+            self.rescan_at = None
         return due
 
-    def repeat_complaints(self, now: float) -> None:
+    def log_repeats(self, now: float) -> None:
         """Say again what has been standing for long."""
         for path, directory in self._directories.items():
-            lost = directory.watch.lost_because
-            if lost is not None and directory.loss.should_log(lost, now):
-                self._log(events.WATCH_LOST, file=path, reason=lost, repeated=directory.loss.repeated)
-            self._complain(directory, now)
+            lost = directory.watch.lost_reason
+            if lost is not None and directory.lost_timer.should_log(lost, now):
+                self._log(events.WATCH_LOST, file=path, reason=lost, repeated=directory.lost_timer.repeated)
+            self._log_faults(directory, now)
 
     def summary(self) -> str:
         """What is wrong with them, for people; nothing when all is well."""
         parts = []
         for path, directory in self._directories.items():
-            if directory.watch.lost_because is not None:
-                parts.append(f"{path}: {directory.watch.lost_because}")
+            if directory.watch.lost_reason is not None:
+                parts.append(f"{path}: {directory.watch.lost_reason}")
             elif directory.listing is not None and directory.listing.invalid:
                 parts.append(f"{path}: invalid files: {len(directory.listing.invalid)}")
             elif directory.listing is not None and directory.listing.unfinished:
@@ -148,80 +148,82 @@ class Directories:
             {
                 "directory": path,
                 "backend": directory.backend,
-                "lost": directory.watch.lost_because,
+                "lost": directory.watch.lost_reason,
                 "seconds": round(now - directory.since, 3),
             }
             for path, directory in self._directories.items()
         ]
 
-    def _tell(self, path: str, directory: _Directory, news: WatchNews, now: float) -> None:
-        self.restarts += news.kind == "restored"
-        directory.backend, directory.since = None if news.kind == "lost" else news.reason, now
-        if news.kind == "lost":
-            directory.loss = RepeatTimer()
-            directory.loss.should_log(news.reason, now)
-        self._log(_WATCH_EVENTS[news.kind], file=path, reason=news.reason)
+    def _log_watch_event(self, path: str, directory: _Directory, event: WatchEvent, now: float) -> None:
+        self.restarts += event.kind == "restored"
+        directory.backend, directory.since = None if event.kind == "lost" else event.reason, now
+        if event.kind == "lost":
+            directory.lost_timer = RepeatTimer()
+            directory.lost_timer.should_log(event.reason, now)
+        self._log(_WATCH_EVENTS[event.kind], file=path, reason=event.reason)
 
-    def _remark(self, directory: _Directory, listing: Listing) -> None:
+    def _log_remarks(self, directory: _Directory, listing: Listing) -> None:
         remarks = {(remark.file, remark.reason) for remark in listing.ignored}
         drafts = {
             (migration.origin.file, ""): migration
             for migration in listing.migrations
             if migration.is_draft and migration.origin
         }
-        for file, reason in sorted(remarks - directory.told):
+        for file, reason in sorted(remarks - directory.logged_remarks):
             self._log(events.FILE_IGNORED, file=file, reason=reason)
-        for key in sorted(drafts.keys() - directory.told):
+        for key in sorted(drafts.keys() - directory.logged_remarks):
             draft = drafts[key]
             self._log(events.FILE_DRAFT, file=key[0], version=draft.version, name=draft.name)
         # What is gone is forgotten, so that it is told again if it comes back.
-        directory.told = remarks | drafts.keys()
+        directory.logged_remarks = remarks | drafts.keys()
 
-    def _look_again(self, directory: _Directory, now: float) -> None:
+    def _schedule_rescan(self, directory: _Directory, now: float) -> None:
         """Come back soon for what passes without an event: a file being written, an error of the disk."""
         listing = directory.listing
-        passing = directory.fault is not None or (
+        is_transient = directory.fault is not None or (
             listing is not None
             and (listing.unfinished or any(isinstance(error, MigrationFileError) for error in listing.invalid))
         )
-        if not passing:
-            directory.unsettled_since = None
+        if not is_transient:
+            directory.unfinished_since = None
             return
-        if directory.unsettled_since is None:
-            directory.unsettled_since = now
-        waited = now - directory.unsettled_since
-        self.look_at = now + max(LOOK_AGAIN_SECONDS, min(waited / 10, LONGEST_LOOK_SECONDS))
+        if directory.unfinished_since is None:
+            directory.unfinished_since = now
+        waited = now - directory.unfinished_since
+        self.rescan_at = now + max(FIRST_RESCAN_SECONDS, min(waited / 10, LONGEST_RESCAN_SECONDS))
 
-    def _complain(self, directory: _Directory, now: float) -> None:
-        if directory.watch.lost_because is not None:
+    def _log_faults(self, directory: _Directory, now: float) -> None:
+        if directory.watch.lost_reason is not None:
             return
         if directory.fault is not None and directory.fault.error is not None:
             error = directory.fault.error
-            if directory.complaint.should_log(str(error), now):
-                self._invalid(failure_keys(error), directory)
+            if directory.repeat_timer.should_log(str(error), now):
+                self._log_invalid(failure_keys(error), directory)
             return
         listing = directory.listing
         if listing is None:
             return
-        overdue = directory.unsettled_since is not None and now - directory.unsettled_since >= PATIENCE_SECONDS
+        overdue = (
+            directory.unfinished_since is not None and now - directory.unfinished_since >= INCOMPLETE_LOG_SECONDS
+        )
         unfinished = listing.unfinished if overdue else []
         if not listing.invalid and not unfinished:
-            directory.complaint = RepeatTimer()
+            directory.repeat_timer = RepeatTimer()
             return
         cause = "\n".join(
             [*map(str, listing.invalid), *(f"{remark.file}: {remark.reason}" for remark in unfinished)]
         )
-        if directory.complaint.should_log(cause, now):
+        if directory.repeat_timer.should_log(cause, now):
             for error in listing.invalid:
-                self._invalid(failure_keys(error), directory)
+                self._log_invalid(failure_keys(error), directory)
             for remark in unfinished:
                 hint = "nothing from this directory is applied until the file is complete"
-                self._invalid(
+                self._log_invalid(
                     {"file": remark.file, "reason": f"incomplete file: {remark.reason}", "hint": hint}, directory
                 )
 
-    def _invalid(self, keys: dict[str, object], directory: _Directory) -> None:
-        self._log(events.FILE_INVALID, **keys, repeated=directory.complaint.repeated or None)
+    def _log_invalid(self, keys: dict[str, object], directory: _Directory) -> None:
+        self._log(events.FILE_INVALID, **keys, repeated=directory.repeat_timer.repeated or None)
 
 
 def _is_below(listing: Listing, version: int) -> bool:

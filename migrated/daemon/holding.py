@@ -37,12 +37,12 @@ class DaemonLocks:
                 with suppress(DatabaseError):
                     self.ensure(database.path)
 
-    def release_others(self, config: Config) -> None:
+    def release_unconfigured(self, config: Config) -> None:
         """Give back those of directories that have no database of the configuration any more."""
         assigned = assign(config.targets)
         self.release({str(lock_path(each.path, DAEMON)) for _, databases in assigned for each in databases})
 
-    def mend(self) -> None:
+    def reacquire_replaced(self) -> None:
         """Take anew every lock whose file was removed or replaced, also where there is nothing to work on.
 
         One that another daemon took meanwhile is given up; `ensure` says so when its databases' turn comes.

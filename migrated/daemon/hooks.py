@@ -22,12 +22,12 @@ class PassHookCollector:
     """What is new in the pass that is under way, and was not in those before it."""
 
     def __init__(self) -> None:
-        self._gathering = HookCollector("")
+        self._collector = HookCollector("")
         self._faults: dict[str, str] = {}
 
     def begin(self, run_id: str) -> None:
         """A pass begins."""
-        self._gathering = HookCollector(run_id)
+        self._collector = HookCollector(run_id)
 
     def scanned(self, scan: DirectoryScanned) -> None:
         """Take what reading a directory gave. News are the databases that its faults did not block before."""
@@ -37,10 +37,10 @@ class PassHookCollector:
         if cause:
             self._faults |= dict.fromkeys(scan.databases, cause)
         elif self._faults:
-            mended = set(scan.databases)
-            self._faults = {path: known for path, known in self._faults.items() if path not in mended}
+            repaired = set(scan.databases)
+            self._faults = {path: known for path, known in self._faults.items() if path not in repaired}
         if blocked:
-            self._gathering.add_trouble(OutcomeKind.REFUSED, errors[0], blocked)
+            self._collector.add_trouble(OutcomeKind.REFUSED, errors[0], blocked)
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
         """Take the present set of databases: those gone are forgotten."""
@@ -49,13 +49,13 @@ class PassHookCollector:
         paths = {database.path for database in databases}
         self._faults = {path: cause for path, cause in self._faults.items() if path in paths}
 
-    def visited(self, outcome: Outcome, *, is_news: bool) -> None:
+    def visited(self, outcome: Outcome, *, is_new: bool) -> None:
         """Take what a visit came to; `is_news` whether its trouble, if any, is new."""
-        self._gathering.add(outcome, is_news=is_news)
+        self._collector.add(outcome, is_news=is_new)
 
-    def occasions(self) -> list[HookEvent]:
+    def hook_events(self) -> list[HookEvent]:
         """What there is to run hooks for, once the pass is over."""
-        return self._gathering.occasions()
+        return self._collector.occasions()
 
 
 class HookQueue:
@@ -64,9 +64,9 @@ class HookQueue:
     `post` is called, in the other thread, when one has ended; then `ended` is to be called. A context manager.
     """
 
-    def __init__(self, log: Log, supervision: CancelToken, post: Callable[[HookEnded], None]) -> None:
+    def __init__(self, log: Log, cancel_token: CancelToken, post: Callable[[HookEnded], None]) -> None:
         self._log = log
-        self._supervision = supervision
+        self._cancel_token = cancel_token
         self._post = post
         self._thread = ThreadPoolExecutor(1, "migrated-hooks")
         self._waiting: dict[HookName, tuple[Config, HookEvent]] = {}
@@ -81,13 +81,13 @@ class HookQueue:
         """The names of those that wait for the one that is running."""
         return [name.value for name in self._waiting]
 
-    def put(self, config: Config, occasions: Iterable[HookEvent]) -> None:
+    def put(self, config: Config, events: Iterable[HookEvent]) -> None:
         """Run what is configured for these occasions, as soon as those before them have ended."""
-        for occasion in occasions:
-            if config.hooks.command(occasion.hook):
-                waiting = self._waiting.get(occasion.hook)
-                merged = waiting[1].followed_by(occasion) if waiting else occasion
-                self._waiting[occasion.hook] = config, merged
+        for event in events:
+            if config.hooks.command(event.hook):
+                waiting = self._waiting.get(event.hook)
+                merged = waiting[1].followed_by(event) if waiting else event
+                self._waiting[event.hook] = config, merged
         self._start_next()
 
     def ended(self) -> None:
@@ -102,19 +102,19 @@ class HookQueue:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._supervision.interrupt()
+            self._cancel_token.interrupt()
         self._thread.shutdown()
 
     def _start_next(self) -> None:
         if self._is_running or not self._waiting:
             return
         # Its place is that of the first of those it was merged from.
-        config, occasion = self._waiting.pop(next(iter(self._waiting)))
+        config, event = self._waiting.pop(next(iter(self._waiting)))
         self._is_running = True
-        self._thread.submit(self._run, config, occasion)
+        self._thread.submit(self._run, config, event)
 
-    def _run(self, config: Config, occasion: HookEvent) -> None:
+    def _run(self, config: Config, event: HookEvent) -> None:
         try:
-            run_hook(config, occasion, self._log, self._supervision)
+            run_hook(config, event, self._log, self._cancel_token)
         finally:
             self._post(HookEnded())

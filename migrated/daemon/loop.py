@@ -43,7 +43,7 @@ from migrated.daemon.reconcile import ReconcileCache, Reconciliation
 from migrated.daemon.scheduler import Debouncer, RepeatTimer, WatchdogPinger
 from migrated.daemon.status import Activity, daemon_view, database_view
 from migrated.daemon.systemd import StatusLine
-from migrated.daemon.watcher import WatchdogComplaints
+from migrated.daemon.watcher import WatchdogWarnings
 from migrated.fleet.schema_dump import SchemaFiles
 from migrated.logs import events
 from migrated.logs.logger import Log, new_run_id
@@ -58,7 +58,7 @@ EXTENSION_USEC = 15_000_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
-def _is_of_stopping(error: MigrationError | None) -> bool:
+def _caused_by_stopping(error: MigrationError | None) -> bool:
     """Whether an error only comes from our stopping: a wait that was given up, say. An interruption is told."""
     return error is not None and error.transient and error.code != INTERRUPTED
 
@@ -76,27 +76,27 @@ class Daemon:
         self._inbox: SimpleQueue[Message | HookEnded | Changed | Signalled | PendingRequest] = SimpleQueue()
         self._locks = DaemonLocks()
         self._schemas = SchemaFiles()
-        self._roster = ReconcileCache()
-        self._tracker = Alerts(log, random.random)
+        self._cache = ReconcileCache()
+        self._alerts = Alerts(log, random.random)
         self._directories = Directories(log, self._changed)
-        self._metrics = Metrics(config.metrics_file, self._tracker, self._directories, log)
-        self._settle = Debouncer(config.settle, config.settle_max)
+        self._metrics = Metrics(config.metrics_file, self._alerts, self._directories, log)
+        self._debouncer = Debouncer(config.settle, config.settle_max)
         self._touched: set[str] = set()
-        self._supervision = CancelToken()
+        self._cancel_token = CancelToken()
         self._activity = Activity()
         self._status = StatusLine(self._summary)
-        self._hooks = HookQueue(log, self._supervision, self._inbox.put)
-        self._news = PassHookCollector()
-        self._beats = 0
+        self._hooks = HookQueue(log, self._cancel_token, self._inbox.put)
+        self._pass_hooks = PassHookCollector()
+        self._heartbeats_seen = 0
         self._run_id = ""
-        self._standings = DatabaseRegistry()
-        self._desk = RequestQueue(log, self._supervision, self._standings, self._describe)
+        self._databases = DatabaseRegistry()
+        self._requests = RequestQueue(log, self._cancel_token, self._databases, self._describe)
         self._control = ControlSocket(self._inbox.put)
-        self._uncontrolled = RepeatTimer()
+        self._control_timer = RepeatTimer()
         self._ready = False
         self._pass: Future[None] | None = None
         self._began = now = time.monotonic()
-        self._pulse = WatchdogPinger(systemd.watchdog_interval(), now)
+        self._watchdog = WatchdogPinger(systemd.watchdog_interval(), now)
         self._resync_at = now
         self._tick_at = now
         self._alive_at = now + ALIVE_SECONDS
@@ -107,13 +107,13 @@ class Daemon:
             signal.signal(number, self._on_signal)
         self._log(events.DAEMON_STARTING, program_version=VERSION)
         self._log(events.CONFIG_LOADED, reason=self._config.source)
-        warn_of_root(self._config, self._log)
+        warn_if_root(self._config, self._log)
         try:
             self._locks.ensure_all(self._config)
         except LockHeldError as error:
             self._log.failure(events.LOCK_HELD, error)
             return error.exit_code
-        with WatchdogComplaints(self._changed), ThreadPoolExecutor(1, "migrated-worker") as worker, self._hooks:
+        with WatchdogWarnings(self._changed), ThreadPoolExecutor(1, "migrated-worker") as worker, self._hooks:
             try:
                 self._directories.watch(self._config)
                 self._open_control()
@@ -126,13 +126,13 @@ class Daemon:
         return 0
 
     def _loop(self, worker: ThreadPoolExecutor) -> None:
-        while not self._supervision.is_stopping() or self._pass is not None or self._hooks.is_busy:
+        while not self._cancel_token.is_stopping() or self._pass is not None or self._hooks.is_busy:
             now = time.monotonic()
             if now >= self._tick_at:
                 self._tick(now)
-            if now >= self._pulse.look_at and self._pulse.should_ping(now, self._signs()):
+            if now >= self._watchdog.check_at and self._watchdog.should_ping(now, self._progress_token()):
                 systemd.notify("WATCHDOG=1")
-            self._desk.expire_waits(now)
+            self._requests.expire_waits(now)
             self._status.look(now)
             if self._pass is None:
                 self._start_work(worker, now)
@@ -143,10 +143,10 @@ class Daemon:
             self._handle(message)
 
     def _next_wake(self) -> float:
-        times = [self._tick_at, self._pulse.look_at, self._status.due_at(), self._desk.due_at()]
-        if self._pass is None and not self._desk.is_paused:
-            settled_at = self._settle.due_at()
-            others = (self._resync_at, self._tracker.retry_at(), self._directories.look_at)
+        times = [self._tick_at, self._watchdog.check_at, self._status.due_at(), self._requests.due_at()]
+        if self._pass is None and not self._requests.is_paused:
+            settled_at = self._debouncer.due_at()
+            others = (self._resync_at, self._alerts.retry_at(), self._directories.rescan_at)
             times += [at for at in others if at] if settled_at is None else [settled_at]
         return min(times)
 
@@ -155,69 +155,69 @@ class Daemon:
         self._ask_for_time()
         if self._directories.check() or self._pass is not None:
             self._status.changed()
-        self._tracker.repeat_complaints(now)
-        self._directories.repeat_complaints(now)
+        self._alerts.log_repeats(now)
+        self._directories.log_repeats(now)
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_SECONDS
-            self._log(events.DAEMON_ALIVE, reason=self._summary(), **self._tracker.counts())
+            self._log(events.DAEMON_ALIVE, reason=self._summary(), **self._alerts.counts())
             self._metrics.write()
 
     def _start_work(self, worker: ThreadPoolExecutor, now: float) -> None:
-        if self._supervision.is_stopping():
+        if self._cancel_token.is_stopping():
             return
-        if self._desk.reload_wanted:
+        if self._requests.reload_wanted:
             self._reload()
-        if self._desk.is_paused:
+        if self._requests.is_paused:
             return
-        one = self._settle.single_file(now)
-        if one is not None and not self._directories.is_new_on_top(self._touched, one):
-            self._settle.use_full_delay()
-        if self._settle.is_due(now) and self._directories.are_in_a_checkout():
-            self._settle.event(now)
-        if self._settle.fire(now):
+        one = self._debouncer.single_file(now)
+        if one is not None and not self._directories.is_next_migration(self._touched, one):
+            self._debouncer.use_full_delay()
+        if self._debouncer.is_due(now) and self._directories.checkout_in_progress():
+            self._debouncer.event(now)
+        if self._debouncer.fire(now):
             self._log(events.FILES_CHANGED, file=", ".join(sorted(self._touched)))
             self._touched.clear()
             self._resync_at = now
-        if self._settle.due_at() is not None:
+        if self._debouncer.due_at() is not None:
             # What is changing is not looked at half way, whatever else is due.
             return
-        look = self._directories.take_look(now) or self._desk.full_pass_wanted
-        if look or now >= self._resync_at:
+        rescan = self._directories.should_rescan(now) or self._requests.full_pass_wanted
+        if rescan or now >= self._resync_at:
             self._resync_at = now + self._config.resync_interval
             self._submit(worker, now, None)
             return
-        asked_for = self._desk.take_retries()
-        if retrying := asked_for | self._tracker.take_due(now):
-            self._submit(worker, now, retrying, asked_for)
+        requested = self._requests.take_retries()
+        if retrying := requested | self._alerts.take_due(now):
+            self._submit(worker, now, retrying, requested)
 
     def _submit(
         self,
         worker: ThreadPoolExecutor,
         now: float,
         only: frozenset[str] | None,
-        asked_for: frozenset[str] = frozenset(),
+        requested: frozenset[str] = frozenset(),
     ) -> None:
         self._run_id = run_id = new_run_id()
-        self._news.begin(run_id)
-        self._desk.pass_begins(is_full=only is None)
-        self._tracker.pass_begins(now)
+        self._pass_hooks.begin(run_id)
+        self._requests.pass_begins(is_full=only is None)
+        self._alerts.pass_begins(now)
         work = Reconciliation(
             self._config,
             run_id,
             self._log.bind(run_id=run_id),
             self._locks,
             self._inbox.put,
-            self._supervision,
+            self._cancel_token,
             now,
-            self._tracker.known(),
+            self._alerts.known(),
             only,
-            asked_for,
-            self._tracker.backing_off(),
-            self._tracker.failing(),
+            requested,
+            self._alerts.backing_off(),
+            self._alerts.failing(),
             self._schemas,
             self._activity,
-            self._roster,
-            self._desk.take_resumption(),
+            self._cache,
+            self._requests.take_rollout_resume(),
         )
         self._metrics.pass_began()
         self._pass = worker.submit(work.run)
@@ -228,58 +228,58 @@ class Daemon:
             self._status.changed()
         match message:
             case Changed(directory, name):
-                self._settle.event(now, name)
+                self._debouncer.event(now, name)
                 self._touched.add(directory or "any directory")
             case Signalled(number):
-                self._obey(signal.Signals(number))
+                self._handle_signal(signal.Signals(number))
             case DirectoryScanned() | DatabasesFound() | DatabaseDone() | RolloutHalted():
-                self._learn(message, now)
+                self._record_result(message, now)
             case PassEnded():
                 self._pass_ended()
             case HookEnded():
                 self._hooks.ended()
             case PendingRequest():
-                self._desk.handle(message, now)
+                self._requests.handle(message, now)
 
-    def _learn(
+    def _record_result(
         self, message: DirectoryScanned | DatabasesFound | DatabaseDone | RolloutHalted, now: float
     ) -> None:
         match message:
             case DirectoryScanned():
                 self._directories.scanned(message, now)
-                self._news.scanned(message)
-                self._standings.scanned(message, now)
+                self._pass_hooks.scanned(message)
+                self._databases.scanned(message, now)
             case DatabasesFound(databases):
-                self._tracker.found(databases)
-                self._news.found(databases)
-                self._standings.found(databases, now)
+                self._alerts.found(databases)
+                self._pass_hooks.found(databases)
+                self._databases.found(databases, now)
             case DatabaseDone(outcome):
-                told = not self._supervision.stop_requested() or not _is_of_stopping(outcome.error)
-                if told:
-                    self._standings.visited(outcome, now)
+                is_reported = not self._cancel_token.stop_requested() or not _caused_by_stopping(outcome.error)
+                if is_reported:
+                    self._databases.visited(outcome, now)
                     self._metrics.visited(outcome)
-                self._news.visited(outcome, is_news=told and self._tracker.visited(message, now))
+                self._pass_hooks.visited(outcome, is_new=is_reported and self._alerts.visited(message, now))
             case RolloutHalted():
-                self._tracker.halted(message, self._run_id, now)
-                self._standings.halted(message, now)
+                self._alerts.halted(message, self._run_id, now)
+                self._databases.halted(message, now)
 
-    def _obey(self, number: signal.Signals) -> None:
+    def _handle_signal(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                self._desk.reload_wanted = True
+                self._requests.reload_wanted = True
             case signal.SIGUSR1:
                 self._resync_at = time.monotonic()
             case _:
                 self._stop(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        if self._supervision.is_stopping():
-            self._supervision.interrupt()
+        if self._cancel_token.is_stopping():
+            self._cancel_token.interrupt()
             # A third one kills: an unfinished migration is then undone by SQLite's journal.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             return
-        self._supervision.stop(number.name, time.monotonic() + self._config.stop_grace)
+        self._cancel_token.stop(number.name, time.monotonic() + self._config.stop_grace)
         self._status.send("STOPPING=1")
         self._log(events.DAEMON_STOPPING, reason=number.name)
 
@@ -288,30 +288,30 @@ class Daemon:
 
         A hook has a limit of its own, `timeout` or `stop_grace`.
         """
-        advances = self._pass is not None and self._supervision.heartbeats != self._beats
-        stops = self._supervision.is_stopping()
+        advances = self._pass is not None and self._cancel_token.heartbeats != self._heartbeats_seen
+        stops = self._cancel_token.is_stopping()
         if (advances and not self._ready) or (stops and (advances or self._hooks.is_busy)):
             systemd.notify(f"EXTEND_TIMEOUT_USEC={EXTENSION_USEC}")
-        self._beats = self._supervision.heartbeats
+        self._heartbeats_seen = self._cancel_token.heartbeats
 
     def _pass_ended(self) -> None:
         if self._pass is not None:
             # Raises what the pass did not expect: a fault of ours, on which the service manager restarts us.
             self._pass.result()
         self._pass = None
-        self._tracker.pass_ended(time.monotonic(), self._run_id)
+        self._alerts.pass_ended(time.monotonic(), self._run_id)
         self._metrics.pass_ended()
-        self._hooks.put(self._config, self._news.occasions())
-        self._desk.pass_ended(time.monotonic())
-        if self._supervision.is_stopping():
+        self._hooks.put(self._config, self._pass_hooks.hook_events())
+        self._requests.pass_ended(time.monotonic())
+        if self._cancel_token.is_stopping():
             return
         self._open_control()
         # What was cut short by a pause has not seen everything.
-        is_first = not self._ready and not self._desk.is_paused
+        is_first = not self._ready and not self._requests.is_paused
         summary = self._status.send(f"X_MIGRATED_PASS={self._run_id}", *(["READY=1"] if is_first else []))
         if is_first:
             self._ready = True
-            self._log(events.DAEMON_READY, reason=summary, **self._tracker.counts())
+            self._log(events.DAEMON_READY, reason=summary, **self._alerts.counts())
 
     def _reload(self) -> None:
         systemd.reloading()
@@ -322,51 +322,51 @@ class Daemon:
         except (ConfigError, LockHeldError) as error:
             self._locks.release(keeping=before)
             self._log.failure(events.DAEMON_RELOAD_FAILED, error)
-            self._desk.reloaded(error)
+            self._requests.reloaded(error)
         else:
             self._config = config
             self._metrics.path = config.metrics_file
-            self._locks.release_others(config)
-            self._settle = Debouncer(config.settle, config.settle_max)
+            self._locks.release_unconfigured(config)
+            self._debouncer = Debouncer(config.settle, config.settle_max)
             self._resync_at = time.monotonic()
             self._schemas = SchemaFiles()
-            self._roster = ReconcileCache()
-            self._tracker.try_all()
+            self._cache = ReconcileCache()
+            self._alerts.retry_all()
             self._directories.watch(config)
             self._log(events.CONFIG_LOADED, reason=config.source)
             self._log(events.DAEMON_RELOADED)
             self._open_control()
-            self._desk.reloaded(None)
+            self._requests.reloaded(None)
         self._status.send("READY=1")
 
     def _summary(self) -> str:
-        parts = [self._tracker.summary(), self._directories.summary()]
-        doing = self._activity.worth_telling(time.monotonic())
-        kept = "paused" if self._desk.is_paused else ""
-        if self._supervision.is_stopping():
-            kept = f"stopping: {self._supervision.reason}"
-        return "; ".join(part for part in (kept, str(doing) if doing else "", *parts) if part)
+        parts = [self._alerts.summary(), self._directories.summary()]
+        current = self._activity.long_running(time.monotonic())
+        mode = "paused" if self._requests.is_paused else ""
+        if self._cancel_token.is_stopping():
+            mode = f"stopping: {self._cancel_token.reason}"
+        return "; ".join(part for part in (mode, str(current) if current else "", *parts) if part)
 
     def _describe(self, now: float, paths: tuple[str, ...]) -> Answer:
         """The live view, with these databases or all."""
-        resting = self._tracker.backing_off()
+        back_offs = self._alerts.backing_off()
         daemon = daemon_view(
             now,
             self._began,
             self._activity.now,
             config=self._config.source,
             is_ready=self._ready,
-            is_paused=self._desk.is_paused,
-            is_stopping=self._supervision.is_stopping(),
+            is_paused=self._requests.is_paused,
+            is_stopping=self._cancel_token.is_stopping(),
             summary=self._summary(),
             is_for_development=all(each.policy == following(each.policy) for each in self._config.targets),
-            waiting={**self._desk.waiting(), "hooks": self._hooks.waiting()},
+            waiting={**self._requests.waiting(), "hooks": self._hooks.waiting()},
             is_hook_running=self._hooks.is_busy,
             directories=self._directories.views(now),
         )
         databases = [
-            database_view(each, now, rest.due_at if (rest := resting.get(each.database.path)) else None)
-            for each in self._standings.of(paths)
+            database_view(each, now, back_off.due_at if (back_off := back_offs.get(each.database.path)) else None)
+            for each in self._databases.of(paths)
         ]
         return {"daemon": daemon, "databases": databases}
 
@@ -377,12 +377,12 @@ class Daemon:
         try:
             self._locks.note({SOCKET_KEY: str(self._control.ensure(lock))})
         except OSError as error:
-            if self._uncontrolled.should_log(str(error), time.monotonic()):
+            if self._control_timer.should_log(str(error), time.monotonic()):
                 self._log(events.CONTROL_UNAVAILABLE, reason=str(error))
 
-    def _signs(self) -> object:
+    def _progress_token(self) -> object:
         """What changes while the worker advances; None while it has nothing to do."""
-        return (self._supervision.heartbeats, self._activity.signs()) if self._pass is not None else None
+        return (self._cancel_token.heartbeats, self._activity.progress_token()) if self._pass is not None else None
 
     def _changed(self, directory: str | None = None, name: str | None = None) -> None:
         self._inbox.put(Changed(directory, name))
@@ -392,7 +392,7 @@ class Daemon:
         self._inbox.put(Signalled(number))
 
 
-def warn_of_root(config: Config, log: Log) -> None:
+def warn_if_root(config: Config, log: Log) -> None:
     """Say it where this is root, naming the users to whom directories of migrations belong."""
     if os.geteuid() != 0:
         return

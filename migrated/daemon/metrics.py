@@ -31,9 +31,9 @@ class Metrics:
     while it writes is logged once per cause, and never raised.
     """
 
-    def __init__(self, path: str | None, tracker: Alerts, directories: Directories, log: Log) -> None:
+    def __init__(self, path: str | None, alerts: Alerts, directories: Directories, log: Log) -> None:
         self.path = path
-        self._tracker = tracker
+        self._alerts = alerts
         self._directories = directories
         self._log = log
         self._applied = 0
@@ -41,7 +41,7 @@ class Metrics:
         self._began = 0.0
         self._duration = 0.0
         self._succeeded_at = 0.0
-        self._complaint: str | None = None
+        self._last_error: str | None = None
 
     def visited(self, outcome: Outcome) -> None:
         """Count what came of a database."""
@@ -56,7 +56,7 @@ class Metrics:
     def pass_ended(self) -> None:
         """Take the time, see whether all is well, and write."""
         self._duration = time.monotonic() - self._began
-        counts = self._tracker.counts()
+        counts = self._alerts.counts()
         if counts["current"] == counts["databases"] and not self._directories.summary():
             self._succeeded_at = time.time()
         self.write()
@@ -68,22 +68,22 @@ class Metrics:
         try:
             from prometheus_client import generate_latest
 
-            _put(self.path, generate_latest(self))
+            _replace_file(self.path, generate_latest(self))
         except Exception as error:  # noqa: BLE001 - the daemon's work is worth more than its numbers
             reason = getattr(error, "strerror", None) or repr(error)
-            if reason != self._complaint:
-                self._complaint = reason
+            if reason != self._last_error:
+                self._last_error = reason
                 hint = "check that the directory exists and that this user can write to it"
                 self._log(events.METRICS_FAILED, file=self.path, reason=reason, hint=hint)
         else:
-            self._complaint = None
+            self._last_error = None
 
     def collect(self) -> "Iterator[Metric]":
         """As the library asks for them."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         databases = GaugeMetricFamily("migrated_databases", "Databases by their state", labels=["state"])
-        counts = self._tracker.counts()
+        counts = self._alerts.counts()
         tried = {state: counts[state] for state in _STATES}
         for state, number in {**tried, "unknown": counts["databases"] - sum(tried.values())}.items():
             databases.add_metric([state], number)
@@ -112,7 +112,7 @@ class Metrics:
         yield InfoMetricFamily("migrated_build", "Version of the running program", {"version": VERSION})
 
 
-def _put(path: str, content: bytes) -> None:
+def _replace_file(path: str, content: bytes) -> None:
     """Write a file whole, readable by the exporter's user whatever the umask, or leave what is there."""
     beside = f"{path}.{os.getpid()}"
     with suppress(FileNotFoundError):

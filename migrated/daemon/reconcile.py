@@ -49,29 +49,29 @@ class ReconcileCache:
         self._known: dict[str, int] = {}
         self._logs: dict[str, str] = {}
 
-    def is_news(self, target: str, reading: Reading, databases: list[DatabasePath]) -> bool:
+    def directory_changed(self, target: str, reading: Reading, databases: list[DatabasePath]) -> bool:
         """Whether a target's directory or its databases are others than in the pass before."""
         reading_before, databases_before = self.scanned.get(target, (None, None))
         self.scanned[target] = reading, databases
         return reading is not reading_before or databases is not databases_before
 
-    def changed(self, databases: Iterable[DatabasePath], mark: int) -> list[DatabasePath]:
+    def changed(self, databases: Iterable[DatabasePath], revision: int) -> list[DatabasePath]:
         """Those that have to be judged anew: that costs two calls of stat() each, and nothing is opened."""
         known, logs = self._known, self._logs
         found = []
         for database in databases:
             path = database.path
-            if known.get(path) != hash((mark, *_stamp(path, logs.get(path) or f"{path}-wal"))):
+            if known.get(path) != hash((revision, *_stamp(path, logs.get(path) or f"{path}-wal"))):
                 found.append(database)
         return found
 
-    def note_judged(self, path: str, mark: int) -> None:
+    def remember(self, path: str, revision: int) -> None:
         """Note that looking at a database once more would come to the same: it has everything, or is refused."""
         log = _log_of(path)
         stamp = _stamp(path, log)
         self.forget(path)
         if stamp and has_rested(stamp[3], stamp[-1]):
-            self._known[path] = hash((mark, *stamp))
+            self._known[path] = hash((revision, *stamp))
             if log != f"{path}-wal":
                 self._logs[path] = log
 
@@ -99,27 +99,27 @@ class Reconciliation:
     log: Log
     locks: DaemonLocks
     post: Callable[[Message], None]
-    supervision: CancelToken
+    cancel_token: CancelToken
     now: float
     known: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
-    asked_for: frozenset[str] = frozenset()
-    resting: Mapping[str, BackOff] = field(default_factory=dict)
+    requested: frozenset[str] = frozenset()
+    back_offs: Mapping[str, BackOff] = field(default_factory=dict)
     failing: Mapping[str, FailureCause | None] = field(default_factory=dict)
     schemas: SchemaFiles = field(default_factory=SchemaFiles)
     activity: Activity = field(default_factory=Activity)
-    roster: ReconcileCache = field(default_factory=ReconcileCache)
-    goes_on: bool = False
+    cache: ReconcileCache = field(default_factory=ReconcileCache)
+    resume_rollouts: bool = False
 
     def run(self) -> None:
         """Do it, and post `PassEnded` whatever happens."""
         self.activity.begin()
         try:
-            self.locks.mend()
-            if self.goes_on:
-                self._go_on()
-            assigned = self.roster.discovery.assign(self.config.targets)
-            self._find([database for _, databases in assigned for database in databases])
+            self.locks.reacquire_replaced()
+            if self.resume_rollouts:
+                self._resume_rollouts()
+            assigned = self.cache.discovery.assign(self.config.targets)
+            self._report_databases([database for _, databases in assigned for database in databases])
             for target, databases in assigned:
                 try:
                     self._work_on_target(target, databases)
@@ -130,16 +130,16 @@ class Reconciliation:
             self.activity.end()
             self.post(PassEnded())
 
-    def _go_on(self) -> None:
-        for _, halt in self.roster.halts.values():
+    def _resume_rollouts(self) -> None:
+        for _, halt in self.cache.halts.values():
             self.log(events.FLEET_RESUMED, reason=f"`migrated resume`: trying {halt.error.label} again")
-        self.roster.halts.clear()
+        self.cache.halts.clear()
 
-    def _find(self, databases: Sequence[DatabasePath]) -> None:
+    def _report_databases(self, databases: Sequence[DatabasePath]) -> None:
         new = [database for database in databases if database.path not in self.known]
         if new or len(databases) != len(self.known):
             self.post(DatabasesFound(tuple(databases)))
-            self.roster.keep(database.path for database in databases)
+            self.cache.keep(database.path for database in databases)
         for database in new[:FEW]:
             self.log(events.DATABASE_DISCOVERED, database=database.name)
         if len(new) > FEW:
@@ -148,50 +148,50 @@ class Reconciliation:
 
     def _work_on_target(self, target: Target, databases: list[DatabasePath]) -> None:
         try:
-            reading = self.roster.reader.read(target.migrations, self.config.trust())
+            reading = self.cache.reader.read(target.migrations, self.config.trust())
         except RefusedError as error:
-            self.roster.scanned.pop(_key(target), None)
+            self.cache.scanned.pop(_key(target), None)
             self.post(DirectoryScanned(target.migrations, None, error, _paths(databases)))
             return
         listing = reading.listing
-        if self.roster.is_news(_key(target), reading, databases):
+        if self.cache.directory_changed(_key(target), reading, databases):
             self.post(DirectoryScanned(target.migrations, listing, None, _paths(databases)))
         if listing.invalid or listing.unfinished:
             return
-        wanted = self._wanted(target, databases, reading.mark)
+        wanted = self._select(target, databases, reading.mark)
         if wanted:
             self._roll_out(target, databases, wanted, reading)
 
-    def _wanted(self, target: Target, databases: list[DatabasePath], mark: int) -> list[DatabasePath]:
+    def _select(self, target: Target, databases: list[DatabasePath], revision: int) -> list[DatabasePath]:
         """Those that have to be looked at more closely."""
-        halted_by, halt = self.roster.halts.get(_key(target), (mark, None))
-        if halt and halted_by != mark:
-            del self.roster.halts[_key(target)]
+        halted_by, halt = self.cache.halts.get(_key(target), (revision, None))
+        if halt and halted_by != revision:
+            del self.cache.halts[_key(target)]
             self.log(
                 events.FLEET_RESUMED,
                 reason=f"the migrations changed since {halt.error.label} failed",
             )
             halt = None
         if halt:
-            self._leave_alone([each for each in databases if each.path not in self.known], halt, len(databases))
-            return [database for database in databases if database.path in self.asked_for]
+            self._report_halt([each for each in databases if each.path not in self.known], halt, len(databases))
+            return [database for database in databases if database.path in self.requested]
         if self.only is not None:
             return [database for database in databases if database.path in self.only]
-        changed = self.roster.changed(databases, mark)
+        changed = self.cache.changed(databases, revision)
         # Where its schema could not be written, that is tried again each time.
         first = databases[:1] if target.schema_file is not None else []
-        rest = [*first, *(each for each in changed if each not in first)]
-        return [database for database in rest if not self._rests(database.path, mark)]
+        selected = [*first, *(each for each in changed if each not in first)]
+        return [database for database in selected if not self._is_backing_off(database.path, revision)]
 
-    def _rests(self, path: str, mark: int) -> bool:
-        rest = self.resting.get(path)
-        return rest is not None and not rest.is_over(mark, look_at(path), self.now)
+    def _is_backing_off(self, path: str, revision: int) -> bool:
+        back_off = self.back_offs.get(path)
+        return back_off is not None and not back_off.is_over(revision, fingerprint_of(path), self.now)
 
     def _roll_out(
         self, target: Target, databases: list[DatabasePath], wanted: list[DatabasePath], reading: Reading
     ) -> None:
         is_fleet = len(databases) > 1
-        ours: set[str] = set()
+        locked_directories: set[str] = set()
         with SharedLocks() as locks:
             job = DatabaseJob(
                 target,
@@ -199,57 +199,59 @@ class Reconciliation:
                 lambda runner: runner.run(),
                 self.log,
                 lock_timeout=self.config.lock_timeout,
-                supervision=self.supervision,
+                supervision=self.cancel_token,
                 hold=locks.hold,
                 applies_all=True,
                 in_fleet=is_fleet,
                 prototype=Prototype(target, reading.listing.migrations),
             )
             rollout = Rollout(
-                lambda turn: self._visit(job, turn, BUSY_SECONDS if is_fleet else None, ours),
-                lambda outcome: self._tell(
+                lambda visit: self._visit(job, visit, BUSY_SECONDS if is_fleet else None, locked_directories),
+                lambda outcome: self._report(
                     target, outcome, reading.mark, is_first=outcome.database is databases[0]
                 ),
                 Waves(len(databases), target.waves),
                 self.config.workers,
-                self.supervision,
+                self.cancel_token,
                 is_known=lambda outcome: self.failing.get(outcome.database.path) == cause_of(outcome),
             )
             halt = rollout.run(wanted)
         if halt is not None:
-            self.roster.halts[_key(target)] = reading.mark, halt
-            self._leave_alone(halt.untouched, halt, len(databases), is_new=True)
+            self.cache.halts[_key(target)] = reading.mark, halt
+            self._report_halt(halt.untouched, halt, len(databases), is_new=True)
 
-    def _visit(self, job: DatabaseJob, turn: Visit, busy_timeout: float | None, ours: set[str]) -> Outcome:
+    def _visit(
+        self, job: DatabaseJob, visit: Visit, busy_timeout: float | None, locked_directories: set[str]
+    ) -> Outcome:
         """`ours` are the directories of which it is known in this pass that we hold the daemon's lock."""
-        database = turn.database
-        self.supervision.beat()
+        database = visit.database
+        self.cancel_token.beat()
         self.activity.visit(database.name)
         try:
             folder = os.path.dirname(database.path)
-            if folder not in ours or os.path.islink(database.path):
+            if folder not in locked_directories or os.path.islink(database.path):
                 self.locks.ensure(database.path)
-                ours.add(folder)
-            return job.run(database, self.activity, busy_timeout=busy_timeout, in_full=turn.verbose)
+                locked_directories.add(folder)
+            return job.run(database, self.activity, busy_timeout=busy_timeout, in_full=visit.verbose)
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, OutcomeKind.UNAVAILABLE, error=error)
         finally:
             self.activity.leave()
 
-    def _tell(self, target: Target, outcome: Outcome, mark: int, *, is_first: bool) -> None:
+    def _report(self, target: Target, outcome: Outcome, revision: int, *, is_first: bool) -> None:
         if is_first:
-            self.schemas.update(target, outcome, self.log, self.supervision)
+            self.schemas.update(target, outcome, self.log, self.cancel_token)
         path = outcome.database.path
         # What is refused is so for its record and the files: nothing changes while these are the same.
         if outcome.result is OutcomeKind.REFUSED or (outcome.error is None and not outcome.pending):
-            self.roster.note_judged(path, mark)
+            self.cache.remember(path, revision)
         else:
-            self.roster.forget(path)
+            self.cache.forget(path)
         # What we wrote ourselves must not pass for somebody else's change.
-        fingerprint = look_at(path) if outcome.error else _UNKNOWN
-        self.post(DatabaseDone(outcome, mark, fingerprint, self.run_id))
+        fingerprint = fingerprint_of(path) if outcome.error else _UNKNOWN
+        self.post(DatabaseDone(outcome, revision, fingerprint, self.run_id))
 
-    def _leave_alone(
+    def _report_halt(
         self, databases: Sequence[DatabasePath], halt: Halt, total: int, *, is_new: bool = False
     ) -> None:
         if databases:
@@ -293,7 +295,7 @@ def _log_of(path: str) -> str:
     return f"{os.path.realpath(path)}-wal"
 
 
-def look_at(path: str) -> Fingerprint:
+def fingerprint_of(path: str) -> Fingerprint:
     """A database's fingerprint: two calls of stat()."""
     stamp = _stamp(path, _log_of(path))
     return Fingerprint(stamp[:2] or None, stamp[2:])

@@ -32,7 +32,7 @@ class RepeatTimer:
     _interval: float = FIRST_REPETITION
 
     @property
-    def is_made(self) -> bool:
+    def has_logged(self) -> bool:
         """Whether there was ever a cause to tell."""
         return self._cause is not None
 
@@ -104,33 +104,33 @@ class Debouncer:
     _first: float | None = None
     _last: float = 0.0
     _names: set[str] = field(default_factory=set)
-    _is_patient: bool = False
+    _full_delay: bool = False
 
     def event(self, now: float, name: str | None = None) -> None:
         """Take a change into account: of the file `name`, of none if that is empty, of any if it is not known."""
         if self._first is None:
-            self._first, self._is_patient = now, self.quiet > LONGEST_TO_SHORTEN
+            self._first, self._full_delay = now, self.quiet > LONGEST_TO_SHORTEN
             self._names.clear()
         self._last = now
         if name:
             self._names.add(name)
         if name is None or len(self._names) > 1:
-            self._is_patient = True
+            self._full_delay = True
 
     def single_file(self, now: float) -> str | None:
         """The file to be taken by itself, once it is time for that."""
-        due = self._first is not None and not self._is_patient and now >= self._last + QUICK_SECONDS
+        due = self._first is not None and not self._full_delay and now >= self._last + QUICK_SECONDS
         return next(iter(self._names), None) if due else None
 
     def use_full_delay(self) -> None:
         """It is no file to be taken by itself."""
-        self._is_patient = True
+        self._full_delay = True
 
     def due_at(self) -> float | None:
         """When to act; None while nothing changed."""
         if self._first is None:
             return None
-        is_quick = self._names and not self._is_patient
+        is_quick = self._names and not self._full_delay
         quiet = min(self.quiet, QUICK_SECONDS) if is_quick else self.quiet
         return min(self._last + quiet, self._first + self.maximum)
 
@@ -155,13 +155,13 @@ class WatchdogPinger:
 
     def __init__(self, interval: float | None, now: float) -> None:
         self._interval = interval or math.inf
-        self._signs: object = None
+        self._progress_token: object = None
         self._alive_at = now
-        self.look_at = now if interval else math.inf
+        self.check_at = now if interval else math.inf
 
-    def should_ping(self, now: float, signs: object) -> bool:
+    def should_ping(self, now: float, progress_token: object) -> bool:
         """Whether to tell it now. `signs` differ whenever the worker advanced, and are None while it is idle."""
-        self.look_at = now + self._interval / 2
-        if signs is None or signs != self._signs:
-            self._signs, self._alive_at = signs, now
+        self.check_at = now + self._interval / 2
+        if progress_token is None or progress_token != self._progress_token:
+            self._progress_token, self._alive_at = progress_token, now
         return now - self._alive_at < self._interval

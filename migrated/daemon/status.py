@@ -26,11 +26,11 @@ from migrated.daemon.databases import DatabaseState
 from migrated.engine.backend import Observer, Progress, StepResult
 from migrated.fleet.outcome import Outcome, OutcomeKind
 
-WORTH_TELLING_SECONDS = 1.0
+SHOW_AFTER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Doing:
+class CurrentWork:
     """One piece of work on a database, begun at `since` of the monotonic clock."""
 
     database: str
@@ -57,13 +57,13 @@ class Activity(Observer):
     def __init__(self) -> None:
         self._began = 0.0
         self._thread: int | None = None
-        self._doing: dict[int, Doing] = {}
+        self._doing: dict[int, CurrentWork] = {}
 
     @property
-    def now(self) -> Doing | None:
+    def now(self) -> CurrentWork | None:
         """What has been going on for longest; None where nothing is done."""
         # A copy, made at one stroke: others put in and take out meanwhile.
-        return min([*self._doing.copy().values()], key=lambda doing: doing.since, default=None)
+        return min([*self._doing.copy().values()], key=lambda work: work.since, default=None)
 
     def begin(self) -> None:
         """A pass begins, in the calling thread."""
@@ -71,7 +71,7 @@ class Activity(Observer):
 
     def visit(self, database: str) -> None:
         """A database's turn has come, in the calling thread."""
-        self._doing[threading.get_native_id()] = Doing(database, time.monotonic())
+        self._doing[threading.get_native_id()] = CurrentWork(database, time.monotonic())
 
     def leave(self) -> None:
         """It is over."""
@@ -81,33 +81,33 @@ class Activity(Observer):
         """Nothing is done any more."""
         self._doing.clear()
 
-    def worth_telling(self, now: float) -> Doing | None:
+    def long_running(self, now: float) -> CurrentWork | None:
         """What is being done, where the pass has been changing something, or waiting, for more than a second."""
-        doing = self.now
-        if doing is None:
+        work = self.now
+        if work is None:
             return None
-        since = doing.since if doing.step is None else self._began
-        return doing if now - since >= WORTH_TELLING_SECONDS else None
+        since = work.since if work.step is None else self._began
+        return work if now - since >= SHOW_AFTER_SECONDS else None
 
-    def signs(self) -> tuple[bytes, ...]:
+    def progress_token(self) -> tuple[bytes, ...]:
         """What the threads have read and written, which goes on within a single long step of SQLite's."""
         return tuple(_io_of(thread) for thread in (self._thread, *self._doing.copy()))
 
     def lock_waiting(self, holder: str) -> None:
-        self._change(lambda doing: Doing(doing.database, time.monotonic(), waiting_for=holder))
+        self._change(lambda work: CurrentWork(work.database, time.monotonic(), waiting_for=holder))
 
     def beginning(self, step: Step, *, late: bool) -> None:
         del late
-        self._change(lambda doing: Doing(doing.database, time.monotonic(), step))
+        self._change(lambda work: CurrentWork(work.database, time.monotonic(), step))
 
     def progress(self, progress: Progress) -> None:
-        self._change(lambda doing: replace(doing, statement=progress.statement, statements=progress.statements))
+        self._change(lambda work: replace(work, statement=progress.statement, statements=progress.statements))
 
     def done(self, done: StepResult, direction: MigrationDirection) -> None:
         del done, direction
-        self._change(lambda doing: Doing(doing.database, time.monotonic()))
+        self._change(lambda work: CurrentWork(work.database, time.monotonic()))
 
-    def _change(self, change: Callable[[Doing], Doing]) -> None:
+    def _change(self, change: Callable[[CurrentWork], CurrentWork]) -> None:
         thread = threading.get_native_id()
         if thread in self._doing:
             self._doing[thread] = change(self._doing[thread])
@@ -119,45 +119,45 @@ def _io_of(thread: int | None) -> bytes:
     return b""
 
 
-def daemon_view(now: float, began: float, doing: Doing | None, **more: object) -> dict[str, Any]:
+def daemon_view(now: float, began: float, work: CurrentWork | None, **more: object) -> dict[str, Any]:
     """The daemon itself. `began` is when it did, by the same clock as `now`."""
     return {
         "pid": os.getpid(),
         "program_version": VERSION,
         "since": _moment(began, now),
         "uptime": round(now - began, 3),
-        "running": None if doing is None else _running(doing, now),
+        "running": None if work is None else _running(work, now),
         **more,
     }
 
 
-def database_view(standing: DatabaseState, now: float, retry_at: float | None) -> dict[str, Any]:
+def database_view(state: DatabaseState, now: float, retry_at: float | None) -> dict[str, Any]:
     """One database. `retry_in` is in seconds; None where it is tried only once something changes."""
     tried = retry_at is not None and not math.isinf(retry_at)
     return {
-        "database": standing.database.name,
-        "path": standing.database.path,
-        "state": standing.state,
-        "since": _moment(standing.since, now),
-        "pending": standing.pending,
-        "error": None if standing.error is None else _error(standing.error),
-        "waiting_for": standing.unfinished,
+        "database": state.database.name,
+        "path": state.database.path,
+        "state": state.state,
+        "since": _moment(state.since, now),
+        "pending": state.pending,
+        "error": None if state.error is None else _error(state.error),
+        "waiting_for": state.unfinished,
         "retry_in": round(max(0.0, retry_at - now), 3) if tried and retry_at is not None else None,
     }
 
 
-def _running(doing: Doing, now: float) -> dict[str, Any]:
-    step = doing.step
+def _running(work: CurrentWork, now: float) -> dict[str, Any]:
+    step = work.step
     return {
-        "text": str(doing),
-        "database": doing.database,
-        "seconds": round(now - doing.since, 3),
+        "text": str(work),
+        "database": work.database,
+        "seconds": round(now - work.since, 3),
         "version": step.migration.version if step else None,
         "name": step.migration.name if step else None,
         "direction": step.direction.value if step else None,
-        "statement": doing.statement,
-        "statements": doing.statements,
-        "holder": doing.waiting_for,
+        "statement": work.statement,
+        "statements": work.statements,
+        "holder": work.waiting_for,
     }
 
 
@@ -186,12 +186,12 @@ _KINDS = {
 }
 
 
-def is_foreign(outcome: Outcome) -> bool:
+def is_not_a_database(outcome: Outcome) -> bool:
     """Whether a pattern matches a file that is no database: that is said once, and no trouble of ours."""
     return outcome.database.matched and outcome.error is not None and outcome.error.code == "SQLITE_NOTADB"
 
 
-def short(outcome: Outcome) -> str:
+def failure_summary(outcome: Outcome) -> str:
     """What is wrong with a database, with what matters most in front."""
     error = outcome.error
     if error is None:

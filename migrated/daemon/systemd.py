@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 
-_PATIENCE_SECONDS = 1.0
+_SEND_TIMEOUT_SECONDS = 1.0
 
 
 def notify(*fields: str) -> None:
@@ -20,7 +20,7 @@ def notify(*fields: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
             # Its queue is short; one who does not read it must not hold us up.
-            channel.settimeout(_PATIENCE_SECONDS)
+            channel.settimeout(_SEND_TIMEOUT_SECONDS)
             channel.connect(target)
             channel.send(message)
     except OSError:

@@ -4,7 +4,7 @@ An event is only a hint that a directory should be looked at. Watches end silent
 deleted, moved, mounted over or swapped behind a symlink, so once a second the path is compared with what is
 watched, and the whole observer is built anew when they differ.
 
-`is_under_way` tells whether git is checking files out.
+`git_checkout_in_progress` tells whether git is checking files out.
 """
 
 import errno
@@ -32,7 +32,7 @@ from migrated.system.files import is_shared
 
 POLLING_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
-_LOOKS_AFTER_START = 2
+_RESCANS_AFTER_START = 2
 _NO_MORE_WATCHES = {errno.ENOSPC, errno.EMFILE, errno.ENFILE}
 
 
@@ -46,7 +46,7 @@ class _Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchNews:
+class WatchEvent:
     """A change of a watch's own state. `reason` is the backend in use, or why there is none."""
 
     kind: Literal["started", "lost", "restored"]
@@ -68,34 +68,34 @@ class DirectoryWatch:
         self._watched: _Identity | None = None
         self._lost: str | None = None
         self._was_started = False
-        self._looks_owed = 0
+        self._rescans_owed = 0
 
     @property
-    def lost_because(self) -> str | None:
+    def lost_reason(self) -> str | None:
         """Why the directory is not watched; None while it is."""
         return self._lost
 
-    def check(self) -> WatchNews | None:
+    def check(self) -> WatchEvent | None:
         """Compare the path with what is watched, mend the watch if need be, and say what is new."""
         found = _identify(self.directory)
         if isinstance(found, str):
-            return self._lose(found)
+            return self._report_lost(found)
         if found == self._watched and self._receives_events():
-            if self._looks_owed:
-                self._looks_owed -= 1
+            if self._rescans_owed:
+                self._rescans_owed -= 1
                 self._changed(None)
             return None
         try:
             backend = self._start(found)
         except (OSError, RuntimeError) as error:
             # RuntimeError: no more threads.
-            return self._lose(getattr(error, "strerror", None) or str(error))
+            return self._report_lost(getattr(error, "strerror", None) or str(error))
         kind: Literal["started", "restored"] = "restored" if self._was_started or self._lost else "started"
         self._lost, self._was_started = None, True
         if kind == "restored":
             # What happened while nobody listened; after a start a pass follows anyway.
             self._changed(None)
-        return WatchNews(kind, backend)
+        return WatchEvent(kind, backend)
 
     def stop(self) -> None:
         """End the observer and its threads."""
@@ -105,12 +105,12 @@ class DirectoryWatch:
                 self._observer.join(_JOIN_SECONDS)
         self._observer, self._watched = None, None
 
-    def _lose(self, reason: str) -> WatchNews | None:
+    def _report_lost(self, reason: str) -> WatchEvent | None:
         self.stop()
         if reason == self._lost:
             return None
         self._lost = reason
-        return WatchNews("lost", reason)
+        return WatchEvent("lost", reason)
 
     def _receives_events(self) -> bool:
         observer = self._observer
@@ -136,7 +136,7 @@ class DirectoryWatch:
         observer.start()
         self._watched = found
         # Its thread takes its first look when it comes to that; what was changed before then is no change to it.
-        self._looks_owed = _LOOKS_AFTER_START if backend == "polling" else 0
+        self._rescans_owed = _RESCANS_AFTER_START if backend == "polling" else 0
         return backend
 
 
@@ -160,7 +160,7 @@ class _Handler(FileSystemEventHandler):
                 self._changed(name if read_name(name) else "")
 
 
-class WatchdogComplaints(logging.Handler):
+class WatchdogWarnings(logging.Handler):
     """watchdog only logs a lost event (its queue ran over): take every warning for a change.
 
     A context manager, during which the warnings reach `changed`.
@@ -200,7 +200,7 @@ def _identify(directory: str) -> _Identity | str:
 _LOCK = "index.lock"
 
 
-def is_under_way(directory: str) -> bool:
+def git_checkout_in_progress(directory: str) -> bool:
     """Whether the repository that `directory` lies in is locked, as it is for the whole of a checkout or a merge.
 
     A lock that a killed git left behind looks the same: do not wait for its end for ever

@@ -79,7 +79,7 @@ def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
     if len(protocol.line_of(request)) > protocol.LONGEST_REQUEST:
         return False
     try:
-        answer = client.ask(socket, None if left is None else left + protocol.PATIENCE_SECONDS, **request)
+        answer = client.ask(socket, None if left is None else left + protocol.ANSWER_TIMEOUT_SECONDS, **request)
     except OSError:
         return False
     return answer.get("ok") is True
@@ -125,7 +125,7 @@ def execute_reload(arguments: argparse.Namespace) -> int:
     from migrated.daemon.control import client
 
     config = options.configuration(arguments)
-    limit = None if arguments.wait else client.SOON_SECONDS
+    limit = None if arguments.wait else client.PROMPT_ANSWER_SECONDS
     client.ask_every(config, limit, request="reload", wait=arguments.wait)
     return 0
 

@@ -19,12 +19,12 @@ from migrated.core.errors import (
 )
 from migrated.daemon.control import protocol
 from migrated.daemon.control.protocol import (
-    PATIENCE_SECONDS,
+    ANSWER_TIMEOUT_SECONDS,
     SOCKET_KEY,
     address_of,
     line_of,
+    peer_uid,
     read_line,
-    user_at_other_end,
 )
 from migrated.fleet.discovery import assign
 from migrated.system.file_locks import DAEMON, lock_in, read_note
@@ -47,7 +47,7 @@ def sockets(databases: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def ask(path: str, timeout: float | None = PATIENCE_SECONDS, /, **request: object) -> dict[str, Any]:
+def ask(path: str, timeout: float | None = ANSWER_TIMEOUT_SECONDS, /, **request: object) -> dict[str, Any]:
     """Send one request to the daemon that listens at `path` and return its answer, which may be an error.
 
     Raises `OSError` where nobody listens there, `TooSlowError` after `timeout` seconds.
@@ -55,7 +55,7 @@ def ask(path: str, timeout: float | None = PATIENCE_SECONDS, /, **request: objec
     deadline = None if timeout is None else time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         try:
-            channel.settimeout(PATIENCE_SECONDS)
+            channel.settimeout(ANSWER_TIMEOUT_SECONDS)
             with address_of(path) as address:
                 channel.connect(address)
             _require_trust(channel, path)
@@ -82,15 +82,15 @@ def _parsed(line: bytes, path: str) -> dict[str, Any]:
 
 
 def _require_trust(channel: socket.socket, path: str) -> None:
-    user, own = user_at_other_end(channel), os.geteuid()
+    user, own = peer_uid(channel), os.geteuid()
     if own not in {0, user} and user != 0:
         raise PermissionError(f"the socket {path} belongs to another user (uid {user})")
 
 
 Answer = dict[str, Any]
-SOON_SECONDS = 10.0
+PROMPT_ANSWER_SECONDS = 10.0
 """For what a daemon answers at once, unless the machine is very busy."""
-_NOBODY = "no daemon that manages these databases is running"
+_NO_DAEMON = "no daemon that manages these databases is running"
 _HINT = "check that one is running as this user: `migrated status`"
 _ERRORS: dict[str, type[MigrationError]] = {
     ConfigError.code: ConfigError,
@@ -140,7 +140,7 @@ def ask_every(config: Config, timeout: float | None, /, **request: object) -> No
             continue
         asked += 1
     if not asked:
-        raise NoDaemonError(_NOBODY, hint=_HINT)
+        raise NoDaemonError(_NO_DAEMON, hint=_HINT)
 
 
 def ask_about(database: str, /, **request: object) -> Answer:
@@ -155,7 +155,7 @@ def ask_about(database: str, /, **request: object) -> Answer:
 
 def _by_configuration(config: Config) -> Iterator[str]:
     """The daemons that were started with the same file, when it names other databases by now."""
-    for folder in protocol.given_folders():
+    for folder in protocol.runtime_directories():
         for address in sorted(map(str, folder.glob("control-*.sock"))):
             try:
                 answer = ask(address, request="status")

@@ -36,12 +36,12 @@ class Request:
 class PendingRequest:
     """A request, and where to put its answer, once. Posted to the loop by the connection's thread.
 
-    That sets `is_given_up` when nobody is there any more to read the answer.
+    That sets `is_abandoned` when nobody is there any more to read the answer.
     """
 
     request: Request
     answer: "Future[Answer]" = field(default_factory=Future)
-    is_given_up: bool = False
+    is_abandoned: bool = False
 
 
 def accepted(**keys: object) -> Answer:
@@ -117,14 +117,14 @@ PROTOCOL = 1
 SOCKET_KEY = "socket"
 """Where the note in `daemon.lock` names the socket."""
 LONGEST_REQUEST = 65_536
-PATIENCE_SECONDS = 1.0
+ANSWER_TIMEOUT_SECONDS = 1.0
 """How long a daemon may take for an answer that needs no waiting."""
 _LONGEST_ADDRESS = 107
 _CHUNK = 65_536
 _CREDENTIALS = struct.Struct("3i")
 
 
-def given_folders() -> Iterator[Path]:
+def runtime_directories() -> Iterator[Path]:
     """The directories for sockets that the surroundings name: systemd's, then the session's."""
     by_systemd = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     of_session = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -148,7 +148,7 @@ def address_of(path: str) -> Iterator[str]:
         os.close(descriptor)
 
 
-def user_at_other_end(channel: socket.socket) -> int:
+def peer_uid(channel: socket.socket) -> int:
     """The uid of the process that connected, or that listens."""
     return int(
         _CREDENTIALS.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]

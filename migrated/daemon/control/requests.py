@@ -22,9 +22,9 @@ Describe = Callable[[float, tuple[str, ...]], Answer]
 class _Wait:
     """Somebody who waits for databases. What they are counts once a full pass after that of `asked_in` is over."""
 
-    asked: PendingRequest
+    pending: PendingRequest
     until: float
-    asked_in: int
+    pass_number: int
     is_seen: bool = False
 
 
@@ -32,11 +32,11 @@ class RequestQueue:
     """Times are seconds of one clock."""
 
     def __init__(
-        self, log: Log, supervision: CancelToken, standings: DatabaseRegistry, describe: Describe
+        self, log: Log, cancel_token: CancelToken, databases: DatabaseRegistry, describe: Describe
     ) -> None:
         self._log = log
-        self._supervision = supervision
-        self._standings = standings
+        self._cancel_token = cancel_token
+        self._databases = databases
         self._describe = describe
         self._passes = 0
         self._is_full = False
@@ -50,27 +50,27 @@ class RequestQueue:
         self.reload_wanted = False
         self.full_pass_wanted = False
         self.is_paused = False
-        self._goes_on = False
+        self._resume_rollout = False
 
-    def handle(self, asked: PendingRequest, now: float) -> None:
+    def handle(self, pending: PendingRequest, now: float) -> None:
         """Take a request, and answer it if that can be done at once."""
-        match asked.request.name:
+        match pending.request.name:
             case "status":
-                asked.answer.set_result(accepted(**self._describe(now, asked.request.databases)))
+                pending.answer.set_result(accepted(**self._describe(now, pending.request.databases)))
             case "reload":
-                self._take_reload(asked)
+                self._take_reload(pending)
             case "retry":
-                self._take_retry(asked)
+                self._take_retry(pending)
             case "pause":
-                self._pause(asked.answer)
+                self._pause(pending.answer)
             case "resume":
-                self._resumes.append(asked.answer)
+                self._resumes.append(pending.answer)
                 # What is still coming to its end for the pause would be taken for a failure after it.
                 if not (self.is_paused and self._is_working):
                     self._resume()
             case _:
-                limit = math.inf if asked.request.timeout is None else now + asked.request.timeout
-                self._waits.append(_Wait(asked, limit, self._passes))
+                limit = math.inf if pending.request.timeout is None else now + pending.request.timeout
+                self._waits.append(_Wait(pending, limit, self._passes))
                 self.full_pass_wanted = True
 
     def pass_begins(self, *, is_full: bool) -> None:
@@ -86,13 +86,13 @@ class RequestQueue:
         if self._resumes:
             self._resume()
         for path, answers in self._trying.items():
-            _answer(answers, _came_to(self._standings.get(path), now))
+            _answer(answers, _retry_answer(self._databases.get(path), now))
         self._trying = {}
         for wait in self._waits:
-            wait.is_seen = wait.is_seen or (self._is_full and self._passes > wait.asked_in)
-            if wait.is_seen and not self._missing(wait):
-                wait.asked.answer.set_result(accepted(current=True, missing=[]))
-        self._forget_answered()
+            wait.is_seen = wait.is_seen or (self._is_full and self._passes > wait.pass_number)
+            if wait.is_seen and not self._why_not_current(wait):
+                wait.pending.answer.set_result(accepted(current=True, missing=[]))
+        self._drop_answered()
 
     def reloaded(self, error: MigrationError | None) -> None:
         """The configuration was read again: it is in force, or `error` says why not."""
@@ -104,9 +104,9 @@ class RequestQueue:
         self._trying, self._retries = self._retries, {}
         return frozenset(self._trying)
 
-    def take_resumption(self) -> bool:
+    def take_rollout_resume(self) -> bool:
         """Whether somebody wants a roll-out to go on that was broken off."""
-        wanted, self._goes_on = self._goes_on, False
+        wanted, self._resume_rollout = self._resume_rollout, False
         return wanted
 
     def due_at(self) -> float:
@@ -117,36 +117,36 @@ class RequestQueue:
         """Answer those whose time is over."""
         for wait in self._waits:
             if now >= wait.until:
-                missing = self._missing(wait) or ["not checked yet"]
+                missing = self._why_not_current(wait) or ["not checked yet"]
                 paused = [_PAUSED] if self.is_paused else []
-                wait.asked.answer.set_result(accepted(current=False, missing=paused + missing))
-        self._forget_answered()
+                wait.pending.answer.set_result(accepted(current=False, missing=paused + missing))
+        self._drop_answered()
 
     def waiting(self) -> dict[str, object]:
         """What is wanted and not begun."""
         return {"reload": self.reload_wanted, "retry": list(self._retries)}
 
-    def _take_reload(self, asked: PendingRequest) -> None:
+    def _take_reload(self, pending: PendingRequest) -> None:
         self.reload_wanted = True
-        if asked.request.wait:
-            self._reloads.append(asked.answer)
+        if pending.request.wait:
+            self._reloads.append(pending.answer)
         else:
-            asked.answer.set_result(accepted())
+            pending.answer.set_result(accepted())
 
-    def _take_retry(self, asked: PendingRequest) -> None:
-        name = asked.request.database
-        standing = self._standings.get(name)
-        if standing is None:
-            asked.answer.set_result(declined(f"this daemon does not manage {name}", code="UNKNOWN_DATABASE"))
+    def _take_retry(self, pending: PendingRequest) -> None:
+        name = pending.request.database
+        state = self._databases.get(name)
+        if state is None:
+            pending.answer.set_result(declined(f"this daemon does not manage {name}", code="UNKNOWN_DATABASE"))
         elif self.is_paused:
-            asked.answer.set_result(declined(_PAUSED, "run `migrated resume` first", "PAUSED"))
+            pending.answer.set_result(declined(_PAUSED, "run `migrated resume` first", "PAUSED"))
         else:
-            self._retries.setdefault(standing.database.path, []).append(asked.answer)
+            self._retries.setdefault(state.database.path, []).append(pending.answer)
 
     def _pause(self, answer: "Future[Answer]") -> None:
         if not self.is_paused:
             self.is_paused = True
-            self._supervision.pause()
+            self._cancel_token.pause()
             self._log(events.DAEMON_PAUSED)
         for answers in self._retries.values():
             _answer(answers, declined(_PAUSED, "run `migrated resume` first", "PAUSED"))
@@ -159,17 +159,17 @@ class RequestQueue:
     def _resume(self) -> None:
         if self.is_paused:
             self.is_paused = False
-            self._supervision.resume()
+            self._cancel_token.resume()
             self._log(events.DAEMON_RESUMED)
-        self._goes_on = self.full_pass_wanted = True
+        self._resume_rollout = self.full_pass_wanted = True
         _answer(self._resumes, accepted())
 
-    def _missing(self, wait: _Wait) -> list[str]:
-        return self._standings.why_not_current(wait.asked.request.databases)
+    def _why_not_current(self, wait: _Wait) -> list[str]:
+        return self._databases.why_not_current(wait.pending.request.databases)
 
-    def _forget_answered(self) -> None:
-        waits = [wait for wait in self._waits if not wait.asked.is_given_up]
-        self._waits = [wait for wait in waits if not wait.asked.answer.done()]
+    def _drop_answered(self) -> None:
+        waits = [wait for wait in self._waits if not wait.pending.is_abandoned]
+        self._waits = [wait for wait in waits if not wait.pending.answer.done()]
 
 
 def _answer(answers: "list[Future[Answer]]", answer: Answer) -> None:
@@ -178,8 +178,8 @@ def _answer(answers: "list[Future[Answer]]", answer: Answer) -> None:
     answers.clear()
 
 
-def _came_to(standing: DatabaseState | None, now: float) -> Answer:
+def _retry_answer(state: DatabaseState | None, now: float) -> Answer:
     """What trying a database came to."""
-    if standing is None:
+    if state is None:
         return declined("the database no longer exists", code="UNKNOWN_DATABASE")
-    return accepted(database=database_view(standing, now, None))
+    return accepted(database=database_view(state, now, None))

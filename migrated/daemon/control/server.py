@@ -22,18 +22,18 @@ from migrated.daemon.control.protocol import (
     PendingRequest,
     address_of,
     declined,
-    given_folders,
     line_of,
     parse,
+    peer_uid,
     read_line,
-    user_at_other_end,
+    runtime_directories,
 )
 from migrated.system.permissions import give_to_owner_of
 
 MOST_CONNECTIONS = 16
 MOST_WAITING = 8
 """Of these, how many may be waiting for something to come to its end."""
-PATIENCE_SECONDS = 5.0
+CLIENT_TIMEOUT_SECONDS = 5.0
 """How long one may take to send its request, and to read the answer."""
 _LOOK_UP_SECONDS = 0.25
 _BUSY = declined("too many connections", "try again", "BUSY")
@@ -60,7 +60,7 @@ class ControlSocket:
         if self.path is not None and _identity(self.path) == self._identity:
             return self.path
         self.close()
-        folder = folder_for(lock)
+        folder = socket_directory(lock)
         remove_stale(folder)
         path = socket_in(folder)
         self._listener = listen(path, MOST_CONNECTIONS)
@@ -82,7 +82,7 @@ class ControlSocket:
         # Wakes the thread within accept(), which closing alone does not.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(CLIENT_TIMEOUT_SECONDS)
         self._listener.close()
         self._listener = self._thread = self.path = None
 
@@ -109,43 +109,43 @@ class ControlSocket:
         try:
             answer = self._answer(channel)
             if answer is not None:
-                self._send(channel, answer, PATIENCE_SECONDS)
+                self._send(channel, answer, CLIENT_TIMEOUT_SECONDS)
         except OSError:
             return
         finally:
             self._drop(channel)
 
     def _answer(self, channel: socket.socket) -> Answer | None:
-        if user_at_other_end(channel) not in {0, os.geteuid()}:
+        if peer_uid(channel) not in {0, os.geteuid()}:
             return declined("only the daemon's own user and root can send requests", code="NOT_ALLOWED")
         try:
-            request = parse(read_line(channel, LONGEST_REQUEST, time.monotonic() + PATIENCE_SECONDS))
+            request = parse(read_line(channel, LONGEST_REQUEST, time.monotonic() + CLIENT_TIMEOUT_SECONDS))
         except TimeoutError:
-            return declined(f"no request received within {PATIENCE_SECONDS:g} s")
+            return declined(f"no request received within {CLIENT_TIMEOUT_SECONDS:g} s")
         except ValueError as error:
             return declined(str(error))
-        asked = PendingRequest(request)
+        pending = PendingRequest(request)
         if request.name in QUICK:
-            self._post(asked)
-            return self._wait(channel, asked, time.monotonic() + PATIENCE_SECONDS)
+            self._post(pending)
+            return self._wait(channel, pending, time.monotonic() + CLIENT_TIMEOUT_SECONDS)
         if not self._waiting.acquire(blocking=False):
             return _BUSY
         try:
-            self._post(asked)
-            return self._wait(channel, asked, None)
+            self._post(pending)
+            return self._wait(channel, pending, None)
         finally:
             self._waiting.release()
 
-    def _wait(self, channel: socket.socket, asked: PendingRequest, until: float | None) -> Answer | None:
+    def _wait(self, channel: socket.socket, pending: PendingRequest, until: float | None) -> Answer | None:
         """The loop's answer; None when nobody is there any more to read it."""
         while True:
             try:
-                return asked.answer.result(timeout=_LOOK_UP_SECONDS)
+                return pending.answer.result(timeout=_LOOK_UP_SECONDS)
             except TimeoutError:
                 if self._closing.is_set():
                     return declined("the daemon is stopping", code="STOPPING")
                 if _hung_up(channel):
-                    asked.is_given_up = True
+                    pending.is_abandoned = True
                     return None
                 if until is not None and time.monotonic() >= until:
                     return declined("the daemon did not answer in time", code="BUSY")
@@ -178,12 +178,12 @@ _NAME = re.compile(r"\.?control-[0-9]+\.sock")
 _WRITABLE_BY_OTHERS = 0o022
 
 
-def folder_for(lock: str) -> Path:
+def socket_directory(lock: str) -> Path:
     """A directory for the socket of the daemon that holds the lock at this path. Raises `OSError` for want of one.
 
     That is systemd's `$RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/migrated`, else one beside the lock.
     """
-    for candidate in given_folders():
+    for candidate in runtime_directories():
         with suppress(OSError):
             candidate.mkdir(mode=0o700, exist_ok=True)
             _require_ours(candidate, os.geteuid())

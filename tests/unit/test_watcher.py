@@ -12,7 +12,7 @@ import pytest
 from daemon_process import DEADLINE, WITHOUT_INOTIFY, environment, require
 from support import put_file
 
-from migrated.daemon.watcher import DirectoryWatch, WatchNews
+from migrated.daemon.watcher import DirectoryWatch, WatchEvent
 
 LAST = "9999_last.sql"
 
@@ -76,11 +76,11 @@ def test_name_that_is_not_utf_8_is_no_surprise(directory: Path) -> None:
 _FALLING_BACK = """
 import sys
 from queue import SimpleQueue
-from migrated.daemon.watcher import DirectoryWatch, WatchNews
+from migrated.daemon.watcher import DirectoryWatch, WatchEvent
 heard = SimpleQueue()
 watch = DirectoryWatch(sys.argv[1], "auto", heard.put)
-news = watch.check()
-print(news.kind, news.reason)
+event = watch.check()
+print(event.kind, event.reason)
 print(*(watch.check() for _ in range(3)))
 watch.stop()
 print(heard.qsize())
@@ -107,7 +107,7 @@ class TestPolling:
     def test_two_checks_after_the_start_report_a_change(
         self, watch: DirectoryWatch, heard: "SimpleQueue[str | None]"
     ) -> None:
-        assert watch.check() == WatchNews("started", "polling")
+        assert watch.check() == WatchEvent("started", "polling")
         assert drained(heard) == []
 
         for _ in range(3):
@@ -122,7 +122,7 @@ class TestPolling:
             watch.check()
         directory.rename(directory.with_name("old"))
         directory.mkdir()
-        assert watch.check() == WatchNews("restored", "polling")
+        assert watch.check() == WatchEvent("restored", "polling")
         # The watch that was given up may have heard of the renaming.
         drained(heard)
 

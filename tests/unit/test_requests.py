@@ -23,24 +23,24 @@ class Case:
     """A desk, and what it works with."""
 
     def __init__(self, descriptor: int) -> None:
-        self.supervision = CancelToken()
-        self.standings = DatabaseRegistry()
-        self.standings.found([APP], 0.0)
+        self.cancel_token = CancelToken()
+        self.databases = DatabaseRegistry()
+        self.databases.found([APP], 0.0)
         log = logger.configure("json", "debug", descriptor)
-        self.desk = RequestQueue(
-            log, self.supervision, self.standings, lambda now, paths: {"at": now, "of": paths}
+        self.requests = RequestQueue(
+            log, self.cancel_token, self.databases, lambda now, paths: {"at": now, "of": paths}
         )
 
     def ask(self, name: str, now: float = 0.0, **keys: object) -> "Future[Answer]":
         asked = PendingRequest(Request(name, **keys))  # type: ignore[arg-type] # the test's own business
-        self.desk.handle(asked, now)
+        self.requests.handle(asked, now)
         return asked.answer
 
     def work(self, result: OutcomeKind = OutcomeKind.CURRENT, now: float = 1.0, *, is_full: bool = True) -> None:
         """A whole pass."""
-        self.desk.pass_begins(is_full=is_full)
-        self.standings.visited(Outcome(APP, result), now)
-        self.desk.pass_ended(now)
+        self.requests.pass_begins(is_full=is_full)
+        self.databases.visited(Outcome(APP, result), now)
+        self.requests.pass_ended(now)
 
 
 @pytest.fixture
@@ -58,20 +58,20 @@ def test_the_status_is_told_at_once(case: Case) -> None:
 
 def test_a_reload_is_answered_when_it_is_wanted(case: Case) -> None:
     quick, patient = case.ask("reload"), case.ask("reload", wait=True)
-    assert case.desk.reload_wanted
+    assert case.requests.reload_wanted
     assert (quick.result(0)["ok"], patient.done()) == (True, False)
-    case.desk.reloaded(ConfigError("no such key", hint="look it up"))
+    case.requests.reloaded(ConfigError("no such key", hint="look it up"))
 
-    assert not case.desk.reload_wanted
+    assert not case.requests.reload_wanted
     assert patient.result(0)["error"] == {"code": "CONFIG", "message": "no such key", "hint": "look it up"}
 
 
 def test_a_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:
-    case.desk.pass_begins(is_full=True)
+    case.requests.pass_begins(is_full=True)
     answer = case.ask("retry", database="app.db")
-    case.desk.pass_ended(1.0)
+    case.requests.pass_ended(1.0)
     assert not answer.done()
-    assert case.desk.take_retries() == {APP.path}
+    assert case.requests.take_retries() == {APP.path}
     case.work(OutcomeKind.CURRENT, is_full=False)
 
     assert answer.result(0)["database"]["state"] == "current"
@@ -79,19 +79,19 @@ def test_a_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:
 
 def test_several_who_want_the_same_retry_are_all_answered(case: Case) -> None:
     answers = [case.ask("retry", database=name) for name in ("app.db", APP.path)]
-    assert case.desk.take_retries() == {APP.path}
+    assert case.requests.take_retries() == {APP.path}
     case.work(is_full=False)
 
     assert [answer.result(0)["database"]["state"] for answer in answers] == ["current", "current"]
-    assert case.desk.take_retries() == frozenset()
+    assert case.requests.take_retries() == frozenset()
 
 
 def test_a_pause_is_answered_once_nothing_is_applied(case: Case) -> None:
-    case.desk.pass_begins(is_full=True)
+    case.requests.pass_begins(is_full=True)
     paused, refused = case.ask("pause"), case.ask("retry", database="app.db")
-    assert (paused.done(), case.supervision.stop_requested()) == (False, True)
+    assert (paused.done(), case.cancel_token.stop_requested()) == (False, True)
     assert refused.result(0)["error"]["code"] == "PAUSED"
-    case.desk.pass_ended(1.0)
+    case.requests.pass_ended(1.0)
 
     assert paused.result(0)["ok"]
     assert case.ask("pause").result(0)["ok"]
@@ -102,49 +102,49 @@ def test_a_retry_that_waits_is_given_up_by_a_pause(case: Case) -> None:
     case.ask("pause")
 
     assert answer.result(0)["error"]["code"] == "PAUSED"
-    assert case.desk.take_retries() == frozenset()
+    assert case.requests.take_retries() == frozenset()
 
 
 def test_it_resumes_only_after_what_the_pause_cut_short(case: Case) -> None:
-    case.desk.pass_begins(is_full=True)
+    case.requests.pass_begins(is_full=True)
     case.ask("pause")
     resumed = case.ask("resume")
-    assert (resumed.done(), case.supervision.stop_requested()) == (False, True)
-    case.desk.pass_ended(1.0)
+    assert (resumed.done(), case.cancel_token.stop_requested()) == (False, True)
+    case.requests.pass_ended(1.0)
 
     assert resumed.result(0)["ok"]
-    assert not case.supervision.stop_requested()
-    assert case.desk.full_pass_wanted
+    assert not case.cancel_token.stop_requested()
+    assert case.requests.full_pass_wanted
 
 
 def test_resuming_what_is_not_paused_waits_for_nothing(case: Case) -> None:
-    case.desk.pass_begins(is_full=True)
+    case.requests.pass_begins(is_full=True)
 
     assert case.ask("resume").result(0)["ok"]
-    assert case.desk.full_pass_wanted
+    assert case.requests.full_pass_wanted
 
 
 def test_who_resumes_has_a_roll_out_go_on_once(case: Case) -> None:
-    assert not case.desk.take_resumption()
+    assert not case.requests.take_rollout_resume()
     case.ask("resume")
 
-    assert case.desk.take_resumption()
-    assert not case.desk.take_resumption()
+    assert case.requests.take_rollout_resume()
+    assert not case.requests.take_rollout_resume()
 
 
 def test_a_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> None:
-    case.desk.pass_begins(is_full=True)
+    case.requests.pass_begins(is_full=True)
     answer = case.ask("wait")
-    case.standings.visited(Outcome(APP, OutcomeKind.CURRENT), 1.0)
-    case.desk.pass_ended(1.0)
+    case.databases.visited(Outcome(APP, OutcomeKind.CURRENT), 1.0)
+    case.requests.pass_ended(1.0)
     assert not answer.done()
-    assert case.desk.full_pass_wanted
+    assert case.requests.full_pass_wanted
     case.work(is_full=False)
     assert not answer.done()
     case.work()
 
     assert answer.result(0) == {"ok": True, "current": True, "missing": []}
-    assert not case.desk.full_pass_wanted
+    assert not case.requests.full_pass_wanted
 
 
 def test_a_wait_lasts_until_all_is_current(case: Case) -> None:
@@ -159,21 +159,21 @@ def test_a_wait_lasts_until_all_is_current(case: Case) -> None:
 def test_a_wait_ends_with_its_time(case: Case) -> None:
     case.ask("wait", 10.0)
     limited = case.ask("wait", 10.0, timeout=5.0, databases=("/srv/nix.db",))
-    assert case.desk.due_at() == 15.0
-    case.desk.expire_waits(14.9)
+    assert case.requests.due_at() == 15.0
+    case.requests.expire_waits(14.9)
     assert not limited.done()
-    case.desk.expire_waits(15.0)
+    case.requests.expire_waits(15.0)
 
     missing = ["/srv/nix.db: not managed by this daemon"]
     assert limited.result(0) == {"ok": True, "current": False, "missing": missing}
-    assert case.desk.due_at() == float("inf")
+    assert case.requests.due_at() == float("inf")
 
 
 def test_one_who_went_away_is_forgotten(case: Case) -> None:
     asked = PendingRequest(Request("wait", timeout=5.0))
-    case.desk.handle(asked, 0.0)
-    asked.is_given_up = True
+    case.requests.handle(asked, 0.0)
+    asked.is_abandoned = True
     case.work(OutcomeKind.UNAVAILABLE)
 
-    assert case.desk.due_at() == float("inf")
+    assert case.requests.due_at() == float("inf")
     assert not asked.answer.done()

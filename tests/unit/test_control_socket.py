@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migrated.daemon.control.server import folder_for, listen, remove_stale, socket_in
+from migrated.daemon.control.server import listen, remove_stale, socket_directory, socket_in
 
 
 @pytest.fixture
@@ -43,16 +43,16 @@ def listening() -> Iterator[ExitStack]:
 
 
 def test_systemd_comes_first(lock: str, given: Path, session: Path) -> None:
-    assert folder_for(lock) == given
+    assert socket_directory(lock) == given
 
 
 def test_then_the_session(lock: str, session: Path) -> None:
-    assert folder_for(lock) == session / "migrated"
+    assert socket_directory(lock) == session / "migrated"
     assert (session / "migrated").stat().st_mode & 0o777 == 0o700
 
 
 def test_then_the_place_of_the_lock(lock: str) -> None:
-    folder = folder_for(lock)
+    folder = socket_directory(lock)
 
     assert folder == Path(lock).parent / "control"
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -62,7 +62,7 @@ def test_then_the_place_of_the_lock(lock: str) -> None:
 def test_where_others_may_write_is_passed_over(lock: str, given: Path, session: Path, mode: int) -> None:
     given.chmod(mode)
 
-    assert folder_for(lock) == session / "migrated"
+    assert socket_directory(lock) == session / "migrated"
 
 
 def test_what_is_another_s_or_not_there_is_passed_over(
@@ -70,28 +70,28 @@ def test_what_is_another_s_or_not_there_is_passed_over(
 ) -> None:
     given.rmdir()
     given.symlink_to(session)
-    assert folder_for(lock) == session / "migrated"
+    assert socket_directory(lock) == session / "migrated"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
-    assert folder_for(lock) == Path(lock).parent / "control"
+    assert socket_directory(lock) == Path(lock).parent / "control"
     monkeypatch.setenv("RUNTIME_DIRECTORY", "")
-    assert folder_for(lock) == Path(lock).parent / "control"
+    assert socket_directory(lock) == Path(lock).parent / "control"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 def test_what_belongs_to_another_user_is_passed_over(lock: str, given: Path) -> None:
     os.chown(given, 65534, 65534)
 
-    assert folder_for(lock) == Path(lock).parent / "control"
+    assert socket_directory(lock) == Path(lock).parent / "control"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root works in the directories of others")
 def test_what_root_makes_is_usable_by_the_owner_of_the_databases(lock: str) -> None:
     for folder in (Path(lock).parent.parent, Path(lock).parent):
         os.chown(folder, 65534, 65534)
-    made = folder_for(lock)
+    made = socket_directory(lock)
 
     assert (made.stat().st_uid, made.stat().st_mode & 0o777) == (65534, 0o700)
-    assert folder_for(lock) == made
+    assert socket_directory(lock) == made
 
 
 def test_no_place_at_all_is_an_error(lock: str) -> None:
@@ -100,7 +100,7 @@ def test_no_place_at_all_is_an_error(lock: str) -> None:
     beside.chmod(0o770)
 
     with pytest.raises(PermissionError, match="other users can write to it"):
-        folder_for(lock)
+        socket_directory(lock)
 
 
 def test_only_what_nobody_listens_at_is_stale(tmp_path: Path, listening: ExitStack) -> None:

@@ -19,8 +19,8 @@ from migrated.sources import cache
 from migrated.sources.cache import Reading
 from migrated.sources.directory import Listing
 
-MARK = 11
 SECOND_NS = 1_000_000_000
+REVISION = 11
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def wait_for_tick(directory: Path, file: Path) -> None:
 
 
 def seen(path: Path) -> ReconcileCache:
-    roster = ReconcileCache()
-    roster.note_judged(str(path), MARK)
-    return roster
+    known = ReconcileCache()
+    known.remember(str(path), REVISION)
+    return known
 
 
-def has_changed(roster: ReconcileCache, path: Path, mark: int = MARK) -> bool:
+def has_changed(known: ReconcileCache, path: Path, revision: int = REVISION) -> bool:
     database = DatabasePath("app.db", str(path))
-    return roster.changed([database], mark) == [database]
+    return known.changed([database], revision) == [database]
 
 
 def test_what_was_never_looked_at_is_new(path: Path) -> None:
@@ -72,7 +72,7 @@ def test_what_was_looked_at_is_not(path: Path) -> None:
 
 
 def test_other_migrations_are_a_reason_to_look(path: Path) -> None:
-    assert has_changed(seen(path), path, MARK + 1)
+    assert has_changed(seen(path), path, REVISION + 1)
 
 
 def replace(path: Path) -> None:
@@ -107,10 +107,10 @@ def write_to_the_log(path: Path) -> None:
     ],
 )
 def test_change_is_seen(path: Path, change: Callable[[Path], None]) -> None:
-    roster = seen(path)
+    known = seen(path)
     change(path)
 
-    assert has_changed(roster, path)
+    assert has_changed(known, path)
 
 
 def grow_the_log(log: Path) -> None:
@@ -143,11 +143,11 @@ def test_log_of_a_link_lies_beside_what_it_leads_to(path: Path, tmp_path: Path) 
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "app.db"
     link.symlink_to(path)
-    roster = seen(link)
-    assert not has_changed(roster, link)
+    known = seen(link)
+    assert not has_changed(known, link)
     write_to_the_log(path)
 
-    assert has_changed(roster, link)
+    assert has_changed(known, link)
 
 
 def test_log_of_a_file_that_took_the_place_of_a_link_lies_beside_it(path: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_log_of_a_file_that_took_the_place_of_a_link_lies_beside_it(path: Path, 
     link.symlink_to(path)
     roster = seen(link)
     path.rename(link)
-    roster.note_judged(str(link), MARK)
+    roster.note_judged(str(link), REVISION)
     assert not has_changed(roster, link)
     write_to_the_log(link)
 
@@ -182,17 +182,17 @@ def test_file_and_log_must_both_have_rested(path: Path, young: str, monkeypatch:
 
 
 def test_what_is_gone_is_forgotten_and_new_when_it_comes_again(path: Path) -> None:
-    roster = seen(path)
-    roster.keep([])
+    known = seen(path)
+    known.keep([])
 
-    assert has_changed(roster, path)
+    assert has_changed(known, path)
 
 
 def test_what_is_to_be_looked_at_in_any_case(path: Path) -> None:
-    roster = seen(path)
-    roster.forget(str(path))
+    known = seen(path)
+    known.forget(str(path))
 
-    assert has_changed(roster, path)
+    assert has_changed(known, path)
 
 
 def test_scan_of_a_target_is_news_with_another_reading_or_other_databases() -> None:

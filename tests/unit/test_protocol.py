@@ -39,7 +39,9 @@ def test_what_is_not_known_is_passed_over() -> None:
         pytest.param(b'{"request": "status"}', "version 1, got None", id="no version"),
         pytest.param(b'{"version": 2, "request": "status"}', "version 1, got 2", id="another version"),
         pytest.param(line(), "request: expected one of status, reload", id="no request"),
-        pytest.param(line(request=["status"]), "request: expected one of status, reload", id="a request that is no text"),
+        pytest.param(
+            line(request=["status"]), "request: expected one of status, reload", id="a request that is no text"
+        ),
         pytest.param(line(request="x" * 1000), "got 'xxx", id="an unknown one"),
         pytest.param(line(request="retry"), "retry: expected a database", id="retry of nothing"),
         pytest.param(line(request="retry", database=1), "database: expected a string", id="database"),

@@ -17,25 +17,25 @@ def test_delay_doubles_up_to_five_minutes_and_half_of_it_is_random(failures: int
     assert [longest / 2, longest * 3 / 4, longest] == delays
 
 
-def told(complaint: RepeatTimer, cause: str, *times: float) -> list[float]:
+def logged(complaint: RepeatTimer, cause: str, *times: float) -> list[float]:
     return [now for now in times if complaint.should_log(cause, now)]
 
 
 def test_standing_cause_is_told_at_once_and_then_ever_more_rarely() -> None:
-    tellings = told(RepeatTimer(), "x", *range(1000, 5000))
+    tellings = logged(RepeatTimer(), "x", *range(1000, 5000))
 
     assert [at - 1000 for at in tellings] == [0, 60, 180, 420, 900, 1800, 2700, 3600]
 
 
 def test_telling_late_puts_the_next_one_off() -> None:
-    assert told(RepeatTimer(), "x", 0, 100, 219, 220) == [0, 100, 220]
+    assert logged(RepeatTimer(), "x", 0, 100, 219, 220) == [0, 100, 220]
 
 
 def test_another_cause_is_told_at_once_and_starts_over() -> None:
     complaint = RepeatTimer()
-    told(complaint, "x", *range(500))
+    logged(complaint, "x", *range(500))
 
-    assert told(complaint, "y", *range(500, 700)) == [500, 560, 680]
+    assert logged(complaint, "y", *range(500, 700)) == [500, 560, 680]
 
 
 def test_cause_that_comes_back_is_told_again() -> None:
@@ -53,7 +53,7 @@ def test_tellings_after_the_first_are_counted() -> None:
 
 def test_another_cause_is_counted_from_nought() -> None:
     complaint = RepeatTimer()
-    told(complaint, "x", *range(200))
+    logged(complaint, "x", *range(200))
     complaint.should_log("y", 200)
 
     assert complaint.repeated == 0

@@ -71,14 +71,14 @@ def unavailable(error: MigrationError | None = None, *, of: DatabasePath = APP) 
     return visit(OutcomeKind.UNAVAILABLE, error or busy(), of=of)
 
 
-class Told:
+class AlertLog:
     """A tracker, and what it said since it was last asked."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read = 0
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.tracker = Alerts(logger.configure("json", "debug", self.descriptor), lambda: 1.0)
+        self.alerts = Alerts(logger.configure("json", "debug", self.descriptor), lambda: 1.0)
 
     def lines(self) -> list[dict[str, Any]]:
         new = self._path.read_text("utf-8").splitlines()[self._read :]
@@ -89,13 +89,13 @@ class Told:
         return [line["event"] for line in self.lines()]
 
     def after(self, visited: DatabaseDone, now: float = 0.0) -> list[str]:
-        self.tracker.visited(visited, now)
+        self.alerts.visited(visited, now)
         return self.events()
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Iterator[Told]:
-    subject = Told(tmp_path / "log")
+def log(tmp_path: Path) -> Iterator[AlertLog]:
+    subject = AlertLog(tmp_path / "log")
     yield subject
     os.close(subject.descriptor)
 
@@ -114,8 +114,8 @@ def told(tmp_path: Path) -> Iterator[Told]:
         pytest.param(unavailable(LockHeldError("held")), ["lock.held", "run.finished"], id="locked"),
     ],
 )
-def test_first_visit_tells(told: Told, visited: DatabaseDone, events: list[str]) -> None:
-    assert events == told.after(visited)
+def test_first_visit_tells(log: AlertLog, visited: DatabaseDone, events: list[str]) -> None:
+    assert events == log.after(visited)
 
 
 @pytest.mark.parametrize(
@@ -146,81 +146,81 @@ def test_first_visit_tells(told: Told, visited: DatabaseDone, events: list[str])
     ],
 )
 def test_second_visit_tells_what_is_new(
-    told: Told, before: DatabaseDone, visited: DatabaseDone, events: list[str]
+    log: AlertLog, before: DatabaseDone, visited: DatabaseDone, events: list[str]
 ) -> None:
-    told.after(before)
+    log.after(before)
 
-    assert events == told.after(visited, 1.0)
+    assert events == log.after(visited, 1.0)
 
 
 @pytest.mark.parametrize("visited", [failed(), refusal(), unavailable()], ids=["failed", "refused", "unavailable"])
-def test_trouble_is_news_once(told: Told, visited: DatabaseDone) -> None:
-    assert told.tracker.visited(visited, 0.0)
+def test_trouble_is_news_once(log: AlertLog, visited: DatabaseDone) -> None:
+    assert log.alerts.visited(visited, 0.0)
     # At the next pass, when it is repeated in the log, and after that.
-    assert [told.tracker.visited(visited, now) for now in (1.0, 100.0, 1000.0)] == [False] * 3
-    assert not told.tracker.visited(current(), 1001.0)
-    assert told.tracker.visited(visited, 1002.0)
+    assert [log.alerts.visited(visited, now) for now in (1.0, 100.0, 1000.0)] == [False] * 3
+    assert not log.alerts.visited(current(), 1001.0)
+    assert log.alerts.visited(visited, 1002.0)
 
 
-def test_other_version_that_fails_for_the_same_reason_is_news(told: Told) -> None:
-    told.after(failed())
+def test_other_version_that_fails_for_the_same_reason_is_news(log: AlertLog) -> None:
+    log.after(failed())
     other = ExecutionFailedError("no such table: x", version=8, name="eight")
 
-    assert told.tracker.visited(visit(OutcomeKind.FAILED, other, done=1), 1.0)
-    assert told.events() == ["migration.failed", "database.blocked", "run.finished"]
+    assert log.alerts.visited(visit(OutcomeKind.FAILED, other, done=1), 1.0)
+    assert log.events() == ["migration.failed", "database.blocked", "run.finished"]
 
 
 @pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
-def test_what_is_well_is_no_news_of_trouble(told: Told, visited: DatabaseDone) -> None:
-    assert not told.tracker.visited(visited, 0.0)
+def test_what_is_well_is_no_news_of_trouble(log: AlertLog, visited: DatabaseDone) -> None:
+    assert not log.alerts.visited(visited, 0.0)
 
 
-def test_recovery_is_told_once(told: Told) -> None:
-    told.after(refusal())
-    told.after(current())
+def test_recovery_is_told_once(log: AlertLog) -> None:
+    log.after(refusal())
+    log.after(current())
 
-    assert told.after(current()) == []
-
-
-def test_trouble_that_comes_back_is_told_at_once(told: Told) -> None:
-    told.after(refusal())
-    told.after(current())
-
-    assert told.after(refusal(), 1.0) == ["checksum.mismatch", "database.blocked", "run.finished"]
+    assert log.after(current()) == []
 
 
-def test_database_that_was_blocked_and_unavailable_recovers_from_both(told: Told) -> None:
-    told.after(failed())
-    told.after(unavailable())
+def test_trouble_that_comes_back_is_told_at_once(log: AlertLog) -> None:
+    log.after(refusal())
+    log.after(current())
 
-    assert told.after(current()) == ["database.unblocked", "database.recovered"]
-
-
-def test_every_try_that_failed_is_told(told: Told) -> None:
-    told.after(failed())
-
-    assert "migration.failed" in told.after(failed(), 1.0)
+    assert log.after(refusal(), 1.0) == ["checksum.mismatch", "database.blocked", "run.finished"]
 
 
-def test_what_was_applied_before_the_same_failure_is_told(told: Told) -> None:
-    told.after(failed())
-    told.tracker.visited(failed(done=1), 1.0)
+def test_database_that_was_blocked_and_unavailable_recovers_from_both(log: AlertLog) -> None:
+    log.after(failed())
+    log.after(unavailable())
 
-    finished = [line for line in told.lines() if line["event"] == "run.finished"]
+    assert log.after(current()) == ["database.unblocked", "database.recovered"]
+
+
+def test_every_try_that_failed_is_told(log: AlertLog) -> None:
+    log.after(failed())
+
+    assert "migration.failed" in log.after(failed(), 1.0)
+
+
+def test_what_was_applied_before_the_same_failure_is_told(log: AlertLog) -> None:
+    log.after(failed())
+    log.alerts.visited(failed(done=1), 1.0)
+
+    finished = [line for line in log.lines() if line["event"] == "run.finished"]
 
     assert [(line["outcome"], line["applied"]) for line in finished] == [("failed", 1)]
 
 
-def test_lines_name_run_and_database(told: Told) -> None:
-    told.tracker.visited(refusal(), 0.0)
+def test_lines_name_run_and_database(log: AlertLog) -> None:
+    log.alerts.visited(refusal(), 0.0)
 
-    assert {(line["run_id"], line["database"]) for line in told.lines()} == {("r1", "app.db")}
+    assert {(line["run_id"], line["database"]) for line in log.lines()} == {("r1", "app.db")}
 
 
-def test_refusal_tells_of_each_offender(told: Told) -> None:
-    told.tracker.visited(refusal(), 0.0)
+def test_refusal_tells_of_each_offender(log: AlertLog) -> None:
+    log.alerts.visited(refusal(), 0.0)
 
-    first = told.lines()[0]
+    first = log.lines()[0]
 
     assert {key: first[key] for key in ("version", "name", "expected", "found")} == {
         "version": 7,
@@ -230,10 +230,10 @@ def test_refusal_tells_of_each_offender(told: Told) -> None:
     }
 
 
-def test_blocked_tells_the_reason(told: Told) -> None:
-    told.tracker.visited(refusal(), 0.0)
+def test_blocked_tells_the_reason(log: AlertLog) -> None:
+    log.alerts.visited(refusal(), 0.0)
 
-    blocked = told.lines()[1]
+    blocked = log.lines()[1]
 
     assert blocked["reason"] == "7_seven was changed"
     assert blocked["error"] == {
@@ -252,13 +252,13 @@ def test_blocked_tells_the_reason(told: Told) -> None:
     ],
 )
 def test_standing_trouble_is_repeated_ever_more_rarely(
-    told: Told, visited: DatabaseDone, events: list[str]
+    log: AlertLog, visited: DatabaseDone, events: list[str]
 ) -> None:
-    told.after(visited, 1000.0)
+    log.after(visited, 1000.0)
     repeated: dict[float, list[tuple[str, int]]] = {}
     for now in range(1000, 3000):
-        told.tracker.repeat_complaints(float(now))
-        lines = told.lines()
+        log.alerts.log_repeats(float(now))
+        lines = log.lines()
         if lines:
             repeated[now - 1000] = [(line["event"], line["repeated"]) for line in lines]
 
@@ -268,23 +268,23 @@ def test_standing_trouble_is_repeated_ever_more_rarely(
 
 
 @pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
-def test_what_is_well_is_not_repeated(told: Told, visited: DatabaseDone) -> None:
-    told.after(refusal())
-    told.after(visited)
-    told.tracker.repeat_complaints(100_000.0)
+def test_what_is_well_is_not_repeated(log: AlertLog, visited: DatabaseDone) -> None:
+    log.after(refusal())
+    log.after(visited)
+    log.alerts.log_repeats(100_000.0)
 
-    assert told.events() == []
+    assert log.events() == []
 
 
 @pytest.mark.parametrize(("matched", "times"), [(True, 1), (False, 2)], ids=["matched", "configured"])
 def test_file_that_is_no_database_is_spoken_of_once_where_only_a_pattern_means_it(
-    told: Told, *, matched: bool, times: int
+    log: AlertLog, *, matched: bool, times: int
 ) -> None:
     error = DatabaseError("file is not a database", code="SQLITE_NOTADB")
-    told.tracker.visited(unavailable(error, of=DatabasePath("x.db", "/srv/x.db", matched)), 0.0)
-    told.tracker.repeat_complaints(100_000.0)
+    log.alerts.visited(unavailable(error, of=DatabasePath("x.db", "/srv/x.db", matched)), 0.0)
+    log.alerts.log_repeats(100_000.0)
 
-    assert told.events().count("database.unavailable") == times
+    assert log.events().count("database.unavailable") == times
 
 
 # Many with one trouble
@@ -294,11 +294,11 @@ def many(size: int) -> list[DatabasePath]:
     return [DatabasePath(f"{number}.db", f"/srv/{number}.db") for number in range(size)]
 
 
-def test_first_few_are_told_of_and_the_others_counted_when_the_pass_ends(told: Told) -> None:
-    told.tracker.found(many(10))
-    news = [told.tracker.visited(unavailable(of=database), 0.0) for database in many(10)]
-    told.tracker.pass_ended(1.0, "r1")
-    lines = [line for line in told.lines() if line["event"] == "database.unavailable"]
+def test_first_few_are_told_of_and_the_others_counted_when_the_pass_ends(log: AlertLog) -> None:
+    log.alerts.found(many(10))
+    news = [log.alerts.visited(unavailable(of=database), 0.0) for database in many(10)]
+    log.alerts.pass_ended(1.0, "r1")
+    lines = [line for line in log.lines() if line["event"] == "database.unavailable"]
 
     # Hooks are told of all of them.
     assert news == [True] * 10
@@ -307,53 +307,53 @@ def test_first_few_are_told_of_and_the_others_counted_when_the_pass_ends(told: T
     assert "repeated" not in lines[-1]
 
 
-def test_others_are_not_told_of_before_all_of_them_are_known(told: Told) -> None:
+def test_others_are_not_told_of_before_all_of_them_are_known(log: AlertLog) -> None:
     """The daemon looks for what is to be repeated once a second, and a pass may take longer."""
-    told.tracker.found(many(10))
+    log.alerts.found(many(10))
     for database in many(10):
-        told.tracker.visited(unavailable(of=database), 0.0)
-        told.tracker.repeat_complaints(0.5)
-    told.tracker.pass_ended(1.0, "r1")
+        log.alerts.visited(unavailable(of=database), 0.0)
+        log.alerts.log_repeats(0.5)
+    log.alerts.pass_ended(1.0, "r1")
 
-    lines = [line for line in told.lines() if line["event"] == "database.unavailable"]
+    lines = [line for line in log.lines() if line["event"] == "database.unavailable"]
     assert [line["databases"] for line in lines if "databases" in line] == [7]
 
 
-def test_they_are_repeated_together_and_no_more_than_that(told: Told) -> None:
-    told.tracker.found(many(10))
+def test_they_are_repeated_together_and_no_more_than_that(log: AlertLog) -> None:
+    log.alerts.found(many(10))
     for database in many(10):
-        told.tracker.visited(unavailable(of=database), 0.0)
-    told.tracker.pass_ended(1.0, "r1")
-    told.lines()
-    told.tracker.repeat_complaints(100.0)
-    told.tracker.repeat_complaints(101.0)
+        log.alerts.visited(unavailable(of=database), 0.0)
+    log.alerts.pass_ended(1.0, "r1")
+    log.lines()
+    log.alerts.log_repeats(100.0)
+    log.alerts.log_repeats(101.0)
 
-    assert [(line.get("databases"), line["repeated"]) for line in told.lines()] == [(None, 1)] * 3 + [(7, 1)]
+    assert [(line.get("databases"), line["repeated"]) for line in log.lines()] == [(None, 1)] * 3 + [(7, 1)]
 
 
-def test_another_cause_is_told_of_again(told: Told) -> None:
-    told.tracker.found(many(5))
+def test_another_cause_is_told_of_again(log: AlertLog) -> None:
+    log.alerts.found(many(5))
     for database in many(5):
-        told.tracker.visited(unavailable(of=database), 0.0)
-    told.tracker.pass_ended(1.0, "r1")
-    told.lines()
+        log.alerts.visited(unavailable(of=database), 0.0)
+    log.alerts.pass_ended(1.0, "r1")
+    log.lines()
     for database in many(5):
-        told.tracker.visited(failed(of=database), 2.0)
+        log.alerts.visited(failed(of=database), 2.0)
 
-    assert told.events().count("migration.failed") == 3
-    told.tracker.pass_ended(3.0, "r2")
-    assert [line["databases"] for line in told.lines() if "databases" in line] == [2, 5]
+    assert log.events().count("migration.failed") == 3
+    log.alerts.pass_ended(3.0, "r2")
+    assert [line["databases"] for line in log.lines() if "databases" in line] == [2, 5]
 
 
-def test_what_recovers_is_told_of_in_the_same_way(told: Told) -> None:
-    told.tracker.found(many(10))
+def test_what_recovers_is_told_of_in_the_same_way(log: AlertLog) -> None:
+    log.alerts.found(many(10))
     for database in many(10):
-        told.tracker.visited(unavailable(of=database), 0.0)
-    told.lines()
+        log.alerts.visited(unavailable(of=database), 0.0)
+    log.lines()
     for database in many(10):
-        told.tracker.visited(current(of=database), 1.0)
-    told.tracker.pass_ended(2.0, "r2")
-    lines = told.lines()
+        log.alerts.visited(current(of=database), 1.0)
+    log.alerts.pass_ended(2.0, "r2")
+    lines = log.lines()
 
     recovered = [line for line in lines if line["event"] == "database.recovered"]
     assert [line.get("databases") for line in recovered] == [None, None, None, 7]
@@ -365,64 +365,64 @@ def halted(*databases: DatabasePath, is_new: bool = True) -> RolloutHalted:
     return RolloutHalted(databases, error, Halt(broken(), 1, 0, databases), 10, is_new)
 
 
-def test_halted_roll_out_is_told_of_once_and_repeated_while_databases_wait(told: Told) -> None:
-    told.tracker.found(many(3))
-    told.tracker.halted(halted(*many(3)[:2]), "r1", 0.0)
-    told.tracker.halted(halted(many(3)[2], is_new=False), "r2", 1.0)
-    assert told.events() == ["fleet.halted"]
-    assert told.tracker.counts()["blocked"] == 3
+def test_halted_roll_out_is_told_of_once_and_repeated_while_databases_wait(log: AlertLog) -> None:
+    log.alerts.found(many(3))
+    log.alerts.halted(halted(*many(3)[:2]), "r1", 0.0)
+    log.alerts.halted(halted(many(3)[2], is_new=False), "r2", 1.0)
+    assert log.events() == ["fleet.halted"]
+    assert log.alerts.counts()["blocked"] == 3
 
-    told.tracker.repeat_complaints(100.0)
-    assert [(line["event"], line["repeated"]) for line in told.lines()] == [("fleet.halted", 1)]
+    log.alerts.log_repeats(100.0)
+    assert [(line["event"], line["repeated"]) for line in log.lines()] == [("fleet.halted", 1)]
     for database in many(3):
-        told.tracker.visited(applied(of=database), 101.0)
-    told.lines()
-    told.tracker.repeat_complaints(100_000.0)
-    assert told.events() == []
-    assert told.tracker.counts()["current"] == 3
+        log.alerts.visited(applied(of=database), 101.0)
+    log.lines()
+    log.alerts.log_repeats(100_000.0)
+    assert log.events() == []
+    assert log.alerts.counts()["current"] == 3
 
 
-def test_nothing_is_summed_up_where_there_was_no_news(told: Told) -> None:
-    told.tracker.found(many(3))
+def test_nothing_is_summed_up_where_there_was_no_news(log: AlertLog) -> None:
+    log.alerts.found(many(3))
     for database in many(3):
-        told.tracker.visited(current(of=database), 0.0)
-    told.tracker.pass_ended(1.0, "r1")
+        log.alerts.visited(current(of=database), 0.0)
+    log.alerts.pass_ended(1.0, "r1")
 
-    assert told.events() == []
+    assert log.events() == []
 
 
-def test_trouble_of_a_database_that_is_gone_is_not_repeated(told: Told) -> None:
-    told.after(refusal())
-    told.tracker.found([OTHER])
-    told.tracker.repeat_complaints(100_000.0)
+def test_trouble_of_a_database_that_is_gone_is_not_repeated(log: AlertLog) -> None:
+    log.after(refusal())
+    log.alerts.found([OTHER])
+    log.alerts.log_repeats(100_000.0)
 
-    assert told.events() == []
+    assert log.events() == []
 
 
 # Which are known
 
 
-def test_known_are_those_found_last(told: Told) -> None:
-    told.tracker.found([APP])
-    told.tracker.found([APP, OTHER])
-    told.tracker.found([OTHER])
+def test_known_are_those_found_last(log: AlertLog) -> None:
+    log.alerts.found([APP])
+    log.alerts.found([APP, OTHER])
+    log.alerts.found([OTHER])
 
-    assert told.tracker.known() == {"/srv/other.db"}
-
-
-def test_database_found_again_is_still_in_its_trouble(told: Told) -> None:
-    told.after(failed())
-    told.tracker.found([APP, OTHER])
-
-    assert told.tracker.backing_off().keys() == {"/srv/app.db"}
+    assert log.alerts.known() == {"/srv/other.db"}
 
 
-def test_database_that_went_and_came_back_starts_over(told: Told) -> None:
-    told.after(failed())
-    told.tracker.found([])
-    told.tracker.found([APP])
+def test_database_found_again_is_still_in_its_trouble(log: AlertLog) -> None:
+    log.after(failed())
+    log.alerts.found([APP, OTHER])
 
-    assert told.tracker.backing_off() == {}
+    assert log.alerts.backing_off().keys() == {"/srv/app.db"}
+
+
+def test_database_that_went_and_came_back_starts_over(log: AlertLog) -> None:
+    log.after(failed())
+    log.alerts.found([])
+    log.alerts.found([APP])
+
+    assert log.alerts.backing_off() == {}
 
 
 # When to try again
@@ -448,71 +448,71 @@ def test_database_that_went_and_came_back_starts_over(told: Told) -> None:
         ),
     ],
 )
-def test_trouble_is_left_alone_for_a_while(told: Told, visited: DatabaseDone, rest: BackOff | None) -> None:
-    told.after(visited, 100.0)
+def test_trouble_is_left_alone_for_a_while(log: AlertLog, visited: DatabaseDone, rest: BackOff | None) -> None:
+    log.after(visited, 100.0)
 
-    assert told.tracker.backing_off() == ({"/srv/app.db": rest} if rest else {})
+    assert log.alerts.backing_off() == ({"/srv/app.db": rest} if rest else {})
 
 
-def test_while_doubles_with_each_failure_in_a_row(told: Told) -> None:
+def test_while_doubles_with_each_failure_in_a_row(log: AlertLog) -> None:
     until = []
     for _ in range(4):
-        told.after(unavailable(), 100.0)
-        until.append(told.tracker.backing_off()["/srv/app.db"].until)
+        log.after(unavailable(), 100.0)
+        until.append(log.alerts.backing_off()["/srv/app.db"].until)
 
     assert until == [101.0, 102.0, 104.0, 108.0]
 
 
-def test_while_starts_over_after_a_success(told: Told) -> None:
+def test_while_starts_over_after_a_success(log: AlertLog) -> None:
     for visited in (unavailable(), unavailable(), current(), unavailable()):
-        told.after(visited, 100.0)
+        log.after(visited, 100.0)
 
-    assert told.tracker.backing_off()["/srv/app.db"].until == 101.0
+    assert log.alerts.backing_off()["/srv/app.db"].until == 101.0
 
 
-def test_next_try_is_the_earliest_of_those_that_time_may_heal(told: Told) -> None:
-    told.after(unavailable(), 100.0)
-    told.after(unavailable(of=OTHER), 50.0)
-    told.after(failed(of=DatabasePath("broken.db", "/srv/broken.db")), 10.0)
+def test_next_try_is_the_earliest_of_those_that_time_may_heal(log: AlertLog) -> None:
+    log.after(unavailable(), 100.0)
+    log.after(unavailable(of=OTHER), 50.0)
+    log.after(failed(of=DatabasePath("broken.db", "/srv/broken.db")), 10.0)
 
-    assert told.tracker.retry_at() == 51.0
+    assert log.alerts.retry_at() == 51.0
 
 
 @pytest.mark.parametrize("visited", [None, current(), refusal(), failed()])
-def test_no_try_where_time_heals_nothing(told: Told, visited: DatabaseDone | None) -> None:
+def test_no_try_where_time_heals_nothing(log: AlertLog, visited: DatabaseDone | None) -> None:
     if visited is not None:
-        told.after(visited)
+        log.after(visited)
 
-    assert told.tracker.retry_at() is None
-    assert told.tracker.take_due(100_000.0) == set()
+    assert log.alerts.retry_at() is None
+    assert log.alerts.take_due(100_000.0) == set()
 
 
 @pytest.mark.parametrize(
     ("now", "due"),
     [(50.5, set()), (51.0, {"/srv/other.db"}), (101.0, {"/srv/other.db", "/srv/app.db"})],
 )
-def test_due_are_those_whose_time_has_come(told: Told, now: float, due: set[str]) -> None:
-    told.after(unavailable(), 100.0)
-    told.after(unavailable(of=OTHER), 50.0)
+def test_due_are_those_whose_time_has_come(log: AlertLog, now: float, due: set[str]) -> None:
+    log.after(unavailable(), 100.0)
+    log.after(unavailable(of=OTHER), 50.0)
 
-    assert frozenset(due) == told.tracker.take_due(now)
+    assert frozenset(due) == log.alerts.take_due(now)
 
 
-def test_retry_that_was_taken_is_due_again_later(told: Told) -> None:
+def test_retry_that_was_taken_is_due_again_later(log: AlertLog) -> None:
     """Also when the pass never got as far as trying it."""
-    told.after(unavailable(), 100.0)
+    log.after(unavailable(), 100.0)
 
-    assert told.tracker.take_due(101.0) == {"/srv/app.db"}
-    assert told.tracker.take_due(101.0) == set()
-    assert (told.tracker.retry_at() or 0) > 101.0
+    assert log.alerts.take_due(101.0) == {"/srv/app.db"}
+    assert log.alerts.take_due(101.0) == set()
+    assert (log.alerts.retry_at() or 0) > 101.0
 
 
-def test_other_configuration_lets_all_be_tried(told: Told) -> None:
-    told.tracker.found([APP, OTHER])
-    told.after(failed())
-    told.tracker.try_all()
+def test_other_configuration_lets_all_be_tried(log: AlertLog) -> None:
+    log.alerts.found([APP, OTHER])
+    log.after(failed())
+    log.alerts.retry_all()
 
-    assert told.tracker.backing_off() == {}
+    assert log.alerts.backing_off() == {}
 
 
 # In one line
@@ -528,14 +528,14 @@ def test_other_configuration_lets_all_be_tried(told: Told) -> None:
         pytest.param([refusal(), current()], (2, 1, 0, 0, 0), id="mended"),
     ],
 )
-def test_counts(told: Told, visits: list[DatabaseDone], counts: tuple[int, ...]) -> None:
-    told.tracker.found([APP, OTHER])
+def test_counts(log: AlertLog, visits: list[DatabaseDone], counts: tuple[int, ...]) -> None:
+    log.alerts.found([APP, OTHER])
     for visited in visits:
         pending = 3 if visited.outcome.result in {OutcomeKind.FAILED, OutcomeKind.REFUSED} else 0
-        told.after(replace(visited, outcome=visited.outcome._replace(pending=pending)))
+        log.after(replace(visited, outcome=visited.outcome._replace(pending=pending)))
 
     names = ("databases", "current", "blocked", "unavailable", "pending")
-    assert dict(zip(names, counts, strict=True)) == told.tracker.counts()
+    assert dict(zip(names, counts, strict=True)) == log.alerts.counts()
 
 
 @pytest.mark.parametrize(
@@ -563,28 +563,28 @@ def test_counts(told: Told, visits: list[DatabaseDone], counts: tuple[int, ...])
         pytest.param([refusal(), current()], "1 of 2 databases current", id="mended"),
     ],
 )
-def test_summary(told: Told, visits: list[DatabaseDone], summary: str) -> None:
-    told.tracker.found([APP, OTHER])
+def test_summary(log: AlertLog, visits: list[DatabaseDone], summary: str) -> None:
+    log.alerts.found([APP, OTHER])
     for visited in visits:
-        told.after(visited)
+        log.after(visited)
 
-    assert summary == told.tracker.summary()
+    assert summary == log.alerts.summary()
 
 
-def test_summary_is_short_and_of_one_line(told: Told) -> None:
-    told.tracker.found([APP])
-    told.after(unavailable(DatabaseError("word\n" * 1000)))
+def test_summary_is_short_and_of_one_line(log: AlertLog) -> None:
+    log.alerts.found([APP])
+    log.after(unavailable(DatabaseError("word\n" * 1000)))
 
-    summary = told.tracker.summary()
+    summary = log.alerts.summary()
 
     assert summary == "0 of 1 databases current; 1 unavailable: app.db: " + "word " * 17 + "..."
 
 
-def test_what_seems_damaged_is_tried_again_in_the_end(told: Told) -> None:
+def test_what_seems_damaged_is_tried_again_in_the_end(log: AlertLog) -> None:
     """A disk that failed to read a page once looks like a file that is damaged."""
-    told.after(unavailable(busy(transient=False)), 100.0)
+    log.after(unavailable(busy(transient=False)), 100.0)
 
-    assert told.tracker.retry_at() == 400.0
-    assert told.tracker.take_due(399.0) == set()
-    assert told.tracker.take_due(400.0) == {"/srv/app.db"}
-    assert told.tracker.retry_at() == 700.0
+    assert log.alerts.retry_at() == 400.0
+    assert log.alerts.take_due(399.0) == set()
+    assert log.alerts.take_due(400.0) == {"/srv/app.db"}
+    assert log.alerts.retry_at() == 700.0

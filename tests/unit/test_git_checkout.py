@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from support import needs_git
 
-from migrated.daemon.watcher import is_under_way
+from migrated.daemon.watcher import git_checkout_in_progress
 
 
 def git(home: Path, *arguments: str) -> str:
@@ -23,10 +23,10 @@ def repository(tmp_path: Path) -> Path:
 @needs_git
 def test_git_s_lock_says_so(repository: Path) -> None:
     directory = str(repository / "db" / "migrations")
-    assert not is_under_way(directory)
+    assert not git_checkout_in_progress(directory)
 
     (repository / ".git" / "index.lock").touch()
-    assert is_under_way(directory)
+    assert git_checkout_in_progress(directory)
 
 
 @needs_git
@@ -34,11 +34,11 @@ def test_worktree_has_a_lock_of_its_own(repository: Path) -> None:
     git(repository, "commit", "-q", "--allow-empty", "-m", "one")
     git(repository, "worktree", "add", "-q", "other")
     lock = Path(git(repository / "other", "rev-parse", "--absolute-git-dir")) / "index.lock"
-    assert not is_under_way(str(repository / "other"))
+    assert not git_checkout_in_progress(str(repository / "other"))
 
     lock.touch()
-    assert is_under_way(str(repository / "other"))
-    assert not is_under_way(str(repository / "db"))
+    assert git_checkout_in_progress(str(repository / "other"))
+    assert not git_checkout_in_progress(str(repository / "db"))
 
 
 @needs_git
@@ -56,8 +56,8 @@ def test_git_takes_the_lock_that_we_look_for(repository: Path) -> None:
 
 
 def test_directory_outside_of_any_repository_is_in_none(tmp_path: Path) -> None:
-    assert not is_under_way(str(tmp_path))
+    assert not git_checkout_in_progress(str(tmp_path))
 
 
 def test_directory_that_is_gone_is_in_none(tmp_path: Path) -> None:
-    assert not is_under_way(str(tmp_path / "gone"))
+    assert not git_checkout_in_progress(str(tmp_path / "gone"))

@@ -10,31 +10,31 @@ from migrated.daemon.systemd import watchdog_interval
 
 
 def test_nobody_who_watches_is_told_nothing() -> None:
-    pulse = WatchdogPinger(None, 5.0)
+    pinger = WatchdogPinger(None, 5.0)
 
-    assert pulse.look_at == math.inf
+    assert pinger.check_at == math.inf
 
 
 def test_it_is_told_twice_within_the_interval() -> None:
-    pulse = WatchdogPinger(10.0, 100.0)
+    pinger = WatchdogPinger(10.0, 100.0)
     looks = []
     for _ in range(4):
-        looks.append(pulse.look_at)
-        assert pulse.should_ping(pulse.look_at, None)
+        looks.append(pinger.check_at)
+        assert pinger.should_ping(pinger.check_at, None)
 
     assert looks == [100.0, 105.0, 110.0, 115.0]
 
 
 def test_a_worker_that_advances_may_take_as_long_as_it_likes() -> None:
-    pulse = WatchdogPinger(10.0, 0.0)
+    pinger = WatchdogPinger(10.0, 0.0)
 
-    assert all(pulse.should_ping(5.0 * number, (number, b"")) for number in range(100))
+    assert all(pinger.should_ping(5.0 * number, (number, b"")) for number in range(100))
 
 
 def test_a_worker_that_gives_no_sign_is_covered_for_one_interval() -> None:
-    pulse = WatchdogPinger(10.0, 0.0)
+    pinger = WatchdogPinger(10.0, 0.0)
 
-    assert [pulse.should_ping(now, (7, b"")) for now in (0.0, 5.0, 9.9, 10.0, 15.0)] == [
+    assert [pinger.should_ping(now, (7, b"")) for now in (0.0, 5.0, 9.9, 10.0, 15.0)] == [
         True,
         True,
         True,
@@ -44,22 +44,22 @@ def test_a_worker_that_gives_no_sign_is_covered_for_one_interval() -> None:
 
 
 def test_either_sign_is_enough_and_it_is_told_again_after_the_next_one() -> None:
-    pulse = WatchdogPinger(10.0, 0.0)
-    pulse.should_ping(0.0, (7, b""))
+    pinger = WatchdogPinger(10.0, 0.0)
+    pinger.should_ping(0.0, (7, b""))
 
-    assert not pulse.should_ping(20.0, (7, b""))
-    assert pulse.should_ping(25.0, (8, b""))
-    assert pulse.should_ping(35.0, (8, b"read"))
-    assert not pulse.should_ping(45.0, (8, b"read"))
+    assert not pinger.should_ping(20.0, (7, b""))
+    assert pinger.should_ping(25.0, (8, b""))
+    assert pinger.should_ping(35.0, (8, b"read"))
+    assert not pinger.should_ping(45.0, (8, b"read"))
 
 
 def test_an_idle_worker_is_well() -> None:
-    pulse = WatchdogPinger(10.0, 0.0)
-    pulse.should_ping(0.0, (7, b""))
+    pinger = WatchdogPinger(10.0, 0.0)
+    pinger.should_ping(0.0, (7, b""))
 
-    assert pulse.should_ping(50.0, None)
+    assert pinger.should_ping(50.0, None)
     # The same signs at the beginning of the next piece of work.
-    assert pulse.should_ping(100.0, (7, b""))
+    assert pinger.should_ping(100.0, (7, b""))
 
 
 @pytest.mark.parametrize(
