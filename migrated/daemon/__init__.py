@@ -1,1 +1,1 @@
-"""The long-running process."""
+"""The daemon that `migrated run` and `migrated dev` start."""

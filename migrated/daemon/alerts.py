@@ -1,4 +1,8 @@
-"""What the daemon logs about each database, and when: once a cause, then ever more seldom, alike ones together."""
+"""Decides which database states the daemon logs, and when.
+
+A new cause is logged at once, and repeated at growing intervals while it lasts. Databases that fail for the same
+cause are grouped: the first few get lines of their own, the others share one line.
+"""
 
 import math
 from collections import Counter
@@ -22,7 +26,7 @@ _BLOCKING = {OutcomeKind.FAILED, OutcomeKind.REFUSED}
 
 @dataclass(slots=True)
 class RetryState:
-    """A database that is not well, or was not brought to the end."""
+    """A database that is in trouble, or has pending migrations because its run was cut short."""
 
     outcome: Outcome
     failures: int = 0
@@ -35,14 +39,14 @@ class RetryState:
 
 @dataclass(slots=True)
 class FailureGroup:
-    """Databases in trouble for one cause: a few that are `told` of one by one, and the `others`."""
+    """Databases in trouble for one cause: `individual` ones get their own log lines, `others` share one."""
 
     individual: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
     repeat_timer: RepeatTimer = field(default_factory=RepeatTimer)
 
     def join(self, path: str) -> bool:
-        """Take in a database. Whether it is told of by itself."""
+        """Add a database. Return True if it is logged individually."""
         if path in self.individual or (len(self.individual) < FEW and path not in self.others):
             self.individual.add(path)
             return True
@@ -50,18 +54,21 @@ class FailureGroup:
         return False
 
     def leave(self, path: str) -> None:
-        """It is in this trouble no more."""
+        """Remove a database, if it is a member."""
         self.individual.discard(path)
         self.others.discard(path)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody has this trouble any more."""
+        """True if the group has no members."""
         return not self.individual and not self.others
 
 
 class Alerts:
-    """The state of every database, owned by the daemon's loop. Times are seconds of one clock."""
+    """Keeps the outcome of every database and logs what changed.
+
+    Used by the daemon's main thread only. Times are seconds of one monotonic clock.
+    """
 
     def __init__(self, log: Log, random: Callable[[], float]) -> None:
         self._log = log
@@ -77,7 +84,7 @@ class Alerts:
         self._began = 0.0
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
-        """Take the present set of databases: new ones are known from now on, those gone are forgotten."""
+        """Replace the set of known databases, and forget those that are no longer in it."""
         self._known = frozenset(database.path for database in databases)
         self._current &= self._known
         self._halt_timer.keep(self._known)
@@ -85,20 +92,20 @@ class Alerts:
             self._leave_group(self._tracked.pop(path))
 
     def retry_all(self) -> None:
-        """Leave none alone any more: the configuration, say, is another."""
+        """End every back-off, so that the next full pass tries each database: the configuration changed."""
         for tracked in self._tracked.values():
             tracked.back_off = None
 
     def known(self) -> frozenset[str]:
-        """The paths of all databases."""
+        """Return the paths of all databases."""
         return self._known
 
     def backing_off(self) -> dict[str, BackOff]:
-        """Those in trouble, and when to try them again."""
+        """Return the databases that are backing off, by path."""
         return {path: tracked.back_off for path, tracked in self._tracked.items() if tracked.back_off}
 
     def failing(self) -> dict[str, FailureCause | None]:
-        """Those in which a migration failed, with what it failed of."""
+        """Return the paths of databases in which a migration failed, with the cause."""
         return {
             path: tracked.cause
             for path, tracked in self._tracked.items()
@@ -106,15 +113,15 @@ class Alerts:
         }
 
     def retry_at(self) -> float | None:
-        """When the next one that may recover by itself should be tried."""
+        """Return the time of the next retry; None if no database is due without an outside change."""
         at = min((back_off.due_at for back_off in self.backing_off().values()), default=math.inf)
         return None if math.isinf(at) else at
 
     def take_due(self, now: float) -> frozenset[str]:
-        """Those that may recover by themselves and should be tried now.
+        """Return the paths of databases due for a retry and re-arm their timers.
 
-        Each is then due again later, whether or not the pass gets as far as trying it: its directory may be
-        invalid, and asking again at once would never end.
+        The timers are re-armed here because a pass may never reach a database: with an invalid directory it would
+        stay due, and the loop would spin.
         """
         due = set()
         for path, tracked in self._tracked.items():
@@ -125,11 +132,11 @@ class Alerts:
         return frozenset(due)
 
     def pass_begins(self, now: float) -> None:
-        """What is told together from now on is told when it ends."""
+        """Reset the totals of the pass; `pass_ended` logs them."""
         self._applied, self._has_changed, self._began = 0, False, now
 
     def visited(self, visit: DatabaseDone, now: float) -> bool:
-        """Take what a visit came to, and say what is new. Whether it is in a trouble that it was not in before."""
+        """Record and log the outcome of one database. Return True if its problem is new."""
         outcome = visit.outcome
         path = outcome.database.path
         log = self._log.bind(run_id=visit.run_id, database=outcome.database.name)
@@ -153,7 +160,7 @@ class Alerts:
         return False
 
     def halted(self, halted: RolloutHalted, run_id: str, now: float) -> None:
-        """These are not worked on: that is told of all at once."""
+        """Record databases that a halted rollout did not reach. One line covers all of them."""
         self._halt_timer.add(halted)
         self._halt_timer.log_if_due(self._log.bind(run_id=run_id), now)
         for database in halted.databases:
@@ -165,7 +172,7 @@ class Alerts:
         self._has_changed |= bool(halted.databases)
 
     def pass_ended(self, now: float, run_id: str) -> None:
-        """Tell of those that were not told of one by one, and of the fleet as a whole where there is news."""
+        """Log the shared lines of each group, and the totals if something changed in a fleet."""
         log = self._log.bind(run_id=run_id)
         for event, number in self._recovered.items():
             if number > FEW:
@@ -179,13 +186,13 @@ class Alerts:
             log(events.FLEET_FINISHED, **self.counts(), applied=self._applied, execution_time_ms=elapsed)
 
     def log_repeats(self, now: float) -> None:
-        """Say again what has been standing for long, so that no trouble is ever silent."""
+        """Repeat lines about problems that persist, when their timers are due."""
         self._halt_timer.log_if_due(self._log, now)
         for cause, group in self._groups.items():
             for path in sorted(group.individual):
                 tracked = self._tracked[path]
                 self._log_if_due(tracked, self._log.bind(database=tracked.outcome.database.name), now)
-            # The first time is when a pass ends: before that, their number would be that of the first half.
+            # `pass_ended` logs the first line: during a pass the group is incomplete, and its size would be wrong.
             if group.repeat_timer.has_logged:
                 self._log_group_if_due(cause, group, self._log, now)
 
@@ -216,11 +223,12 @@ class Alerts:
         tracked.blocked |= outcome.result in _BLOCKING
         tracked.unavailable |= outcome.result is OutcomeKind.UNAVAILABLE
         tracked.back_off = None
-        # A refusal is judged anew at every pass: that costs a look at the ledger and runs nothing.
+        # A refused database does not back off: evaluating it again at every pass only reads the ledger.
         if outcome.result is not OutcomeKind.REFUSED:
             permanent = outcome.error is not None and not outcome.error.transient
             until = now + retry_delay(tracked.failures, self._random)
-            # A damaged file, most likely; but a disk that failed to read it once looks the same.
+            # A permanent error on opening most likely means a damaged file, but a disk that failed one read
+            # reports the same code. Therefore even these are retried at the longest interval.
             at_latest = now + LONGEST_RETRY if outcome.result is OutcomeKind.UNAVAILABLE else math.inf
             tracked.back_off = BackOff(visit.migrations, visit.fingerprint, until, permanent, at_latest)
 
@@ -244,14 +252,14 @@ class Alerts:
             del self._groups[tracked.cause]
 
     def _log_if_due(self, tracked: RetryState, log: Log, now: float) -> bool:
-        """Tell the trouble if it is time to; whether that was the first time."""
+        """Log the database's problem if it is new or due again. Return True if it is new."""
         outcome = tracked.outcome
         error = outcome.error
         if error is None:
             return False
         if tracked.repeat_timer.has_logged and is_not_a_database(outcome):
             return False
-        # Another version that fails for the same reason is another cause.
+        # The version is part of the key: another migration that fails with the same message is a new problem.
         if not tracked.repeat_timer.should_log(f"{outcome.result}: {error.version}: {error.message}", now):
             return False
         repeated = tracked.repeat_timer.repeated or None
@@ -266,16 +274,16 @@ class Alerts:
         return repeated is None
 
     def _log_group_if_due(self, cause: FailureCause, group: FailureGroup, log: Log, now: float) -> None:
-        """Tell of those that are not told of one by one, if it is time to."""
+        """Log one line for the group's `others`, if it is due."""
         if group.others and group.repeat_timer.should_log(str(cause), now):
             example = self._tracked[next(iter(group.others))].outcome
             report_others(example, len(group.others), log.bind(repeated=group.repeat_timer.repeated or None))
 
     def counts(self) -> dict[str, int]:
-        """How many databases there are and in which state, and the migrations that wait in those in trouble.
+        """Return the number of databases in total and by state, and the pending migrations of those in trouble.
 
-        One that was not visited yet is in no state, nor is one whose run was cut short by a pause; of one that is
-        unavailable nothing is known to wait.
+        A database that was not visited yet, or whose run was cut short by a pause, is in none of the states. An
+        unavailable database counts no pending migrations: they are unknown.
         """
         troubled = Counter(tracked.outcome.result for tracked in self._tracked.values())
         pending = sum(
@@ -290,7 +298,7 @@ class Alerts:
         }
 
     def summary(self) -> str:
-        """One line for `systemctl status` and the log."""
+        """Return one line for `systemctl status` and the log."""
         counts = self.counts()
         text = f"{counts['current']} of {counts['databases']} databases current"
         for name, results in (("blocked", _BLOCKING), ("unavailable", {OutcomeKind.UNAVAILABLE})):
@@ -301,7 +309,7 @@ class Alerts:
 
 
 class HaltTimer:
-    """That roll-outs are halted, told at once and again for as long as databases wait for one to go on."""
+    """Logs a halted rollout at once, and again at growing intervals while databases wait for it."""
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
@@ -309,20 +317,20 @@ class HaltTimer:
         self._timer = RepeatTimer()
 
     def add(self, halted: RolloutHalted) -> None:
-        """These wait."""
+        """Add databases that wait for a halted rollout. A new halt restarts the timer."""
         if halted.is_new:
             self._last, self._timer = halted, RepeatTimer()
         self._paths |= {database.path for database in halted.databases}
 
     def leave(self, path: str) -> None:
-        """It waits no more."""
+        """Remove a database that no longer waits."""
         self._paths.discard(path)
 
     def keep(self, paths: AbstractSet[str]) -> None:
-        """All others are gone."""
+        """Forget every database that is not in `paths`."""
         self._paths &= paths
 
     def log_if_due(self, log: Log, now: float) -> None:
-        """Log it if it is time to."""
+        """Log the halt if databases wait and the timer is due."""
         if self._last is not None and self._paths and self._timer.should_log("halted", now):
             report_halt(self._last.halt, self._last.total, log.bind(repeated=self._timer.repeated or None))

@@ -1,4 +1,4 @@
-"""How every database stands, for those who ask while the daemon runs."""
+"""The state of every database, for requests on the control socket."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,14 +8,17 @@ from migrated.daemon.messages import DirectoryScanned, RolloutHalted
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, OutcomeKind
 
-# One for all that are well: there may be ten thousand, of which nothing more is asked.
+# Shared by all current databases: there may be ten thousand, and none of their outcomes is read again.
 _CURRENT = Outcome(DatabasePath("", ""), OutcomeKind.CURRENT)
 _STATES = {OutcomeKind.FAILED: "blocked", OutcomeKind.REFUSED: "blocked", OutcomeKind.UNAVAILABLE: "unavailable"}
 
 
 @dataclass(slots=True)
 class DatabaseState:
-    """One database. `state` is unknown, current, pending, blocked or unavailable, and has been since `since`."""
+    """State of one database: `unknown`, `current`, `pending`, `blocked` or `unavailable`, and since when.
+
+    `fault` is an error of its migrations directory, `unfinished` the reason why that directory is not applied yet.
+    """
 
     database: DatabasePath
     state: str
@@ -26,16 +29,16 @@ class DatabaseState:
 
     @property
     def error(self) -> MigrationError | None:
-        """Why it is not current."""
+        """The error that blocks the database or makes it unavailable; None if there is none."""
         return self.fault or (self.outcome.error if self.outcome else None)
 
     @property
     def pending(self) -> int:
-        """How many could be applied, as far as is known."""
+        """Number of pending migrations, as of the last run; 0 if unknown."""
         return self.outcome.pending if self.outcome else 0
 
     def why_not_current(self) -> str | None:
-        """What is missing to its being current, in a line; None where it is."""
+        """Return one line saying why the database is not current; None if it is."""
         if self.state == "current":
             return None
         if self.error is not None:
@@ -44,7 +47,7 @@ class DatabaseState:
         return f"{self.database.name}: {waiting}"
 
     def refresh(self, now: float) -> None:
-        """Find the state anew."""
+        """Recompute the state. `since` changes only if the state does."""
         state = self._compute()
         if state != self.state:
             self.state, self.since = state, now
@@ -60,20 +63,20 @@ class DatabaseState:
 
 
 class DatabaseRegistry:
-    """Owned by the daemon's loop. Times are seconds of one clock."""
+    """All databases by path. Used by the main thread only. Times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
         self._states: dict[str, DatabaseState] = {}
 
     def found(self, databases: Iterable[DatabasePath], now: float) -> None:
-        """Take the present set of databases: those gone are forgotten."""
+        """Replace the set of databases: add new ones as `unknown`, and forget those that are gone."""
         self._states = {
             database.path: self._states.get(database.path) or DatabaseState(database, "unknown", now)
             for database in databases
         }
 
     def scanned(self, scan: DirectoryScanned, now: float) -> None:
-        """Take what reading a directory gave: nothing from one with a fault is applied."""
+        """Record the result of reading a directory. An invalid file blocks every database of that directory."""
         errors = scan.listing.invalid if scan.listing else [scan.error]
         unfinished = scan.listing.unfinished if scan.listing else []
         for path in scan.databases:
@@ -83,31 +86,31 @@ class DatabaseRegistry:
                 state.refresh(now)
 
     def visited(self, outcome: Outcome, now: float) -> None:
-        """Take what working on a database came to."""
+        """Record the outcome of a run on one database."""
         if state := self._states.get(outcome.database.path):
             state.outcome = outcome if outcome.result in _STATES or outcome.pending else _CURRENT
             state.refresh(now)
 
     def halted(self, halted: RolloutHalted, now: float) -> None:
-        """Take that these are not worked on."""
+        """Record databases that a halted rollout did not reach as blocked."""
         for database in halted.databases:
             self.visited(Outcome(database, OutcomeKind.REFUSED, error=halted.error), now)
 
     def all(self) -> list[DatabaseState]:
-        """Every one, in the order of the configuration."""
+        """Return the states of all databases in the order of the configuration."""
         return list(self._states.values())
 
     def of(self, paths: Iterable[str]) -> list[DatabaseState]:
-        """Those of these databases, as far as they are known, or all where none is named."""
+        """Return the states of the databases at `paths`, without unknown paths; all if `paths` is empty."""
         wanted = list(paths)
         return [self._states[path] for path in wanted if path in self._states] if wanted else self.all()
 
     def get(self, name: str) -> DatabaseState | None:
-        """That of the database with this path, or else with this name."""
+        """Return the state of the database with this path or, failing that, this name; None if there is none."""
         return self._states.get(name) or next((state for state in self.all() if state.database.name == name), None)
 
     def why_not_current(self, paths: Iterable[str]) -> list[str]:
-        """What is missing to these databases' being current, or to that of all where none is named."""
+        """Return one line for each of these databases that is not current; of all if `paths` is empty."""
         lines = []
         for path in list(paths) or list(self._states):
             state = self._states.get(path)

@@ -1,4 +1,4 @@
-"""The migrations directories: their watches, what was said of their files, and when to look again."""
+"""The migrations directories: their watches, the problems logged about their files, and when to rescan."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -16,13 +16,13 @@ from migrated.sources.directory import Listing
 from migrated.sources.formats.native import FileName, read_name
 
 FIRST_RESCAN_SECONDS = 0.1
-"""How soon a directory is read again when a file of it is being written or could not be read, at first."""
+"""Initial delay before a directory is read again because a file was incomplete or unreadable."""
 
 LONGEST_RESCAN_SECONDS = 5.0
-"""And how soon at the latest, for as long as that lasts."""
+"""Maximum delay between such rescans. The delay grows with the time that the problem lasts."""
 
 INCOMPLETE_LOG_SECONDS = 5.0
-"""How long a file may be unfinished before it is spoken of."""
+"""How long a file may be incomplete before that is logged."""
 
 _WATCH_EVENTS = {
     "started": events.WATCH_STARTED,
@@ -45,11 +45,10 @@ class _Directory:
 
 
 class Directories:
-    """Owned by the daemon's loop. `changed` is called, from other threads, with a directory to be looked at.
+    """All migrations directories. Used by the main thread only.
 
-    And with what is known of the change, as `DirectoryWatch` says.
-
-    `restarts` counts the watches that were built anew.
+    `changed` is called from other threads with a directory that may have changed and the file name as described at
+    `DirectoryWatch`. `restarts` counts restarted watches.
     """
 
     def __init__(self, log: Log, changed: Callable[[str, str | None], None]) -> None:
@@ -60,7 +59,7 @@ class Directories:
         self.restarts = 0
 
     def watch(self, config: Config) -> None:
-        """Watch what the configuration names, and nothing else any more."""
+        """Stop all watches and watch the directories of `config`. A failure to watch is logged, not raised."""
         wanted = dict.fromkeys(target.migrations for target in config.targets)
         self.stop()
         self._directories = {
@@ -69,7 +68,7 @@ class Directories:
         self.check()
 
     def check(self) -> bool:
-        """See after every watch; whether there is news of one."""
+        """Check every watch and restart lost ones. Return True if the state of any watch changed."""
         now = time.monotonic()
         has_changed = False
         for path, directory in self._directories.items():
@@ -80,7 +79,10 @@ class Directories:
         return has_changed
 
     def is_next_migration(self, paths: Iterable[str], name: str) -> bool:
-        """Whether a file of these directories is a new migration above all others, and nothing else is open."""
+        """True if file `name` is a migration newer than all in these directories, and all other files are valid.
+
+        Only then can the caller apply it without waiting for more changes: nothing else is incomplete or invalid.
+        """
         named = read_name(name)
         listings = [self._directories[path].listing for path in paths if path in self._directories]
         return isinstance(named, FileName) and all(
@@ -92,21 +94,21 @@ class Directories:
         )
 
     def checkout_in_progress(self) -> bool:
-        """Whether git is changing the files of one of them."""
+        """True if git is writing to the work tree of any of the directories."""
         return any(git_checkout_in_progress(path) for path in self._directories)
 
     def stop(self) -> None:
-        """End every watch."""
+        """Stop every watch."""
         for directory in self._directories.values():
             directory.watch.stop()
 
     def scanned(self, scan: DirectoryScanned, now: float) -> None:
-        """Take what reading a directory gave, and say what is new."""
+        """Record the result of reading a directory and log what is new about its files."""
         directory = self._directories.get(scan.directory)
         if directory is None:
             return
         if scan.error is not None:
-            # Most often the directory is gone; its watch knows how to say that, once.
+            # Usually the directory is gone. Checking the watches logs `watch.lost`, which replaces the error here.
             self.check()
         directory.listing = scan.listing
         directory.fault = scan if scan.error else None
@@ -116,14 +118,14 @@ class Directories:
         self._log_faults(directory, now)
 
     def should_rescan(self, now: float) -> bool:
-        """Whether it is time to look again at an unfinished file; if so, that is done with."""
+        """Return True if a rescan is due, and clear its time."""
         due = self.rescan_at is not None and now >= self.rescan_at
         if due:
             self.rescan_at = None
         return due
 
     def log_repeats(self, now: float) -> None:
-        """Say again what has been standing for long."""
+        """Repeat lines about lost watches and invalid files, when their timers are due."""
         for path, directory in self._directories.items():
             lost = directory.watch.lost_reason
             if lost is not None and directory.lost_timer.should_log(lost, now):
@@ -131,7 +133,7 @@ class Directories:
             self._log_faults(directory, now)
 
     def summary(self) -> str:
-        """What is wrong with them, for people; nothing when all is well."""
+        """Return the problems of the directories as one line; empty if there are none."""
         parts = []
         for path, directory in self._directories.items():
             if directory.watch.lost_reason is not None:
@@ -143,7 +145,7 @@ class Directories:
         return "; ".join(parts)
 
     def views(self, now: float) -> list[dict[str, object]]:
-        """Each with how it is watched, or why not, and for how many seconds that has been so."""
+        """Return for each directory how it is watched, or why it is not, and for how many seconds."""
         return [
             {
                 "directory": path,
@@ -174,11 +176,11 @@ class Directories:
         for key in sorted(drafts.keys() - directory.logged_remarks):
             draft = drafts[key]
             self._log(events.FILE_DRAFT, file=key[0], version=draft.version, name=draft.name)
-        # What is gone is forgotten, so that it is told again if it comes back.
+        # Forget remarks that no longer apply, so that they are logged again if they return.
         directory.logged_remarks = remarks | drafts.keys()
 
     def _schedule_rescan(self, directory: _Directory, now: float) -> None:
-        """Come back soon for what passes without an event: a file being written, an error of the disk."""
+        """Schedule a rescan for problems that can end without a file event: incomplete files and read errors."""
         listing = directory.listing
         is_transient = directory.fault is not None or (
             listing is not None

@@ -1,4 +1,4 @@
-"""The daemon's own lock in every directory that has a database of its."""
+"""The daemon's lock files: one in every directory that contains a configured database."""
 
 import threading
 from collections.abc import Collection
@@ -11,7 +11,10 @@ from migrated.system.file_locks import DAEMON, ProcessLock, lock_path
 
 
 class DaemonLocks:
-    """Held from first use to the end. `ensure` may be called in several threads, all else in one at a time."""
+    """Locks held from first use until `release`.
+
+    `ensure` is thread-safe; the other methods must not be called concurrently.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -19,9 +22,9 @@ class DaemonLocks:
         self._also: dict[str, str] = {}
 
     def ensure(self, database: str) -> None:
-        """Hold the lock for the directory of `database`.
+        """Acquire the lock for the directory of `database`, unless it is already held.
 
-        Raises `LockHeldError` naming another daemon, `DatabaseError` when the directory is not there.
+        Raises `LockHeldError` naming the other daemon, `DatabaseError` if the directory does not exist.
         """
         path = lock_path(database, DAEMON)
         with self._mutex:
@@ -31,21 +34,22 @@ class DaemonLocks:
                 self._held[str(path)] = lock
 
     def ensure_all(self, config: Config) -> None:
-        """Hold those of all databases that have a directory. Raises `LockHeldError`."""
+        """Acquire the locks of all configured databases, skipping missing directories. Raises `LockHeldError`."""
         for _, databases in assign(config.targets):
             for database in databases:
                 with suppress(DatabaseError):
                     self.ensure(database.path)
 
     def release_unconfigured(self, config: Config) -> None:
-        """Give back those of directories that have no database of the configuration any more."""
+        """Release the locks of directories that contain no configured database any more."""
         assigned = assign(config.targets)
         self.release({str(lock_path(each.path, DAEMON)) for _, databases in assigned for each in databases})
 
     def reacquire_replaced(self) -> None:
-        """Take anew every lock whose file was removed or replaced, also where there is nothing to work on.
+        """Re-acquire every lock whose file was removed or replaced, including those of idle databases.
 
-        One that another daemon took meanwhile is given up; `ensure` says so when its databases' turn comes.
+        Another daemon could otherwise lock the new file while we hold only the deleted one. If it already has, our
+        lock is dropped, and `ensure` raises when a database of that directory is visited.
         """
         for path, lock in list(self._held.items()):
             if not lock.is_intact():
@@ -56,21 +60,21 @@ class DaemonLocks:
                     del self._held[path]
 
     def note(self, also: dict[str, str]) -> None:
-        """Have other keys in the notes of those that are held, and of those to come."""
+        """Write `also` into the note of every lock held now and acquired later."""
         if also != self._also:
             self._also = also
             for lock in self._held.values():
                 lock.note(also)
 
     def first(self) -> str | None:
-        """The path of the one that has been held for longest."""
+        """Return the path of the lock that has been held longest; None if none is held."""
         return next(iter(self._held), None)
 
     def held(self) -> frozenset[str]:
-        """The paths of those that are held."""
+        """Return the paths of all locks held."""
         return frozenset(self._held)
 
     def release(self, keeping: Collection[str] = ()) -> None:
-        """Give back all but those at the paths `keeping`."""
+        """Release all locks except those at the paths `keeping`."""
         for path in self.held() - set(keeping):
             self._held.pop(path).release()

@@ -1,6 +1,7 @@
-"""The daemon's hooks: which are wanted after a pass, and running them while the daemon goes on.
+"""The daemon's hooks: collecting the events of a pass, and running hook programs in the background.
 
-Owned by the loop's thread, but for the programs, which a thread of their own waits for.
+Both classes belong to the main thread. One worker thread waits for the hook programs, so that a slow hook delays
+neither signals nor migrations.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,18 +20,18 @@ from migrated.system.cancellation import CancelToken
 
 
 class PassHookCollector:
-    """What is new in the pass that is under way, and was not in those before it."""
+    """Collects the hook events of the current pass. A problem that an earlier pass reported is not repeated."""
 
     def __init__(self) -> None:
         self._collector = HookCollector("")
         self._faults: dict[str, str] = {}
 
     def begin(self, run_id: str) -> None:
-        """A pass begins."""
+        """Start collecting for a new pass."""
         self._collector = HookCollector(run_id)
 
     def scanned(self, scan: DirectoryScanned) -> None:
-        """Take what reading a directory gave. News are the databases that its faults did not block before."""
+        """Record the result of reading a directory. Databases that its errors blocked before are not reported."""
         errors = scan.listing.invalid if scan.listing else [scan.error] if scan.error else []
         cause = "\n".join(map(str, errors))
         blocked = [path for path in scan.databases if cause and self._faults.get(path) != cause]
@@ -43,25 +44,26 @@ class PassHookCollector:
             self._collector.add_trouble(OutcomeKind.REFUSED, errors[0], blocked)
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
-        """Take the present set of databases: those gone are forgotten."""
+        """Forget databases that are no longer in the current set."""
         if not self._faults:
             return
         paths = {database.path for database in databases}
         self._faults = {path: cause for path, cause in self._faults.items() if path in paths}
 
     def visited(self, outcome: Outcome, *, is_new: bool) -> None:
-        """Take what a visit came to; `is_news` whether its trouble, if any, is new."""
+        """Record the outcome of one database. `is_new`: its error, if any, was not reported by an earlier pass."""
         self._collector.add(outcome, is_news=is_new)
 
     def hook_events(self) -> list[HookEvent]:
-        """What there is to run hooks for, once the pass is over."""
+        """Return the hook events of the pass. Call when the pass is over."""
         return self._collector.occasions()
 
 
 class HookQueue:
-    """Runs one hook at a time, in order. What waits is bounded: several runs of the same hook become one.
+    """Runs hooks one at a time, in order. Waiting events of the same hook are merged, so the queue is bounded.
 
-    `post` is called, in the other thread, when one has ended; then `ended` is to be called. A context manager.
+    When a hook has ended, `post` is called in the worker thread; the main thread must then call `ended`. Use it as
+    a context manager: leaving it waits for the running hook, and interrupts the hook after an exception.
     """
 
     def __init__(self, log: Log, cancel_token: CancelToken, post: Callable[[HookEnded], None]) -> None:
@@ -74,15 +76,15 @@ class HookQueue:
 
     @property
     def is_busy(self) -> bool:
-        """Whether one is running; others wait only while one is."""
+        """True while a hook is running. Events wait only then."""
         return self._is_running
 
     def waiting(self) -> list[str]:
-        """The names of those that wait for the one that is running."""
+        """Return the names of the hooks that wait for the running one."""
         return [name.value for name in self._waiting]
 
     def put(self, config: Config, events: Iterable[HookEvent]) -> None:
-        """Run what is configured for these occasions, as soon as those before them have ended."""
+        """Queue the configured hooks for these events, and start the first if none is running."""
         for event in events:
             if config.hooks.command(event.hook):
                 waiting = self._waiting.get(event.hook)
@@ -91,7 +93,7 @@ class HookQueue:
         self._start_next()
 
     def ended(self) -> None:
-        """Go on with the next one."""
+        """Note that the running hook has ended, and start the next one."""
         self._is_running = False
         self._start_next()
 
@@ -108,7 +110,7 @@ class HookQueue:
     def _start_next(self) -> None:
         if self._is_running or not self._waiting:
             return
-        # Its place is that of the first of those it was merged from.
+        # A merged event keeps the position of its earliest part, so that merging never delays a hook.
         config, event = self._waiting.pop(next(iter(self._waiting)))
         self._is_running = True
         self._thread.submit(self._run, config, event)

@@ -1,9 +1,9 @@
-"""The daemon: wake, settle, reconcile, survive.
+"""The daemon's main loop.
 
-One thread, the main one, owns all state and waits on one inbox. Everybody else only posts into it: the
-watchers' threads, the signal handlers, and the worker, in whose thread all SQL runs, so that a signal is
-heard at once. The order at the start is: locks, then watches, then a full pass. A watch that came after the
-pass would miss what happened in between.
+The main thread owns all state and waits on one inbox. All other threads only post messages into it: the watchers,
+the signal handlers, the control socket, and the worker. All SQL runs in the worker thread, so that the main thread
+reacts to a signal at once. The start order is: locks, watches, full pass. A watch started after the pass would
+miss changes made in between.
 """
 
 import os
@@ -54,19 +54,22 @@ from migrated.system.inbox import receive
 TICK_SECONDS = 1.0
 ALIVE_SECONDS = 300.0
 EXTENSION_USEC = 15_000_000
-"""How much more time systemd is asked for, each second that work advances during a start or a stop."""
+"""Extra time requested from systemd, once a second, while work advances during a start or a stop."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 def _caused_by_stopping(error: MigrationError | None) -> bool:
-    """Whether an error only comes from our stopping: a wait that was given up, say. An interruption is told."""
+    """True if stopping the daemon caused the error, for example by cancelling a wait for a lock.
+
+    An interrupted migration is not meant: that is reported like any other failure.
+    """
     return error is not None and error.transient and error.code != INTERRUPTED
 
 
 class Daemon:
-    """Keeps every configured database current until it is told to stop.
+    """Keeps every configured database current until SIGTERM or SIGINT.
 
-    `load` reads the configuration again, for SIGHUP; it raises `ConfigError`.
+    `load` reads the configuration again on a reload; it raises `ConfigError`.
     """
 
     def __init__(self, config: Config, load: Callable[[], Config], log: Log) -> None:
@@ -102,7 +105,7 @@ class Daemon:
         self._alive_at = now + ALIVE_SECONDS
 
     def run(self) -> int:
-        """Work until SIGTERM or SIGINT; return the exit code: 0, or 5 when another daemon is at it already."""
+        """Run until SIGTERM or SIGINT. Return the exit code: 0, or 5 if another daemon holds a lock we need."""
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         self._log(events.DAEMON_STARTING, program_version=VERSION)
@@ -126,6 +129,8 @@ class Daemon:
         return 0
 
     def _loop(self, worker: ThreadPoolExecutor) -> None:
+        # After a stop request the loop goes on until the running pass and hook have ended: both post here, and
+        # systemd and the control socket still need answers.
         while not self._cancel_token.is_stopping() or self._pass is not None or self._hooks.is_busy:
             now = time.monotonic()
             if now >= self._tick_at:
@@ -145,6 +150,7 @@ class Daemon:
     def _next_wake(self) -> float:
         times = [self._tick_at, self._watchdog.check_at, self._status.due_at(), self._requests.due_at()]
         if self._pass is None and not self._requests.is_paused:
+            # While a burst of changes lasts, wake only for its end: `_start_work` starts nothing before.
             settled_at = self._debouncer.due_at()
             others = (self._resync_at, self._alerts.retry_at(), self._directories.rescan_at)
             times += [at for at in others if at] if settled_at is None else [settled_at]
@@ -169,9 +175,12 @@ class Daemon:
             self._reload()
         if self._requests.is_paused:
             return
+        # A single new migration is applied after a much shorter delay; anything else waits for the full one.
         one = self._debouncer.single_file(now)
         if one is not None and not self._directories.is_next_migration(self._touched, one):
             self._debouncer.use_full_delay()
+        # Git writes the files of a checkout one by one: postpone the pass while its lock exists. At most by
+        # `settle_max`, because a killed git leaves its lock behind.
         if self._debouncer.is_due(now) and self._directories.checkout_in_progress():
             self._debouncer.event(now)
         if self._debouncer.fire(now):
@@ -179,7 +188,7 @@ class Daemon:
             self._touched.clear()
             self._resync_at = now
         if self._debouncer.due_at() is not None:
-            # What is changing is not looked at half way, whatever else is due.
+            # While files are still changing, no pass starts, whatever else is due: it could read half a checkout.
             return
         rescan = self._directories.should_rescan(now) or self._requests.full_pass_wanted
         if rescan or now >= self._resync_at:
@@ -275,7 +284,7 @@ class Daemon:
     def _stop(self, number: signal.Signals) -> None:
         if self._cancel_token.is_stopping():
             self._cancel_token.interrupt()
-            # A third one kills: an unfinished migration is then undone by SQLite's journal.
+            # The third signal kills the process. SQLite's journal then undoes the unfinished migration.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             return
@@ -284,9 +293,9 @@ class Daemon:
         self._log(events.DAEMON_STOPPING, reason=number.name)
 
     def _ask_for_time(self) -> None:
-        """Tell systemd, while it waits for us to start or to stop, that the work advances.
+        """Extend systemd's start or stop timeout if the worker advanced since the last call.
 
-        A hook has a limit of its own, `timeout` or `stop_grace`.
+        A running hook extends the stop timeout without a sign of progress: `timeout` or `stop_grace` limits it.
         """
         advances = self._pass is not None and self._cancel_token.heartbeats != self._heartbeats_seen
         stops = self._cancel_token.is_stopping()
@@ -296,7 +305,7 @@ class Daemon:
 
     def _pass_ended(self) -> None:
         if self._pass is not None:
-            # Raises what the pass did not expect: a fault of ours, on which the service manager restarts us.
+            # Raises exceptions that the pass did not handle. They are bugs: end, and let systemd restart us.
             self._pass.result()
         self._pass = None
         self._alerts.pass_ended(time.monotonic(), self._run_id)
@@ -306,7 +315,7 @@ class Daemon:
         if self._cancel_token.is_stopping():
             return
         self._open_control()
-        # What was cut short by a pause has not seen everything.
+        # A pass that a pause cut short has not visited every database, so the daemon is not ready yet.
         is_first = not self._ready and not self._requests.is_paused
         summary = self._status.send(f"X_MIGRATED_PASS={self._run_id}", *(["READY=1"] if is_first else []))
         if is_first:
@@ -348,7 +357,7 @@ class Daemon:
         return "; ".join(part for part in (mode, str(current) if current else "", *parts) if part)
 
     def _describe(self, now: float, paths: tuple[str, ...]) -> Answer:
-        """The live view, with these databases or all."""
+        """Build the answer to a `status` request: the daemon and the databases at `paths`, or all."""
         back_offs = self._alerts.backing_off()
         daemon = daemon_view(
             now,
@@ -381,19 +390,20 @@ class Daemon:
                 self._log(events.CONTROL_UNAVAILABLE, reason=str(error))
 
     def _progress_token(self) -> object:
-        """What changes while the worker advances; None while it has nothing to do."""
+        """Return a value that changes whenever the worker advances; None while the worker is idle."""
         return (self._cancel_token.heartbeats, self._activity.progress_token()) if self._pass is not None else None
 
     def _changed(self, directory: str | None = None, name: str | None = None) -> None:
         self._inbox.put(Changed(directory, name))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # Nothing but this: a handler interrupts the main thread anywhere, even inside a lock that it holds.
+        # Do nothing else here. A handler interrupts the main thread at any point, even while it holds a lock, so
+        # taking that lock again would deadlock. `SimpleQueue.put` is reentrant.
         self._inbox.put(Signalled(number))
 
 
 def warn_if_root(config: Config, log: Log) -> None:
-    """Say it where this is root, naming the users to whom directories of migrations belong."""
+    """Log a warning if the daemon runs as root, naming the users who own migrations directories."""
     if os.geteuid() != 0:
         return
     strangers = {user for target in config.targets if (user := _owner(target.migrations))}

@@ -1,4 +1,4 @@
-"""The messages that the daemon's loop receives from the worker, the watchers and the signal handlers."""
+"""Messages posted to the daemon's main loop by the worker, the watchers, hooks and signal handlers."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from migrated.sources.directory import Listing
 
 @dataclass(frozen=True, slots=True)
 class HookEnded:
-    """The program of a hook has ended, however that was."""
+    """A hook program has ended, successfully or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A directory, or any where it is not said, may have changed; of `name` see `DirectoryWatch`."""
+    """A directory may have changed; None: any of them. For `name` see `DirectoryWatch`."""
 
     directory: str | None = None
     name: str | None = None
@@ -25,7 +25,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """A signal came."""
+    """The process received signal `number`."""
 
     number: int
 
@@ -35,7 +35,7 @@ HALTED = "FLEET_HALTED"
 
 @dataclass(frozen=True, slots=True)
 class DirectoryScanned:
-    """A directory was read, or could not be; `databases` are the paths of those that take its migrations."""
+    """A directory was read, or failed with `error`. `databases` are the paths of the databases that use it."""
 
     directory: str
     listing: Listing | None
@@ -45,14 +45,17 @@ class DirectoryScanned:
 
 @dataclass(frozen=True, slots=True)
 class DatabasesFound:
-    """The databases of all targets, as they are now. Those that are not among them are gone."""
+    """The current databases of all targets. Known databases that are not among them are gone."""
 
     databases: tuple[DatabasePath, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseDone:
-    """A database was worked on, with these migrations, when it looked like this before."""
+    """A run on one database has ended.
+
+    `migrations` is the revision of the directory; `fingerprint` is that of the file after a failed run.
+    """
 
     outcome: Outcome
     migrations: int
@@ -62,7 +65,10 @@ class DatabaseDone:
 
 @dataclass(frozen=True, slots=True)
 class RolloutHalted:
-    """These databases, of so many, are not worked on: what is new for them failed in others, now or earlier."""
+    """A rollout is halted: `databases`, of `total`, are not migrated because a migration failed in others.
+
+    `is_new` is false if an earlier pass halted the rollout.
+    """
 
     databases: tuple[DatabasePath, ...]
     error: RefusedError
@@ -73,7 +79,7 @@ class RolloutHalted:
 
 @dataclass(frozen=True, slots=True)
 class PassEnded:
-    """The pass is over."""
+    """The pass has ended."""
 
 
 Message = DirectoryScanned | DatabasesFound | DatabaseDone | RolloutHalted | PassEnded

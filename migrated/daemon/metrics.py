@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: a file for the node exporter's textfile collector.
+"""Prometheus metrics, written to a file for the node exporter's textfile collector.
 
 https://github.com/prometheus/node_exporter#textfile-collector
 """
@@ -25,10 +25,10 @@ _MODE = 0o644
 
 
 class Metrics:
-    """What the daemon did and found, written to `path` after each pass; nowhere without one.
+    """Metrics of the daemon, written to `path` after each pass; without a path nothing is written.
 
-    Owned by the daemon's loop, as are those that it asks. It counts from the start of the process. What goes wrong
-    while it writes is logged once per cause, and never raised.
+    Used by the main thread only. Counters start at 0 with the process. A failed write is logged once per cause and
+    never raised.
     """
 
     def __init__(self, path: str | None, alerts: Alerts, directories: Directories, log: Log) -> None:
@@ -44,17 +44,17 @@ class Metrics:
         self._last_error: str | None = None
 
     def visited(self, outcome: Outcome) -> None:
-        """Count what came of a database."""
+        """Count the outcome of one database."""
         self._applied += outcome.applied
         if outcome.result in self._failures:
             self._failures[outcome.result] += 1
 
     def pass_began(self) -> None:
-        """Take the time."""
+        """Note the start time of a pass."""
         self._began = time.monotonic()
 
     def pass_ended(self) -> None:
-        """Take the time, see whether all is well, and write."""
+        """Note the duration and success of the pass, and write the file."""
         self._duration = time.monotonic() - self._began
         counts = self._alerts.counts()
         if counts["current"] == counts["databases"] and not self._directories.summary():
@@ -62,7 +62,7 @@ class Metrics:
         self.write()
 
     def write(self) -> None:
-        """Write all of it."""
+        """Write all metrics to the file."""
         if self.path is None:
             return
         try:
@@ -79,7 +79,7 @@ class Metrics:
             self._last_error = None
 
     def collect(self) -> "Iterator[Metric]":
-        """As the library asks for them."""
+        """Yield all metrics. `prometheus_client` calls this."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         databases = GaugeMetricFamily("migrated_databases", "Databases by their state", labels=["state"])
@@ -113,7 +113,10 @@ class Metrics:
 
 
 def _replace_file(path: str, content: bytes) -> None:
-    """Write a file whole, readable by the exporter's user whatever the umask, or leave what is there."""
+    """Replace a file atomically, with mode 0644 whatever the umask. Raises `OSError`, leaving the old file.
+
+    The exporter runs as another user and may read at any moment.
+    """
     beside = f"{path}.{os.getpid()}"
     with suppress(FileNotFoundError):
         os.unlink(beside)

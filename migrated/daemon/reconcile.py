@@ -1,6 +1,7 @@
-"""One pass: read the directories, find the databases, bring each up to date. Runs in the worker's thread.
+"""One pass of the daemon: read the directories, find the databases, migrate each one.
 
-It is given what it needs and posts what it found as messages. `ReconcileCache` has what the next pass needs.
+A pass runs in the worker thread. It gets a snapshot of the main thread's state and posts its results as messages.
+`ReconcileCache` keeps what the next pass can reuse.
 """
 
 import os
@@ -38,25 +39,26 @@ _UNKNOWN = Fingerprint(None, ())
 
 
 class ReconcileCache:
-    """Owned by the thread that does the passes."""
+    """What passes remember, so that an idle pass opens no file. Used by the worker thread only."""
 
     def __init__(self) -> None:
         self.discovery = Discovery()
         self.reader = DirectoryReader()
         self.halts: dict[str, tuple[int, Halt]] = {}
         self.scanned: dict[str, tuple[Reading, list[DatabasePath]]] = {}
-        # Of those that are judged: what each looked like, with the migrations by which it was.
+        # Hash of the directory revision and file stamp of each database that needs no visit. A hash instead of the
+        # tuple saves memory with ten thousand databases.
         self._known: dict[str, int] = {}
         self._logs: dict[str, str] = {}
 
     def directory_changed(self, target: str, reading: Reading, databases: list[DatabasePath]) -> bool:
-        """Whether a target's directory or its databases are others than in the pass before."""
+        """True if a target's directory or its list of databases changed since the previous pass."""
         reading_before, databases_before = self.scanned.get(target, (None, None))
         self.scanned[target] = reading, databases
         return reading is not reading_before or databases is not databases_before
 
     def changed(self, databases: Iterable[DatabasePath], revision: int) -> list[DatabasePath]:
-        """Those that have to be judged anew: that costs two calls of stat() each, and nothing is opened."""
+        """Return the databases that must be visited. Costs two calls of stat() for each; no file is opened."""
         known, logs = self._known, self._logs
         found = []
         for database in databases:
@@ -66,7 +68,11 @@ class ReconcileCache:
         return found
 
     def remember(self, path: str, revision: int) -> None:
-        """Note that looking at a database once more would come to the same: it has everything, or is refused."""
+        """Remember that visiting this database again would change nothing: it is current, or refused.
+
+        A database written too recently is not remembered: a further write within the same tick of the file
+        system's clock would leave the same time stamp.
+        """
         log = _log_of(path)
         stamp = _stamp(path, log)
         self.forget(path)
@@ -76,22 +82,23 @@ class ReconcileCache:
                 self._logs[path] = log
 
     def forget(self, path: str) -> None:
-        """It has to be looked at again in any case."""
+        """Forget a database, so that the next full pass visits it."""
         self._known.pop(path, None)
         self._logs.pop(path, None)
 
     def keep(self, paths: Iterable[str]) -> None:
-        """Forget all others: they are gone."""
+        """Forget all databases that are not in `paths`."""
         for path in self._known.keys() - set(paths):
             self.forget(path)
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What one pass works by: a snapshot of what the owner knows.
+    """One pass, with a snapshot of the main thread's state.
 
-    `only` limits it to some databases' paths, which are then tried whatever they rest for; those in `asked_for`
-    also where the roll-out is halted, which `goes_on` ends. `failing` says what databases failed with before.
+    `only` limits the pass to these paths and ignores their back-off. Paths in `requested` are visited even if
+    their rollout is halted. `resume_rollouts` ends all halts first. `failing` maps databases to the cause of their
+    last failure: a failure known before the pass does not count towards a halt.
     """
 
     config: Config
@@ -112,7 +119,7 @@ class Reconciliation:
     resume_rollouts: bool = False
 
     def run(self) -> None:
-        """Do it, and post `PassEnded` whatever happens."""
+        """Run the pass. Always posts `PassEnded`, also after an exception."""
         self.activity.begin()
         try:
             self.locks.reacquire_replaced()
@@ -123,7 +130,7 @@ class Reconciliation:
             for target, databases in assigned:
                 try:
                     self._work_on_target(target, databases)
-                except Exception as surprise:  # noqa: BLE001 - one directory's surprise must not stop the others
+                except Exception as surprise:  # noqa: BLE001 - a bug met in one directory must not stop the others
                     fault = MigrationFileError(file=target.migrations, **internal_error(surprise))
                     self.post(DirectoryScanned(target.migrations, None, fault, _paths(databases)))
         finally:
@@ -163,7 +170,7 @@ class Reconciliation:
             self._roll_out(target, databases, wanted, reading)
 
     def _select(self, target: Target, databases: list[DatabasePath], revision: int) -> list[DatabasePath]:
-        """Those that have to be looked at more closely."""
+        """Return the databases that this pass must visit."""
         halted_by, halt = self.cache.halts.get(_key(target), (revision, None))
         if halt and halted_by != revision:
             del self.cache.halts[_key(target)]
@@ -178,7 +185,8 @@ class Reconciliation:
         if self.only is not None:
             return [database for database in databases if database.path in self.only]
         changed = self.cache.changed(databases, revision)
-        # Where its schema could not be written, that is tried again each time.
+        # With `schema_file` the first database is always visited, so that a schema file that could not be written
+        # is tried again at each pass.
         first = databases[:1] if target.schema_file is not None else []
         selected = [*first, *(each for each in changed if each not in first)]
         return [database for database in selected if not self._is_backing_off(database.path, revision)]
@@ -223,7 +231,7 @@ class Reconciliation:
     def _visit(
         self, job: DatabaseJob, visit: Visit, busy_timeout: float | None, locked_directories: set[str]
     ) -> Outcome:
-        """`ours` are the directories of which it is known in this pass that we hold the daemon's lock."""
+        """Migrate one database. `locked_directories` are those whose daemon lock this pass has checked."""
         database = visit.database
         self.cancel_token.beat()
         self.activity.visit(database.name)
@@ -242,12 +250,12 @@ class Reconciliation:
         if is_first:
             self.schemas.update(target, outcome, self.log, self.cancel_token)
         path = outcome.database.path
-        # What is refused is so for its record and the files: nothing changes while these are the same.
+        # A refusal depends only on the ledger and the files: visiting again while both are unchanged is pointless.
         if outcome.result is OutcomeKind.REFUSED or (outcome.error is None and not outcome.pending):
             self.cache.remember(path, revision)
         else:
             self.cache.forget(path)
-        # What we wrote ourselves must not pass for somebody else's change.
+        # Taken after the run: our own writes must not count as a change by somebody else, which ends a back-off.
         fingerprint = fingerprint_of(path) if outcome.error else _UNKNOWN
         self.post(DatabaseDone(outcome, revision, fingerprint, self.run_id))
 
@@ -278,7 +286,7 @@ _Stamp = tuple[int, ...]
 
 
 def _stamp(path: str, log: str) -> _Stamp:
-    """What can be told from outside; nothing of a file that is gone, which is like no other."""
+    """Return what stat() says of a database and its WAL file; an empty tuple if the database does not exist."""
     try:
         file = os.stat(path)
     except OSError:
@@ -291,11 +299,11 @@ def _stamp(path: str, log: str) -> _Stamp:
 
 
 def _log_of(path: str) -> str:
-    # Beside the file itself, also where the path is a link to it.
+    # SQLite follows symbolic links and puts the WAL beside the real file.
     return f"{os.path.realpath(path)}-wal"
 
 
 def fingerprint_of(path: str) -> Fingerprint:
-    """A database's fingerprint: two calls of stat()."""
+    """Return a database's fingerprint, with two calls of stat()."""
     stamp = _stamp(path, _log_of(path))
     return Fingerprint(stamp[:2] or None, stamp[2:])

@@ -1,4 +1,7 @@
-"""Timers without a clock: retries, repeated complaints, debounced events, and systemd's watchdog."""
+"""Timers for retries, repeated log lines, debounced file events and systemd's watchdog.
+
+No timer reads a clock: each method gets the time, in seconds of one monotonic clock.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,9 +14,10 @@ LONGEST_REPETITION = 900.0
 
 
 def retry_delay(failures: int, random: Callable[[], float]) -> float:
-    """Seconds until the next try after so many failures in a row: doubling, capped, half of it random.
+    """Return the seconds until the next try after `failures` failures in a row.
 
-    `random` gives numbers from 0 to 1, so that many databases do not come back at the same moment.
+    The delay doubles from `FIRST_RETRY` up to `LONGEST_RETRY`. Half of it is random, so that many databases are
+    not retried at the same moment. `random` returns numbers from 0 to 1.
     """
     longest = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 32))
     return float(longest * (0.5 + random() / 2))
@@ -21,9 +25,9 @@ def retry_delay(failures: int, random: Callable[[], float]) -> float:
 
 @dataclass(slots=True)
 class RepeatTimer:
-    """One standing cause: told at once, then at doubling intervals of at most 15 minutes.
+    """Decides when to log a lasting problem: at once, then at doubling intervals of 1 to 15 minutes.
 
-    `repeated` counts the tellings after the first.
+    `repeated` is the number of repetitions after the first line.
     """
 
     repeated: int = 0
@@ -33,11 +37,11 @@ class RepeatTimer:
 
     @property
     def has_logged(self) -> bool:
-        """Whether there was ever a cause to tell."""
+        """True once a cause was logged."""
         return self._cause is not None
 
     def should_log(self, cause: str, now: float) -> bool:
-        """Whether to tell it now. Another cause is told at once."""
+        """Return True if `cause` must be logged now, and re-arm the timer. A new cause is logged at once."""
         if cause != self._cause:
             self._cause, self.repeated, self._interval = cause, 0, FIRST_REPETITION
         elif now < self._next:
@@ -51,7 +55,7 @@ class RepeatTimer:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What can be told of a database without opening it. `identity` changes when the file is another one."""
+    """What stat() says of a database file. `identity` (device, inode) changes when the file is replaced."""
 
     identity: tuple[int, ...] | None
     content: tuple[int, ...]
@@ -59,7 +63,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """Why a database in trouble is left alone for now: what was tried, on which file, and until when."""
+    """When to retry a failed database: which migrations were tried, on which file, and until when to wait."""
 
     migrations: int
     database: Fingerprint
@@ -69,13 +73,14 @@ class BackOff:
 
     @property
     def due_at(self) -> float:
-        """When it should be tried though nothing changed; never, for a permanent failure."""
+        """Time of the next retry without an outside change; `at_latest` after a permanent failure."""
         return self.at_latest if self.permanent else self.until
 
     def is_over(self, migrations: int, database: Fingerprint, now: float) -> bool:
-        """Whether to try again: at once when the migrations or the file are others, else when it is time.
+        """Return True if the database should be tried again.
 
-        A permanent failure also waits until somebody wrote to the database, or for `at_latest`.
+        That is at once if the migrations changed or the file was replaced, otherwise after `until`. After a
+        permanent failure somebody must also have written to the database, unless `at_latest` has passed.
         """
         if migrations != self.migrations or database.identity != self.database.identity:
             return True
@@ -87,16 +92,17 @@ class BackOff:
 
 
 QUICK_SECONDS = 0.002
-"""How long a directory must be quiet where all that changed is one file: in a burst the next one comes sooner."""
+"""Quiet time required after a change of a single file. In a burst, the next event comes sooner than that."""
 LONGEST_TO_SHORTEN = 0.05
-"""Who asks for more quiet than that wants it in any case."""
+"""A configured quiet time above this is never shortened: the user chose it on purpose."""
 
 
 @dataclass(slots=True)
 class Debouncer:
-    """Due once `quiet` seconds passed without a change, and at the latest `maximum` after the first one.
+    """Debounces file events: due `quiet` seconds after the last one, at most `maximum` after the first one.
 
-    While only one file changed it is due `quickly` before that, for who finds that it can be taken by itself.
+    While all events concern a single file, it is due after `QUICK_SECONDS` already, unless the caller finds in
+    `single_file` that this file needs the full delay and calls `use_full_delay`.
     """
 
     quiet: float
@@ -107,7 +113,7 @@ class Debouncer:
     _full_delay: bool = False
 
     def event(self, now: float, name: str | None = None) -> None:
-        """Take a change into account: of the file `name`, of none if that is empty, of any if it is not known."""
+        """Note an event for file `name`; "" means that no migration changed, None that any file may have."""
         if self._first is None:
             self._first, self._full_delay = now, self.quiet > LONGEST_TO_SHORTEN
             self._names.clear()
@@ -118,16 +124,16 @@ class Debouncer:
             self._full_delay = True
 
     def single_file(self, now: float) -> str | None:
-        """The file to be taken by itself, once it is time for that."""
+        """Return the only file that changed, once `QUICK_SECONDS` have passed; None otherwise."""
         due = self._first is not None and not self._full_delay and now >= self._last + QUICK_SECONDS
         return next(iter(self._names), None) if due else None
 
     def use_full_delay(self) -> None:
-        """It is no file to be taken by itself."""
+        """Require the full quiet time for the current burst."""
         self._full_delay = True
 
     def due_at(self) -> float | None:
-        """When to act; None while nothing changed."""
+        """Return when to act; None without pending events."""
         if self._first is None:
             return None
         is_quick = self._names and not self._full_delay
@@ -135,22 +141,23 @@ class Debouncer:
         return min(self._last + quiet, self._first + self.maximum)
 
     def fire(self, now: float) -> bool:
-        """Whether to act now; if so, the burst is over."""
+        """Return True if it is time to act, and end the burst."""
         if not self.is_due(now):
             return False
         self._first = None
         return True
 
     def is_due(self, now: float) -> bool:
-        """Whether to act now; a change that is noticed may put that off, up to the maximum."""
+        """True if it is time to act. A further event postpones that, up to the maximum."""
         due = self.due_at()
         return due is not None and now >= due
 
 
 class WatchdogPinger:
-    """Due twice within `interval` seconds; never where that is None.
+    """Decides when to send `WATCHDOG=1`: twice in each `interval` of seconds; never if that is None.
 
-    The worker counts as hung once it is at work and gave no new sign for as long as the interval.
+    A busy worker whose progress token stays the same for a whole interval counts as hung. No pings are sent then,
+    and systemd restarts the daemon.
     """
 
     def __init__(self, interval: float | None, now: float) -> None:
@@ -160,7 +167,7 @@ class WatchdogPinger:
         self.check_at = now if interval else math.inf
 
     def should_ping(self, now: float, progress_token: object) -> bool:
-        """Whether to tell it now. `signs` differ whenever the worker advanced, and are None while it is idle."""
+        """Return True if the worker is alive. `progress_token` changes as it advances; None while it is idle."""
         self.check_at = now + self._interval / 2
         if progress_token is None or progress_token != self._progress_token:
             self._progress_token, self._alive_at = progress_token, now

@@ -1,4 +1,4 @@
-"""The daemon's status: what the worker is doing, and the state of each database, as values and as short texts."""
+"""The daemon's status as JSON-compatible values and as short texts."""
 
 import math
 import os
@@ -31,7 +31,7 @@ SHOW_AFTER_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CurrentWork:
-    """One piece of work on a database, begun at `since` of the monotonic clock."""
+    """What a thread is doing with a database, since time `since` of the monotonic clock."""
 
     database: str
     since: float
@@ -52,7 +52,10 @@ class CurrentWork:
 
 
 class Activity(Observer):
-    """Written by the threads that work, read by the loop's: each value is replaced whole."""
+    """What the worker's threads are doing.
+
+    The working threads write, the main thread reads, without a lock: every value is immutable and replaced whole.
+    """
 
     def __init__(self) -> None:
         self._began = 0.0
@@ -61,28 +64,31 @@ class Activity(Observer):
 
     @property
     def now(self) -> CurrentWork | None:
-        """What has been going on for longest; None where nothing is done."""
-        # A copy, made at one stroke: others put in and take out meanwhile.
+        """The work that began first; None while there is none."""
+        # Copy the dict atomically: iterating over it fails if another thread adds or removes an entry meanwhile.
         return min([*self._doing.copy().values()], key=lambda work: work.since, default=None)
 
     def begin(self) -> None:
-        """A pass begins, in the calling thread."""
+        """Note that a pass begins in the calling thread."""
         self._began, self._thread = time.monotonic(), threading.get_native_id()
 
     def visit(self, database: str) -> None:
-        """A database's turn has come, in the calling thread."""
+        """Note that the calling thread starts with a database."""
         self._doing[threading.get_native_id()] = CurrentWork(database, time.monotonic())
 
     def leave(self) -> None:
-        """It is over."""
+        """Note that the calling thread is done with its database."""
         self._doing.pop(threading.get_native_id(), None)
 
     def end(self) -> None:
-        """Nothing is done any more."""
+        """Note that the pass has ended."""
         self._doing.clear()
 
     def long_running(self, now: float) -> CurrentWork | None:
-        """What is being done, where the pass has been changing something, or waiting, for more than a second."""
+        """Return the current work if it takes longer than a second; None otherwise.
+
+        For a migration the time counts from the start of the pass, so that many short ones show up too.
+        """
         work = self.now
         if work is None:
             return None
@@ -90,7 +96,10 @@ class Activity(Observer):
         return work if now - since >= SHOW_AFTER_SECONDS else None
 
     def progress_token(self) -> tuple[bytes, ...]:
-        """What the threads have read and written, which goes on within a single long step of SQLite's."""
+        """Return the I/O counters of all working threads.
+
+        They also advance within a single long step of SQLite, such as a VACUUM, during which no callback runs.
+        """
         return tuple(_io_of(thread) for thread in (self._thread, *self._doing.copy()))
 
     def lock_waiting(self, holder: str) -> None:
@@ -120,7 +129,7 @@ def _io_of(thread: int | None) -> bytes:
 
 
 def daemon_view(now: float, began: float, work: CurrentWork | None, **more: object) -> dict[str, Any]:
-    """The daemon itself. `began` is when it did, by the same clock as `now`."""
+    """Describe the daemon. `began` is its start, by the same monotonic clock as `now`."""
     return {
         "pid": os.getpid(),
         "program_version": VERSION,
@@ -132,7 +141,7 @@ def daemon_view(now: float, began: float, work: CurrentWork | None, **more: obje
 
 
 def database_view(state: DatabaseState, now: float, retry_at: float | None) -> dict[str, Any]:
-    """One database. `retry_in` is in seconds; None where it is tried only once something changes."""
+    """Describe one database. `retry_in` is in seconds; None if only an outside change leads to a retry."""
     tried = retry_at is not None and not math.isinf(retry_at)
     return {
         "database": state.database.name,
@@ -187,12 +196,12 @@ _KINDS = {
 
 
 def is_not_a_database(outcome: Outcome) -> bool:
-    """Whether a pattern matches a file that is no database: that is said once, and no trouble of ours."""
+    """True if a glob pattern matched a file that is no database. That is logged once and never repeated."""
     return outcome.database.matched and outcome.error is not None and outcome.error.code == "SQLITE_NOTADB"
 
 
 def failure_summary(outcome: Outcome) -> str:
-    """What is wrong with a database, with what matters most in front."""
+    """Return one short line about a failure, with the most important words first: `systemctl status` cuts it."""
     error = outcome.error
     if error is None:
         return outcome.database.name

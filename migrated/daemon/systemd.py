@@ -10,7 +10,7 @@ _SEND_TIMEOUT_SECONDS = 1.0
 
 
 def notify(*fields: str) -> None:
-    """Send `NAME=value` fields to `$NOTIFY_SOCKET`; without one, or when nobody listens, nothing happens."""
+    """Send `NAME=value` fields to `$NOTIFY_SOCKET`. Does nothing without one; never raises `OSError`."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -19,17 +19,20 @@ def notify(*fields: str) -> None:
     message = "\n".join(field.replace("\n", " ") for field in fields).encode(errors="replace")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            # Its queue is short; one who does not read it must not hold us up.
+            # The queue of a datagram socket is short. A receiver that does not read must not block the main loop.
             channel.settimeout(_SEND_TIMEOUT_SECONDS)
             channel.connect(target)
             channel.send(message)
     except OSError:
-        # The service manager's ear is not worth the service's life.
+        # Failing to notify the service manager must not end the service.
         return
 
 
 def watchdog_interval() -> float | None:
-    """After how many seconds without `WATCHDOG=1` systemd ends us; None when it does not, or watches another."""
+    """Return the seconds without `WATCHDOG=1` after which systemd kills us; None without such a limit.
+
+    `$WATCHDOG_PID` naming another process means that the limit is not ours: a wrapper passed the environment on.
+    """
     pid = os.environ.get("WATCHDOG_PID")
     if pid and pid != str(os.getpid()):
         return None
@@ -40,16 +43,20 @@ def watchdog_interval() -> float | None:
 
 
 def reloading() -> None:
-    """Say that a reload began. systemd 253 and later wait in vain when the time is missing."""
+    """Tell systemd that a reload began.
+
+    systemd 253 and later (`Type=notify-reload`) wait until they time out if `MONOTONIC_USEC` is missing.
+    """
     notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 _INTERVAL_SECONDS = 0.2
-"""Ten thousand databases, one after the other, must not be ten thousand lines, each made from all of them."""
+"""Shortest time between two updates. Composing the text costs time for every database, so without a limit a pass
+over ten thousand databases would take quadratic time."""
 
 
 class StatusLine:
-    """Sends `STATUS=` whenever `compose` gives another text, soon after `changed` was called."""
+    """Sends `STATUS=` to systemd soon after `changed` was called, if `compose` returns a new text."""
 
     def __init__(self, compose: Callable[[], str]) -> None:
         self._compose = compose
@@ -58,15 +65,15 @@ class StatusLine:
         self._is_stale = False
 
     def changed(self) -> None:
-        """The text may be another one now."""
+        """Note that the text may have changed."""
         self._is_stale = True
 
     def due_at(self) -> float:
-        """When to call `look`; infinite while nothing changed."""
+        """Return when to call `look`; infinity while nothing changed."""
         return self._next_at if self._is_stale else math.inf
 
     def look(self, now: float) -> None:
-        """Send it, if it is another one and it is time."""
+        """Send the text if it changed and the update is due."""
         if now < self.due_at():
             return
         self._is_stale, self._next_at = False, now + _INTERVAL_SECONDS
@@ -75,7 +82,7 @@ class StatusLine:
             self._send(text)
 
     def send(self, *fields: str) -> str:
-        """Send it now, with other fields, and return it."""
+        """Send the text now, together with other fields, and return it."""
         self._is_stale = False
         text = self._compose()
         self._send(text, *fields)

@@ -1,10 +1,10 @@
-"""watchdog -> "something changed", and noticing when that has gone deaf.
+"""Watches directories with watchdog, and detects watches that no longer work.
 
-An event is only a hint that a directory should be looked at. Watches end silently when their directory is
-deleted, moved, mounted over or swapped behind a symlink, so once a second the path is compared with what is
-watched, and the whole observer is built anew when they differ.
+An event is only a hint that a directory should be read again. A watch ends silently when its directory is deleted,
+moved, mounted over or replaced behind a symlink. Therefore the path is compared once a second with the directory
+being watched, and the whole observer is rebuilt when they differ.
 
-`git_checkout_in_progress` tells whether git is checking files out.
+`git_checkout_in_progress` tells whether git is writing to the work tree.
 """
 
 import errno
@@ -38,7 +38,7 @@ _NO_MORE_WATCHES = {errno.ENOSPC, errno.EMFILE, errno.ENFILE}
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """What the path leads to at the moment."""
+    """The directory that a path resolves to."""
 
     real: str
     device: int
@@ -47,17 +47,18 @@ class _Identity:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """A change of a watch's own state. `reason` is the backend in use, or why there is none."""
+    """A state change of a watch. `reason` is the backend in use or, after `lost`, why there is none."""
 
     kind: Literal["started", "lost", "restored"]
     reason: str
 
 
 class DirectoryWatch:
-    """Calls `changed` from a thread of its own whenever the directory may have changed, and when it came back.
+    """Watches one directory, not recursively.
 
-    With the name of the file, an empty one where the change is of no migration, None where that is not known.
-    Not recursive. `check` must be called every second or so by one thread; it never raises.
+    `changed` is called from another thread whenever the directory may have changed, and after the watch was
+    restored. Its argument is the file name, "" if the change concerns no migration, None if the name is unknown.
+    One thread must call `check` about once a second; it never raises `OSError`.
     """
 
     def __init__(self, directory: str, mode: WatchMode, changed: Callable[[str | None], None]) -> None:
@@ -72,11 +73,11 @@ class DirectoryWatch:
 
     @property
     def lost_reason(self) -> str | None:
-        """Why the directory is not watched; None while it is."""
+        """Why the directory is not watched; None while it is watched."""
         return self._lost
 
     def check(self) -> WatchEvent | None:
-        """Compare the path with what is watched, mend the watch if need be, and say what is new."""
+        """Restart the watch if it no longer covers the path. Return the state change, if any."""
         found = _identify(self.directory)
         if isinstance(found, str):
             return self._report_lost(found)
@@ -88,17 +89,17 @@ class DirectoryWatch:
         try:
             backend = self._start(found)
         except (OSError, RuntimeError) as error:
-            # RuntimeError: no more threads.
+            # Python raises RuntimeError if it cannot start a thread.
             return self._report_lost(getattr(error, "strerror", None) or str(error))
         kind: Literal["started", "restored"] = "restored" if self._was_started or self._lost else "started"
         self._lost, self._was_started = None, True
         if kind == "restored":
-            # What happened while nobody listened; after a start a pass follows anyway.
+            # Changes made while there was no watch were missed. After the first start a full pass follows anyway.
             self._changed(None)
         return WatchEvent(kind, backend)
 
     def stop(self) -> None:
-        """End the observer and its threads."""
+        """Stop the observer and join its threads."""
         if self._observer is not None:
             self._observer.stop()
             if self._observer.is_alive():
@@ -131,27 +132,28 @@ class DirectoryWatch:
 
     def _start_observer(self, observer: BaseObserver, found: _Identity, backend: str) -> str:
         self._observer = observer
-        # Not the path as given: an observer on a symlink sees nothing at all.
+        # Watch the resolved path: an observer on a symlink gets no events.
         observer.schedule(_Handler(self._changed), found.real, recursive=False)
         observer.start()
         self._watched = found
-        # Its thread takes its first look when it comes to that; what was changed before then is no change to it.
+        # A poller takes its first snapshot in its own thread, some time after the start. Changes before that are
+        # invisible to it, so the next two checks report a change.
         self._rescans_owed = _RESCANS_AFTER_START if backend == "polling" else 0
         return backend
 
 
 class _Handler(FileSystemEventHandler):
-    """Must not raise: that would end watchdog's dispatching thread for good."""
+    """Passes events on. Must not raise: an exception would end watchdog's dispatch thread for good."""
 
     def __init__(self, changed: Callable[[str | None], None]) -> None:
         self._changed = changed
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        # Our own reading of the files makes these two; taking them for changes would be an endless loop.
+        # Reading the files ourselves causes these two events. Treating them as changes would be an endless loop.
         if event.event_type in {EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE}:
             return
         if event.is_directory:
-            # The directory itself is told to be modified with each of its files.
+            # Every change of a file also reports the directory as modified.
             self._changed("" if event.event_type == EVENT_TYPE_MODIFIED else None)
             return
         for path in (event.src_path, event.dest_path):
@@ -161,9 +163,9 @@ class _Handler(FileSystemEventHandler):
 
 
 class WatchdogWarnings(logging.Handler):
-    """watchdog only logs a lost event (its queue ran over): take every warning for a change.
+    """Calls `changed` for every warning that watchdog logs, within a `with` block.
 
-    A context manager, during which the warnings reach `changed`.
+    When the kernel's event queue overflows, watchdog loses events and only logs a warning.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -172,7 +174,7 @@ class WatchdogWarnings(logging.Handler):
         self._logger = logging.getLogger("watchdog")
 
     def emit(self, _record: logging.LogRecord) -> None:
-        """Take one warning."""
+        """Report a change for one warning."""
         self._changed()
 
     def __enter__(self) -> None:
@@ -183,7 +185,7 @@ class WatchdogWarnings(logging.Handler):
 
 
 def _identify(directory: str) -> _Identity | str:
-    """What the path leads to, or why it cannot be watched."""
+    """Return the directory that the path leads to, or the reason why it cannot be watched."""
     try:
         real = os.path.realpath(directory, strict=True)
         status = os.stat(real)
@@ -191,7 +193,7 @@ def _identify(directory: str) -> _Identity | str:
         return error.strerror or str(error)
     if not stat.S_ISDIR(status.st_mode):
         return "not a directory"
-    # A watch on a directory that may not be read starts without complaint and never says anything.
+    # Without read permission a watch starts without an error but never reports an event.
     if not os.access(real, os.R_OK | os.X_OK):
         return "Permission denied"
     return _Identity(real, status.st_dev, status.st_ino)
@@ -201,10 +203,10 @@ _LOCK = "index.lock"
 
 
 def git_checkout_in_progress(directory: str) -> bool:
-    """Whether the repository that `directory` lies in is locked, as it is for the whole of a checkout or a merge.
+    """True if the index of the git repository containing `directory` is locked.
 
-    A lock that a killed git left behind looks the same: do not wait for its end for ever
-    (https://git-scm.com/docs/api-lockfile).
+    Git holds that lock during a whole checkout or merge. A killed git leaves it behind, so callers must limit how
+    long they wait (https://git-scm.com/docs/api-lockfile).
     """
     place = os.path.realpath(directory)
     while True:
@@ -216,7 +218,10 @@ def git_checkout_in_progress(directory: str) -> bool:
 
 
 def _git_directory(git: str) -> str:
-    """`.git` itself, or where it points in a worktree of its own (https://git-scm.com/docs/gitrepository-layout)."""
+    """Return the directory that `.git` is or, in a linked worktree, names.
+
+    See https://git-scm.com/docs/gitrepository-layout.
+    """
     try:
         with open(git, encoding="utf-8", errors="surrogateescape") as file:
             kind, _, path = file.readline().strip().partition(": ")

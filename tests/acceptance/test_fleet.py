@@ -129,7 +129,7 @@ class TestHalt:
             (new,) = json.loads(migrated(tmp_path, "status", "--json", "-d", "tenants/new.db").stdout)["databases"]
 
             assert new["daemon"]["state"] == "blocked"
-            assert new["daemon"]["error"]["message"].startswith("3_change failed in 1 of 21 databases")
+            assert new["daemon"]["error"]["message"].startswith("rollout halted: 3_change failed in 1 of 21")
             assert versions([tmp_path / "tenants" / "new.db"]) == {(1, 2): 1}
 
     def test_one_that_was_busy_when_it_was_halted_is_not_touched_either(self, tmp_path: Path) -> None:

@@ -34,11 +34,15 @@ _LONGEST_ANSWER = 2**26
 
 
 class TooSlowError(OSError):
-    """Somebody listens, and did not answer in time."""
+    """A daemon accepted the connection but did not answer in time."""
 
 
 def sockets(databases: Iterable[str]) -> dict[str, list[str]]:
-    """Where the daemons of these databases listen, or did until they ended, each with those of the paths."""
+    """Return the sockets of the daemons of these databases, each with its databases.
+
+    The paths come from the notes in the daemons' lock files. They remain after a daemon has ended, so a socket may
+    not exist.
+    """
     found: dict[str, list[str]] = {}
     for folder, theirs in by_folder(databases).items():
         name = read_note(lock_in(folder, DAEMON)).get(SOCKET_KEY)
@@ -48,9 +52,10 @@ def sockets(databases: Iterable[str]) -> dict[str, list[str]]:
 
 
 def ask(path: str, timeout: float | None = ANSWER_TIMEOUT_SECONDS, /, **request: object) -> dict[str, Any]:
-    """Send one request to the daemon that listens at `path` and return its answer, which may be an error.
+    """Send one request to the daemon listening at `path` and return its answer, which may be an error.
 
-    Raises `OSError` where nobody listens there, `TooSlowError` after `timeout` seconds.
+    Raises `TooSlowError` after `timeout` seconds, `OSError` if no daemon listens, the answer is invalid, or the
+    daemon belongs to another user.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
@@ -59,12 +64,13 @@ def ask(path: str, timeout: float | None = ANSWER_TIMEOUT_SECONDS, /, **request:
             with address_of(path) as address:
                 channel.connect(address)
             _require_trust(channel, path)
-            # One who has too many connections answers without having heard us out.
+            # A daemon with too many connections answers and closes without reading the request. Its answer must
+            # still be read.
             with suppress(BrokenPipeError):
                 channel.sendall(line_of(request))
             line = read_line(channel, _LONGEST_ANSWER, deadline)
         except (TimeoutError, BlockingIOError) as error:
-            # The latter where others fill its queue.
+            # connect() fails with EAGAIN (BlockingIOError) while the daemon's backlog is full.
             raise TooSlowError(f"the daemon at {path} did not answer in time") from error
         except ValueError as error:
             raise OSError(f"invalid answer from {path}: {error}") from error
@@ -89,7 +95,7 @@ def _require_trust(channel: socket.socket, path: str) -> None:
 
 Answer = dict[str, Any]
 PROMPT_ANSWER_SECONDS = 10.0
-"""For what a daemon answers at once, unless the machine is very busy."""
+"""Timeout for requests that a daemon answers at once, unless the machine is very busy."""
 _NO_DAEMON = "no daemon that manages these databases is running"
 _HINT = "check that one is running as this user: `migrated status`"
 _ERRORS: dict[str, type[MigrationError]] = {
@@ -101,16 +107,19 @@ _ERRORS: dict[str, type[MigrationError]] = {
 
 
 def paths(config: Config) -> list[str]:
-    """Of every database."""
+    """Return the paths of all configured databases."""
     return [database.path for _, databases in assign(config.targets) for database in databases]
 
 
 def statuses(databases: Sequence[str], warn: Callable[[str], None]) -> list[Answer]:
-    """The live view of every daemon that looks after one of them and answers soon; `warn` of those too slow."""
+    """Return the live status of every daemon that manages one of these databases.
+
+    `warn` gets a message for each daemon that did not answer in time. Daemons that do not run are skipped.
+    """
     found = []
     for address, theirs in sockets(databases).items():
         request = {"request": "status", "databases": theirs}
-        # Of very many it tells all that it has.
+        # With too many paths for one request, ask for all databases of the daemon instead.
         fits = len(protocol.line_of(request)) <= protocol.LONGEST_REQUEST
         try:
             answer = ask(address, **(request if fits else {"request": "status"}))
@@ -125,9 +134,10 @@ def statuses(databases: Sequence[str], warn: Callable[[str], None]) -> list[Answ
 
 
 def ask_every(config: Config, timeout: float | None, /, **request: object) -> None:
-    """Send a request to the daemons of all databases, each of which must accept it.
+    """Send a request to the daemons of all configured databases.
 
-    Raises `NoDaemonError` when there is none, and what a daemon declined with.
+    Raises `NoDaemonError` if no daemon runs or one does not answer in time. Raises the daemon's own error as soon
+    as one declines; the daemons after it are not asked.
     """
     asked = 0
     for address in sockets(paths(config)) or _by_configuration(config):
@@ -136,7 +146,7 @@ def ask_every(config: Config, timeout: float | None, /, **request: object) -> No
         except TooSlowError as error:
             raise NoDaemonError(str(error), hint="the process is running, but it hangs or is suspended") from error
         except OSError:
-            # It has ended; the note that it wrote into its lock stays.
+            # The daemon has ended. The note in its lock file remains and names a socket that is gone.
             continue
         asked += 1
     if not asked:
@@ -144,7 +154,10 @@ def ask_every(config: Config, timeout: float | None, /, **request: object) -> No
 
 
 def ask_about(database: str, /, **request: object) -> Answer:
-    """Send a request to the daemon of one database and return its answer, whenever it comes. Raises as above."""
+    """Send a request to the daemon of one database and return its answer, waiting without a limit.
+
+    Raises `NoDaemonError` if no daemon manages the database, and the daemon's own error if it declines.
+    """
     for address in sockets([database]):
         try:
             return _accepted(ask(address, None, **request))
@@ -154,7 +167,10 @@ def ask_about(database: str, /, **request: object) -> Answer:
 
 
 def _by_configuration(config: Config) -> Iterator[str]:
-    """The daemons that were started with the same file, when it names other databases by now."""
+    """Yield the sockets of daemons that were started with the same configuration file.
+
+    Needed when the file was edited and now names other databases than those whose lock files name the daemon.
+    """
     for folder in protocol.runtime_directories():
         for address in sorted(map(str, folder.glob("control-*.sock"))):
             try:

@@ -16,14 +16,14 @@ from migrated.core.errors import MigrationError
 
 Answer = dict[str, Any]
 QUICK = frozenset({"status"})
-"""Answered at once, whatever is going on. For the others something may have to come to its end first."""
+"""Requests that are always answered at once. The others may have to wait, for example for the end of a pass."""
 NAMES = ("status", "reload", "retry", "pause", "resume", "wait")
 _LONGEST_WAIT = 10.0**9
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `timeout` is in seconds, None for ever; no `databases` means all of them."""
+    """One request. `timeout` is in seconds, None for no limit; empty `databases` means all."""
 
     name: str
     database: str = ""
@@ -34,9 +34,9 @@ class Request:
 
 @dataclass(slots=True)
 class PendingRequest:
-    """A request, and where to put its answer, once. Posted to the loop by the connection's thread.
+    """A request and the future for its answer. Posted to the main loop by the connection's thread.
 
-    That sets `is_abandoned` when nobody is there any more to read the answer.
+    The connection's thread sets `is_abandoned` when the client has disconnected before the answer.
     """
 
     request: Request
@@ -45,22 +45,22 @@ class PendingRequest:
 
 
 def accepted(**keys: object) -> Answer:
-    """An answer that says yes."""
+    """Build a positive answer."""
     return {"ok": True, **keys}
 
 
 def declined(message: str, hint: str | None = None, code: str = "REQUEST") -> Answer:
-    """An answer that says no."""
+    """Build a negative answer."""
     return {"ok": False, "error": {"code": code, "message": message, "hint": hint}}
 
 
 def failed(error: MigrationError) -> Answer:
-    """An answer that says why not."""
+    """Build a negative answer from an error."""
     return declined(str(error.message), error.hint, error.code)
 
 
 def parse(line: bytes) -> Request:
-    """A request from its line. Raises `ValueError` saying what was expected."""
+    """Parse one line into a request. Raises `ValueError` saying what was expected."""
     found = _object(line)
     if found.get("version") != PROTOCOL:
         raise ValueError(f"expected version {PROTOCOL}, got {found.get('version')!r:.100}")
@@ -92,7 +92,7 @@ def _object(line: bytes) -> dict[str, Any]:
 def _text(found: dict[str, Any], key: str) -> str:
     value = found.get(key, "")
     if not isinstance(value, str):
-        raise ValueError(f"{key}: expected a string")  # noqa: TRY004 - what was asked is wrong, no call of ours
+        raise ValueError(f"{key}: expected a string")  # noqa: TRY004 - invalid input, not a wrong call
     return value
 
 
@@ -113,19 +113,19 @@ def _seconds(found: dict[str, Any], key: str) -> float | None:
 
 
 PROTOCOL = 1
-"""The `version` of every line. Keys may be added to it; a change of any other kind is another version."""
+"""The `version` of every line. Adding keys keeps the version; any other change needs a new one."""
 SOCKET_KEY = "socket"
-"""Where the note in `daemon.lock` names the socket."""
+"""Key of the socket's path in the note of `daemon.lock`."""
 LONGEST_REQUEST = 65_536
 ANSWER_TIMEOUT_SECONDS = 1.0
-"""How long a daemon may take for an answer that needs no waiting."""
+"""Time limit for an answer that a daemon gives at once."""
 _LONGEST_ADDRESS = 107
 _CHUNK = 65_536
 _CREDENTIALS = struct.Struct("3i")
 
 
 def runtime_directories() -> Iterator[Path]:
-    """The directories for sockets that the surroundings name: systemd's, then the session's."""
+    """Yield the directories for sockets that the environment names: systemd's, then the login session's."""
     by_systemd = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     of_session = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(by_systemd):
@@ -136,7 +136,10 @@ def runtime_directories() -> Iterator[Path]:
 
 @contextmanager
 def address_of(path: str) -> Iterator[str]:
-    """An address of the socket at `path` that is valid within the `with`: the kernel takes 107 bytes."""
+    """Yield an address for the socket at `path`, valid within the `with` block.
+
+    The kernel limits addresses to 107 bytes. Longer paths are addressed through a descriptor of their directory.
+    """
     if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
         yield path
         return
@@ -149,19 +152,23 @@ def address_of(path: str) -> Iterator[str]:
 
 
 def peer_uid(channel: socket.socket) -> int:
-    """The uid of the process that connected, or that listens."""
+    """Return the uid of the process at the other end of a connected socket."""
     return int(
         _CREDENTIALS.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
     )
 
 
 def line_of(message: Mapping[str, Any]) -> bytes:
-    """A message as it is sent."""
+    """Encode a message as one line of JSON."""
     return json.dumps({"version": PROTOCOL, **message}).encode() + b"\n"
 
 
 def read_line(channel: socket.socket, longest: int, deadline: float | None) -> bytes:
-    """What comes up to the first line end. Raises `TimeoutError` after the deadline, `ValueError` for too much."""
+    """Read up to the first line end.
+
+    Raises `TimeoutError` after `deadline` (monotonic clock), `ValueError` if the line exceeds `longest` bytes,
+    `ConnectionResetError` if the connection ends first.
+    """
     line = bytearray()
     while not line.endswith(b"\n"):
         channel.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))

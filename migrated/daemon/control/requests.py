@@ -1,4 +1,4 @@
-"""What was asked of the daemon and is not answered yet, and what it shall do for that. Owned by the loop."""
+"""Requests to the daemon that are not answered yet. Used by the main thread only."""
 
 import math
 from collections.abc import Callable
@@ -15,12 +15,15 @@ from migrated.system.cancellation import CancelToken
 
 _PAUSED = "the daemon is paused"
 Describe = Callable[[float, tuple[str, ...]], Answer]
-"""Given the time, and the paths of databases, all where there are none: the live view."""
+"""Builds the live status from the current time and the paths of databases; no paths mean all."""
 
 
 @dataclass(slots=True)
 class _Wait:
-    """Somebody who waits for databases. What they are counts once a full pass after that of `asked_in` is over."""
+    """A `wait` request. Database states count only after a full pass that began after the request.
+
+    `pass_number` is the number of passes begun before the request.
+    """
 
     pending: PendingRequest
     until: float
@@ -29,7 +32,11 @@ class _Wait:
 
 
 class RequestQueue:
-    """Times are seconds of one clock."""
+    """Takes requests and answers each once, at the right moment. Times are seconds of one monotonic clock.
+
+    The main loop reads what to do from `reload_wanted`, `full_pass_wanted`, `is_paused`, `take_retries` and
+    `take_rollout_resume`.
+    """
 
     def __init__(
         self, log: Log, cancel_token: CancelToken, databases: DatabaseRegistry, describe: Describe
@@ -53,7 +60,7 @@ class RequestQueue:
         self._resume_rollout = False
 
     def handle(self, pending: PendingRequest, now: float) -> None:
-        """Take a request, and answer it if that can be done at once."""
+        """Answer a request at once if possible; otherwise keep it until its condition is met."""
         match pending.request.name:
             case "status":
                 pending.answer.set_result(accepted(**self._describe(now, pending.request.databases)))
@@ -65,7 +72,8 @@ class RequestQueue:
                 self._pause(pending.answer)
             case "resume":
                 self._resumes.append(pending.answer)
-                # What is still coming to its end for the pause would be taken for a failure after it.
+                # While the paused pass still ends, its cancelled work would be reported as failures if the pause
+                # were already over. Resume in `pass_ended` instead.
                 if not (self.is_paused and self._is_working):
                     self._resume()
             case _:
@@ -74,13 +82,13 @@ class RequestQueue:
                 self.full_pass_wanted = True
 
     def pass_begins(self, *, is_full: bool) -> None:
-        """A pass begins, over everything or not."""
+        """Note the start of a pass. `is_full`: it covers all databases."""
         self._passes += 1
         self._is_full, self._is_working = is_full, True
         self.full_pass_wanted = self.full_pass_wanted and not is_full
 
     def pass_ended(self, now: float) -> None:
-        """It is over: answer those who waited for that."""
+        """Note the end of the pass and answer the requests that waited for it."""
         self._is_working = False
         _answer(self._pauses, accepted())
         if self._resumes:
@@ -95,26 +103,26 @@ class RequestQueue:
         self._drop_answered()
 
     def reloaded(self, error: MigrationError | None) -> None:
-        """The configuration was read again: it is in force, or `error` says why not."""
+        """Answer reload requests: the new configuration is in force, or `error` says why it is not."""
         self.reload_wanted = False
         _answer(self._reloads, failed(error) if error else accepted())
 
     def take_retries(self) -> frozenset[str]:
-        """The paths of the databases that are to be tried now."""
+        """Return the paths of databases to retry now. Their requests are answered when the next pass ends."""
         self._trying, self._retries = self._retries, {}
         return frozenset(self._trying)
 
     def take_rollout_resume(self) -> bool:
-        """Whether somebody wants a roll-out to go on that was broken off."""
+        """Return True, once, if halted rollouts must resume."""
         wanted, self._resume_rollout = self._resume_rollout, False
         return wanted
 
     def due_at(self) -> float:
-        """When to call `expire_waits`."""
+        """Return when to call `expire_waits`; infinity if no request has a time limit."""
         return min((wait.until for wait in self._waits), default=math.inf)
 
     def expire_waits(self, now: float) -> None:
-        """Answer those whose time is over."""
+        """Answer `wait` requests whose time limit has passed with what is missing."""
         for wait in self._waits:
             if now >= wait.until:
                 missing = self._why_not_current(wait) or ["not checked yet"]
@@ -123,7 +131,7 @@ class RequestQueue:
         self._drop_answered()
 
     def waiting(self) -> dict[str, object]:
-        """What is wanted and not begun."""
+        """Return the work that was requested but has not begun, for the status."""
         return {"reload": self.reload_wanted, "retry": list(self._retries)}
 
     def _take_reload(self, pending: PendingRequest) -> None:
@@ -179,7 +187,7 @@ def _answer(answers: "list[Future[Answer]]", answer: Answer) -> None:
 
 
 def _retry_answer(state: DatabaseState | None, now: float) -> Answer:
-    """What trying a database came to."""
+    """Build the answer to a `retry` request from the state of the database."""
     if state is None:
         return declined("the database no longer exists", code="UNKNOWN_DATABASE")
     return accepted(database=database_view(state, now, None))

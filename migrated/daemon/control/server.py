@@ -1,7 +1,8 @@
-"""The control socket. Its threads own nothing: they read a request, post it to the loop, and send its answer.
+"""Server of the control socket.
 
-Nobody who connects can hold up the loop, or us at the end: each connection has a thread of its own, and limits of
-time and length, and there are few of them.
+Its threads own no state of the daemon: they read a request, post it to the main loop, and send the answer. A
+client can delay neither the loop nor the end of the daemon: each connection has its own thread and limits on time
+and length, and the number of connections is limited.
 """
 
 import os
@@ -32,15 +33,15 @@ from migrated.system.permissions import give_to_owner_of
 
 MOST_CONNECTIONS = 16
 MOST_WAITING = 8
-"""Of these, how many may be waiting for something to come to its end."""
+"""How many connections may wait for a slow answer. The rest stays free for `status` requests."""
 CLIENT_TIMEOUT_SECONDS = 5.0
-"""How long one may take to send its request, and to read the answer."""
+"""How long a client may take to send its request, and to read the answer."""
 _LOOK_UP_SECONDS = 0.25
 _BUSY = declined("too many connections", "try again", "BUSY")
 
 
 class ControlSocket:
-    """Opened and closed by the loop's thread. `post` is called in others."""
+    """Listens for requests. The main thread opens and closes it; `post` is called in other threads."""
 
     def __init__(self, post: Callable[[PendingRequest], None]) -> None:
         self._post = post
@@ -53,9 +54,10 @@ class ControlSocket:
         self.path: Path | None = None
 
     def ensure(self, lock: str) -> Path:
-        """Listen, if that is not so, and return where. `lock` is the path of a daemon's lock that we hold.
+        """Listen, unless already listening, and return the socket's path.
 
-        Raises `OSError` when there is no place for the socket.
+        `lock` is the path of a daemon lock that we hold. A socket that was deleted or replaced is created again.
+        Raises `OSError` if no directory is suitable for the socket.
         """
         if self.path is not None and _identity(self.path) == self._identity:
             return self.path
@@ -73,13 +75,16 @@ class ControlSocket:
         return path
 
     def close(self) -> None:
-        """Listen no more. Those who wait for an answer are told so, and are not waited for."""
+        """Stop listening and remove the socket. Waiting clients are told that the daemon is stopping.
+
+        Connection threads are not joined: a client that does not read must not delay the end of the daemon.
+        """
         if self._listener is None or self._thread is None or self.path is None:
             return
         self._closing.set()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
-        # Wakes the thread within accept(), which closing alone does not.
+        # Closing a listening socket does not wake a thread blocked in accept(); shutdown() does.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(CLIENT_TIMEOUT_SECONDS)
@@ -91,7 +96,7 @@ class ControlSocket:
             try:
                 channel, _ = listener.accept()
             except OSError:
-                # Out of descriptors, say: it must not turn in a circle for that.
+                # For example out of descriptors. Wait, because accept() fails again at once and would spin.
                 self._closing.wait(_LOOK_UP_SECONDS)
                 continue
             self._connected.add(channel)
@@ -102,7 +107,7 @@ class ControlSocket:
                 else:
                     threading.Thread(target=self._serve, args=(channel,), daemon=True).start()
             except RuntimeError:
-                # No more threads.
+                # The system has no more threads.
                 self._drop(channel)
 
     def _serve(self, channel: socket.socket) -> None:
@@ -137,7 +142,7 @@ class ControlSocket:
             self._waiting.release()
 
     def _wait(self, channel: socket.socket, pending: PendingRequest, until: float | None) -> Answer | None:
-        """The loop's answer; None when nobody is there any more to read it."""
+        """Wait for the loop's answer. Return None if the client has disconnected."""
         while True:
             try:
                 return pending.answer.result(timeout=_LOOK_UP_SECONDS)
@@ -179,9 +184,10 @@ _WRITABLE_BY_OTHERS = 0o022
 
 
 def socket_directory(lock: str) -> Path:
-    """A directory for the socket of the daemon that holds the lock at this path. Raises `OSError` for want of one.
+    """Return the directory for the socket of the daemon that holds `lock`, creating it if needed.
 
-    That is systemd's `$RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/migrated`, else one beside the lock.
+    The first usable one of systemd's `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/migrated`, and `control` beside the
+    lock. Raises `OSError` if none can be created, or if others could replace the socket there.
     """
     for candidate in runtime_directories():
         with suppress(OSError):
@@ -192,21 +198,21 @@ def socket_directory(lock: str) -> Path:
     if not beside.exists():
         beside.mkdir(mode=0o700, exist_ok=True)
         give_to_owner_of(beside.parent, beside)
-    # Root works in the directories of others.
+    # As root, the directory beside the lock belongs to the owner of the databases, which is as it should be.
     owner = beside.parent.stat().st_uid if os.geteuid() == 0 else os.geteuid()
     _require_ours(beside, owner)
     return beside
 
 
 def socket_in(folder: Path) -> Path:
-    """The path of this process's socket."""
+    """Return the path of this process's socket."""
     return folder / f"control-{os.getpid()}.sock"
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the sockets of daemons that ended without doing so. Only for one who holds the lock of a daemon.
+    """Remove the sockets of daemons that were killed. The caller must hold a daemon lock.
 
-    Ours are connected to as soon as they have their name, so that one which refuses has nobody behind it.
+    A socket gets its final name only after listen(). Therefore one that refuses connections has no daemon.
     """
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name) and path.is_socket() and _refuses(path):
@@ -215,12 +221,12 @@ def remove_stale(folder: Path) -> None:
 
 
 def listen(path: Path, backlog: int) -> socket.socket:
-    """Listen there, for our own user and root alone. Raises `OSError`."""
+    """Create a listening socket at `path` that only our own user and root can connect to. Raises `OSError`."""
     unnamed = path.with_name(f".{path.name}")
     unnamed.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        # Before it has a name: there is no moment at which others could connect.
+        # Set the mode before bind() creates the file, so that others can connect at no moment.
         os.fchmod(listener.fileno(), 0o600)
         with address_of(os.fspath(unnamed)) as address:
             listener.bind(address)
