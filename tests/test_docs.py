@@ -56,7 +56,7 @@ GUARANTEES = {
         "test_broken_script_comes_to_the_same_as_in_sqlite_or_to_nothing",
     ],
     "Only complete files": [
-        "test_it_is_not_applied_while_its_writer_pauses",
+        "test_file_is_not_applied_while_its_writer_pauses",
         "test_file_of_another_user_must_rest_where_no_lease_is_to_be_had",
     ],
     "Exact errors": ["test_error_is_placed_exactly", "test_places_are_those_of_the_file"],
@@ -135,15 +135,15 @@ GUARANTEES = {
         "test_what_comes_in_the_last_moment_is_not_overwritten",
     ],
     "Idle means closed": [
-        "test_none_is_open_while_the_daemon_is_idle",
-        "test_one_that_was_replaced_is_judged_by_its_own_ledger",
+        "test_no_database_is_open_while_the_daemon_is_idle",
+        "test_replaced_database_is_migrated_by_its_own_ledger",
     ],
     "Only trusted files": [
         "test_directory_that_others_may_write_is_not_read",
         "test_user_trusts_root_and_himself_and_his_groups_alone",
         "test_configuration_that_others_may_write_is_refused_whatever_it_says",
     ],
-    "Independent databases": ["test_one_broken_never_stops_the_others"],
+    "Independent databases": ["test_broken_database_does_not_stop_the_others"],
     "Contained failures": [
         "test_roll_out_is_halted_and_goes_on",
         "test_odd_one_does_not_keep_the_others_from_going_on",
@@ -151,12 +151,12 @@ GUARANTEES = {
         "test_busy_one_does_not_hold_up_the_others",
     ],
     "Hooks are harmless": [
-        "test_failing_hook_does_not_undo_the_migration_and_a_new_one_is_read",
-        "test_passes_go_on_beside_a_slow_hook_and_what_waits_becomes_one",
+        "test_failing_hook_does_not_undo_the_migration_and_reload_replaces_it",
+        "test_passes_go_on_during_a_slow_hook_and_waiting_runs_are_merged",
     ],
-    "Honest watchdog": ["test_a_hung_worker_is_not_covered_up", "test_a_long_migration_that_advances_is_alive"],
-    "Isolated control socket": ["test_whatever_they_do_the_work_goes_on", "test_another_user_is_refused"],
-    "Pause means pause": ["test_nothing_is_applied_until_it_is_resumed"],
+    "Honest watchdog": ["test_hung_worker_stops_the_pings", "test_daemon_sends_pings_during_a_long_migration"],
+    "Isolated control socket": ["test_hostile_clients_do_not_stop_the_work", "test_another_user_is_declined"],
+    "Pause means pause": ["test_paused_daemon_applies_nothing_until_resumed"],
 }
 # What stands in a command for something of the reader's own.
 _PLACEHOLDERS = {

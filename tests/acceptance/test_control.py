@@ -97,7 +97,7 @@ def there(database: Path) -> Path:
 
 
 class TestSocket:
-    def test_it_is_the_user_s_alone_and_gone_in_the_end(
+    def test_socket_is_private_and_removed_at_the_end(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         with DaemonProcess(tmp_path) as daemon:
@@ -112,7 +112,7 @@ class TestSocket:
 
         assert list(path.parent.iterdir()) == []
 
-    def test_it_lies_in_the_directory_of_systemd_and_what_was_left_there_is_removed(
+    def test_socket_is_in_the_runtime_directory_and_stale_ones_are_removed(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         given, other = tmp_path / "run", tmp_path / "session"
@@ -131,7 +131,7 @@ class TestSocket:
             assert ask(database, "status")["daemon"]["pid"] == daemon.pid
             assert list(other.iterdir()) == []
 
-    def test_a_path_may_be_longer_than_the_kernel_takes(self, tmp_path: Path) -> None:
+    def test_socket_path_may_exceed_the_kernel_limit(self, tmp_path: Path) -> None:
         place = tmp_path / ("long" * 20) / ("longer" * 20)
         (place / "migrations").mkdir(parents=True)
         with DaemonProcess(place) as daemon:
@@ -141,7 +141,7 @@ class TestSocket:
             assert shown.stdout.startswith(f"# daemon 0.1.0, pid {daemon.pid}: up ")
             assert daemon.stop() == 0
 
-    def test_one_that_was_removed_is_made_anew(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_removed_socket_is_created_again(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             shutil.rmtree(tmp_path / ".migrated")
@@ -149,7 +149,7 @@ class TestSocket:
 
             assert ask(database, "status")["daemon"]["pid"] == daemon.pid
 
-    def test_without_a_place_for_it_everything_else_works(
+    def test_everything_else_works_without_a_socket(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -165,7 +165,7 @@ class TestSocket:
         assert len(daemon.logged("control.unavailable")) == 1
         assert list(folder.iterdir()) == []
 
-    def test_another_user_is_refused(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_another_user_is_declined(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         """By the mode of the socket and, where somebody changed that, by the daemon."""
         require(ANOTHER_USER)
         given = Path(tempfile.mkdtemp(prefix="control-"))
@@ -189,7 +189,7 @@ class TestSocket:
 
 
 class TestHostileClients:
-    def test_whatever_they_do_the_work_goes_on(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_hostile_clients_do_not_stop_the_work(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         garbage = [b"\n", b"\xff\xfe\0\n", b"[]\n", b"[" * 60_000 + b"\n", b'{"version": 2}\n', b"null\n"]
         with DaemonProcess(tmp_path) as daemon, ExitStack() as stack:
             daemon.wait_until_ready()
@@ -214,9 +214,7 @@ class TestHostileClients:
             assert daemon.stop() == 0
         assert daemon.logged("daemon.paused") == []
 
-    def test_only_some_may_wait_and_those_who_go_make_room(
-        self, tmp_path: Path, migrations: Path, there: Path
-    ) -> None:
+    def test_number_of_waiting_clients_is_limited(self, tmp_path: Path, migrations: Path, there: Path) -> None:
         write_migration(migrations, 1)
         with writer_holding(there), DaemonProcess(tmp_path) as daemon, ExitStack() as stack:
             daemon.wait_for("migration.applying")
@@ -230,7 +228,7 @@ class TestHostileClients:
 
 
 class TestStatus:
-    def test_it_shows_what_the_daemon_says_and_does_without(
+    def test_status_has_live_details_and_works_without_a_daemon(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         configure(tmp_path, 'busy_timeout = "100ms"')
@@ -260,7 +258,9 @@ class TestStatus:
         assert without["daemons"] == []
         assert without["databases"] == [{**database, "daemon": None}]
 
-    def test_one_that_hangs_is_not_waited_for(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_status_does_not_wait_for_a_hung_daemon(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         write_migration(migrations, 1)
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
@@ -273,7 +273,7 @@ class TestStatus:
         assert "no live status from one daemon" in shown.stderr
         assert still == "T"
 
-    def test_what_is_running_is_told(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_status_shows_the_running_migration(self, tmp_path: Path, migrations: Path, there: Path) -> None:
         write_migration(migrations, 1, "users")
         with writer_holding(there), DaemonProcess(tmp_path) as daemon:
             daemon.wait_for("migration.applying")
@@ -285,7 +285,7 @@ class TestStatus:
         assert seen["databases"][0]["state"] == "unknown"
         assert not seen["daemon"]["is_ready"]
 
-    def test_a_directory_that_is_gone_or_at_fault_is_told(
+    def test_status_shows_missing_and_invalid_directories(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -305,7 +305,7 @@ class TestStatus:
 
 
 class TestReload:
-    def test_it_is_in_force_or_refused_when_the_command_returns(
+    def test_reload_has_succeeded_or_failed_when_the_command_returns(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         configure(tmp_path, 'databases = ["app.db"]')
@@ -326,7 +326,9 @@ class TestReload:
             assert ask(there, "reload") == {"version": 1, "ok": True}
             daemon.wait_for("daemon.reloaded")
 
-    def test_what_another_daemon_has_is_refused(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_reload_fails_for_databases_of_another_daemon(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
         (tmp_path / "other").mkdir()
         with DaemonProcess(tmp_path, "-d", "other/b.db") as other:
             other.wait_until_ready()
@@ -339,7 +341,7 @@ class TestReload:
         assert answer["error"]["code"] == "LOCK_HELD"
         assert str(other.pid) in answer["error"]["message"]
 
-    def test_one_that_is_to_look_after_other_databases_is_found_by_its_file(
+    def test_daemon_is_found_by_its_configuration_file(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         given = tmp_path / "run"
@@ -356,7 +358,7 @@ class TestReload:
 
 
 class TestRetry:
-    def test_it_is_tried_at_once_and_what_came_of_it_is_told(
+    def test_retry_runs_at_once_and_returns_the_outcome(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         configure(tmp_path, 'busy_timeout = "10ms"')
@@ -376,7 +378,7 @@ class TestRetry:
 
             assert (done.returncode, applied_versions(there)) == (0, [1])
 
-    def test_a_database_that_it_does_not_know_is_refused(
+    def test_retry_of_an_unknown_database_is_declined(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         with DaemonProcess(tmp_path) as daemon:
@@ -388,7 +390,9 @@ class TestRetry:
 
 
 class TestPause:
-    def test_nothing_is_applied_until_it_is_resumed(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_paused_daemon_applies_nothing_until_resumed(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
         configure(tmp_path, top='resync_interval = "50ms"')
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
@@ -410,7 +414,7 @@ class TestPause:
             assert daemon.stop() == 0
         assert [len(daemon.logged(f"daemon.{event}")) for event in ("paused", "resumed")] == [1, 1]
 
-    def test_the_running_migration_is_finished_and_the_next_does_not_begin(
+    def test_pause_finishes_the_running_migration_and_begins_no_other(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         write_migration(migrations, 1, up=LONG)
@@ -429,7 +433,7 @@ class TestPause:
             assert applied_versions(there) == [1, 2]
             assert standing(there)["state"] == "current"
 
-    def test_what_is_waited_for_is_given_up_without_a_complaint(
+    def test_pause_cancels_waiting_for_a_lock_without_an_error(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -446,7 +450,9 @@ class TestPause:
 
 
 class TestWait:
-    def test_it_returns_when_the_daemon_is_done(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_wait_returns_when_all_databases_are_current(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
         write_migration(migrations, 1)
         command = (*PROGRAM, "wait", "--timeout", "30s")
         with writer_holding(there) as release, DaemonProcess(tmp_path) as daemon:
@@ -459,7 +465,9 @@ class TestWait:
                 assert waiting.wait(DEADLINE) == 0
         assert applied_versions(there) == [1]
 
-    def test_after_its_time_it_says_what_is_missing(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_wait_lists_what_is_missing_at_its_timeout(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
         write_migration(migrations, 1, up="INSERT INTO nowhere VALUES (1);")
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
@@ -469,9 +477,7 @@ class TestWait:
         assert (waited.returncode, waited.stderr) == (3, "migrated: error: app.db: 1 pending\n")
         assert answer["missing"] == ["app.db: blocked: no such table: nowhere"]
 
-    def test_a_daemon_that_ends_meanwhile_is_done_without(
-        self, tmp_path: Path, migrations: Path, there: Path
-    ) -> None:
+    def test_wait_survives_the_end_of_the_daemon(self, tmp_path: Path, migrations: Path, there: Path) -> None:
         write_migration(migrations, 1)
         with writer_holding(there), DaemonProcess(tmp_path) as daemon:
             daemon.wait_for("migration.applying")
@@ -493,7 +499,7 @@ def connections(path: Path) -> int:
 
 @pytest.mark.parametrize("command", [["reload"], ["retry", "app.db"], ["pause"], ["resume"]], ids=str)
 @pytest.mark.parametrize("has_note", [False, True])
-def test_without_a_daemon_it_says_so(
+def test_command_without_a_daemon_fails_with_a_message(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -75,7 +75,7 @@ def tables(database: Path) -> list[object]:
 
 
 class TestStart:
-    def test_everything_is_applied_before_it_is_ready(
+    def test_all_migrations_are_applied_before_ready(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1, up="CREATE TABLE one (id);")
@@ -124,7 +124,7 @@ class TestStart:
         (run_id,) = {line["run_id"] for line in daemon.lines if line["event"].startswith(("migration.", "run."))}
         assert isinstance(run_id, str)
 
-    def test_a_current_database_is_not_touched(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_current_database_is_not_written(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         write_migration(migrations, 1)
         bring_up(tmp_path)
         before = database.read_bytes()
@@ -154,7 +154,7 @@ def symlinked(source: Path, place: Path) -> None:
 
 class TestNewFile:
     @pytest.mark.parametrize("arrive", [copied, renamed, hard_linked, symlinked], ids=lambda way: way.__name__)
-    def test_it_is_applied_once_and_whole(
+    def test_new_file_is_applied_once_and_completely(
         self, tmp_path: Path, migrations: Path, database: Path, arrive: Callable[[Path, Path], None]
     ) -> None:
         source = tmp_path / "source.txt"
@@ -168,7 +168,7 @@ class TestNewFile:
             assert tables(database) == ["first", "second"]
             assert times_applied(database, 1) == 1
 
-    def test_it_is_not_applied_while_its_writer_pauses(
+    def test_file_is_not_applied_while_its_writer_pauses(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         pipe = subprocess.PIPE
@@ -194,7 +194,7 @@ class TestNewFile:
             assert query(database, "SELECT checksum FROM _migrations") == [(checksum(TWO_STATEMENTS.strip()),)]
             assert times_applied(database, 1) == 1
 
-    def test_a_draft_and_a_misnamed_file_are_told_once(
+    def test_draft_and_misnamed_file_are_logged_once(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         with DaemonProcess(tmp_path) as daemon:
@@ -220,7 +220,7 @@ class TestNewFile:
 
 
 class TestEditedFile:
-    def test_it_is_refused_until_the_edit_is_undone(
+    def test_edited_file_is_refused_until_the_edit_is_undone(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         edited = write_migration(migrations, 1)
@@ -256,7 +256,7 @@ class TestEditedFile:
         assert applied_versions(database) == [1, 2, 3]
         assert len(daemon.logged("checksum.mismatch")) == 1
 
-    def test_the_refusal_is_told_anew_after_a_restart(self, tmp_path: Path, migrations: Path) -> None:
+    def test_refusal_is_logged_again_after_a_restart(self, tmp_path: Path, migrations: Path) -> None:
         edited = write_migration(migrations, 1)
         bring_up(tmp_path)
         edited.write_text("CREATE TABLE other (id);")
@@ -268,7 +268,7 @@ class TestEditedFile:
 
             assert applied_versions(tmp_path / "app.db") == [1]
 
-    def test_an_edited_down_section_is_no_change(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_edited_down_section_is_no_change(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         write_migration(migrations, 1, down="DROP TABLE t1;")
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
@@ -278,7 +278,7 @@ class TestEditedFile:
 
 
 class TestBadFile:
-    def test_a_failing_migration_is_undone_told_and_not_tried_again_until_mended(
+    def test_failing_migration_is_undone_and_not_retried_until_fixed(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         with DaemonProcess(tmp_path) as daemon:
@@ -306,7 +306,7 @@ class TestBadFile:
         assert len(daemon.logged("migration.applying")) == 2
         assert len(daemon.logged("migration.failed")) == 1
 
-    def test_what_stands_before_the_failure_stays_and_what_follows_waits(
+    def test_migrations_before_the_failure_stay_and_later_ones_wait(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -321,7 +321,7 @@ class TestBadFile:
             daemon.wait_for("migration.applied", version=3)
         assert applied_versions(database) == [1, 2, 3]
 
-    def test_an_invalid_file_holds_back_its_whole_directory(
+    def test_invalid_file_blocks_its_whole_directory(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         with DaemonProcess(tmp_path) as daemon:
@@ -342,7 +342,7 @@ class TestBadFile:
 
         assert len(daemon.logged("file.invalid")) == 1
 
-    def test_two_files_of_one_version_hold_back_their_directory(
+    def test_two_files_of_one_version_block_their_directory(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, "7", "a")
@@ -359,7 +359,9 @@ class TestBadFile:
 
 class TestSeveralDatabases:
     @pytest.mark.parametrize("trouble", ["a failing migration", "a file that is no database"])
-    def test_one_broken_never_stops_the_others(self, tmp_path: Path, migrations: Path, trouble: str) -> None:
+    def test_broken_database_does_not_stop_the_others(
+        self, tmp_path: Path, migrations: Path, trouble: str
+    ) -> None:
         configure(tmp_path, 'databases = ["a.db", "b.db", "c.db"]')
         write_migration(migrations, 1)
         broken = tmp_path / "b.db"
@@ -380,7 +382,7 @@ class TestSeveralDatabases:
         assert applied_versions(tmp_path / "a.db") == applied_versions(tmp_path / "c.db") == [1, 2]
         assert broken.read_bytes() == content
 
-    def test_a_glob_takes_in_what_matches_later(self, tmp_path: Path, migrations: Path) -> None:
+    def test_glob_finds_databases_created_later(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'databases = ["tenants/*.db"]', top='resync_interval = "500ms"')
         write_migration(migrations, 1)
         (tmp_path / "tenants").mkdir()
@@ -417,7 +419,7 @@ class TestSeveralDatabases:
 
 
 class TestDatabase:
-    def test_one_locked_by_another_writer_is_tried_again(
+    def test_database_locked_by_another_writer_is_retried(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         configure(tmp_path, 'busy_timeout = "200ms"')
@@ -437,7 +439,7 @@ class TestDatabase:
         assert daemon.logged("database.blocked") == []
         assert len(daemon.logged("database.unavailable")) == 1
 
-    def test_another_runner_is_waited_for(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_daemon_waits_for_another_runner(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         folder = tmp_path / ".migrated"
         folder.mkdir()
         write_migration(migrations, 1)
@@ -450,7 +452,7 @@ class TestDatabase:
                 other.close()
                 daemon.wait_for("migration.applied", version=1)
 
-    def test_one_whose_directory_comes_later_is_picked_up(self, tmp_path: Path, migrations: Path) -> None:
+    def test_database_is_created_when_its_directory_appears(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'databases = ["later/app.db"]')
         write_migration(migrations, 1)
         with DaemonProcess(tmp_path) as daemon:
@@ -463,7 +465,7 @@ class TestDatabase:
                 {"event": "database.recovered", "database": "later/app.db"},
             )
 
-    def test_one_that_may_not_be_created_is_waited_for(
+    def test_database_that_cannot_be_created_is_retried(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         configure(tmp_path, "create = false")
@@ -475,7 +477,7 @@ class TestDatabase:
             execute(database, "CREATE TABLE theirs (id)")
             daemon.wait_for("migration.applied", version=1)
 
-    def test_one_that_was_replaced_is_judged_by_its_own_ledger(
+    def test_replaced_database_is_migrated_by_its_own_ledger(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -495,7 +497,9 @@ class TestDatabase:
         assert applied_versions(database) == [1, 2]
         assert tables(database) == ["restored", "t1", "t2"]
 
-    def test_none_is_open_while_the_daemon_is_idle(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_no_database_is_open_while_the_daemon_is_idle(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         write_migration(migrations, 1, up="CREATE TABLE a (id);")
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready().look()
@@ -510,7 +514,7 @@ class TestDatabase:
 
 
 class TestPolicies:
-    def test_missing_is_refused_until_the_file_is_back(
+    def test_missing_file_is_refused_until_it_is_back(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -526,9 +530,7 @@ class TestPolicies:
             (tmp_path / "away").rename(gone)
             daemon.wait_for_all({"event": "migration.applied", "version": 3}, {"event": "database.unblocked"})
 
-    def test_missing_is_ignored_where_that_is_configured(
-        self, tmp_path: Path, migrations: Path, database: Path
-    ) -> None:
+    def test_missing_file_is_ignored_if_configured(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         configure(tmp_path, 'on_missing = "ignore"')
         write_migration(migrations, 1).rename(tmp_path / "away")
         gone = write_migration(migrations, 2)
@@ -542,7 +544,7 @@ class TestPolicies:
         assert applied_versions(database) == [2, 3]
         assert daemon.logged("database.blocked") == []
 
-    def test_missing_is_rolled_back_newest_first_where_that_is_configured(
+    def test_missing_files_are_rolled_back_newest_first_if_configured(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         configure(tmp_path, 'on_missing = "rollback"')
@@ -563,7 +565,7 @@ class TestPolicies:
         assert applied_versions(database) == [1]
         assert tables(database) == ["t1"]
 
-    def test_missing_without_a_recorded_down_text_is_not_rolled_back(
+    def test_missing_file_without_stored_down_sql_is_not_rolled_back(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         configure(tmp_path, 'on_missing = "rollback"')
@@ -577,7 +579,9 @@ class TestPolicies:
 
             assert everything(database) == before
 
-    def test_late_is_applied_by_default(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_late_migration_is_applied_by_default_by_the_daemon(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         write_migration(migrations, 5)
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
@@ -587,7 +591,7 @@ class TestPolicies:
 
         assert applied_versions(database) == [3, 5]
 
-    def test_late_is_refused_where_that_is_configured(
+    def test_late_migration_is_refused_if_configured(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         configure(tmp_path, 'on_late = "refuse"')
@@ -606,14 +610,16 @@ class TestPolicies:
 
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_the_orderly_end(self, tmp_path: Path, migrations: Path, number: signal.Signals) -> None:
+    def test_signal_stops_the_daemon_in_order(
+        self, tmp_path: Path, migrations: Path, number: signal.Signals
+    ) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
 
             assert daemon.stop(number) == 0
         assert [line["event"] for line in daemon.lines[-2:]] == ["daemon.stopping", "daemon.stopped"]
 
-    def test_the_current_migration_is_finished_and_the_next_not_begun(
+    def test_stop_finishes_the_running_migration_and_begins_no_other(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1, up=LONG)
@@ -628,7 +634,7 @@ class TestSignals:
         assert applied_versions(database) == [1]
         assert daemon.logged("migration.applying", version=2) == []
 
-    def test_waiting_for_a_locked_database_does_not_hold_up_the_end(
+    def test_waiting_for_a_locked_database_does_not_delay_the_stop(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         configure(tmp_path, 'busy_timeout = "10m"')
@@ -640,7 +646,7 @@ class TestSignals:
             assert daemon.stop() == 0
         assert applied_versions(database) == []
 
-    def test_hangup_takes_in_a_new_target(self, tmp_path: Path, migrations: Path) -> None:
+    def test_sighup_adds_a_new_target(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'databases = ["one.db"]')
         write_migration(migrations, 1)
         with DaemonProcess(tmp_path) as daemon:
@@ -656,7 +662,7 @@ class TestSignals:
             write_migration(migrations, 2)
             daemon.wait_for("migration.applied", version=2, database="one.db")
 
-    def test_hangup_with_faults_leaves_the_old_configuration_in_force(
+    def test_sighup_with_an_invalid_configuration_keeps_the_old_one(
         self, tmp_path: Path, migrations: Path
     ) -> None:
         configure(tmp_path, 'databases = ["one.db"]')
@@ -673,7 +679,7 @@ class TestSignals:
 
         assert not (tmp_path / "two.db").exists()
 
-    def test_the_first_user_signal_looks_at_once(self, tmp_path: Path, migrations: Path) -> None:
+    def test_sigusr1_starts_a_full_pass(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'databases = ["*.db"]', top='resync_interval = "1h"')
         write_migration(migrations, 1)
         with DaemonProcess(tmp_path) as daemon:
@@ -684,9 +690,7 @@ class TestSignals:
 
 
 class TestServiceManager:
-    def test_ready_is_told_only_after_the_first_pass(
-        self, tmp_path: Path, migrations: Path, database: Path
-    ) -> None:
+    def test_ready_is_sent_after_the_first_pass(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         execute(database, "CREATE TABLE theirs (id)")
         write_migration(migrations, 1)
         with writer_holding(database) as release, DaemonProcess(tmp_path) as daemon:
@@ -697,7 +701,7 @@ class TestServiceManager:
             assert daemon.wait_for_notice("READY")["READY"] == "1"
             assert applied_versions(database) == [1]
 
-    def test_it_is_told_states_reloads_and_the_end(self, tmp_path: Path, migrations: Path) -> None:
+    def test_status_reload_and_stop_are_sent(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'databases = ["a.db", "b.db"]')
         execute(tmp_path / "b.db", "CREATE TABLE t1 (other)")
         write_migration(migrations, 1)
@@ -719,7 +723,7 @@ class TestServiceManager:
             assert daemon.stop() == 0
             assert daemon.wait_for_notice("STOPPING")["STOPPING"] == "1"
 
-    def test_the_socket_may_be_a_file(self, tmp_path: Path, migrations: Path) -> None:
+    def test_notify_socket_may_be_a_file(self, tmp_path: Path, migrations: Path) -> None:
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ear:
             ear.bind(str(tmp_path / "notify"))
             ear.settimeout(DEADLINE)
@@ -735,9 +739,7 @@ class TestServiceManager:
 
 
 class TestProcess:
-    def test_it_costs_little_when_a_retry_is_due_that_cannot_be_made(
-        self, tmp_path: Path, migrations: Path, database: Path
-    ) -> None:
+    def test_retry_that_cannot_run_does_not_spin(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         """The retry of the busy database fell due, no pass ever reached it, and the next one was due at once."""
         configure(tmp_path, 'databases = ["app.db"]\nbusy_timeout = "50ms"')
         write_migration(migrations, 1)
@@ -754,7 +756,9 @@ class TestProcess:
 
             assert ticks(daemon.pid) - before <= 20
 
-    def test_a_second_one_ends_and_names_the_first(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_second_daemon_ends_and_names_the_first(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         with DaemonProcess(tmp_path) as first:
             first.wait_until_ready()
             with DaemonProcess(tmp_path) as second:
@@ -765,7 +769,9 @@ class TestProcess:
             write_migration(migrations, 1)
             first.wait_for("migration.applied", version=1)
 
-    def test_after_a_kill_the_next_starts_at_once(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_next_daemon_starts_at_once_after_a_kill(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         write_migration(migrations, 1, up=LONG)
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_for("migration.applying", version=1)
@@ -780,7 +786,7 @@ class TestProcess:
         assert tables(database) == ["t1"]
 
     @pytest.mark.parametrize("state", ["current", "blocked"])
-    def test_a_removed_lock_is_taken_anew(self, tmp_path: Path, migrations: Path, state: str) -> None:
+    def test_removed_lock_file_is_locked_again(self, tmp_path: Path, migrations: Path, state: str) -> None:
         write_migration(migrations, 1, up="NOT SQL;" if state == "blocked" else None)
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
@@ -807,7 +813,7 @@ run()
 
 
 class TestLog:
-    def test_heartbeat_counts_databases_and_what_waits(self, tmp_path: Path, migrations: Path) -> None:
+    def test_heartbeat_counts_databases_and_pending_migrations(self, tmp_path: Path, migrations: Path) -> None:
         write_migration(migrations, 1, up="CREATE TABLE one (x);")
         write_migration(migrations, 2)
         execute(tmp_path / "b.db", "CREATE TABLE one (x)")
@@ -829,7 +835,9 @@ class TestLog:
         poll(lambda: applied_versions(database) == expected, "migrations applied")
         assert daemon.stop() == 0
 
-    def test_its_reader_may_go(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_work_goes_on_when_the_log_reader_is_gone(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         reader, writer = os.pipe()
         with DaemonProcess(tmp_path, stderr=writer) as daemon:
             os.close(writer)
@@ -837,14 +845,18 @@ class TestLog:
             os.close(reader)
             self.end(daemon, database, [1, 2])
 
-    def test_its_disk_may_be_full(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_work_goes_on_when_the_disk_of_the_log_is_full(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         with (
             Path("/dev/full").open("wb") as full,
             DaemonProcess(tmp_path, stderr=full.fileno()) as daemon,
         ):
             self.end(daemon, database, [1, 2])
 
-    def test_its_reader_may_be_stuck(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_work_goes_on_when_the_log_reader_is_stuck(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         reader, writer = os.pipe()
         try:
             # One page: full after a dozen lines.
@@ -865,7 +877,7 @@ def daemon_lock_held(directory: Path) -> Iterator[None]:
 
 
 class TestReload:
-    def test_locks_are_those_of_the_configuration_in_force(self, tmp_path: Path, migrations: Path) -> None:
+    def test_reload_locks_exactly_the_configured_directories(self, tmp_path: Path, migrations: Path) -> None:
         for name in ("one", "two", "three", "four"):
             (tmp_path / name).mkdir()
         configure(tmp_path, 'databases = ["one/a.db", "two/a.db"]')
@@ -901,7 +913,7 @@ class TestReload:
             daemon.send(signal.SIGHUP)
             daemon.wait_for("database.unblocked")
 
-    def test_a_match_that_was_removed_is_not_made_anew(self, tmp_path: Path, migrations: Path) -> None:
+    def test_removed_glob_match_is_not_created_again(self, tmp_path: Path, migrations: Path) -> None:
         """It was found when the pass began, and removed while the one before it was waited for."""
         (tmp_path / "t").mkdir()
         first, second = tmp_path / "t/a.db", tmp_path / "t/b.db"

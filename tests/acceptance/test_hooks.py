@@ -80,7 +80,7 @@ def events(text: str, name: str) -> list[dict[str, object]]:
 
 
 class TestCommands:
-    def test_up_runs_it_and_its_failure_changes_nothing_else(self, tmp_path: Path, migrations: Path) -> None:
+    def test_up_runs_the_hook_and_ignores_its_failure(self, tmp_path: Path, migrations: Path) -> None:
         """Also where the exit code of a child would not be told: SIGCHLD was ignored when the program started."""
         configure(tmp_path, 'after_apply = ["./record", "3"]\non_failure = ["./record"]')
         write_migration(migrations, 1)
@@ -104,7 +104,7 @@ class TestCommands:
             }
         ]
 
-    def test_down_runs_it_and_nothing_to_do_does_not(self, tmp_path: Path, migrations: Path) -> None:
+    def test_down_runs_the_hook_only_if_it_changes_something(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'after_apply = ["./record"]\non_failure = ["./record"]')
         for version in (1, 2, 3):
             write_migration(migrations, version, down=f"DROP TABLE t{version};")
@@ -117,7 +117,7 @@ class TestCommands:
             ("after_apply", "2 3", "applied")
         ]
 
-    def test_up_over_several_runs_each_once(self, tmp_path: Path, migrations: Path) -> None:
+    def test_up_over_several_databases_runs_each_hook_once(self, tmp_path: Path, migrations: Path) -> None:
         configure(
             tmp_path,
             'after_apply = ["./record"]\non_failure = ["./record"]',
@@ -139,7 +139,7 @@ class TestCommands:
         assert failed["DATABASES"] == f"{a}\n{b}\n{c}"
         assert (failed["REASON"], failed["FILE"]) == ("no such table: nowhere", str(file))
 
-    def test_invalid_file_runs_it_and_the_hook_s_own_up_runs_none(self, tmp_path: Path, migrations: Path) -> None:
+    def test_invalid_file_runs_the_hook_and_a_nested_up_runs_none(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'on_failure = ["./again"]')
         # Were it run a second time, it would not begin a third one.
         (tmp_path / "again").write_text(
@@ -159,7 +159,7 @@ class TestCommands:
         assert failed["reason"] == "it exited with 4"
         assert '"event":"file.invalid"' in str(failed["output"])
 
-    def test_first_signal_lets_it_finish(self, tmp_path: Path, migrations: Path) -> None:
+    def test_first_signal_lets_the_hook_finish(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'after_apply = ["./gated"]')
         write_migration(migrations, 1)
         with running(*PROGRAM, "up", cwd=tmp_path, stderr=subprocess.PIPE) as up:
@@ -177,7 +177,7 @@ class TestCommands:
 
 
 class TestDaemon:
-    def test_once_per_pass_for_all_that_was_applied(self, tmp_path: Path, migrations: Path) -> None:
+    def test_hook_runs_once_per_pass_for_all_applied_migrations(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'after_apply = ["./record"]\non_failure = ["./record"]', databases='["a.db", "b.db"]')
         write_migration(migrations, 1)
         write_migration(migrations, 2)
@@ -201,7 +201,7 @@ class TestDaemon:
         ]
         assert {line["run_id"] for line in daemon.logged("run.finished")} == {first["run_id"], second["run_id"]}
 
-    def test_failing_hook_does_not_undo_the_migration_and_a_new_one_is_read(
+    def test_failing_hook_does_not_undo_the_migration_and_reload_replaces_it(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         configure(tmp_path, 'after_apply = ["./missing"]')
@@ -220,7 +220,7 @@ class TestDaemon:
         assert applied_versions(database) == [1, 2]
         assert [run["VERSIONS"] for run in runs(tmp_path)] == ["2"]
 
-    def test_passes_go_on_beside_a_slow_hook_and_what_waits_becomes_one(
+    def test_passes_go_on_during_a_slow_hook_and_waiting_runs_are_merged(
         self, tmp_path: Path, migrations: Path
     ) -> None:
         configure(tmp_path, 'after_apply = ["./gated"]')
@@ -240,7 +240,7 @@ class TestDaemon:
             assert daemon.stop() == 0
         assert notes(tmp_path) == ["begun 1", "ended", "begun 2 3", "ended"]
 
-    def test_only_news_run_the_hook_for_failures(self, tmp_path: Path, migrations: Path) -> None:
+    def test_failure_hook_runs_only_for_new_problems(self, tmp_path: Path, migrations: Path) -> None:
         """A refusal is judged anew at every pass, and a failure whenever a file has changed."""
         configure(tmp_path, 'on_failure = ["./record"]', 'resync_interval = "50ms"')
         first = write_migration(migrations, 1)
@@ -294,7 +294,7 @@ class TestStop:
             daemon.wait_for("daemon.stopping")
             yield daemon
 
-    def test_both_are_run_where_there_is_time(self, tmp_path: Path, migrations: Path) -> None:
+    def test_both_hooks_run_within_the_grace_period(self, tmp_path: Path, migrations: Path) -> None:
         with self.two(tmp_path, migrations) as daemon:
             open_gate(tmp_path)
             poll(has_begun(tmp_path, 2), "the second hook")
@@ -310,7 +310,7 @@ class TestStop:
         ]
         assert notes(tmp_path) == ["begun 1", "ended", "begun 2", "ended"]
 
-    def test_second_signal_ends_them(self, tmp_path: Path, migrations: Path) -> None:
+    def test_second_signal_ends_the_hooks(self, tmp_path: Path, migrations: Path) -> None:
         with self.two(tmp_path, migrations) as daemon:
             daemon.send(signal.SIGTERM)
 
@@ -323,7 +323,7 @@ class TestStop:
         assert notes(tmp_path) == ["begun 1"]
         assert not Path(f"/proc/{(tmp_path / 'runs').read_text().split()[2]}").exists()
 
-    def test_third_signal_kills_though_a_hook_does_not_end(self, tmp_path: Path, migrations: Path) -> None:
+    def test_third_signal_kills_the_daemon_during_a_hook(self, tmp_path: Path, migrations: Path) -> None:
         with self.two(tmp_path, migrations, "./deaf") as daemon:
             daemon.send(signal.SIGTERM)
             poll(lambda: not is_caught(daemon.pid, signal.SIGTERM), "the second signal obeyed")

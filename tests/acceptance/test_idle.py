@@ -54,7 +54,7 @@ def passes(daemon: DaemonProcess, number: int) -> None:
         daemon.wait_for_notice("X_MIGRATED_PASS")
 
 
-def test_passes_without_end_leave_no_trace(tmp_path: Path, migrations: Path) -> None:
+def test_many_passes_leave_memory_descriptors_and_log_unchanged(tmp_path: Path, migrations: Path) -> None:
     """Some two thousand passes, as many as come in sixteen hours, over what is well and what is not."""
     text = 'resync_interval = "1ms"\n[[target]]\ndatabases = ["a.db", "b.db", "gone/c.db"]\n'
     (tmp_path / "migrated.toml").write_text(text)
@@ -80,7 +80,7 @@ def test_passes_without_end_leave_no_trace(tmp_path: Path, migrations: Path) -> 
     assert said.count("database.unavailable") <= 1
 
 
-def test_it_wakes_up_for_its_timers_alone(tmp_path: Path, migrations: Path) -> None:
+def test_idle_daemon_wakes_only_for_its_timers(tmp_path: Path, migrations: Path) -> None:
     """Once a second it looks at its watches; a few threads of it may wake up for that, and each does little."""
     write_migration(migrations, 1)
     with DaemonProcess(tmp_path) as daemon:

@@ -40,7 +40,7 @@ def configure(directory: Path, name: str) -> None:
     (directory / "migrated.toml").write_text(text)
 
 
-def test_it_tells_what_the_daemon_did_and_found(tmp_path: Path, migrations: Path) -> None:
+def test_file_has_counts_of_work_and_states(tmp_path: Path, migrations: Path) -> None:
     place = tmp_path / "metrics"
     place.mkdir()
     file = place / "migrated.prom"
@@ -110,7 +110,7 @@ def test_it_tells_what_the_daemon_did_and_found(tmp_path: Path, migrations: Path
     assert [path.name for path in place.iterdir()] == ["migrated.prom"]
 
 
-def test_what_keeps_it_from_being_written_is_told_once_and_stops_nothing(tmp_path: Path, migrations: Path) -> None:
+def test_failed_write_is_logged_once_and_stops_nothing(tmp_path: Path, migrations: Path) -> None:
     place = tmp_path / "metrics"
     configure(tmp_path, "metrics/migrated.prom")
     write_migration(migrations, 1)
@@ -132,7 +132,7 @@ def test_what_keeps_it_from_being_written_is_told_once_and_stops_nothing(tmp_pat
     ]
 
 
-def test_it_is_written_with_each_sign_of_life(tmp_path: Path) -> None:
+def test_file_is_written_with_each_heartbeat(tmp_path: Path) -> None:
     file = tmp_path / "migrated.prom"
     config = Config("", (), metrics_file=str(file))
     daemon = Daemon(config, lambda: config, logger.configure("json", "critical"))
@@ -144,7 +144,7 @@ def test_it_is_written_with_each_sign_of_life(tmp_path: Path) -> None:
     assert read(file)["migrated_last_success_timestamp_seconds"] == 0
 
 
-def test_table_of_metrics_is_the_code_s(tmp_path: Path) -> None:
+def test_metrics_table_of_the_manual_matches_the_code(tmp_path: Path) -> None:
     file = tmp_path / "migrated.prom"
     config = Config("", (), metrics_file=str(file))
     log = logger.configure("json", "critical")
@@ -156,14 +156,14 @@ def test_table_of_metrics_is_the_code_s(tmp_path: Path) -> None:
     assert sorted(in_manual) == sorted({name.split()[0] for name in read(file)})
 
 
-def test_nothing_is_written_unless_it_is_asked_for(tmp_path: Path) -> None:
+def test_no_file_is_written_unless_configured(tmp_path: Path) -> None:
     (tmp_path / "migrated.toml").write_text("")
 
     assert load_config(Overrides(), tmp_path).metrics_file is None
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_fault_is_told_by_the_configuration(
+def test_unusable_metrics_file_is_a_configuration_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     installed: bool,  # noqa: FBT001 - a case

@@ -107,7 +107,7 @@ def there(database: Path) -> Path:
 
 class TestCommands:
     @BOTH
-    def test_the_first_lets_the_running_one_finish(
+    def test_first_signal_lets_the_running_migration_finish(
         self, tmp_path: Path, migrations: Path, there: Path, number: signal.Signals
     ) -> None:
         write_migration(migrations, 1)
@@ -124,7 +124,7 @@ class TestCommands:
         assert [line["version"] for line in up.logged("migration.applying")] == [1]
         assert len(up.remarks()) == 1
 
-    def test_what_takes_longer_than_the_grace_is_undone(
+    def test_migration_longer_than_the_grace_period_is_undone(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         configure(tmp_path, 'stop_grace = "200ms"')
@@ -148,7 +148,7 @@ class TestCommands:
         assert up.logged("migration.applying")[-1]["version"] == 2
 
     @BOTH
-    def test_the_second_interrupts_at_once(
+    def test_second_signal_interrupts_at_once(
         self, tmp_path: Path, migrations: Path, there: Path, number: signal.Signals
     ) -> None:
         configure(tmp_path, 'stop_grace = "10m"')
@@ -166,7 +166,7 @@ class TestCommands:
         assert failed["error"]["code"] == "INTERRUPTED"
         assert not any("Traceback" in line for line in up.lines)
 
-    def test_rollback_is_stopped_likewise(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_rollback_stops_in_the_same_way(self, tmp_path: Path, migrations: Path, there: Path) -> None:
         configure(tmp_path, 'stop_grace = "10m"')
         write_migration(migrations, 1, down=f"DROP TABLE t1; {ENDLESS}")
         write_migration(migrations, 2, down="DROP TABLE t2;")
@@ -182,7 +182,7 @@ class TestCommands:
         assert [row[1] for row in schema(there)] == ["t1", "there"]
         assert down.logged("migration.failed")[0]["error"]["code"] == "INTERRUPTED"
 
-    def test_other_databases_are_not_begun(self, tmp_path: Path, migrations: Path) -> None:
+    def test_no_other_database_is_begun_after_a_signal(self, tmp_path: Path, migrations: Path) -> None:
         for name in ("a.db", "b.db"):
             execute(tmp_path / name, THERE)
         write_migration(migrations, 1)
@@ -235,7 +235,7 @@ class TestCommands:
                 assert second.end() == 130
             assert not any("Traceback" in line for line in second.lines)
 
-    def test_limit_of_a_statement(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_statement_timeout_undoes_the_migration(self, tmp_path: Path, migrations: Path, there: Path) -> None:
         configure(tmp_path, "", 'statement_timeout = "200ms"')
         write_migration(migrations, 1, up=ENDLESS)
         before = everything(there)
@@ -279,7 +279,7 @@ class TestDaemon:
         assert daemon.lines[-1]["event"] == "daemon.stopped"
         assert [row[1] for row in schema(there)] == ["there"]
 
-    def test_what_takes_longer_than_the_grace_is_undone(
+    def test_migration_longer_than_the_grace_period_is_undone(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         configure(tmp_path, 'stop_grace = "200ms"')
@@ -299,7 +299,9 @@ class TestDaemon:
         assert applied_versions(there) == [1]
         assert [row[1] for row in schema(there)] == ["t1", "there"]
 
-    def test_the_next_start_does_what_was_interrupted(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_next_start_applies_the_interrupted_migration(
+        self, tmp_path: Path, migrations: Path, there: Path
+    ) -> None:
         write_migration(migrations, 1, up=ENDLESS)
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_for("migration.applying", version=1)
@@ -311,7 +313,7 @@ class TestDaemon:
             daemon.wait_until_ready()
         assert applied_versions(there) == [1]
 
-    def test_the_commit_that_a_reader_holds_up_is_waited_for(
+    def test_stop_waits_for_a_commit_that_a_reader_blocks(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -326,7 +328,7 @@ class TestDaemon:
         assert [line["version"] for line in daemon.logged("migration.applied")] == [1]
         assert applied_versions(there) == [1]
 
-    def test_the_third_kills(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_third_signal_kills(self, tmp_path: Path, migrations: Path, there: Path) -> None:
         """There are statements that not even SQLite interrupts."""
         write_migration(migrations, 1, up=DEAF)
         before = everything(there)
@@ -346,7 +348,7 @@ class TestDaemon:
         assert daemon.logged("daemon.stopped") == []
         assert everything(there) == before
 
-    def test_statement_beyond_the_limit_blocks_and_is_not_tried_again(
+    def test_statement_timeout_blocks_the_database_and_is_not_retried(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
         """The limit is each target's own."""
@@ -380,7 +382,7 @@ class TestDaemon:
         (applied,) = daemon.logged("migration.applied", database="other.db")
         assert applied["execution_time_ms"] > 100
 
-    def test_no_time_is_asked_for_when_nobody_waits(self, tmp_path: Path, migrations: Path, there: Path) -> None:
+    def test_no_extra_time_is_requested_while_running(self, tmp_path: Path, migrations: Path, there: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             write_migration(migrations, 1, up=ENDLESS)
@@ -434,7 +436,7 @@ class TestThreads:
         return set((tmp_path / "seen").read_text().split())
 
     @pytest.mark.parametrize("arguments", [("up",), ("up", "--to", "1"), ("down",), ("down", "--to", "0")])
-    def test_of_the_commands(
+    def test_commands_use_this_many_threads(
         self, tmp_path: Path, migrations: Path, there: Path, variables: dict[str, str], arguments: tuple[str, ...]
     ) -> None:
         write_migration(migrations, 1, down="DROP TABLE t1;")
@@ -444,7 +446,9 @@ class TestThreads:
         assert migrated(tmp_path, *arguments, **variables).returncode == 0
         assert self.seen(tmp_path) == {"other"}
 
-    def test_of_the_daemon(self, tmp_path: Path, migrations: Path, there: Path, variables: dict[str, str]) -> None:
+    def test_daemon_uses_this_many_threads(
+        self, tmp_path: Path, migrations: Path, there: Path, variables: dict[str, str]
+    ) -> None:
         with DaemonProcess(tmp_path, variables=variables) as daemon:
             daemon.wait_until_ready()
             write_migration(migrations, 1)

@@ -39,14 +39,14 @@ def pings(daemon: DaemonProcess) -> int:
 
 
 class TestWatchdog:
-    def test_an_idle_daemon_says_that_it_lives(self, tmp_path: Path, migrations: Path) -> None:
+    def test_idle_daemon_sends_pings(self, tmp_path: Path, migrations: Path) -> None:
         with DaemonProcess(tmp_path, variables=WATCHED) as daemon:
             daemon.wait_until_ready()
             daemon.pass_over_notices()
             for _ in range(4):
                 assert daemon.wait_for_notice("WATCHDOG")["WATCHDOG"] == "1"
 
-    def test_a_long_migration_that_advances_is_alive(self, tmp_path: Path, migrations: Path) -> None:
+    def test_daemon_sends_pings_during_a_long_migration(self, tmp_path: Path, migrations: Path) -> None:
         write_migration(migrations, 1, up=ENDLESS)
         with DaemonProcess(tmp_path, variables=WATCHED) as daemon:
             daemon.wait_for("migration.applying")
@@ -55,7 +55,7 @@ class TestWatchdog:
 
             assert pings(daemon) - before >= 4
 
-    def test_a_hung_worker_is_not_covered_up(self, tmp_path: Path, migrations: Path) -> None:
+    def test_hung_worker_stops_the_pings(self, tmp_path: Path, migrations: Path) -> None:
         with DaemonProcess(tmp_path, variables=WATCHED) as daemon:
             daemon.wait_until_ready()
             write_migration(migrations, 1, up=DEAF)
@@ -70,7 +70,7 @@ class TestWatchdog:
             daemon.send(signal.SIGTERM)
             daemon.wait_for("daemon.stopping")
 
-    def test_waiting_for_another_runner_is_no_hanging(
+    def test_daemon_sends_pings_while_waiting_for_another_runner(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -86,7 +86,7 @@ class TestWatchdog:
             release()
             daemon.wait_until_ready()
 
-    def test_nobody_is_told_who_did_not_ask(self, tmp_path: Path, migrations: Path) -> None:
+    def test_no_pings_without_a_watchdog(self, tmp_path: Path, migrations: Path) -> None:
         with DaemonProcess(tmp_path, variables={**WATCHED, "WATCHDOG_PID": "1"}) as daemon:
             daemon.wait_until_ready().look()
 
@@ -94,7 +94,7 @@ class TestWatchdog:
 
 
 class TestStatusLine:
-    def test_it_says_what_is_wrong_as_soon_as_it_is(self, tmp_path: Path, migrations: Path) -> None:
+    def test_status_line_shows_a_problem_at_once(self, tmp_path: Path, migrations: Path) -> None:
         """The pass is not over yet: it waits for the second database."""
         others = tmp_path / "others"
         others.mkdir()
@@ -116,9 +116,7 @@ class TestStatusLine:
         )
         assert "X_MIGRATED_PASS" not in notice
 
-    def test_it_says_what_is_being_done_when_that_takes_long(
-        self, tmp_path: Path, migrations: Path, database: Path
-    ) -> None:
+    def test_status_line_shows_long_work(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         execute(database, "CREATE TABLE theirs (id)")
         write_migration(migrations, 1, "users")
         with writer_holding(database) as release, DaemonProcess(tmp_path) as daemon:
@@ -130,7 +128,7 @@ class TestStatusLine:
 
 
 class TestStop:
-    def test_a_hook_gets_the_time_that_it_needs(self, tmp_path: Path, migrations: Path) -> None:
+    def test_stop_extends_the_timeout_for_a_running_hook(self, tmp_path: Path, migrations: Path) -> None:
         put_file(tmp_path / "migrations", "hook.sh", "#!/bin/sh\nexec sleep 60\n").chmod(0o755)
         (tmp_path / "migrated.toml").write_text('[hooks]\nafter_apply = ["migrations/hook.sh"]\n')
         write_migration(migrations, 1)

@@ -27,7 +27,7 @@ def replacement(tmp_path: Path) -> Path:
 
 
 class TestReplacement:
-    def test_deleted_and_made_again(
+    def test_directory_deleted_and_created_again(
         self, tmp_path: Path, migrations: Path, replacement: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -42,7 +42,9 @@ class TestReplacement:
             write_migration(migrations, 3)
             daemon.wait_for("migration.applied", version=3)
 
-    def test_deleted_and_made_again_in_one_go(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_directory_deleted_and_created_again_at_once(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             shutil.rmtree(migrations)
@@ -52,7 +54,7 @@ class TestReplacement:
             write_migration(migrations, 2)
             daemon.wait_for("migration.applied", version=2)
 
-    def test_moved_away_and_another_in_its_place(
+    def test_directory_replaced_by_another(
         self, tmp_path: Path, migrations: Path, replacement: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -68,7 +70,7 @@ class TestReplacement:
 
         assert applied_versions(database) == [1, 2, 4]
 
-    def test_a_symlink_that_is_turned_elsewhere(
+    def test_symlink_pointed_to_another_directory(
         self, tmp_path: Path, migrations: Path, replacement: Path, database: Path
     ) -> None:
         real = migrations.rename(tmp_path / "real")
@@ -87,7 +89,7 @@ class TestReplacement:
 
         assert applied_versions(database) == [1, 2, 4]
 
-    def test_another_one_mounted_over_it(
+    def test_directory_mounted_over(
         self, tmp_path: Path, migrations: Path, replacement: Path, database: Path
     ) -> None:
         require((*OWN_MOUNTS, "mount", "--bind", str(replacement)), (str(migrations),))
@@ -106,9 +108,7 @@ class TestReplacement:
             write_migration(migrations, 4)
             daemon.wait_for("migration.applied", version=4)
 
-    def test_the_way_in_which_kubernetes_replaces_files(
-        self, tmp_path: Path, migrations: Path, database: Path
-    ) -> None:
+    def test_atomic_update_of_a_kubernetes_volume(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         def publish(generation: str, versions: Sequence[int]) -> None:
             (migrations / generation).mkdir()
             for version in versions:
@@ -135,7 +135,7 @@ class TestReplacement:
 
 
 class TestAbsence:
-    def test_missing_at_the_start(self, tmp_path: Path, database: Path) -> None:
+    def test_directory_missing_at_the_start(self, tmp_path: Path, database: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             lost = daemon.wait_for("watch.lost")
             assert lost["file"] == str(tmp_path / "migrations")
@@ -150,9 +150,7 @@ class TestAbsence:
 
         assert len(daemon.logged("watch.lost")) == 1
 
-    def test_missing_is_never_taken_for_nothing_to_do(
-        self, tmp_path: Path, migrations: Path, database: Path
-    ) -> None:
+    def test_missing_directory_is_not_an_empty_one(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         (tmp_path / "migrated.toml").write_text('[[target]]\non_missing = "rollback"\n')
         write_migration(migrations, 1, down="DROP TABLE t1;")
         with DaemonProcess(tmp_path) as daemon:
@@ -164,7 +162,7 @@ class TestAbsence:
             assert applied_versions(database) == [1]
             assert str(migrations) in daemon.notices[-1]["STATUS"]
 
-    def test_a_file_in_its_place(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_file_in_place_of_the_directory(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             migrations.rmdir()
@@ -175,7 +173,7 @@ class TestAbsence:
             write_migration(migrations, 1)
             daemon.wait_for_all({"event": "watch.restored"}, {"event": "migration.applied", "version": 1})
 
-    def test_not_readable_at_the_start_and_again_later(
+    def test_directory_unreadable_at_the_start_and_later(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         require(BOUND_BY_PERMISSIONS)
@@ -198,7 +196,7 @@ class TestAbsence:
 
 
 class TestQuantity:
-    def test_more_events_than_the_kernel_keeps(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_overflow_of_the_kernel_event_queue(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         if kept > 50_000:
             pytest.skip(f"{kept} events are kept here: too many to make in a test")
@@ -218,7 +216,7 @@ class TestQuantity:
             daemon.wait_for("migration.applied", version=2)
 
     @needs_git
-    def test_a_checkout_of_many_files_takes_few_passes(
+    def test_checkout_of_many_files_takes_few_passes(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         def git(*arguments: str) -> None:
@@ -249,7 +247,7 @@ class TestQuantity:
         assert 1 <= len({line["run_id"] for line in finished}) <= 5
         assert daemon.logged("migration.late") == []
 
-    def test_files_that_come_shortly_after_each_other_are_taken_together(
+    def test_files_written_shortly_after_each_other_are_applied_in_one_pass(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         (tmp_path / "migrated.toml").write_text('settle = "500ms"\nsettle_max = "10s"\n')
@@ -274,7 +272,7 @@ class TestQuantity:
 
 
 class TestPolling:
-    def test_where_it_is_configured(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_polling_if_configured(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         (tmp_path / "migrated.toml").write_text('watch = "polling"\n')
         with DaemonProcess(tmp_path) as daemon:
             assert daemon.wait_for("watch.started")["reason"] == "polling"
@@ -282,7 +280,9 @@ class TestPolling:
             write_migration(migrations, 1)
             daemon.wait_for("migration.applied", version=1)
 
-    def test_where_the_kernel_has_no_more_watches(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_polling_if_the_kernel_has_no_more_watches(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         require(WITHOUT_INOTIFY)
         with DaemonProcess(tmp_path, wrapper=WITHOUT_INOTIFY) as daemon:
             assert daemon.wait_for("watch.started")["reason"] == "polling"
@@ -292,9 +292,7 @@ class TestPolling:
 
 
 class TestReading:
-    def test_an_error_of_the_disk_is_tried_again_soon(
-        self, tmp_path: Path, migrations: Path, database: Path
-    ) -> None:
+    def test_read_error_is_retried_soon(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         """No event tells that it has passed, and the next look at everything is half a minute away."""
         write_migration(migrations, 1)
         require(("strace", "-V"))

@@ -1,4 +1,4 @@
-"""What a pass can tell from outside of a database that it looked at before."""
+"""How a pass detects, without opening files, which databases and directories changed."""
 
 import os
 import time
@@ -25,7 +25,7 @@ REVISION = 11
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A database that nobody has written to for a while."""
+    """Return a database whose time stamps are old."""
     made = tmp_path / "app.db"
     execute(made, "CREATE TABLE t (x)")
     age(made)
@@ -42,7 +42,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, now_ns: Callable[[], int]) -> Non
 
 
 def wait_for_tick(directory: Path, file: Path) -> None:
-    """Return when the file system's clock has moved on since something was written in a directory."""
+    """Return when the file system's clock has advanced past the last write in a directory."""
     newest = max(path.stat().st_ctime_ns for path in directory.iterdir())
 
     def is_later() -> bool:
@@ -63,15 +63,15 @@ def has_changed(known: ReconcileCache, path: Path, revision: int = REVISION) -> 
     return known.changed([database], revision) == [database]
 
 
-def test_what_was_never_looked_at_is_new(path: Path) -> None:
+def test_unvisited_database_has_changed(path: Path) -> None:
     assert has_changed(ReconcileCache(), path)
 
 
-def test_what_was_looked_at_is_not(path: Path) -> None:
+def test_visited_database_has_not_changed(path: Path) -> None:
     assert not has_changed(seen(path), path)
 
 
-def test_other_migrations_are_a_reason_to_look(path: Path) -> None:
+def test_other_revision_means_changed(path: Path) -> None:
     assert has_changed(seen(path), path, REVISION + 1)
 
 
@@ -139,7 +139,7 @@ def test_change_of_a_log_that_was_there_is_seen(path: Path, change: Callable[[Pa
     assert has_changed(roster, path)
 
 
-def test_log_of_a_link_lies_beside_what_it_leads_to(path: Path, tmp_path: Path) -> None:
+def test_wal_of_a_linked_database_is_beside_the_real_file(path: Path, tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "app.db"
     link.symlink_to(path)
@@ -156,15 +156,15 @@ def test_log_of_a_file_that_took_the_place_of_a_link_lies_beside_it(path: Path, 
     link.symlink_to(path)
     roster = seen(link)
     path.rename(link)
-    roster.note_judged(str(link), REVISION)
+    roster.remember(str(link), REVISION)
     assert not has_changed(roster, link)
     write_to_the_log(link)
 
     assert has_changed(roster, link)
 
 
-def test_what_was_written_a_moment_ago_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be written to once more in the same tick of the file system's clock."""
+def test_recently_written_database_is_visited_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further write in the same tick of the file system's clock would not change the time stamp."""
     execute(path, "INSERT INTO t VALUES (1)")
     set_clock(monkeypatch, lambda: path.stat().st_mtime_ns + SECOND_NS)
 
@@ -181,28 +181,28 @@ def test_file_and_log_must_both_have_rested(path: Path, young: str, monkeypatch:
     assert has_changed(seen(path), path)
 
 
-def test_what_is_gone_is_forgotten_and_new_when_it_comes_again(path: Path) -> None:
+def test_removed_database_is_forgotten(path: Path) -> None:
     known = seen(path)
     known.keep([])
 
     assert has_changed(known, path)
 
 
-def test_what_is_to_be_looked_at_in_any_case(path: Path) -> None:
+def test_forgotten_database_has_changed(path: Path) -> None:
     known = seen(path)
     known.forget(str(path))
 
     assert has_changed(known, path)
 
 
-def test_scan_of_a_target_is_news_with_another_reading_or_other_databases() -> None:
+def test_target_has_changed_with_another_reading_or_other_databases() -> None:
     roster = ReconcileCache()
     one, other = Reading(Listing("/m"), 1), Reading(Listing("/m"), 1)
     few, many = [DatabasePath("a.db", "/a.db")], [DatabasePath("a.db", "/a.db"), DatabasePath("b.db", "/b.db")]
 
     scans = [("t", one, few), ("t", one, few), ("t", other, few), ("t", other, many), ("t", other, many)]
-    assert [roster.is_news(*scan) for scan in scans] == [True, False, True, True, False]
-    assert roster.is_news("another target", other, many)
+    assert [roster.directory_changed(*scan) for scan in scans] == [True, False, True, True, False]
+    assert roster.directory_changed("another target", other, many)
 
 
 class TestDirectory:
@@ -216,7 +216,7 @@ class TestDirectory:
 
     @pytest.fixture(autouse=True)
     def later(self, migrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is three seconds later than it is: what is young is read anew."""
+        """Advance the reader's clock by three seconds, so that the files count as written long ago."""
         wait_for_tick(migrations, tmp_path / "now")
         set_clock(monkeypatch, lambda: time.time_ns() + 3 * SECOND_NS)
 
@@ -236,7 +236,7 @@ class TestDirectory:
             pytest.param(lambda path: (path / "2_change.sql").unlink(), id="gone"),
         ],
     )
-    def test_other_reading_with_another_mark(self, migrations: Path, change: Callable[[Path], object]) -> None:
+    def test_changed_directory_has_another_mark(self, migrations: Path, change: Callable[[Path], object]) -> None:
         reader = ReconcileCache().reader
         first = reader.read(str(migrations))
         change(migrations)
@@ -256,7 +256,7 @@ class TestDirectory:
         assert [len(reading.listing.ignored) for reading in (first, second, third)] == [0, 1, 0]
         assert first.mark == second.mark == third.mark
 
-    def test_file_that_has_its_size_and_time_of_before_is_read_anew(self, migrations: Path) -> None:
+    def test_file_with_its_old_size_and_time_is_read_again(self, migrations: Path) -> None:
         reader = ReconcileCache().reader
         path = migrations / "2_change.sql"
         first = reader.read(str(migrations))
@@ -266,10 +266,10 @@ class TestDirectory:
 
         assert reader.read(str(migrations)).mark != first.mark
 
-    def test_file_stamped_a_moment_ago_is_read_anew_each_time(
+    def test_recently_changed_file_is_read_again_each_time(
         self, migrations: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It may be written once more without its stamp showing that, as in git's index."""
+        """A further write may leave the same time stamp (the racy-git problem)."""
         reader = ReconcileCache().reader
         path = migrations / "2_change.sql"
         first = reader.read(str(migrations))

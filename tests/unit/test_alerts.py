@@ -72,7 +72,7 @@ def unavailable(error: MigrationError | None = None, *, of: DatabasePath = APP) 
 
 
 class AlertLog:
-    """A tracker, and what it said since it was last asked."""
+    """`Alerts` with a log file, and the lines logged since the last read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -100,7 +100,7 @@ def log(tmp_path: Path) -> Iterator[AlertLog]:
     os.close(subject.descriptor)
 
 
-# What is said
+# Logged events
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def log(tmp_path: Path) -> Iterator[AlertLog]:
         pytest.param(unavailable(LockHeldError("held")), ["lock.held", "run.finished"], id="locked"),
     ],
 )
-def test_first_visit_tells(log: AlertLog, visited: DatabaseDone, events: list[str]) -> None:
+def test_first_visit_logs_these_events(log: AlertLog, visited: DatabaseDone, events: list[str]) -> None:
     assert events == log.after(visited)
 
 
@@ -145,7 +145,7 @@ def test_first_visit_tells(log: AlertLog, visited: DatabaseDone, events: list[st
         ),
     ],
 )
-def test_second_visit_tells_what_is_new(
+def test_second_visit_logs_only_changes(
     log: AlertLog, before: DatabaseDone, visited: DatabaseDone, events: list[str]
 ) -> None:
     log.after(before)
@@ -154,15 +154,15 @@ def test_second_visit_tells_what_is_new(
 
 
 @pytest.mark.parametrize("visited", [failed(), refusal(), unavailable()], ids=["failed", "refused", "unavailable"])
-def test_trouble_is_news_once(log: AlertLog, visited: DatabaseDone) -> None:
+def test_problem_is_reported_as_new_once(log: AlertLog, visited: DatabaseDone) -> None:
     assert log.alerts.visited(visited, 0.0)
-    # At the next pass, when it is repeated in the log, and after that.
+    # At the next pass, when the log line is repeated, and later.
     assert [log.alerts.visited(visited, now) for now in (1.0, 100.0, 1000.0)] == [False] * 3
     assert not log.alerts.visited(current(), 1001.0)
     assert log.alerts.visited(visited, 1002.0)
 
 
-def test_other_version_that_fails_for_the_same_reason_is_news(log: AlertLog) -> None:
+def test_other_version_that_fails_for_the_same_reason_is_a_new_problem(log: AlertLog) -> None:
     log.after(failed())
     other = ExecutionFailedError("no such table: x", version=8, name="eight")
 
@@ -171,18 +171,18 @@ def test_other_version_that_fails_for_the_same_reason_is_news(log: AlertLog) -> 
 
 
 @pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
-def test_what_is_well_is_no_news_of_trouble(log: AlertLog, visited: DatabaseDone) -> None:
+def test_current_database_is_no_new_problem(log: AlertLog, visited: DatabaseDone) -> None:
     assert not log.alerts.visited(visited, 0.0)
 
 
-def test_recovery_is_told_once(log: AlertLog) -> None:
+def test_recovery_is_logged_once(log: AlertLog) -> None:
     log.after(refusal())
     log.after(current())
 
     assert log.after(current()) == []
 
 
-def test_trouble_that_comes_back_is_told_at_once(log: AlertLog) -> None:
+def test_problem_that_returns_is_logged_at_once(log: AlertLog) -> None:
     log.after(refusal())
     log.after(current())
 
@@ -196,13 +196,13 @@ def test_database_that_was_blocked_and_unavailable_recovers_from_both(log: Alert
     assert log.after(current()) == ["database.unblocked", "database.recovered"]
 
 
-def test_every_try_that_failed_is_told(log: AlertLog) -> None:
+def test_every_failed_try_is_logged(log: AlertLog) -> None:
     log.after(failed())
 
     assert "migration.failed" in log.after(failed(), 1.0)
 
 
-def test_what_was_applied_before_the_same_failure_is_told(log: AlertLog) -> None:
+def test_migrations_applied_before_the_same_failure_are_logged(log: AlertLog) -> None:
     log.after(failed())
     log.alerts.visited(failed(done=1), 1.0)
 
@@ -217,7 +217,7 @@ def test_lines_name_run_and_database(log: AlertLog) -> None:
     assert {(line["run_id"], line["database"]) for line in log.lines()} == {("r1", "app.db")}
 
 
-def test_refusal_tells_of_each_offender(log: AlertLog) -> None:
+def test_refusal_logs_each_offending_migration(log: AlertLog) -> None:
     log.alerts.visited(refusal(), 0.0)
 
     first = log.lines()[0]
@@ -230,7 +230,7 @@ def test_refusal_tells_of_each_offender(log: AlertLog) -> None:
     }
 
 
-def test_blocked_tells_the_reason(log: AlertLog) -> None:
+def test_blocked_event_has_reason_and_error(log: AlertLog) -> None:
     log.alerts.visited(refusal(), 0.0)
 
     blocked = log.lines()[1]
@@ -251,7 +251,7 @@ def test_blocked_tells_the_reason(log: AlertLog) -> None:
         pytest.param(unavailable(), ["database.unavailable"], id="unavailable"),
     ],
 )
-def test_standing_trouble_is_repeated_ever_more_rarely(
+def test_lasting_problem_is_repeated_at_growing_intervals(
     log: AlertLog, visited: DatabaseDone, events: list[str]
 ) -> None:
     log.after(visited, 1000.0)
@@ -268,7 +268,7 @@ def test_standing_trouble_is_repeated_ever_more_rarely(
 
 
 @pytest.mark.parametrize("visited", [current(), applied()], ids=["current", "applied"])
-def test_what_is_well_is_not_repeated(log: AlertLog, visited: DatabaseDone) -> None:
+def test_current_database_is_not_repeated(log: AlertLog, visited: DatabaseDone) -> None:
     log.after(refusal())
     log.after(visited)
     log.alerts.log_repeats(100_000.0)
@@ -277,7 +277,7 @@ def test_what_is_well_is_not_repeated(log: AlertLog, visited: DatabaseDone) -> N
 
 
 @pytest.mark.parametrize(("matched", "times"), [(True, 1), (False, 2)], ids=["matched", "configured"])
-def test_file_that_is_no_database_is_spoken_of_once_where_only_a_pattern_means_it(
+def test_file_that_is_no_database_is_logged_once_if_only_a_pattern_matches_it(
     log: AlertLog, *, matched: bool, times: int
 ) -> None:
     error = DatabaseError("file is not a database", code="SQLITE_NOTADB")
@@ -287,28 +287,28 @@ def test_file_that_is_no_database_is_spoken_of_once_where_only_a_pattern_means_i
     assert log.events().count("database.unavailable") == times
 
 
-# Many with one trouble
+# Many databases with one problem
 
 
 def many(size: int) -> list[DatabasePath]:
     return [DatabasePath(f"{number}.db", f"/srv/{number}.db") for number in range(size)]
 
 
-def test_first_few_are_told_of_and_the_others_counted_when_the_pass_ends(log: AlertLog) -> None:
+def test_first_few_databases_are_logged_and_the_others_counted_at_the_end_of_the_pass(log: AlertLog) -> None:
     log.alerts.found(many(10))
     news = [log.alerts.visited(unavailable(of=database), 0.0) for database in many(10)]
     log.alerts.pass_ended(1.0, "r1")
     lines = [line for line in log.lines() if line["event"] == "database.unavailable"]
 
-    # Hooks are told of all of them.
+    # `visited` reports every database as new, so that hooks run for all of them.
     assert news == [True] * 10
     assert [line.get("database") for line in lines] == ["0.db", "1.db", "2.db", None]
     assert lines[-1]["databases"] == 7
     assert "repeated" not in lines[-1]
 
 
-def test_others_are_not_told_of_before_all_of_them_are_known(log: AlertLog) -> None:
-    """The daemon looks for what is to be repeated once a second, and a pass may take longer."""
+def test_other_databases_are_not_counted_before_the_pass_ends(log: AlertLog) -> None:
+    """The daemon calls `log_repeats` once a second, and a pass may take longer."""
     log.alerts.found(many(10))
     for database in many(10):
         log.alerts.visited(unavailable(of=database), 0.0)
@@ -319,7 +319,7 @@ def test_others_are_not_told_of_before_all_of_them_are_known(log: AlertLog) -> N
     assert [line["databases"] for line in lines if "databases" in line] == [7]
 
 
-def test_they_are_repeated_together_and_no_more_than_that(log: AlertLog) -> None:
+def test_grouped_databases_share_one_repeated_line(log: AlertLog) -> None:
     log.alerts.found(many(10))
     for database in many(10):
         log.alerts.visited(unavailable(of=database), 0.0)
@@ -331,7 +331,7 @@ def test_they_are_repeated_together_and_no_more_than_that(log: AlertLog) -> None
     assert [(line.get("databases"), line["repeated"]) for line in log.lines()] == [(None, 1)] * 3 + [(7, 1)]
 
 
-def test_another_cause_is_told_of_again(log: AlertLog) -> None:
+def test_new_cause_is_logged_individually_again(log: AlertLog) -> None:
     log.alerts.found(many(5))
     for database in many(5):
         log.alerts.visited(unavailable(of=database), 0.0)
@@ -345,7 +345,7 @@ def test_another_cause_is_told_of_again(log: AlertLog) -> None:
     assert [line["databases"] for line in log.lines() if "databases" in line] == [2, 5]
 
 
-def test_what_recovers_is_told_of_in_the_same_way(log: AlertLog) -> None:
+def test_first_few_recoveries_are_logged_and_the_others_counted(log: AlertLog) -> None:
     log.alerts.found(many(10))
     for database in many(10):
         log.alerts.visited(unavailable(of=database), 0.0)
@@ -365,7 +365,7 @@ def halted(*databases: DatabasePath, is_new: bool = True) -> RolloutHalted:
     return RolloutHalted(databases, error, Halt(broken(), 1, 0, databases), 10, is_new)
 
 
-def test_halted_roll_out_is_told_of_once_and_repeated_while_databases_wait(log: AlertLog) -> None:
+def test_halted_rollout_is_logged_once_and_repeated_while_databases_wait(log: AlertLog) -> None:
     log.alerts.found(many(3))
     log.alerts.halted(halted(*many(3)[:2]), "r1", 0.0)
     log.alerts.halted(halted(many(3)[2], is_new=False), "r2", 1.0)
@@ -382,7 +382,7 @@ def test_halted_roll_out_is_told_of_once_and_repeated_while_databases_wait(log: 
     assert log.alerts.counts()["current"] == 3
 
 
-def test_nothing_is_summed_up_where_there_was_no_news(log: AlertLog) -> None:
+def test_no_totals_after_a_pass_without_changes(log: AlertLog) -> None:
     log.alerts.found(many(3))
     for database in many(3):
         log.alerts.visited(current(of=database), 0.0)
@@ -391,7 +391,7 @@ def test_nothing_is_summed_up_where_there_was_no_news(log: AlertLog) -> None:
     assert log.events() == []
 
 
-def test_trouble_of_a_database_that_is_gone_is_not_repeated(log: AlertLog) -> None:
+def test_problem_of_a_removed_database_is_not_repeated(log: AlertLog) -> None:
     log.after(refusal())
     log.alerts.found([OTHER])
     log.alerts.log_repeats(100_000.0)
@@ -399,10 +399,10 @@ def test_trouble_of_a_database_that_is_gone_is_not_repeated(log: AlertLog) -> No
     assert log.events() == []
 
 
-# Which are known
+# Known databases
 
 
-def test_known_are_those_found_last(log: AlertLog) -> None:
+def test_known_databases_are_those_found_last(log: AlertLog) -> None:
     log.alerts.found([APP])
     log.alerts.found([APP, OTHER])
     log.alerts.found([OTHER])
@@ -410,14 +410,14 @@ def test_known_are_those_found_last(log: AlertLog) -> None:
     assert log.alerts.known() == {"/srv/other.db"}
 
 
-def test_database_found_again_is_still_in_its_trouble(log: AlertLog) -> None:
+def test_database_found_again_keeps_its_problem(log: AlertLog) -> None:
     log.after(failed())
     log.alerts.found([APP, OTHER])
 
     assert log.alerts.backing_off().keys() == {"/srv/app.db"}
 
 
-def test_database_that_went_and_came_back_starts_over(log: AlertLog) -> None:
+def test_database_that_was_removed_and_returned_starts_over(log: AlertLog) -> None:
     log.after(failed())
     log.alerts.found([])
     log.alerts.found([APP])
@@ -425,7 +425,7 @@ def test_database_that_went_and_came_back_starts_over(log: AlertLog) -> None:
     assert log.alerts.backing_off() == {}
 
 
-# When to try again
+# Retries
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_database_that_went_and_came_back_starts_over(log: AlertLog) -> None:
     [
         pytest.param(current(), None, id="current"),
         pytest.param(applied(), None, id="applied"),
-        pytest.param(refusal(), None, id="a refusal is judged anew at every pass"),
+        pytest.param(refusal(), None, id="refused, evaluated again at every pass"),
         pytest.param(failed(), BackOff(11, FILE, 101.0, permanent=True), id="failed"),
         pytest.param(unavailable(), BackOff(11, FILE, 101.0, permanent=False, at_latest=400.0), id="busy"),
         pytest.param(
@@ -444,17 +444,17 @@ def test_database_that_went_and_came_back_starts_over(log: AlertLog) -> None:
         pytest.param(
             unavailable(busy(transient=False)),
             BackOff(11, FILE, 101.0, permanent=True, at_latest=400.0),
-            id="unavailable for good, it seems",
+            id="apparently unavailable for good",
         ),
     ],
 )
-def test_trouble_is_left_alone_for_a_while(log: AlertLog, visited: DatabaseDone, rest: BackOff | None) -> None:
+def test_failed_database_backs_off(log: AlertLog, visited: DatabaseDone, rest: BackOff | None) -> None:
     log.after(visited, 100.0)
 
     assert log.alerts.backing_off() == ({"/srv/app.db": rest} if rest else {})
 
 
-def test_while_doubles_with_each_failure_in_a_row(log: AlertLog) -> None:
+def test_back_off_doubles_with_each_failure_in_a_row(log: AlertLog) -> None:
     until = []
     for _ in range(4):
         log.after(unavailable(), 100.0)
@@ -463,14 +463,14 @@ def test_while_doubles_with_each_failure_in_a_row(log: AlertLog) -> None:
     assert until == [101.0, 102.0, 104.0, 108.0]
 
 
-def test_while_starts_over_after_a_success(log: AlertLog) -> None:
+def test_back_off_starts_over_after_a_success(log: AlertLog) -> None:
     for visited in (unavailable(), unavailable(), current(), unavailable()):
         log.after(visited, 100.0)
 
     assert log.alerts.backing_off()["/srv/app.db"].until == 101.0
 
 
-def test_next_try_is_the_earliest_of_those_that_time_may_heal(log: AlertLog) -> None:
+def test_next_retry_is_the_earliest_of_the_transient_failures(log: AlertLog) -> None:
     log.after(unavailable(), 100.0)
     log.after(unavailable(of=OTHER), 50.0)
     log.after(failed(of=DatabasePath("broken.db", "/srv/broken.db")), 10.0)
@@ -479,7 +479,7 @@ def test_next_try_is_the_earliest_of_those_that_time_may_heal(log: AlertLog) -> 
 
 
 @pytest.mark.parametrize("visited", [None, current(), refusal(), failed()])
-def test_no_try_where_time_heals_nothing(log: AlertLog, visited: DatabaseDone | None) -> None:
+def test_no_timed_retry_of_permanent_failures(log: AlertLog, visited: DatabaseDone | None) -> None:
     if visited is not None:
         log.after(visited)
 
@@ -491,15 +491,15 @@ def test_no_try_where_time_heals_nothing(log: AlertLog, visited: DatabaseDone | 
     ("now", "due"),
     [(50.5, set()), (51.0, {"/srv/other.db"}), (101.0, {"/srv/other.db", "/srv/app.db"})],
 )
-def test_due_are_those_whose_time_has_come(log: AlertLog, now: float, due: set[str]) -> None:
+def test_due_databases_are_those_past_their_back_off(log: AlertLog, now: float, due: set[str]) -> None:
     log.after(unavailable(), 100.0)
     log.after(unavailable(of=OTHER), 50.0)
 
     assert frozenset(due) == log.alerts.take_due(now)
 
 
-def test_retry_that_was_taken_is_due_again_later(log: AlertLog) -> None:
-    """Also when the pass never got as far as trying it."""
+def test_taken_retry_is_due_again_later(log: AlertLog) -> None:
+    """That holds even if the pass never reached the database."""
     log.after(unavailable(), 100.0)
 
     assert log.alerts.take_due(101.0) == {"/srv/app.db"}
@@ -507,7 +507,7 @@ def test_retry_that_was_taken_is_due_again_later(log: AlertLog) -> None:
     assert (log.alerts.retry_at() or 0) > 101.0
 
 
-def test_other_configuration_lets_all_be_tried(log: AlertLog) -> None:
+def test_reload_ends_every_back_off(log: AlertLog) -> None:
     log.alerts.found([APP, OTHER])
     log.after(failed())
     log.alerts.retry_all()
@@ -515,7 +515,7 @@ def test_other_configuration_lets_all_be_tried(log: AlertLog) -> None:
     assert log.alerts.backing_off() == {}
 
 
-# In one line
+# Counts and summary
 
 
 @pytest.mark.parametrize(
@@ -571,7 +571,7 @@ def test_summary(log: AlertLog, visits: list[DatabaseDone], summary: str) -> Non
     assert summary == log.alerts.summary()
 
 
-def test_summary_is_short_and_of_one_line(log: AlertLog) -> None:
+def test_summary_is_one_short_line(log: AlertLog) -> None:
     log.alerts.found([APP])
     log.after(unavailable(DatabaseError("word\n" * 1000)))
 
@@ -580,7 +580,7 @@ def test_summary_is_short_and_of_one_line(log: AlertLog) -> None:
     assert summary == "0 of 1 databases current; 1 unavailable: app.db: " + "word " * 17 + "..."
 
 
-def test_what_seems_damaged_is_tried_again_in_the_end(log: AlertLog) -> None:
+def test_apparently_damaged_database_is_retried_at_the_longest_interval(log: AlertLog) -> None:
     """A disk that failed to read a page once looks like a file that is damaged."""
     log.after(unavailable(busy(transient=False)), 100.0)
 

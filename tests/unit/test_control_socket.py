@@ -1,4 +1,4 @@
-"""Where the control socket may lie, and which of those that lie there are stale."""
+"""The directory of the control socket, its permissions, and the removal of stale sockets."""
 
 import os
 import socket
@@ -13,14 +13,14 @@ from migrated.daemon.control.server import listen, remove_stale, socket_director
 
 @pytest.fixture
 def lock(tmp_path: Path) -> str:
-    """The path of a daemon's lock."""
+    """Return the path of a daemon's lock file."""
     (tmp_path / "data/.migrated").mkdir(parents=True)
     return str(tmp_path / "data/.migrated/daemon.lock")
 
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What systemd gave us."""
+    """Set and return `$RUNTIME_DIRECTORY`, as systemd does."""
     folder = tmp_path / "run"
     folder.mkdir(mode=0o755)
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{folder}:{tmp_path}/second")
@@ -29,7 +29,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the user's session gave us."""
+    """Set `$XDG_RUNTIME_DIR`, as a login session does, and return our directory in it."""
     folder = tmp_path / "session"
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
@@ -42,16 +42,16 @@ def listening() -> Iterator[ExitStack]:
         yield stack
 
 
-def test_systemd_comes_first(lock: str, given: Path, session: Path) -> None:
+def test_runtime_directory_of_systemd_is_preferred(lock: str, given: Path, session: Path) -> None:
     assert socket_directory(lock) == given
 
 
-def test_then_the_session(lock: str, session: Path) -> None:
+def test_runtime_directory_of_the_session_comes_second(lock: str, session: Path) -> None:
     assert socket_directory(lock) == session / "migrated"
     assert (session / "migrated").stat().st_mode & 0o777 == 0o700
 
 
-def test_then_the_place_of_the_lock(lock: str) -> None:
+def test_directory_beside_the_lock_comes_last(lock: str) -> None:
     folder = socket_directory(lock)
 
     assert folder == Path(lock).parent / "control"
@@ -59,13 +59,13 @@ def test_then_the_place_of_the_lock(lock: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
-def test_where_others_may_write_is_passed_over(lock: str, given: Path, session: Path, mode: int) -> None:
+def test_directory_writable_by_others_is_skipped(lock: str, given: Path, session: Path, mode: int) -> None:
     given.chmod(mode)
 
     assert socket_directory(lock) == session / "migrated"
 
 
-def test_what_is_another_s_or_not_there_is_passed_over(
+def test_unusable_directory_is_skipped(
     lock: str, given: Path, session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given.rmdir()
@@ -78,14 +78,14 @@ def test_what_is_another_s_or_not_there_is_passed_over(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_what_belongs_to_another_user_is_passed_over(lock: str, given: Path) -> None:
+def test_directory_of_another_user_is_skipped(lock: str, given: Path) -> None:
     os.chown(given, 65534, 65534)
 
     assert socket_directory(lock) == Path(lock).parent / "control"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root works in the directories of others")
-def test_what_root_makes_is_usable_by_the_owner_of_the_databases(lock: str) -> None:
+def test_directory_made_by_root_belongs_to_the_owner_of_the_databases(lock: str) -> None:
     for folder in (Path(lock).parent.parent, Path(lock).parent):
         os.chown(folder, 65534, 65534)
     made = socket_directory(lock)
@@ -94,7 +94,7 @@ def test_what_root_makes_is_usable_by_the_owner_of_the_databases(lock: str) -> N
     assert socket_directory(lock) == made
 
 
-def test_no_place_at_all_is_an_error(lock: str) -> None:
+def test_no_usable_directory_is_an_error(lock: str) -> None:
     beside = Path(lock).parent / "control"
     beside.mkdir()
     beside.chmod(0o770)
@@ -103,7 +103,7 @@ def test_no_place_at_all_is_an_error(lock: str) -> None:
         socket_directory(lock)
 
 
-def test_only_what_nobody_listens_at_is_stale(tmp_path: Path, listening: ExitStack) -> None:
+def test_only_sockets_without_a_listener_are_stale(tmp_path: Path, listening: ExitStack) -> None:
     alive = tmp_path / "control-1.sock"
     listening.enter_context(listen(alive, 1))
     for name in ("control-2.sock", ".control-3.sock", "theirs.sock"):
@@ -121,7 +121,7 @@ def test_only_what_nobody_listens_at_is_stale(tmp_path: Path, listening: ExitSta
     }
 
 
-def test_one_that_is_too_busy_to_be_connected_to_is_not_stale(tmp_path: Path, listening: ExitStack) -> None:
+def test_socket_with_a_full_backlog_is_not_stale(tmp_path: Path, listening: ExitStack) -> None:
     alive = tmp_path / "control-1.sock"
     listening.enter_context(listen(alive, 0))
     remove_stale(tmp_path)
@@ -133,7 +133,7 @@ def test_one_that_is_too_busy_to_be_connected_to_is_not_stale(tmp_path: Path, li
     assert alive.is_socket()
 
 
-def test_it_is_ours_alone_whatever_the_umask(tmp_path: Path, listening: ExitStack) -> None:
+def test_socket_is_accessible_to_its_owner_only_whatever_the_umask(tmp_path: Path, listening: ExitStack) -> None:
     before = os.umask(0)
     try:
         path = socket_in(tmp_path)
@@ -145,7 +145,7 @@ def test_it_is_ours_alone_whatever_the_umask(tmp_path: Path, listening: ExitStac
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_one_that_was_left_by_a_process_of_our_number_is_replaced(tmp_path: Path, listening: ExitStack) -> None:
+def test_socket_left_by_a_process_with_our_pid_is_replaced(tmp_path: Path, listening: ExitStack) -> None:
     path = socket_in(tmp_path)
     listen(path, 1).close()
     listening.enter_context(listen(path, 1))

@@ -1,4 +1,4 @@
-"""How a database stands, as the daemon tells it."""
+"""The states of databases that the daemon reports."""
 
 import pytest
 
@@ -27,23 +27,21 @@ def state(databases: DatabaseRegistry, path: str = APP.path) -> tuple[str, float
     return state.state, state.since
 
 
-def came_to(result: OutcomeKind, error: MigrationError | None = None, *, pending: int = 0) -> Outcome:
+def outcome_of(result: OutcomeKind, error: MigrationError | None = None, *, pending: int = 0) -> Outcome:
     return Outcome(APP, result, error=error, pending=pending)
 
 
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
-        pytest.param(came_to(OutcomeKind.CURRENT), "current", id="current"),
-        pytest.param(came_to(OutcomeKind.APPLIED), "current", id="applied"),
-        pytest.param(came_to(OutcomeKind.APPLIED, pending=2), "pending", id="cut short"),
-        pytest.param(came_to(OutcomeKind.FAILED, ExecutionFailedError("x"), pending=1), "blocked", id="failed"),
-        pytest.param(came_to(OutcomeKind.UNAVAILABLE, DatabaseError("x")), "unavailable", id="unavailable"),
+        pytest.param(outcome_of(OutcomeKind.CURRENT), "current", id="current"),
+        pytest.param(outcome_of(OutcomeKind.APPLIED), "current", id="applied"),
+        pytest.param(outcome_of(OutcomeKind.APPLIED, pending=2), "pending", id="cut short"),
+        pytest.param(outcome_of(OutcomeKind.FAILED, ExecutionFailedError("x"), pending=1), "blocked", id="failed"),
+        pytest.param(outcome_of(OutcomeKind.UNAVAILABLE, DatabaseError("x")), "unavailable", id="unavailable"),
     ],
 )
-def test_the_state_is_what_the_last_visit_came_to(
-    databases: DatabaseRegistry, outcome: Outcome, expected: str
-) -> None:
+def test_state_follows_the_last_outcome(databases: DatabaseRegistry, outcome: Outcome, expected: str) -> None:
     assert state(databases) == ("unknown", 1.0)
     databases.visited(outcome, 2.0)
 
@@ -51,16 +49,16 @@ def test_the_state_is_what_the_last_visit_came_to(
     assert state(databases, OTHER.path) == ("unknown", 1.0)
 
 
-def test_it_has_been_so_since_it_was_another(databases: DatabaseRegistry) -> None:
+def test_since_is_the_time_of_the_last_state_change(databases: DatabaseRegistry) -> None:
     for now in (2.0, 3.0):
-        databases.visited(came_to(OutcomeKind.CURRENT), now)
+        databases.visited(outcome_of(OutcomeKind.CURRENT), now)
         databases.found([APP, OTHER], now)
 
     assert state(databases) == ("current", 2.0)
 
 
-def test_nothing_from_a_directory_with_a_fault_is_applied(databases: DatabaseRegistry) -> None:
-    databases.visited(came_to(OutcomeKind.CURRENT), 2.0)
+def test_invalid_directory_blocks_its_databases(databases: DatabaseRegistry) -> None:
+    databases.visited(outcome_of(OutcomeKind.CURRENT), 2.0)
     databases.scanned(
         DirectoryScanned("/m", Listing("/m", invalid=[InvalidFormatError("claimed twice")]), None, BOTH), 3.0
     )
@@ -71,8 +69,8 @@ def test_nothing_from_a_directory_with_a_fault_is_applied(databases: DatabaseReg
     assert state(databases) == ("current", 4.0)
 
 
-def test_a_file_that_is_being_written_is_waited_for(databases: DatabaseRegistry) -> None:
-    databases.visited(came_to(OutcomeKind.CURRENT), 2.0)
+def test_incomplete_file_makes_its_databases_pending(databases: DatabaseRegistry) -> None:
+    databases.visited(outcome_of(OutcomeKind.CURRENT), 2.0)
     listing = Listing("/m", unfinished=[Remark("/m/1_x.sql", "open for writing")])
     databases.scanned(DirectoryScanned("/m", listing, None, BOTH), 3.0)
 
@@ -80,17 +78,17 @@ def test_a_file_that_is_being_written_is_waited_for(databases: DatabaseRegistry)
     assert databases.why_not_current([APP.path]) == ["app.db: waiting until /m/1_x.sql is complete"]
 
 
-def test_what_is_missing_is_told_of_those_asked_for(databases: DatabaseRegistry) -> None:
-    databases.visited(came_to(OutcomeKind.APPLIED, pending=2), 2.0)
+def test_why_not_current_lists_the_requested_databases(databases: DatabaseRegistry) -> None:
+    databases.visited(outcome_of(OutcomeKind.APPLIED, pending=2), 2.0)
 
     assert databases.why_not_current([]) == ["app.db: 2 pending", "other.db: not checked yet"]
     assert databases.why_not_current([OTHER.path]) == ["other.db: not checked yet"]
     assert databases.why_not_current(["/srv/nix.db"]) == ["/srv/nix.db: not managed by this daemon"]
-    databases.visited(came_to(OutcomeKind.CURRENT), 3.0)
+    databases.visited(outcome_of(OutcomeKind.CURRENT), 3.0)
     assert databases.why_not_current([APP.path]) == []
 
 
-def test_a_database_is_found_by_path_and_by_name_and_forgotten_when_it_is_gone(
+def test_database_is_found_by_path_and_name_and_forgotten_when_it_is_gone(
     databases: DatabaseRegistry,
 ) -> None:
     assert databases.get("app.db") is databases.get("/srv/app.db") is not None
@@ -100,6 +98,6 @@ def test_a_database_is_found_by_path_and_by_name_and_forgotten_when_it_is_gone(
     assert [each.database for each in databases.all()] == [OTHER]
 
 
-def test_those_asked_for_are_given_or_all(databases: DatabaseRegistry) -> None:
+def test_selection_returns_the_requested_databases_or_all(databases: DatabaseRegistry) -> None:
     assert [each.database for each in databases.of([OTHER.path, "/srv/nix.db"])] == [OTHER]
     assert [each.database for each in databases.of([])] == [APP, OTHER]

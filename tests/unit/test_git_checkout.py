@@ -21,7 +21,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @needs_git
-def test_git_s_lock_says_so(repository: Path) -> None:
+def test_index_lock_means_a_checkout_in_progress(repository: Path) -> None:
     directory = str(repository / "db" / "migrations")
     assert not git_checkout_in_progress(directory)
 
@@ -30,7 +30,7 @@ def test_git_s_lock_says_so(repository: Path) -> None:
 
 
 @needs_git
-def test_worktree_has_a_lock_of_its_own(repository: Path) -> None:
+def test_linked_worktree_has_its_own_lock(repository: Path) -> None:
     git(repository, "commit", "-q", "--allow-empty", "-m", "one")
     git(repository, "worktree", "add", "-q", "other")
     lock = Path(git(repository / "other", "rev-parse", "--absolute-git-dir")) / "index.lock"
@@ -42,8 +42,8 @@ def test_worktree_has_a_lock_of_its_own(repository: Path) -> None:
 
 
 @needs_git
-def test_git_takes_the_lock_that_we_look_for(repository: Path) -> None:
-    """A hook of git's runs while it holds the lock."""
+def test_git_holds_the_index_lock_during_a_commit(repository: Path) -> None:
+    """Git runs its pre-commit hook while it holds the lock, so the hook can list the lock file."""
     hook = repository / ".git" / "hooks" / "pre-commit"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\nls .git > seen\n")
@@ -55,9 +55,9 @@ def test_git_takes_the_lock_that_we_look_for(repository: Path) -> None:
     assert "index.lock" in (repository / "seen").read_text().split()
 
 
-def test_directory_outside_of_any_repository_is_in_none(tmp_path: Path) -> None:
+def test_directory_outside_a_repository_has_no_checkout(tmp_path: Path) -> None:
     assert not git_checkout_in_progress(str(tmp_path))
 
 
-def test_directory_that_is_gone_is_in_none(tmp_path: Path) -> None:
+def test_missing_directory_has_no_checkout(tmp_path: Path) -> None:
     assert not git_checkout_in_progress(str(tmp_path / "gone"))

@@ -7,7 +7,7 @@ from daemon_process import DEADLINE, environment
 
 from migrated.system.inbox import receive
 
-# By `SimpleQueue.get` alone it hangs after some three thousand of them.
+# With plain `SimpleQueue.get` this program hangs after about three thousand messages.
 MANY = """
 from queue import Empty, SimpleQueue
 from migrated.system.inbox import receive
@@ -23,7 +23,7 @@ print("done")
 """
 
 
-def test_messages_come_in_their_order() -> None:
+def test_messages_are_received_in_order() -> None:
     inbox: SimpleQueue[int] = SimpleQueue()
     inbox.put(1)
     inbox.put(2)
@@ -33,7 +33,7 @@ def test_messages_come_in_their_order() -> None:
         receive(inbox, 0.001)
 
 
-def test_it_never_waits_for_ever_however_short_the_time() -> None:
+def test_receive_with_a_tiny_timeout_returns() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MANY],
         env=environment(),

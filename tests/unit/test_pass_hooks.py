@@ -1,4 +1,4 @@
-"""Which faults of a directory are news to the daemon's hooks."""
+"""Directory errors for which the daemon runs failure hooks."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def scan(*errors: RefusedError, databases: tuple[str, ...] = ("/srv/a.db", "/srv
 
 
 def hook_arguments(collector: PassHookCollector, *scans: DirectoryScanned) -> tuple[str | None, tuple[str, ...]]:
-    """Reason and databases of what one pass, which read these, gives reason to run a hook for."""
+    """Return reason and databases of the first hook event after a pass with these scans."""
     collector.begin("r1")
     for each in scans:
         collector.scanned(each)
@@ -32,18 +32,18 @@ def collector() -> PassHookCollector:
     return PassHookCollector()
 
 
-def test_fault_is_news_once(collector: PassHookCollector) -> None:
+def test_directory_error_is_reported_once(collector: PassHookCollector) -> None:
     assert hook_arguments(collector, scan(DOUBLE)) == ("version 7 is claimed twice", ("/srv/a.db", "/srv/b.db"))
     assert hook_arguments(collector, scan(DOUBLE)) == (None, ())
 
 
-def test_directory_that_cannot_be_read_is_a_fault(collector: PassHookCollector) -> None:
+def test_unreadable_directory_is_reported(collector: PassHookCollector) -> None:
     unreadable = DirectoryScanned("/srv/sql", None, GONE, ("/srv/a.db",))
 
     assert hook_arguments(collector, unreadable) == ("no such directory", ("/srv/a.db",))
 
 
-def test_another_fault_is_news(collector: PassHookCollector) -> None:
+def test_different_directory_error_is_reported(collector: PassHookCollector) -> None:
     hook_arguments(collector, scan(DOUBLE))
 
     assert (
@@ -52,28 +52,28 @@ def test_another_fault_is_news(collector: PassHookCollector) -> None:
     )
 
 
-def test_fault_that_comes_back_is_news(collector: PassHookCollector) -> None:
+def test_directory_error_that_returns_is_reported(collector: PassHookCollector) -> None:
     hook_arguments(collector, scan(DOUBLE))
     hook_arguments(collector, scan())
 
     assert hook_arguments(collector, scan(DOUBLE))[0] == "version 7 is claimed twice"
 
 
-def test_only_databases_that_it_did_not_block_before_are_told(collector: PassHookCollector) -> None:
+def test_only_newly_blocked_databases_are_reported(collector: PassHookCollector) -> None:
     hook_arguments(collector, scan(DOUBLE))
     both = scan(DOUBLE), scan(DOUBLE, databases=("/srv/c.db",))
 
     assert hook_arguments(collector, *both) == ("version 7 is claimed twice", ("/srv/c.db",))
 
 
-def test_database_that_went_and_came_back_is_told_again(collector: PassHookCollector) -> None:
+def test_database_that_was_removed_and_returned_is_reported_again(collector: PassHookCollector) -> None:
     hook_arguments(collector, scan(DOUBLE))
     collector.found([DatabasePath("a.db", "/srv/a.db")])
 
     assert hook_arguments(collector, scan(DOUBLE)) == ("version 7 is claimed twice", ("/srv/b.db",))
 
 
-def test_file_that_is_being_written_is_no_fault(collector: PassHookCollector) -> None:
+def test_incomplete_file_is_not_reported(collector: PassHookCollector) -> None:
     listing = Listing("/srv/sql", unfinished=[Remark("/srv/sql/7_x.sql", "open for writing")])
 
     assert hook_arguments(collector, DirectoryScanned("/srv/sql", listing, None, ("/srv/a.db",))) == (None, ())

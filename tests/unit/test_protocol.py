@@ -1,4 +1,4 @@
-"""Requests through the control socket, as their lines come."""
+"""Parsing of request lines from the control socket."""
 
 import json
 
@@ -12,11 +12,11 @@ def line(**keys: object) -> bytes:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "retry"])
-def test_a_name_is_enough(name: str) -> None:
+def test_request_needs_only_a_name(name: str) -> None:
     assert parse(line(request=name)) == Request(name)
 
 
-def test_what_a_request_may_say() -> None:
+def test_request_with_every_key() -> None:
     assert parse(line(request="retry", database="a\udcff.db")) == Request("retry", database="a\udcff.db")
     assert parse(line(request="reload", wait=True)) == Request("reload", wait=True)
     assert parse(line(request="wait", timeout=2, databases=["a", "b"])) == Request(
@@ -24,26 +24,26 @@ def test_what_a_request_may_say() -> None:
     )
 
 
-def test_what_is_not_known_is_passed_over() -> None:
+def test_unknown_keys_are_ignored() -> None:
     assert parse(line(request="status", colour="red")) == Request("status")
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        pytest.param(b"", "a JSON object", id="nothing"),
+        pytest.param(b"", "a JSON object", id="empty line"),
         pytest.param(b"status", "a JSON object", id="no JSON"),
         pytest.param(b"\xff", "a JSON object", id="no UTF-8"),
-        pytest.param(b"[" * 50_000, "a JSON object", id="deep"),
+        pytest.param(b"[" * 50_000, "a JSON object", id="deeply nested"),
         pytest.param(b'["status"]', "a JSON object", id="a list"),
         pytest.param(b'{"request": "status"}', "version 1, got None", id="no version"),
         pytest.param(b'{"version": 2, "request": "status"}', "version 1, got 2", id="another version"),
         pytest.param(line(), "request: expected one of status, reload", id="no request"),
         pytest.param(
-            line(request=["status"]), "request: expected one of status, reload", id="a request that is no text"
+            line(request=["status"]), "request: expected one of status, reload", id="a request that is no string"
         ),
-        pytest.param(line(request="x" * 1000), "got 'xxx", id="an unknown one"),
-        pytest.param(line(request="retry"), "retry: expected a database", id="retry of nothing"),
+        pytest.param(line(request="x" * 1000), "got 'xxx", id="unknown request"),
+        pytest.param(line(request="retry"), "retry: expected a database", id="retry without a database"),
         pytest.param(line(request="retry", database=1), "database: expected a string", id="database"),
         pytest.param(line(request="wait", databases="a"), "databases: expected a list", id="databases"),
         pytest.param(line(request="wait", databases=[1]), "databases: expected a list", id="one of the databases"),
@@ -53,7 +53,7 @@ def test_what_is_not_known_is_passed_over() -> None:
         ),
     ],
 )
-def test_anything_else_is_refused_with_what_was_expected(data: bytes, reason: str) -> None:
+def test_invalid_request_error_says_what_was_expected(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match="expected") as refused:
         parse(data)
 

@@ -1,4 +1,4 @@
-"""What is asked of the daemon: when it is answered, and what that makes it do."""
+"""When requests to the daemon are answered, and what they make it do."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ APP = DatabasePath("app.db", "/srv/app.db")
 
 
 class Case:
-    """A desk, and what it works with."""
+    """A `RequestQueue` with a real token, registry and log."""
 
     def __init__(self, descriptor: int) -> None:
         self.cancel_token = CancelToken()
@@ -32,12 +32,12 @@ class Case:
         )
 
     def ask(self, name: str, now: float = 0.0, **keys: object) -> "Future[Answer]":
-        asked = PendingRequest(Request(name, **keys))  # type: ignore[arg-type] # the test's own business
+        asked = PendingRequest(Request(name, **keys))  # type: ignore[arg-type] # keys chosen by the test
         self.requests.handle(asked, now)
         return asked.answer
 
     def work(self, result: OutcomeKind = OutcomeKind.CURRENT, now: float = 1.0, *, is_full: bool = True) -> None:
-        """A whole pass."""
+        """Run a pass with this outcome from start to end."""
         self.requests.pass_begins(is_full=is_full)
         self.databases.visited(Outcome(APP, result), now)
         self.requests.pass_ended(now)
@@ -50,13 +50,13 @@ def case(tmp_path: Path) -> Iterator[Case]:
     os.close(descriptor)
 
 
-def test_the_status_is_told_at_once(case: Case) -> None:
+def test_status_is_answered_at_once(case: Case) -> None:
     answer = case.ask("status", 7.0, databases=("/srv/a.db",))
 
     assert answer.result(0) == {"ok": True, "at": 7.0, "of": ("/srv/a.db",)}
 
 
-def test_a_reload_is_answered_when_it_is_wanted(case: Case) -> None:
+def test_reload_is_answered_at_once_or_when_done(case: Case) -> None:
     quick, patient = case.ask("reload"), case.ask("reload", wait=True)
     assert case.requests.reload_wanted
     assert (quick.result(0)["ok"], patient.done()) == (True, False)
@@ -66,7 +66,7 @@ def test_a_reload_is_answered_when_it_is_wanted(case: Case) -> None:
     assert patient.result(0)["error"] == {"code": "CONFIG", "message": "no such key", "hint": "look it up"}
 
 
-def test_a_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:
+def test_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:
     case.requests.pass_begins(is_full=True)
     answer = case.ask("retry", database="app.db")
     case.requests.pass_ended(1.0)
@@ -77,7 +77,7 @@ def test_a_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:
     assert answer.result(0)["database"]["state"] == "current"
 
 
-def test_several_who_want_the_same_retry_are_all_answered(case: Case) -> None:
+def test_equal_retries_are_all_answered(case: Case) -> None:
     answers = [case.ask("retry", database=name) for name in ("app.db", APP.path)]
     assert case.requests.take_retries() == {APP.path}
     case.work(is_full=False)
@@ -86,7 +86,7 @@ def test_several_who_want_the_same_retry_are_all_answered(case: Case) -> None:
     assert case.requests.take_retries() == frozenset()
 
 
-def test_a_pause_is_answered_once_nothing_is_applied(case: Case) -> None:
+def test_pause_is_answered_when_the_pass_has_ended(case: Case) -> None:
     case.requests.pass_begins(is_full=True)
     paused, refused = case.ask("pause"), case.ask("retry", database="app.db")
     assert (paused.done(), case.cancel_token.stop_requested()) == (False, True)
@@ -97,7 +97,7 @@ def test_a_pause_is_answered_once_nothing_is_applied(case: Case) -> None:
     assert case.ask("pause").result(0)["ok"]
 
 
-def test_a_retry_that_waits_is_given_up_by_a_pause(case: Case) -> None:
+def test_pause_declines_waiting_retries(case: Case) -> None:
     answer = case.ask("retry", database="app.db")
     case.ask("pause")
 
@@ -105,7 +105,7 @@ def test_a_retry_that_waits_is_given_up_by_a_pause(case: Case) -> None:
     assert case.requests.take_retries() == frozenset()
 
 
-def test_it_resumes_only_after_what_the_pause_cut_short(case: Case) -> None:
+def test_resume_waits_for_the_pass_that_the_pause_cut_short(case: Case) -> None:
     case.requests.pass_begins(is_full=True)
     case.ask("pause")
     resumed = case.ask("resume")
@@ -117,14 +117,14 @@ def test_it_resumes_only_after_what_the_pause_cut_short(case: Case) -> None:
     assert case.requests.full_pass_wanted
 
 
-def test_resuming_what_is_not_paused_waits_for_nothing(case: Case) -> None:
+def test_resume_without_a_pause_is_answered_at_once(case: Case) -> None:
     case.requests.pass_begins(is_full=True)
 
     assert case.ask("resume").result(0)["ok"]
     assert case.requests.full_pass_wanted
 
 
-def test_who_resumes_has_a_roll_out_go_on_once(case: Case) -> None:
+def test_resume_resumes_halted_rollouts_once(case: Case) -> None:
     assert not case.requests.take_rollout_resume()
     case.ask("resume")
 
@@ -132,7 +132,7 @@ def test_who_resumes_has_a_roll_out_go_on_once(case: Case) -> None:
     assert not case.requests.take_rollout_resume()
 
 
-def test_a_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> None:
+def test_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> None:
     case.requests.pass_begins(is_full=True)
     answer = case.ask("wait")
     case.databases.visited(Outcome(APP, OutcomeKind.CURRENT), 1.0)
@@ -147,7 +147,7 @@ def test_a_wait_is_answered_by_a_full_pass_that_began_after_it(case: Case) -> No
     assert not case.requests.full_pass_wanted
 
 
-def test_a_wait_lasts_until_all_is_current(case: Case) -> None:
+def test_wait_lasts_until_all_databases_are_current(case: Case) -> None:
     answer = case.ask("wait")
     case.work(OutcomeKind.UNAVAILABLE)
     assert not answer.done()
@@ -156,7 +156,7 @@ def test_a_wait_lasts_until_all_is_current(case: Case) -> None:
     assert answer.result(0)["current"]
 
 
-def test_a_wait_ends_with_its_time(case: Case) -> None:
+def test_wait_ends_at_its_timeout(case: Case) -> None:
     case.ask("wait", 10.0)
     limited = case.ask("wait", 10.0, timeout=5.0, databases=("/srv/nix.db",))
     assert case.requests.due_at() == 15.0
@@ -169,7 +169,7 @@ def test_a_wait_ends_with_its_time(case: Case) -> None:
     assert case.requests.due_at() == float("inf")
 
 
-def test_one_who_went_away_is_forgotten(case: Case) -> None:
+def test_abandoned_wait_is_dropped(case: Case) -> None:
     asked = PendingRequest(Request("wait", timeout=5.0))
     case.requests.handle(asked, 0.0)
     asked.is_abandoned = True

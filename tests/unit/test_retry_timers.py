@@ -17,46 +17,46 @@ def test_delay_doubles_up_to_five_minutes_and_half_of_it_is_random(failures: int
     assert [longest / 2, longest * 3 / 4, longest] == delays
 
 
-def logged(complaint: RepeatTimer, cause: str, *times: float) -> list[float]:
-    return [now for now in times if complaint.should_log(cause, now)]
+def logged(timer: RepeatTimer, cause: str, *times: float) -> list[float]:
+    return [now for now in times if timer.should_log(cause, now)]
 
 
-def test_standing_cause_is_told_at_once_and_then_ever_more_rarely() -> None:
+def test_lasting_cause_is_logged_at_once_and_then_at_growing_intervals() -> None:
     tellings = logged(RepeatTimer(), "x", *range(1000, 5000))
 
     assert [at - 1000 for at in tellings] == [0, 60, 180, 420, 900, 1800, 2700, 3600]
 
 
-def test_telling_late_puts_the_next_one_off() -> None:
+def test_late_repetition_postpones_the_next_one() -> None:
     assert logged(RepeatTimer(), "x", 0, 100, 219, 220) == [0, 100, 220]
 
 
-def test_another_cause_is_told_at_once_and_starts_over() -> None:
-    complaint = RepeatTimer()
-    logged(complaint, "x", *range(500))
+def test_new_cause_is_logged_at_once_and_starts_over() -> None:
+    timer = RepeatTimer()
+    logged(timer, "x", *range(500))
 
-    assert logged(complaint, "y", *range(500, 700)) == [500, 560, 680]
-
-
-def test_cause_that_comes_back_is_told_again() -> None:
-    complaint = RepeatTimer()
-
-    assert [complaint.should_log(cause, 0) for cause in "xyx"] == [True, True, True]
+    assert logged(timer, "y", *range(500, 700)) == [500, 560, 680]
 
 
-def test_tellings_after_the_first_are_counted() -> None:
-    complaint = RepeatTimer()
-    counts = [complaint.repeated for now in range(200) if complaint.should_log("x", now)]
+def test_cause_that_returns_is_logged_again() -> None:
+    timer = RepeatTimer()
+
+    assert [timer.should_log(cause, 0) for cause in "xyx"] == [True, True, True]
+
+
+def test_repetitions_are_counted() -> None:
+    timer = RepeatTimer()
+    counts = [timer.repeated for now in range(200) if timer.should_log("x", now)]
 
     assert counts == [0, 1, 2]
 
 
-def test_another_cause_is_counted_from_nought() -> None:
-    complaint = RepeatTimer()
-    logged(complaint, "x", *range(200))
-    complaint.should_log("y", 200)
+def test_new_cause_resets_the_count() -> None:
+    timer = RepeatTimer()
+    logged(timer, "x", *range(200))
+    timer.should_log("y", 200)
 
-    assert complaint.repeated == 0
+    assert timer.repeated == 0
 
 
 FILE = Fingerprint((1, 2), (100, 5))
@@ -82,7 +82,7 @@ GONE = Fingerprint(None, ())
         pytest.param(True, 7, REPLACED, 0.0, True, id="permanent: another file"),
     ],
 )
-def test_rest_is_over(
+def test_back_off_is_over(
     *,
     permanent: bool,
     migrations: int,
@@ -95,7 +95,7 @@ def test_rest_is_over(
     assert over is rest.is_over(migrations, database, now)
 
 
-def test_file_that_appears_ends_the_rest() -> None:
+def test_file_that_appears_ends_the_back_off() -> None:
     rest = BackOff(7, GONE, 10.0, permanent=True)
 
     assert rest.is_over(7, FILE, 0.0)

@@ -10,7 +10,7 @@ from migrated.daemon.systemd import notify, reloading
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What systemd listens on."""
+    """Return a datagram socket bound to `$NOTIFY_SOCKET`, as systemd has."""
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as listening:
         listening.bind(str(path))
@@ -45,7 +45,7 @@ def test_abstract_socket_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_reload_carries_the_time(manager: socket.socket) -> None:
-    """Systemd ignores a reload whose time is not on its own clock, in microseconds."""
+    """Systemd ignores a reload without `MONOTONIC_USEC`: microseconds of the monotonic clock."""
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     reloading()
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -58,11 +58,11 @@ def test_reload_carries_the_time(manager: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/notify", "@nobody-listens-here", "/" + "x" * 200])
-def test_nobody_listening_is_no_failure(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_missing_listener_is_ignored(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
 
     notify("READY=1")
 
 
-def test_not_started_by_systemd_is_no_failure() -> None:
+def test_missing_notify_socket_is_ignored() -> None:
     notify("READY=1")

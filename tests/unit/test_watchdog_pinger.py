@@ -1,4 +1,4 @@
-"""When systemd is told that the daemon lives."""
+"""When the daemon sends watchdog pings to systemd."""
 
 import math
 import os
@@ -9,29 +9,29 @@ from migrated.daemon.scheduler import WatchdogPinger
 from migrated.daemon.systemd import watchdog_interval
 
 
-def test_nobody_who_watches_is_told_nothing() -> None:
+def test_no_pings_without_an_interval() -> None:
     pinger = WatchdogPinger(None, 5.0)
 
     assert pinger.check_at == math.inf
 
 
-def test_it_is_told_twice_within_the_interval() -> None:
+def test_pings_twice_in_each_interval() -> None:
     pinger = WatchdogPinger(10.0, 100.0)
-    looks = []
+    times = []
     for _ in range(4):
-        looks.append(pinger.check_at)
+        times.append(pinger.check_at)
         assert pinger.should_ping(pinger.check_at, None)
 
-    assert looks == [100.0, 105.0, 110.0, 115.0]
+    assert times == [100.0, 105.0, 110.0, 115.0]
 
 
-def test_a_worker_that_advances_may_take_as_long_as_it_likes() -> None:
+def test_advancing_worker_is_alive_for_any_time() -> None:
     pinger = WatchdogPinger(10.0, 0.0)
 
     assert all(pinger.should_ping(5.0 * number, (number, b"")) for number in range(100))
 
 
-def test_a_worker_that_gives_no_sign_is_covered_for_one_interval() -> None:
+def test_stuck_worker_is_alive_for_one_interval() -> None:
     pinger = WatchdogPinger(10.0, 0.0)
 
     assert [pinger.should_ping(now, (7, b"")) for now in (0.0, 5.0, 9.9, 10.0, 15.0)] == [
@@ -43,7 +43,7 @@ def test_a_worker_that_gives_no_sign_is_covered_for_one_interval() -> None:
     ]
 
 
-def test_either_sign_is_enough_and_it_is_told_again_after_the_next_one() -> None:
+def test_any_change_of_the_progress_token_revives_the_worker() -> None:
     pinger = WatchdogPinger(10.0, 0.0)
     pinger.should_ping(0.0, (7, b""))
 
@@ -53,12 +53,12 @@ def test_either_sign_is_enough_and_it_is_told_again_after_the_next_one() -> None
     assert not pinger.should_ping(45.0, (8, b"read"))
 
 
-def test_an_idle_worker_is_well() -> None:
+def test_idle_worker_is_alive() -> None:
     pinger = WatchdogPinger(10.0, 0.0)
     pinger.should_ping(0.0, (7, b""))
 
     assert pinger.should_ping(50.0, None)
-    # The same signs at the beginning of the next piece of work.
+    # The next piece of work starts with the same progress token.
     assert pinger.should_ping(100.0, (7, b""))
 
 
@@ -68,12 +68,12 @@ def test_an_idle_worker_is_well() -> None:
         pytest.param("60000000", None, 60.0, id="no process named"),
         pytest.param("500000", "ours", 0.5, id="ours"),
         pytest.param("60000000", "1", None, id="another process"),
-        pytest.param(None, None, None, id="nobody watches"),
-        pytest.param("0", None, None, id="nought"),
+        pytest.param(None, None, None, id="no watchdog"),
+        pytest.param("0", None, None, id="zero"),
         pytest.param("soon", None, None, id="not a number"),
     ],
 )
-def test_the_interval_is_what_systemd_says(
+def test_interval_comes_from_the_environment(
     usec: str | None, pid: str | None, interval: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "ours" else pid)):

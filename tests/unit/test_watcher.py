@@ -1,4 +1,4 @@
-"""What the watch of a directory knows of a change."""
+"""File names that a directory watch reports, and its polling mode."""
 
 import os
 import subprocess
@@ -18,20 +18,20 @@ LAST = "9999_last.sql"
 
 
 @contextmanager
-def names(directory: Path) -> Iterator[SimpleQueue[str | None]]:
-    heard: SimpleQueue[str | None] = SimpleQueue()
-    watch = DirectoryWatch(str(directory), "events", heard.put)
+def watched(directory: Path) -> Iterator[SimpleQueue[str | None]]:
+    names_seen: SimpleQueue[str | None] = SimpleQueue()
+    watch = DirectoryWatch(str(directory), "events", names_seen.put)
     assert watch.check() is not None
     try:
-        yield heard
+        yield names_seen
     finally:
         watch.stop()
 
 
-def heard_until_the_last(directory: Path, heard: "SimpleQueue[str | None]") -> set[str | None]:
+def names_until_last(directory: Path, names_seen: "SimpleQueue[str | None]") -> set[str | None]:
     put_file(directory, LAST, "SELECT 1;")
     found: set[str | None] = set()
-    while (name := heard.get(timeout=DEADLINE)) != LAST:
+    while (name := names_seen.get(timeout=DEADLINE)) != LAST:
         found.add(name)
     return found
 
@@ -43,93 +43,93 @@ def directory(tmp_path: Path) -> Path:
     return made
 
 
-def test_file_that_is_moved_in_is_the_only_one(directory: Path) -> None:
-    with names(directory) as heard:
+def test_moved_file_is_the_only_name(directory: Path) -> None:
+    with watched(directory) as names_seen:
         put_file(directory, "1_users.sql", "SELECT 1;")
 
-        assert heard_until_the_last(directory, heard) <= {"1_users.sql", ""}
+        assert names_until_last(directory, names_seen) <= {"1_users.sql", ""}
 
 
-def test_file_that_is_saved_by_a_temporary_one_is_the_only_one(directory: Path) -> None:
-    with names(directory) as heard:
+def test_file_saved_through_a_temporary_file_is_the_only_name(directory: Path) -> None:
+    with watched(directory) as names_seen:
         (directory / ".1_users.sql.swp").write_text("SELECT 1;")
         (directory / ".1_users.sql.swp").rename(directory / "1_users.sql")
 
-        assert heard_until_the_last(directory, heard) == {"1_users.sql", ""}
+        assert names_until_last(directory, names_seen) == {"1_users.sql", ""}
 
 
-def test_two_files_are_two(directory: Path) -> None:
-    with names(directory) as heard:
+def test_two_files_are_two_names(directory: Path) -> None:
+    with watched(directory) as names_seen:
         put_file(directory, "1_users.sql", "SELECT 1;")
         (directory / "2_posts.sql").write_text("SELECT 1;")
 
-        assert heard_until_the_last(directory, heard) >= {"1_users.sql", "2_posts.sql"}
+        assert names_until_last(directory, names_seen) >= {"1_users.sql", "2_posts.sql"}
 
 
-def test_name_that_is_not_utf_8_is_no_surprise(directory: Path) -> None:
-    with names(directory) as heard:
+def test_name_that_is_not_utf_8_is_reported(directory: Path) -> None:
+    with watched(directory) as names_seen:
         (directory / os.fsdecode(b"1_\xff.sql")).touch()
 
-        assert heard_until_the_last(directory, heard) >= {os.fsdecode(b"1_\xff.sql")}
+        assert names_until_last(directory, names_seen) >= {os.fsdecode(b"1_\xff.sql")}
 
 
 _FALLING_BACK = """
 import sys
 from queue import SimpleQueue
 from migrated.daemon.watcher import DirectoryWatch, WatchEvent
-heard = SimpleQueue()
-watch = DirectoryWatch(sys.argv[1], "auto", heard.put)
+names_seen = SimpleQueue()
+watch = DirectoryWatch(sys.argv[1], "auto", names_seen.put)
 event = watch.check()
 print(event.kind, event.reason)
 print(*(watch.check() for _ in range(3)))
 watch.stop()
-print(heard.qsize())
+print(names_seen.qsize())
 """
 
 
-def drained(heard: "SimpleQueue[str | None]") -> list[str | None]:
-    return [heard.get_nowait() for _ in range(heard.qsize())]
+def drain(names_seen: "SimpleQueue[str | None]") -> list[str | None]:
+    return [names_seen.get_nowait() for _ in range(names_seen.qsize())]
 
 
 class TestPolling:
-    """A poller is deaf to what was changed before its thread took the first look: the next two checks stand in."""
+    """A poller misses changes made before its first snapshot, so the next two checks report a change."""
 
     @pytest.fixture
-    def heard(self) -> "SimpleQueue[str | None]":
+    def names_seen(self) -> "SimpleQueue[str | None]":
         return SimpleQueue()
 
     @pytest.fixture
-    def watch(self, directory: Path, heard: "SimpleQueue[str | None]") -> Iterator[DirectoryWatch]:
-        watch = DirectoryWatch(str(directory), "polling", heard.put)
+    def watch(self, directory: Path, names_seen: "SimpleQueue[str | None]") -> Iterator[DirectoryWatch]:
+        watch = DirectoryWatch(str(directory), "polling", names_seen.put)
         yield watch
         watch.stop()
 
     def test_two_checks_after_the_start_report_a_change(
-        self, watch: DirectoryWatch, heard: "SimpleQueue[str | None]"
+        self, watch: DirectoryWatch, names_seen: "SimpleQueue[str | None]"
     ) -> None:
         assert watch.check() == WatchEvent("started", "polling")
-        assert drained(heard) == []
+        assert drain(names_seen) == []
 
         for _ in range(3):
             assert watch.check() is None
 
-        assert drained(heard) == [None, None]
+        assert drain(names_seen) == [None, None]
 
     def test_two_checks_after_a_restart_report_a_change(
-        self, watch: DirectoryWatch, directory: Path, heard: "SimpleQueue[str | None]"
+        self, watch: DirectoryWatch, directory: Path, names_seen: "SimpleQueue[str | None]"
     ) -> None:
         for _ in range(3):
             watch.check()
         directory.rename(directory.with_name("old"))
         directory.mkdir()
         assert watch.check() == WatchEvent("restored", "polling")
-        # The watch that was given up may have heard of the renaming.
-        drained(heard)
+        # The old watch may have reported the renaming.
+        drain(names_seen)
 
         for _ in range(3):
             assert watch.check() is None
 
-        assert drained(heard) == [None, None]
+        assert drain(names_seen) == [None, None]
 
     def test_two_checks_after_falling_back_to_polling_report_a_change(self, directory: Path) -> None:
         require(WITHOUT_INOTIFY)

@@ -46,7 +46,7 @@ def _written(found: list[str]) -> set[str]:
     return {line.removeprefix("wrote to ") for line in found if line.startswith("wrote to ")}
 
 
-def test_it_can_write_to_the_directory_of_the_databases_and_to_nothing_else(
+def test_service_can_write_only_to_the_directory_of_the_databases(
     service: Service, application: Application, opened: None
 ) -> None:
     found = _found_out(service, application)
@@ -63,7 +63,7 @@ def test_it_can_write_to_the_directory_of_the_databases_and_to_nothing_else(
     assert [path for path in PRIVATE if service.machine.path(f"{path}/written").exists()] == []
 
 
-def test_without_the_limits_of_the_unit_the_same_probe_gets_everywhere(
+def test_probe_succeeds_without_the_restrictions_of_the_unit(
     service: Service, application: Application, opened: None
 ) -> None:
     """So that it is the unit which holds, in the test above."""

@@ -19,9 +19,7 @@ def start_migration(service: Service, application: Application, version: int, up
     poll(lambda: any(line["version"] == version for line in service.logged("migration.applying")), "it runs")
 
 
-def test_it_has_started_when_everything_is_applied_however_long_that_takes(
-    service: Service, application: Application
-) -> None:
+def test_service_is_started_once_all_migrations_are_applied(service: Service, application: Application) -> None:
     application.migration(2, up=lasting(4.0))
     service.edit("TimeoutStartSec=2s")
 
@@ -35,7 +33,7 @@ def test_it_has_started_when_everything_is_applied_however_long_that_takes(
     assert {os.stat(path).st_uid for path in application.directory.rglob("*")} == {FIRST_USER_ID}
 
 
-def test_it_stays_up_with_a_bad_migration_and_says_so_until_that_is_mended(
+def test_service_stays_up_with_a_failing_migration_and_shows_it_until_fixed(
     service: Service, application: Application
 ) -> None:
     application.migration(2, up="CREATE TABLE broken (")
@@ -55,7 +53,7 @@ def test_it_stays_up_with_a_bad_migration_and_says_so_until_that_is_mended(
     poll(lambda: service.show("StatusText")["StatusText"] == "1 of 1 databases current", "the status is good")
 
 
-def test_reload_takes_a_good_configuration_and_keeps_to_it_when_the_next_is_bad(
+def test_reload_applies_a_valid_configuration_and_keeps_it_when_the_next_is_invalid(
     service: Service, application: Application
 ) -> None:
     service.start()
@@ -87,7 +85,7 @@ def test_reload_takes_a_good_configuration_and_keeps_to_it_when_the_next_is_bad(
     poll(lambda: applied_versions(database) == [1, 2], "the old configuration is in force")
 
 
-def test_stop_lets_a_running_migration_finish_also_beyond_the_time_of_systemd(
+def test_stop_lets_a_running_migration_finish_beyond_the_stop_timeout(
     service: Service, application: Application
 ) -> None:
     service.edit("TimeoutStopSec=1s")
@@ -118,7 +116,7 @@ def test_stop_undoes_a_migration_that_takes_longer_than_its_grace(
     assert service.logged("migration.failed") != []
 
 
-def test_one_that_is_killed_in_a_migration_is_started_again_and_finishes(
+def test_service_killed_in_a_migration_is_restarted_and_finishes(
     service: Service, application: Application
 ) -> None:
     service.edit("RestartSec=0")
@@ -133,19 +131,17 @@ def test_one_that_is_killed_in_a_migration_is_started_again_and_finishes(
     assert len([line for line in service.logged("migration.applying") if line["version"] == 2]) == 2
 
 
-def test_a_bad_configuration_ends_it_for_good(service: Service, application: Application) -> None:
+def test_invalid_configuration_prevents_a_restart(service: Service, application: Application) -> None:
     application.configure("nonsense = true")
     _ends_for_good(service, 78)
 
 
-def test_wrong_usage_ends_it_for_good(service: Service) -> None:
+def test_wrong_usage_prevents_a_restart(service: Service) -> None:
     service.edit("ExecStart=", "ExecStart=/usr/local/bin/migrated run --nonsense")
     _ends_for_good(service, 2)
 
 
-def test_another_daemon_at_the_same_databases_ends_it_for_good(
-    service: Service, application: Application, machine: Machine
-) -> None:
+def test_second_daemon_is_not_restarted(service: Service, application: Application, machine: Machine) -> None:
     with DaemonProcess(application.directory, "-d", "app.db").wait_until_ready():
         # Its lock belongs to root in this test, and the service must be able to look at it.
         application.own(*(application.directory / ".migrated").iterdir())
@@ -165,9 +161,7 @@ def _ends_for_good(service: Service, code: int) -> None:
     }
 
 
-def test_one_that_hangs_is_killed_and_started_again_and_finishes(
-    service: Service, application: Application
-) -> None:
+def test_hung_service_is_killed_and_restarted_and_finishes(service: Service, application: Application) -> None:
     service.edit("WatchdogSec=2s", "RestartSec=0")
     service.start()
     start_migration(service, application, 2, lasting(4.0))

@@ -41,7 +41,7 @@ def other_application(machine: Machine) -> Iterator[Application]:
     made.remove()
 
 
-def test_commands_for_the_service_of_the_system_do_it(
+def test_commands_for_the_system_service_work(
     application: Application, service: Service, bare: None, machine: Machine
 ) -> None:
     machine.do("sh", "-c", commands("/etc/migrated/migrated.toml"))
@@ -59,7 +59,7 @@ def test_commands_for_the_service_of_the_system_do_it(
     assert {line["event"] for line in shown} == {"migration.applied"}
 
 
-def test_commands_for_instances_of_the_template_do_it(
+def test_commands_for_template_instances_work(
     application: Application, other_application: Application, bare: None, machine: Machine
 ) -> None:
     for each in (application, other_application):
@@ -90,9 +90,7 @@ def session(machine: Machine) -> Iterator[None]:
     machine.do("systemctl", "stop", unit)
 
 
-def test_commands_for_the_session_of_a_user_do_it(
-    application: Application, session: None, machine: Machine
-) -> None:
+def test_commands_for_a_user_service_work(application: Application, session: None, machine: Machine) -> None:
     surroundings = ("env", f"XDG_RUNTIME_DIR={_RUNTIME}", f"HOME={application.inside}")
     typed = commands("--user").replace(f"cd {SOURCE}", f"cd {application.inside}")
 
@@ -107,7 +105,7 @@ def test_commands_for_the_session_of_a_user_do_it(
     assert applied_versions(application.database) == [1]
 
 
-def test_unit_that_the_program_writes_runs_and_is_not_overwritten_when_it_was_changed(
+def test_generated_unit_runs_and_is_not_overwritten_after_an_edit(
     application: Application, service: Service, bare: None, machine: Machine
 ) -> None:
     application.configure(name="shop")

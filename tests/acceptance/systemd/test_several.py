@@ -41,7 +41,7 @@ def dependent(application: Application) -> Iterator[Service]:
     made.remove()
 
 
-def test_instances_of_the_template_each_have_their_user_and_their_databases(
+def test_template_instances_have_separate_users_and_databases(
     instances: list[Service], application: Application, other_application: Application
 ) -> None:
     both = (application, other_application)
@@ -59,7 +59,7 @@ def test_instances_of_the_template_each_have_their_user_and_their_databases(
     poll(lambda: applied_versions(other_application.database) == [7, 8], "the other one goes on")
 
 
-def test_application_starts_after_the_daemon_when_everything_is_applied_and_again_with_it(
+def test_application_starts_once_all_migrations_are_applied_and_restarts_with_the_daemon(
     dependent: Service, service: Service, application: Application
 ) -> None:
     dependent.start()
@@ -75,7 +75,7 @@ def test_application_starts_after_the_daemon_when_everything_is_applied_and_agai
     assert dependent.show("InvocationID") != before
 
 
-def test_application_does_not_start_on_an_old_schema_and_does_once_it_is_current(
+def test_application_starts_only_on_a_current_schema(
     dependent: Service, service: Service, application: Application
 ) -> None:
     application.migration(2, up="CREATE TABLE broken (")
