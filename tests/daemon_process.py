@@ -1,4 +1,4 @@
-"""The program as its users have it: real processes, their log as it comes, what they tell systemd."""
+"""Runs the program as its users do: real processes, their log, and their messages to systemd."""
 
 import json
 import os
@@ -21,13 +21,13 @@ from support import PROGRAM, ROOT
 
 from migrated import MigrationRunner
 
-# Only what has gone wrong is waited for so long. A machine that is busy with other work takes ten times as long
-# as an idle one for anything, and must not turn a test red.
+# Only failures wait this long. On a busy machine everything takes ten times as long as on an idle one, and that
+# must not fail a test.
 DEADLINE = 45.0
 Line = dict[str, Any]
-# Root passes any check of permissions, unless it gave up the two capabilities for it.
+# Root passes any permission check unless it gives up these two capabilities.
 BOUND_BY_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
-# A limit of the new user namespace alone; the machine's own stays as it is.
+# A limit of the new user namespace only; the limit of the machine does not change.
 WITHOUT_INOTIFY = (
     *("unshare", "--user", "--map-root-user", "sh", "-ec"),
     'echo 0 > /proc/sys/user/max_inotify_instances; exec "$@"',
@@ -45,14 +45,14 @@ connection.execute("ROLLBACK")
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The surroundings of a child: the code under test is the one beside these tests, wherever they lie."""
+    """Return the environment of a child process: it runs the code beside these tests, not an installed copy."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
 
 
 def migrated(
     directory: Path, *arguments: str | Path, wrapper: Sequence[str] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program in a directory to its end."""
+    """Run the program in a directory and wait for its end."""
     return subprocess.run(
         [*wrapper, *PROGRAM, *map(str, arguments)],
         cwd=directory,
@@ -68,9 +68,9 @@ def migrated(
 def on_a_terminal(
     directory: Path, *arguments: str, stdout: int | None = None, **variables: str
 ) -> tuple[int, str]:
-    """Run the program on a terminal to its end: its exit code, and all that the terminal was sent.
+    """Run the program on a terminal. Return its exit code and the terminal's output.
 
-    With `stdout` only its standard error is the terminal.
+    With `stdout`, only standard error is the terminal.
     """
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -87,7 +87,7 @@ def on_a_terminal(
             try:
                 part = os.read(ours, 4096)
             except OSError:
-                # How a terminal says that nobody holds its other end.
+                # Linux reports EIO when no process holds the other end of a pseudo-terminal any more.
                 break
             if not part:
                 break
@@ -97,7 +97,7 @@ def on_a_terminal(
 
 
 def bring_up(directory: Path, target: int | None = None, *, database: str = "app.db") -> None:
-    """Apply what lies in `migrations`, through the library: for what a test begins with, where speed counts."""
+    """Apply the migrations with the library: for the preparation of tests, because it is faster."""
     runner = MigrationRunner(directory / database)
     runner.add_directory(directory / "migrations")
     if target is None:
@@ -114,7 +114,7 @@ def running(
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run any command beside the test; it is gone when the block ends."""
+    """Run any command in the background. The process is killed at the end of the block."""
     with subprocess.Popen(
         [*map(str, command)],
         cwd=cwd,
@@ -131,18 +131,18 @@ def running(
 
 
 def writer_holding(database: Path) -> AbstractContextManager[Callable[[], None]]:
-    """Another process with a write transaction open; the function given ends it."""
+    """Hold a write transaction in another process. Yields a function that ends it."""
     return holding(_HOLD.format(how="IMMEDIATE"), database)
 
 
 def everybody_kept_out(database: Path) -> AbstractContextManager[Callable[[], None]]:
-    """Another process that lets nobody even read; the function given ends it."""
+    """Hold an exclusive transaction in another process: nobody can read. Yields a function that ends it."""
     return holding(_HOLD.format(how="EXCLUSIVE"), database)
 
 
 @contextmanager
 def holding(script: str, database: Path) -> Iterator[Callable[[], None]]:
-    """Another process that says "held" once it has what it holds on to; the function given ends it."""
+    """Run a script that prints "held" when it holds something. Yields a function that ends it."""
     command = (sys.executable, "-c", script, database)
     with running(*command, cwd=database.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -155,15 +155,15 @@ def holding(script: str, database: Path) -> Iterator[Callable[[], None]]:
 
 
 def poll(condition: Callable[[], object], what: str) -> None:
-    """Wait for what nothing announces."""
+    """Wait for a condition that no event announces."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, f"in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for: {what}"
         time.sleep(0.02)
 
 
 def is_caught(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler for the signal."""
+    """Return True if the process has a handler for the signal."""
     (mask,) = (
         line.split()[1]
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -173,20 +173,20 @@ def is_caught(pid: int, number: signal.Signals) -> bool:
 
 
 def children(pid: int) -> list[str]:
-    """The processes that it has started and that are not reaped yet."""
+    """Return the child processes that were not reaped yet."""
     return [
         child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
 
 
 def ticks(pid: int) -> int:
-    """User and system time so far, in hundredths of a second."""
+    """Return the user and system time used so far, in hundredths of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
 def require(wrapper: Sequence[str], command: Sequence[str] = ("true",)) -> None:
-    """Skip the test where this machine does not let us."""
+    """Skip the test if this machine does not allow the command."""
     if not shutil.which([*wrapper, *command][0]):
         pytest.skip(f"no {wrapper[0]} here")
     tried = subprocess.run([*wrapper, *command], capture_output=True, text=True, check=False)
@@ -195,7 +195,7 @@ def require(wrapper: Sequence[str], command: Sequence[str] = ("true",)) -> None:
 
 
 def log_lines(text: str) -> list[Line]:
-    """A log of JSON lines, each of which must be one."""
+    """Parse a log of JSON lines. Every line must be valid."""
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -204,10 +204,10 @@ def _has(line: Line, keys: Line) -> bool:
 
 
 class DaemonProcess:
-    """`migrated run`, or `dev`, in a directory. A context manager: at its end the process is gone in any case.
+    """`migrated run` or `dev` in a directory. A context manager: at its end the process is killed.
 
-    The log is read in order: waiting looks only at lines after the one that was given last. With `stderr` the
-    log goes to that descriptor and is not read.
+    The log is read in order: waiting considers only lines after the last one returned. With `stderr` the log
+    goes to that descriptor and is not read.
     """
 
     def __init__(
@@ -224,12 +224,12 @@ class DaemonProcess:
         self._next_line = 0
         self._next_notice = 0
         self._incoming: SimpleQueue[Line | None] = SimpleQueue()
-        self._told: SimpleQueue[dict[str, str]] = SimpleQueue()
+        self._received: SimpleQueue[dict[str, str]] = SimpleQueue()
         self._marks = 0
-        self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        # An abstract address that the kernel chooses.
-        self._ear.bind("")
-        self._address: bytes = self._ear.getsockname()
+        self._receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # An abstract address chosen by the kernel.
+        self._receiver.bind("")
+        self._address: bytes = self._receiver.getsockname()
         notify = {"NOTIFY_SOCKET": "@" + self._address[1:].decode()}
         self.process = subprocess.Popen(
             [*wrapper, *PROGRAM, command, *map(str, arguments)],
@@ -250,11 +250,11 @@ class DaemonProcess:
         return self.process.pid
 
     def wait_for(self, event: str, **keys: object) -> Line:
-        """The next line of this event with these keys."""
+        """Return the next line of this event with these keys."""
         return self.wait_for_all({"event": event, **keys})
 
     def wait_for_all(self, *wanted: Line) -> Line:
-        """The last of several coming lines, whatever their order."""
+        """Return the last of several awaited lines, which may come in any order."""
         missing = list(wanted)
         while True:
             while self._next_line < len(self.lines):
@@ -263,7 +263,7 @@ class DaemonProcess:
                 missing = [keys for keys in missing if not _has(line, keys)]
                 if not missing:
                     return line
-            # One that still says something has not got stuck, however slow it is.
+            # The deadline applies to each line: a daemon that keeps logging is not stuck, however slow it is.
             if not self._receive(time.monotonic() + DEADLINE):
                 raise AssertionError(f"no {missing} in the log:\n{self.text()}")
 
@@ -272,7 +272,7 @@ class DaemonProcess:
         return self
 
     def wait_for_notice(self, name: str) -> dict[str, str]:
-        """The next message to systemd that has this field."""
+        """Return the next message to systemd that has this field."""
         deadline = time.monotonic() + DEADLINE
         while True:
             while self._next_notice < len(self.notices):
@@ -281,21 +281,21 @@ class DaemonProcess:
                 if name in notice:
                     return notice
             try:
-                self.notices.append(self._told.get(timeout=max(0.0, deadline - time.monotonic())))
+                self.notices.append(self._received.get(timeout=max(0.0, deadline - time.monotonic())))
             except Empty:
                 raise AssertionError(f"no {name} in {self.notices}; the log:\n{self.text()}") from None
 
     def pass_over_notices(self) -> None:
-        """Take in every message to systemd that was sent until now."""
+        """Receive every message sent to systemd until now."""
         self._marks += 1
-        self._say(f"MARK={self._marks}")
+        self._send_message(f"MARK={self._marks}")
         while self.wait_for_notice("MARK")["MARK"] != str(self._marks):
             pass
 
     def look(self) -> None:
-        """Return when a pass that began after this call is over."""
+        """Return when a pass that began after this call has ended."""
         self.pass_over_notices()
-        # The first to end may have begun before.
+        # The first pass to end may have begun before the call.
         for _ in range(2):
             self.send(signal.SIGUSR1)
             self.wait_for_notice("X_MIGRATED_PASS")
@@ -304,7 +304,7 @@ class DaemonProcess:
         self.process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End it in order and return its exit code; `lines` is the whole log then."""
+        """Stop the daemon in order and return its exit code. `lines` is then the whole log."""
         self.send(number)
         return self.wait()
 
@@ -313,17 +313,17 @@ class DaemonProcess:
         self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; `lines` is the whole log then."""
+        """Wait for the end of the process. `lines` is then the whole log."""
         try:
             code = self.process.wait(2 * DEADLINE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end; the log:\n{self.text()}") from None
+            raise AssertionError(f"the daemon did not end; the log:\n{self.text()}") from None
         while self.process.stderr is not None and self._receive(time.monotonic() + DEADLINE):
             pass
         return code
 
     def logged(self, event: str, **keys: object) -> list[Line]:
-        """The lines of an event so far; all of them after `stop`, `kill` or `wait`."""
+        """Return the lines of an event so far; all of them after `stop`, `kill` or `wait`."""
         return [line for line in self.lines if _has(line, {"event": event, **keys})]
 
     def text(self) -> str:
@@ -335,10 +335,10 @@ class DaemonProcess:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        self._say("END=1")
+        self._send_message("END=1")
         for thread in self._threads:
             thread.join()
-        self._ear.close()
+        self._receiver.close()
         if self.process.stderr is not None:
             self.process.stderr.close()
 
@@ -348,7 +348,7 @@ class DaemonProcess:
         except Empty:
             return False
         if line is None:
-            # For whoever asks after the end.
+            # Keep the end marker for later calls.
             self._incoming.put(None)
             return False
         self.lines.append(line)
@@ -364,10 +364,10 @@ class DaemonProcess:
         self._incoming.put(None)
 
     def _listen(self) -> None:
-        while (message := self._ear.recv(8192)) != b"END=1":
+        while (message := self._receiver.recv(8192)) != b"END=1":
             fields = (field.partition("=") for field in message.decode().split("\n"))
-            self._told.put({name: value for name, _, value in fields})
+            self._received.put({name: value for name, _, value in fields})
 
-    def _say(self, message: str) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mouth:
-            mouth.sendto(message.encode(), self._address)
+    def _send_message(self, message: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(message.encode(), self._address)

@@ -1,4 +1,4 @@
-"""Commands that talk to a running daemon, and what may happen at its socket."""
+"""Commands that talk to a running daemon, and hostile clients of its socket."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from migrated.daemon.control import client, protocol
 from migrated.daemon.scheduler import LONGEST_RETRY
 from migrated.system.file_locks import DAEMON, lock_path, read_note
 
-# A second or so of work inside one statement.
+# About a second of work inside one statement.
 LONG = """
 CREATE TABLE counted AS
 WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 4000000) SELECT count(*) AS n FROM c;
@@ -50,17 +50,17 @@ def configure(directory: Path, *targets: str, top: str = "") -> None:
 
 
 def socket_of(database: Path) -> Path:
-    """Where the daemon of a database says that it listens."""
+    """Return the socket path in the note of the database's daemon lock."""
     return Path(read_note(lock_path(str(database), DAEMON))["socket"])
 
 
 def ask(database: Path, request: str, /, **keys: object) -> dict[str, Any]:
-    """Ask its daemon."""
+    """Send a request to the database's daemon."""
     return client.ask(str(socket_of(database)), DEADLINE, request=request, **keys)
 
 
-def standing(database: Path) -> dict[str, Any]:
-    """What its daemon says of it."""
+def reported_state(database: Path) -> dict[str, Any]:
+    """Return the state that the daemon reports for the database."""
     (found,) = [each for each in ask(database, "status")["databases"] if each["path"] == str(database)]
     return dict(found)
 
@@ -68,9 +68,9 @@ def standing(database: Path) -> dict[str, Any]:
 @contextmanager
 def connected(database: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as channel:
-        # With a limit it would not wait at all for a place in the queue.
+        # A socket with a timeout is non-blocking: connect() would fail at once while the backlog is full.
         path = socket_of(database)
-        # The whole path may be longer than the address of a socket.
+        # The whole path may exceed the length limit of a socket address.
         directory = os.open(path.parent, os.O_PATH)
         try:
             channel.connect(f"/proc/self/fd/{directory}/{path.name}")
@@ -81,7 +81,7 @@ def connected(database: Path) -> Iterator[socket.socket]:
 
 
 def answer_to(database: Path, data: bytes) -> dict[str, Any]:
-    """What is answered to these bytes, as far as they are taken."""
+    """Return the answer to these bytes, of which the daemon may read only a part."""
     with connected(database) as channel:
         with suppress(BrokenPipeError, ConnectionResetError):
             channel.sendall(data)
@@ -91,7 +91,7 @@ def answer_to(database: Path, data: bytes) -> dict[str, Any]:
 
 @pytest.fixture
 def there(database: Path) -> Path:
-    """A database with something in it."""
+    """Return a database with a table in it."""
     execute(database, "CREATE TABLE there (x)")
     return database
 
@@ -117,7 +117,7 @@ class TestSocket:
     ) -> None:
         given, other = tmp_path / "run", tmp_path / "session"
         for directory in (given, other):
-            # Whatever the umask: with 002 the group could write there, and such a directory is passed over.
+            # Set explicitly: with umask 002 the group could write there, and the daemon would skip the directory.
             directory.mkdir(mode=0o755)
         variables = {"RUNTIME_DIRECTORY": f"{given}:{other}", "XDG_RUNTIME_DIR": str(other)}
         with DaemonProcess(tmp_path, variables=variables) as daemon:
@@ -166,7 +166,7 @@ class TestSocket:
         assert list(folder.iterdir()) == []
 
     def test_another_user_is_declined(self, tmp_path: Path, migrations: Path, database: Path) -> None:
-        """By the mode of the socket and, where somebody changed that, by the daemon."""
+        """The mode of the socket keeps other users out and, if somebody changed the mode, the daemon does."""
         require(ANOTHER_USER)
         given = Path(tempfile.mkdtemp(prefix="control-"))
         given.chmod(0o755)
@@ -197,7 +197,7 @@ class TestHostileClients:
                 assert answer_to(database, line)["error"]["code"] == "REQUEST"
             for request in ({"request": "drop"}, {"request": "retry"}, {"request": "wait", "timeout": -1}):
                 assert answer_to(database, protocol.line_of(request))["error"]["code"] == "REQUEST"
-            # Whether one who goes on sending hears the answer is left open.
+            # A client that keeps sending may or may not receive the answer.
             with suppress(OSError, ValueError):
                 found = answer_to(database, b"x" * 10_000_000)
                 assert "longer than 65536 bytes" in found["error"]["message"]
@@ -237,7 +237,7 @@ class TestStatus:
             daemon.wait_until_ready()
             document = json.loads(migrated(tmp_path, "status", "--json").stdout)
             text = migrated(tmp_path, "status").stdout
-            # Before it has the chance to apply it.
+            # Before the daemon can apply it.
             daemon.stop()
         (view,), (database,) = document["daemons"], document["databases"]
         live = database["daemon"]
@@ -294,8 +294,8 @@ class TestStatus:
             (migrations / "1_other.sql").write_text("SELECT 1;")
             daemon.wait_for("file.invalid")
             daemon.look()
-            assert standing(database)["state"] == "blocked"
-            assert "claimed by more than one file" in standing(database)["error"]["message"]
+            assert reported_state(database)["state"] == "blocked"
+            assert "claimed by more than one file" in reported_state(database)["error"]["message"]
             shutil.rmtree(migrations)
             daemon.wait_for("watch.lost")
             (directory,) = ask(database, "status")["daemon"]["directories"]
@@ -367,11 +367,11 @@ class TestRetry:
             with writer_holding(there):
                 daemon.wait_until_ready()
                 failing = migrated(tmp_path, "retry", "app.db")
-                # Each failure doubles the time to the next try: by now it is two minutes, or half of that.
+                # Each failure doubles the back-off: by now it is between one and two minutes.
                 answers = [ask(there, "retry", database="app.db") for _ in range(7)]
                 before = everything(there)
             assert {answer["database"]["state"] for answer in answers} == {"unavailable"}
-            assert standing(there)["retry_in"] > 30
+            assert reported_state(there)["retry_in"] > 30
             assert (failing.returncode, "app.db: unavailable: " in failing.stderr) == (6, True)
             assert everything(there) == before
             done = migrated(tmp_path, "retry", str(there))
@@ -423,15 +423,15 @@ class TestPause:
             daemon.wait_for("migration.applying", version=1)
             assert ask(there, "pause")["ok"]
             assert applied_versions(there) == [1]
-            assert (standing(there)["state"], standing(there)["pending"]) == ("pending", 1)
-            # Not ready before everything was looked at.
+            assert (reported_state(there)["state"], reported_state(there)["pending"]) == ("pending", 1)
+            # The daemon is ready only when every database was visited.
             daemon.pass_over_notices()
             assert [notice for notice in daemon.notices if "READY" in notice] == []
             ask(there, "resume")
             daemon.wait_until_ready()
 
             assert applied_versions(there) == [1, 2]
-            assert standing(there)["state"] == "current"
+            assert reported_state(there)["state"] == "current"
 
     def test_pause_cancels_waiting_for_a_lock_without_an_error(
         self, tmp_path: Path, migrations: Path, there: Path
@@ -441,7 +441,7 @@ class TestPause:
             with writer_holding(there):
                 daemon.wait_for("migration.applying", version=1)
                 assert ask(there, "pause")["ok"]
-                assert standing(there)["state"] == "unknown"
+                assert reported_state(there)["state"] == "unknown"
             ask(there, "resume")
             daemon.wait_for("migration.applied")
             daemon.stop()
@@ -491,9 +491,9 @@ class TestWait:
 
 
 def connections(path: Path) -> int:
-    """How many sockets of this name the kernel has: the one that listens, and one for each connection."""
+    """Count the kernel's sockets with this name: the listening one, and one for each connection."""
     lines = Path("/proc/net/unix").read_text().splitlines()
-    # Bound under another name first, and connected to under that.
+    # The socket is bound under a temporary name, and the kernel keeps showing that one.
     return sum(line.endswith(f"/.{path.name}") for line in lines)
 
 

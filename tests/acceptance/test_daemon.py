@@ -1,4 +1,4 @@
-"""`migrated run`, a real process: what it applies, refuses, survives and says."""
+"""`migrated run` as a real process: what it applies, refuses, logs and survives."""
 
 import fcntl
 import os
@@ -39,7 +39,7 @@ from support import (
 )
 
 LEVELS = {"debug", "info", "warning", "error", "critical"}
-# A second or so of work inside one statement.
+# About a second of work inside one statement.
 LONG = """
 CREATE TABLE counted AS
 WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 4000000) SELECT count(*) AS n FROM c;
@@ -56,7 +56,7 @@ with open(sys.argv[1], "w") as file:
 
 
 def configure(directory: Path, *targets: str, top: str = "") -> None:
-    """A configuration file; each target is its lines beside `migrations`."""
+    """Write a configuration file. Each target is a text of lines, combined with `migrations`."""
     text = "".join(f"[[target]]\n{target}\n" for target in targets)
     (directory / "migrated.toml").write_text(f"{top}\n{text}")
 
@@ -66,7 +66,7 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def times_applied(database: Path, version: int) -> int:
-    """How often a migration was ever applied."""
+    """Return how often a migration was ever applied, according to the history."""
     return len(query(database, "SELECT 1 FROM _migrations_history WHERE version = ?", version))
 
 
@@ -230,7 +230,7 @@ class TestEditedFile:
             daemon.wait_until_ready()
             before = everything(database)
             rewrite(edited, "-- UP\nCREATE TABLE other (id);\n")
-            # The regular look is 30 s away: only the event can have brought it here in time.
+            # The next regular pass is 30 s away: only the file event can have caused this one in time.
             mismatch = daemon.wait_for("checksum.mismatch", version=1, name="change", database="app.db")
             assert mismatch["expected"] == checksum("CREATE TABLE t1 (id INTEGER PRIMARY KEY);")
             assert mismatch["found"] == checksum("CREATE TABLE other (id);")
@@ -293,7 +293,7 @@ class TestBadFile:
             blocked = daemon.wait_for("database.blocked", database="app.db")
             assert "nowhere" in blocked["reason"]
             assert daemon.wait_for("run.finished")["outcome"] == "failed"
-            # Longer than the first delays of what is tried again by itself.
+            # Longer than the first retry delays, so that a wrong retry would have happened.
             until = time.monotonic() + 1.5
             while time.monotonic() < until:
                 daemon.look()
@@ -505,7 +505,7 @@ class TestDatabase:
             daemon.wait_until_ready().look()
             opened = []
             for descriptor in Path(f"/proc/{daemon.pid}/fd").iterdir():
-                # Of the socket to systemd, say, which is open for a moment.
+                # A descriptor may be open for a moment only, for example the socket to systemd.
                 with suppress(FileNotFoundError):
                     opened.append(str(descriptor.readlink()))
 
@@ -556,7 +556,7 @@ class TestPolicies:
             shutil.copytree(migrations, aside)
             for path in gone:
                 (aside / path.name).unlink()
-            # One rename, so that both are missing at once.
+            # A single rename, so that both files are missing at once.
             migrations.rename(tmp_path / "was")
             aside.rename(migrations)
             daemon.wait_for("migration.rolled_back", version=3, database="app.db")
@@ -724,15 +724,15 @@ class TestServiceManager:
             assert daemon.wait_for_notice("STOPPING")["STOPPING"] == "1"
 
     def test_notify_socket_may_be_a_file(self, tmp_path: Path, migrations: Path) -> None:
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ear:
-            ear.bind(str(tmp_path / "notify"))
-            ear.settimeout(DEADLINE)
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as receiver:
+            receiver.bind(str(tmp_path / "notify"))
+            receiver.settimeout(DEADLINE)
             command = [*PROGRAM, "run"]
             variables = environment(NOTIFY_SOCKET=str(tmp_path / "notify"))
             with subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.DEVNULL) as process:
                 try:
-                    # Or the time-out says that it never comes.
-                    while "READY=1" not in ear.recv(8192).decode().split("\n"):
+                    # recv() times out if the message was not sent, which fails the test.
+                    while "READY=1" not in receiver.recv(8192).decode().split("\n"):
                         pass
                 finally:
                     process.kill()
@@ -740,7 +740,7 @@ class TestServiceManager:
 
 class TestProcess:
     def test_retry_that_cannot_run_does_not_spin(self, tmp_path: Path, migrations: Path, database: Path) -> None:
-        """The retry of the busy database fell due, no pass ever reached it, and the next one was due at once."""
+        """Regression: the retry fell due, no pass reached the database, and the retry was due again at once."""
         configure(tmp_path, 'databases = ["app.db"]\nbusy_timeout = "50ms"')
         write_migration(migrations, 1)
         execute(database, "CREATE TABLE t (x)")
@@ -801,7 +801,7 @@ class TestProcess:
             daemon.wait_for("migration.applied", version=2)
 
 
-# The heartbeat is due at every tick; what follows the wrapper is `python -m migrated`.
+# Sends a heartbeat at every tick. The arguments after the wrapper are `python -m migrated`.
 _HASTY = """
 import sys
 from migrated.cli import run
@@ -827,7 +827,7 @@ class TestLog:
         assert alive["message"].startswith("alive: 1 of 3 databases current; 1 blocked")
 
     def end(self, daemon: DaemonProcess, database: Path, versions: Iterable[int]) -> None:
-        """See that it goes on working although nobody can read what it says."""
+        """Check that the daemon goes on working although nobody can read its log."""
         daemon.wait_for_notice("READY")
         expected = list(versions)
         for version in expected:
@@ -859,7 +859,7 @@ class TestLog:
     ) -> None:
         reader, writer = os.pipe()
         try:
-            # One page: full after a dozen lines.
+            # One page: full after about a dozen lines.
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
             with DaemonProcess(tmp_path, stderr=writer) as daemon:
                 self.end(daemon, database, range(1, 21))
@@ -870,7 +870,7 @@ class TestLog:
 
 @contextmanager
 def daemon_lock_held(directory: Path) -> Iterator[None]:
-    """As another daemon would hold it."""
+    """Hold the daemon lock of a directory, as another daemon does."""
     lock = FileLock(directory / ".migrated/daemon.lock")
     with lock.acquire(timeout=0):
         yield
@@ -914,7 +914,7 @@ class TestReload:
             daemon.wait_for("database.unblocked")
 
     def test_removed_glob_match_is_not_created_again(self, tmp_path: Path, migrations: Path) -> None:
-        """It was found when the pass began, and removed while the one before it was waited for."""
+        """The database was found at the start of the pass, and removed while the one before it was visited."""
         (tmp_path / "t").mkdir()
         first, second = tmp_path / "t/a.db", tmp_path / "t/b.db"
         for path in (first, second):

@@ -1,4 +1,4 @@
-"""Hooks as their users have them: run by `migrated up`, `down` and the daemon, once per pass with a reason."""
+"""Hooks run by `migrated up`, `down` and the daemon: once per pass that has a reason."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from daemon_process import (
 from support import PROGRAM, applied_versions, put_file, write_migration
 
 BROKEN = "INSERT INTO nowhere VALUES (1);"
-# Writes down what it was told. The argument, if any, is its exit code.
+# Writes its environment to a file. The argument, if any, is its exit code.
 RECORD = f"""#!{sys.executable} -IS
 import json, os, sys
 told = {{name.removeprefix("MIGRATED_"): value for name, value in os.environ.items() if "MIGRATED_" in name}}
@@ -31,7 +31,7 @@ with open("runs", "a") as file:
     print(json.dumps({{"CWD": os.getcwd(), **told}}), file=file)
 sys.exit(int(sys.argv[1]) if sys.argv[1:] else 0)
 """
-# Begins, waits until somebody opens the gate, and ends.
+# Starts, waits until the test opens the gate, and ends.
 GATED = """#!/bin/sh
 echo "begun $MIGRATED_VERSIONS $$" >> runs
 cat gate
@@ -46,7 +46,7 @@ Run = dict[str, str]
 
 
 def configure(directory: Path, hooks: str, top: str = "", databases: str = '["app.db"]') -> None:
-    """A configuration file beside which `./record` and `./gated` lie."""
+    """Write a configuration file, and beside it the programs `./record` and `./gated`."""
     text = f"{top}\n[hooks]\n{hooks}\n[[target]]\ndatabases = {databases}\n"
     (directory / "migrated.toml").write_text(text)
     for name, script in (("record", RECORD), ("gated", GATED)):
@@ -61,7 +61,7 @@ def runs(directory: Path) -> list[Run]:
 
 
 def notes(directory: Path) -> list[str]:
-    """What `./gated` wrote down, without the numbers of its processes."""
+    """Return the lines that `./gated` wrote, without its process ids."""
     path = directory / "runs"
     return [line.rpartition(" ")[0] or line for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -71,7 +71,7 @@ def has_begun(directory: Path, times: int) -> Callable[[], bool]:
 
 
 def open_gate(directory: Path) -> None:
-    """Let the one that waits at the gate go on; it is there, or comes."""
+    """Let the waiting hook continue. If it has not reached the gate yet, wait for it."""
     os.close(os.open(directory / "gate", os.O_WRONLY))
 
 
@@ -81,7 +81,7 @@ def events(text: str, name: str) -> list[dict[str, object]]:
 
 class TestCommands:
     def test_up_runs_the_hook_and_ignores_its_failure(self, tmp_path: Path, migrations: Path) -> None:
-        """Also where the exit code of a child would not be told: SIGCHLD was ignored when the program started."""
+        """Works even if SIGCHLD was ignored at the start, which hides the exit codes of children."""
         configure(tmp_path, 'after_apply = ["./record", "3"]\non_failure = ["./record"]')
         write_migration(migrations, 1)
         write_migration(migrations, 2)
@@ -141,7 +141,7 @@ class TestCommands:
 
     def test_invalid_file_runs_the_hook_and_a_nested_up_runs_none(self, tmp_path: Path, migrations: Path) -> None:
         configure(tmp_path, 'on_failure = ["./again"]')
-        # Were it run a second time, it would not begin a third one.
+        # If the hook ran a second time, it would not start a third run.
         (tmp_path / "again").write_text(
             f"#!/bin/sh\n./record\n[ $(wc -l < runs) = 1 ] && {' '.join(PROGRAM)} up\n"
         )
@@ -241,7 +241,7 @@ class TestDaemon:
         assert notes(tmp_path) == ["begun 1", "ended", "begun 2 3", "ended"]
 
     def test_failure_hook_runs_only_for_new_problems(self, tmp_path: Path, migrations: Path) -> None:
-        """A refusal is judged anew at every pass, and a failure whenever a file has changed."""
+        """A refusal is evaluated again at every pass, a failure whenever a file has changed."""
         configure(tmp_path, 'on_failure = ["./record"]', 'resync_interval = "50ms"')
         first = write_migration(migrations, 1)
         bring_up(tmp_path)
@@ -276,7 +276,7 @@ class TestDaemon:
 
 
 class TestStop:
-    """A hook is at work, and another one waits for it to end."""
+    """One hook is running, and another one waits for it."""
 
     @contextmanager
     def two(self, directory: Path, migrations: Path, hook: str = "./gated") -> Iterator[DaemonProcess]:

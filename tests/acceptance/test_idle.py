@@ -1,4 +1,4 @@
-"""A daemon that has nothing to do for long: it does not grow, says nothing and wakes up for its timers alone."""
+"""An idle daemon: it does not grow, logs nothing and wakes up only for its timers."""
 
 import subprocess
 import time
@@ -12,19 +12,19 @@ from support import put_file, write_migration
 
 
 def reading(pid: int, name: str) -> int:
-    """A number from the kernel's account of a process."""
+    """Return a number from /proc/PID/status."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
 def switches(pid: int) -> int:
-    """How often a thread of the process went to sleep, which is how often it was woken up."""
+    """Return how often the process's threads went to sleep, which is how often they woke up."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(reading(int(thread.name), "voluntary_ctxt_switches") for thread in threads)
 
 
 def descriptors(pid: int) -> Counter[str]:
-    """What it has open, and how often. A socket has a name that none before it had."""
+    """Count the open descriptors by target. Every socket has a unique name."""
     found: Counter[str] = Counter()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -33,7 +33,7 @@ def descriptors(pid: int) -> Counter[str]:
 
 
 def kept_open(daemon: DaemonProcess) -> Counter[str]:
-    """What it has open all the while, and not just for a part of a pass."""
+    """Return the descriptors that stay open, without those that are open for a part of a pass."""
     found = descriptors(daemon.pid)
     for _ in range(20):
         daemon.pass_over_notices()
@@ -48,14 +48,14 @@ def idle(daemon: DaemonProcess, seconds: float) -> None:
 
 
 def passes(daemon: DaemonProcess, number: int) -> None:
-    """Return when so many more passes are over."""
+    """Return when this many more passes have ended."""
     daemon.pass_over_notices()
     for _ in range(number):
         daemon.wait_for_notice("X_MIGRATED_PASS")
 
 
 def test_many_passes_leave_memory_descriptors_and_log_unchanged(tmp_path: Path, migrations: Path) -> None:
-    """Some two thousand passes, as many as come in sixteen hours, over what is well and what is not."""
+    """About two thousand passes, as many as in sixteen hours, over healthy and unavailable databases."""
     text = 'resync_interval = "1ms"\n[[target]]\ndatabases = ["a.db", "b.db", "gone/c.db"]\n'
     (tmp_path / "migrated.toml").write_text(text)
     write_migration(migrations, 1)
@@ -63,7 +63,7 @@ def test_many_passes_leave_memory_descriptors_and_log_unchanged(tmp_path: Path, 
     put_file(migrations, "misnamed.sql", "SELECT 1")
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready()
-        # What is taken once, half a megabyte after some thousand passes, is no trace of each.
+        # One-time allocations, half a megabyte after about a thousand passes, must not count as growth per pass.
         passes(daemon, 1200)
         lines, size = len(daemon.lines), reading(daemon.pid, "VmRSS")
         threads, before = reading(daemon.pid, "Threads"), kept_open(daemon)
@@ -76,12 +76,12 @@ def test_many_passes_leave_memory_descriptors_and_log_unchanged(tmp_path: Path, 
     assert grown <= 256, f"{grown} kB more after 800 passes"
     said = [line["event"] for line in daemon.lines[lines:]]
     assert set(said) <= {"database.unavailable", "daemon.stopping", "daemon.stopped"}
-    # The one that is missing is tried again after 1, 2, 4 … seconds, and spoken of once a minute at most.
+    # The missing database is retried after 1, 2, 4 … seconds, and logged once a minute at most.
     assert said.count("database.unavailable") <= 1
 
 
 def test_idle_daemon_wakes_only_for_its_timers(tmp_path: Path, migrations: Path) -> None:
-    """Once a second it looks at its watches; a few threads of it may wake up for that, and each does little."""
+    """Once a second the daemon checks its watches. A few threads wake up for that, and each does little."""
     write_migration(migrations, 1)
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready().look()

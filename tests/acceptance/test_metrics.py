@@ -1,4 +1,4 @@
-"""The file for Prometheus that the daemon writes, as its collector would read it."""
+"""The daemon's Prometheus file, parsed as the collector parses it."""
 
 import os
 import random
@@ -27,7 +27,7 @@ BROKEN = "SELECT * FROM nowhere;"
 
 
 def read(file: Path) -> dict[str, float]:
-    """Every sample by its name and labels."""
+    """Return every sample by name and labels."""
     return {
         sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
         for family in text_string_to_metric_families(file.read_text())
@@ -79,7 +79,7 @@ def test_file_has_counts_of_work_and_states(tmp_path: Path, migrations: Path) ->
         write_migration(migrations, 3, up=BROKEN)
         daemon.wait_for("database.blocked", database="b.db")
         daemon.look()
-        # Not removed: the directory could get the same inode, and pass for the same file.
+        # Do not remove it first: a new directory could get the same inode, and would not look replaced.
         (tmp_path / "a.db").rename(tmp_path / "a.old")
         (tmp_path / "a.db").mkdir()
         daemon.look()
@@ -166,11 +166,11 @@ def test_no_file_is_written_unless_configured(tmp_path: Path) -> None:
 def test_unusable_metrics_file_is_a_configuration_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    installed: bool,  # noqa: FBT001 - a case
+    installed: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     configure(tmp_path, "metrics.txt" if installed else "metrics.prom")
     if not installed:
-        # How Python is told that there is no such module.
+        # This makes Python raise ImportError for the module.
         monkeypatch.setitem(sys.modules, "prometheus_client", None)
 
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""Signals and limits, as real processes meet them: `migrated up`, `down` and `run`."""
+"""Signals and time limits with real processes: `migrated up`, `down` and `run`."""
 
 import os
 import signal
@@ -27,15 +27,15 @@ from daemon_process import (
 )
 from support import PROGRAM, ROOT, applied_versions, everything, execute, query, schema, write_migration
 
-# Nobody waits for its end: SQLite looks at the clock within it.
+# Runs until it is interrupted: SQLite calls the progress handler during this statement.
 ENDLESS = """\
 CREATE TABLE begun (x);
 INSERT INTO begun VALUES (1);
 -- the long one
 WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;
 """
-# One single step of SQLite's virtual machine, within which it looks at nothing.
-DEAF = "CREATE TABLE begun (x); SELECT instr(zeroblob(4000000), zeroblob(2000000) || x'01');"
+# A single step of SQLite's virtual machine, during which no progress handler is called.
+UNINTERRUPTIBLE = "CREATE TABLE begun (x); SELECT instr(zeroblob(4000000), zeroblob(2000000) || x'01');"
 THERE = "CREATE TABLE there (x); INSERT INTO there VALUES (1)"
 _READ = """
 import apsw, sys
@@ -49,19 +49,19 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=la
 
 
 def reader_holding(database: Path) -> AbstractContextManager[Callable[[], None]]:
-    """Another process that reads, which in DELETE mode holds up every COMMIT; the function given ends it."""
+    """Start a process that reads, which blocks every COMMIT in DELETE mode. Yields a function that ends it."""
     return holding(_READ, database)
 
 
 class Command:
-    """`migrated up` or `down`, running: its log line by line, with what else it says to people."""
+    """A running `migrated up` or `down`: its log line by line, and its other output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
 
     def wait_for(self, text: str) -> None:
-        """Read on to the next line that has this in it."""
+        """Read up to the next line that has these keys."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
@@ -73,7 +73,7 @@ class Command:
         self.process.send_signal(number)
 
     def end(self) -> int:
-        """Its exit code; `lines` is all that it said."""
+        """Return the exit code. `lines` is then the whole log."""
         assert self.process.stderr is not None
         self.lines += self.process.stderr
         return self.process.wait(DEADLINE)
@@ -83,7 +83,7 @@ class Command:
         return [line for line in log_lines(text) if line["event"] == event]
 
     def remarks(self) -> list[str]:
-        """What is no line of the log."""
+        """Return the output that is not part of the log."""
         return [line for line in self.lines if not line.startswith("{")]
 
 
@@ -100,7 +100,7 @@ def configure(directory: Path, top: str, *targets: str) -> None:
 
 @pytest.fixture
 def there(database: Path) -> Path:
-    """A database with something in it."""
+    """Return a database with a table in it."""
     execute(database, THERE)
     return database
 
@@ -210,7 +210,7 @@ class TestCommands:
         assert not any("Traceback" in line for line in up.lines)
 
     def test_waiting_to_read_ends_at_once(self, tmp_path: Path, migrations: Path, there: Path) -> None:
-        """A COMMIT in DELETE mode that waits for a reader keeps new ones out."""
+        """A COMMIT in DELETE mode that waits for a reader keeps new readers out."""
         configure(tmp_path, "", 'busy_timeout = "10m"')
         write_migration(migrations, 1)
         with reader_holding(there), command(tmp_path, "up") as first:
@@ -252,7 +252,7 @@ class TestCommands:
 
 class TestDaemon:
     def test_start_and_end_with_long_work(self, tmp_path: Path, migrations: Path, there: Path) -> None:
-        """Systemd is asked for time while it advances, the log tells how far; two signals end it in order."""
+        """Systemd is asked for time while work advances, progress is logged, and two signals end in order."""
         configure(tmp_path, 'stop_grace = "10m"')
         file = write_migration(migrations, 1, up=ENDLESS)
         with DaemonProcess(tmp_path) as daemon:
@@ -329,8 +329,8 @@ class TestDaemon:
         assert applied_versions(there) == [1]
 
     def test_third_signal_kills(self, tmp_path: Path, migrations: Path, there: Path) -> None:
-        """There are statements that not even SQLite interrupts."""
-        write_migration(migrations, 1, up=DEAF)
+        """Some statements cannot be interrupted, not even by SQLite."""
+        write_migration(migrations, 1, up=UNINTERRUPTIBLE)
         before = everything(there)
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_for("migration.applying", version=1)
@@ -351,7 +351,7 @@ class TestDaemon:
     def test_statement_timeout_blocks_the_database_and_is_not_retried(
         self, tmp_path: Path, migrations: Path, there: Path
     ) -> None:
-        """The limit is each target's own."""
+        """Each target has its own limit."""
         configure(
             tmp_path,
             'resync_interval = "100ms"',
@@ -368,7 +368,7 @@ class TestDaemon:
             daemon.wait_for("migration.applied", database="other.db")
             daemon.wait_until_ready()
             daemon.pass_over_notices()
-            # By then a first retry is due: it comes after a second at the latest.
+            # By then a first retry would be due: it comes after at most a second.
             for _ in range(12):
                 daemon.wait_for_notice("X_MIGRATED_PASS")
 
@@ -387,7 +387,7 @@ class TestDaemon:
             daemon.wait_until_ready()
             write_migration(migrations, 1, up=ENDLESS)
             daemon.wait_for("migration.applying")
-            # Longer than the second after which it would ask.
+            # Longer than the one-second interval of the requests for more time.
             before_it = ticks(daemon.pid)
             poll(lambda: ticks(daemon.pid) >= before_it + 150, "a second and a half of work")
             daemon.pass_over_notices()
@@ -399,7 +399,7 @@ class TestDaemon:
 
 
 def is_busy(database: Path) -> bool:
-    """Whether nobody may begin to read."""
+    """Return True if no connection can begin to read."""
     connection = apsw.Connection(os.fspath(database))
     try:
         connection.execute("SELECT * FROM there").fetchall()
@@ -423,11 +423,11 @@ apsw.connection_hooks.append(lambda connection: connection.trace_v2(apsw.SQLITE_
 
 
 class TestThreads:
-    """No statement runs in the thread that hears the signals."""
+    """No statement runs in the thread that handles signals."""
 
     @pytest.fixture
     def variables(self, tmp_path: Path) -> dict[str, str]:
-        """Surroundings in which a process writes down, for each statement, which thread it runs in."""
+        """Return an environment in which a process records the thread of each statement."""
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(WATCH_THREADS)
         return {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}", "THREADS_SEEN": str(tmp_path / "seen")}
@@ -458,7 +458,7 @@ class TestThreads:
         assert self.seen(tmp_path) == {"other"}
 
     def test_the_means_of_seeing_it_work(self, tmp_path: Path, database: Path, variables: dict[str, str]) -> None:
-        """So that the two above can fail."""
+        """Proves that the two tests above can fail."""
         script = f"import apsw; apsw.Connection({str(database)!r}).execute('CREATE TABLE t (x)')"
         subprocess.run([sys.executable, "-c", script], env=environment(**variables), check=True)
 

@@ -1,4 +1,4 @@
-"""What systemd is told while the daemon works: that it lives, what it is at, that it needs time."""
+"""What the daemon sends to systemd while it works: watchdog pings, status, requests for more time."""
 
 import signal
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from pathlib import Path
 from daemon_process import DaemonProcess, holding, poll, ticks, writer_holding
 from support import execute, put_file, write_migration
 
-# Nobody waits for its end: SQLite looks at the clock within it.
+# Runs until it is interrupted: SQLite calls the progress handler during this statement.
 ENDLESS = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1e15) SELECT count(*) FROM c;"
-# One single step of SQLite's virtual machine, within which it looks at nothing.
-DEAF = "SELECT instr(zeroblob(4000000), zeroblob(2000000) || x'01');"
+# A single step of SQLite's virtual machine, during which no progress handler is called.
+UNINTERRUPTIBLE = "SELECT instr(zeroblob(4000000), zeroblob(2000000) || x'01');"
 WATCHED = {"WATCHDOG_USEC": "300000"}
 _HOLD_LOCK = """
 import sys
@@ -23,12 +23,12 @@ with file_locks.holding(sys.argv[1], file_locks.APPLYING, 0):
 
 
 def holder_of_lock(database: Path) -> AbstractContextManager[Callable[[], None]]:
-    """Another runner; the function given ends it."""
+    """Hold the database's lock in another process. Yields a function that ends it."""
     return holding(_HOLD_LOCK, database)
 
 
 def work_for(daemon: DaemonProcess, hundredths: int) -> None:
-    """Return when the daemon has used so much more of the processor."""
+    """Return when the daemon has used this much more processor time."""
     before = ticks(daemon.pid)
     poll(lambda: ticks(daemon.pid) >= before + hundredths, "the statement at work")
 
@@ -58,7 +58,7 @@ class TestWatchdog:
     def test_hung_worker_stops_the_pings(self, tmp_path: Path, migrations: Path) -> None:
         with DaemonProcess(tmp_path, variables=WATCHED) as daemon:
             daemon.wait_until_ready()
-            write_migration(migrations, 1, up=DEAF)
+            write_migration(migrations, 1, up=UNINTERRUPTIBLE)
             daemon.wait_for("migration.applying")
             work_for(daemon, 80)
             before = pings(daemon)
@@ -66,7 +66,7 @@ class TestWatchdog:
             work_for(daemon, 60)
 
             assert pings(daemon) == before
-            # The loop itself is well.
+            # The main loop itself still works.
             daemon.send(signal.SIGTERM)
             daemon.wait_for("daemon.stopping")
 
@@ -79,7 +79,7 @@ class TestWatchdog:
             daemon.pass_over_notices()
             for _ in range(5):
                 daemon.wait_for_notice("WATCHDOG")
-            # It is a start too, for which systemd waits.
+            # The daemon is still starting, so systemd waits for it.
             daemon.wait_for_notice("EXTEND_TIMEOUT_USEC")
             while "waiting for the lock of app.db, held by pid" not in daemon.wait_for_notice("STATUS")["STATUS"]:
                 pass
@@ -95,7 +95,7 @@ class TestWatchdog:
 
 class TestStatusLine:
     def test_status_line_shows_a_problem_at_once(self, tmp_path: Path, migrations: Path) -> None:
-        """The pass is not over yet: it waits for the second database."""
+        """The pass has not ended yet: it waits for the second database."""
         others = tmp_path / "others"
         others.mkdir()
         second = '[[target]]\ndatabases = ["b.db"]\nmigrations = "others"\n'
@@ -105,7 +105,7 @@ class TestStatusLine:
         with DaemonProcess(tmp_path) as daemon, writer_holding(tmp_path / "b.db"):
             daemon.wait_until_ready()
             daemon.pass_over_notices()
-            # Both before the next pass: the directory of the first is read first.
+            # Both changes before the next pass: it reads the directory of the first target first.
             write_migration(migrations, 1, "users", up="SELECT 1;")
             write_migration(others, 1)
             while "blocked" not in (notice := daemon.wait_for_notice("STATUS"))["STATUS"]:

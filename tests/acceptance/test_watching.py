@@ -1,4 +1,4 @@
-"""What can befall a watched directory while the daemon runs."""
+"""What can happen to a watched directory while the daemon runs."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
 @pytest.fixture
 def replacement(tmp_path: Path) -> Path:
-    """Another directory, with what is applied already and one more."""
+    """Make another directory, with the applied migrations and one more."""
     directory = tmp_path / "replacement"
     directory.mkdir()
     write_migration(directory, 1)
@@ -200,7 +200,7 @@ class TestQuantity:
         kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         if kept > 50_000:
             pytest.skip(f"{kept} events are kept here: too many to make in a test")
-        # Two files in turn: the kernel makes one of two equal events that follow each other.
+        # Alternate two files: the kernel merges equal events that follow each other.
         junk = [migrations / "a.txt", migrations / "b.txt"]
         for path in junk:
             path.touch()
@@ -258,7 +258,7 @@ class TestQuantity:
             moments = []
             for version in range(1, 31):
                 path = write_migration(source, version)
-                # A process for each: as slow as a person's script, and far slower than a pass.
+                # One process per file: as slow as a person's script, and far slower than a pass.
                 subprocess.run(["cp", path, migrations], check=True)
                 moments.append(time.monotonic())
             daemon.wait_for("migration.applied", version=30)
@@ -266,7 +266,7 @@ class TestQuantity:
             daemon.stop()
 
         assert applied_versions(database) == list(range(1, 31))
-        # On a busy machine some of them do not come shortly after each other.
+        # On a busy machine some of the files are written too late for the same pass.
         late = sum(second - first > 0.25 for first, second in pairwise(moments))
         assert len({line["run_id"] for line in daemon.logged("run.finished")}) <= 4 + late
 
@@ -293,7 +293,7 @@ class TestPolling:
 
 class TestReading:
     def test_read_error_is_retried_soon(self, tmp_path: Path, migrations: Path, database: Path) -> None:
-        """No event tells that it has passed, and the next look at everything is half a minute away."""
+        """No event reports that the error has gone, and the next full pass is half a minute away."""
         write_migration(migrations, 1)
         require(("strace", "-V"))
         failing = (

@@ -1,4 +1,4 @@
-"""What the tests under systemd share."""
+"""Fixtures of the tests under systemd."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from acceptance.systemd.service import Application, Service, install
 
 @pytest.fixture(scope="package")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """One systemd for all of them, with the units installed."""
+    """Start one systemd for all tests, with the units installed."""
     with Machine(tmp_path_factory.mktemp("machine")) as booted:
         install(booted, "migrated.service", "migrated@.service", "example-application.service")
         yield booted
@@ -17,7 +17,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture
 def application(machine: Machine) -> Iterator[Application]:
-    """The application that the units name: the user app, and /srv/app with one migration."""
+    """Return the application that the units name: user app, and /srv/app with one migration."""
     made = Application(machine, USER)
     made.configure()
     made.migration(1)
@@ -27,7 +27,7 @@ def application(machine: Machine) -> Iterator[Application]:
 
 @pytest.fixture
 def service(application: Application) -> Iterator[Service]:
-    """migrated.service, as it is in the repository."""
+    """Return migrated.service as it is in the repository."""
     made = Service(application.machine)
     yield made
     made.remove()

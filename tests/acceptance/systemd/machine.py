@@ -1,4 +1,4 @@
-"""A systemd of our own, thrown away afterwards, with the program in it as an operator would have installed it."""
+"""A private systemd in a namespace, with the program installed as an operator would do it."""
 
 import json
 import subprocess
@@ -12,17 +12,17 @@ from daemon_process import DEADLINE, children, poll, require
 from support import ROOT
 
 SERVICES = "/srv"
-"""Where the directory that tests and services share lies in there."""
+"""Where the directory shared by tests and services is mounted in the machine."""
 PROGRAM = "/usr/local/bin/migrated"
 USER = "app"
 OTHER_USER = "blog"
 FIRST_USER_ID = 4242
 
-# Whatever Python runs the tests, an ordinary user can read it in there.
+# Any Python that runs the tests must be readable by an ordinary user of the machine.
 _PYTHON = "/opt/python"
 _PACKAGES = "/opt/packages"
 SOURCE = "/opt/source"
-"""The checkout, as far as it is needed."""
+"""The parts of the checkout that the program needs."""
 _LAUNCHER = f"""\
 #!/bin/sh
 export LD_LIBRARY_PATH={_PYTHON}/lib PYTHONPATH={SOURCE}:{_PACKAGES} PYTHONDONTWRITEBYTECODE=1
@@ -36,7 +36,7 @@ _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--cgroup", "--pid")
 
 
 class Machine:
-    """What systemd looks after. A context manager; at its end every process of it is gone.
+    """A running systemd. Use it as a context manager: at the end all of its processes are gone.
 
     `shared` is the directory that is /srv in there. Skips the test where none can be had.
     """
@@ -62,7 +62,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Ctrl-C is for the tests; it ends when they do.
+            # Ctrl-C is meant for the tests; the machine ends when they do.
             start_new_session=True,
         )
         self._enter: list[str] = []
@@ -86,7 +86,7 @@ class Machine:
         assert self._process.returncode == 0, said
 
     def run(self, *command: str, as_user: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command in there to its end."""
+        """Run a command in the machine and wait for its end."""
         switch = ["setpriv", f"--reuid={as_user}", f"--regid={as_user}", "--clear-groups"] if as_user else []
         return subprocess.run(
             [*self._enter, *switch, *command],
@@ -99,7 +99,7 @@ class Machine:
         )
 
     def do(self, *command: str) -> str:
-        """Run what must succeed, and return what it printed."""
+        """Run a command that must succeed, and return its output."""
         done = self.run(*command)
         assert done.returncode == 0, (
             f"{command}: {done.stdout}{done.stderr}{self.run('journalctl', '-n30').stdout}"
@@ -107,7 +107,7 @@ class Machine:
         return done.stdout
 
     def path(self, path: str) -> Path:
-        """A file in there, as the tests' process reaches it; not for databases."""
+        """Return the path by which the test process reaches a file in the machine. Not for databases."""
         return Path(f"/proc/{self._pid}/root{path}")
 
     def read(self, path: str) -> str:
@@ -118,7 +118,7 @@ class Machine:
         self.path(path).write_text(text)
 
     def journal(self, *options: str) -> list[dict[str, Any]]:
-        """The journal's entries, oldest first."""
+        """Return the journal's entries, oldest first."""
         return [json.loads(line) for line in self.do("journalctl", "-a", "-o", "json", *options).splitlines()]
 
     def _has_booted(self, outside: int) -> bool:

@@ -1,4 +1,4 @@
-"""A service of the machine, set up as the comments of its unit say, with one application's directory."""
+"""A service of the machine, set up as its unit's comments say, and an application's directory."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELEC
 
 
 class Application:
-    """An application's directory, its own user's: /srv/NAME with its migrations and its database `app.db`."""
+    """An application's directory /srv/NAME, owned by its user, with migrations and `app.db`."""
 
     def __init__(self, machine: Machine, name: str, user: str = USER) -> None:
         self.machine = machine
@@ -32,11 +32,11 @@ class Application:
         self.own(self.directory, self.directory / "migrations")
 
     def migration(self, version: int, up: str | None = None) -> None:
-        """Put a migration file in place whole."""
+        """Write a migration file atomically."""
         self.own(write_migration(self.directory / "migrations", version, up=up))
 
     def configure(self, *lines: str, name: str = "migrated") -> None:
-        """Write /etc/migrated/NAME.toml; `lines` come first, before the target."""
+        """Write /etc/migrated/NAME.toml. `lines` come first, before the target."""
         target = [
             "[[target]]",
             f'databases = ["{self.inside}/app.db"]',
@@ -45,7 +45,7 @@ class Application:
         self.machine.write(f"/etc/migrated/{name}.toml", "\n".join([*lines, *target]) + "\n")
 
     def own(self, *paths: Path) -> None:
-        """Give files to the application's user."""
+        """Make the application's user the owner of files."""
         (number,) = (
             int(line.split(":")[2])
             for line in self.machine.read("/etc/passwd").splitlines()
@@ -59,7 +59,7 @@ class Application:
 
 
 class Service:
-    """A unit of ours in the machine. Its log is what came since this was made."""
+    """One of our units in the machine. Its log starts when this object is created."""
 
     def __init__(self, machine: Machine, unit: str = "migrated.service") -> None:
         self.machine = machine
@@ -67,34 +67,34 @@ class Service:
         self._since = time.time()
 
     def edit(self, *lines: str, section: str = "Service") -> None:
-        """What `systemctl edit` does."""
+        """Write a drop-in file, as `systemctl edit` does."""
         self.machine.write(f"{UNITS}/{self.unit}.d/override.conf", "\n".join([f"[{section}]", *lines]) + "\n")
         self.machine.do("systemctl", "daemon-reload")
 
     def text(self) -> str:
-        """The unit itself."""
+        """Write the unit file itself."""
         return self.machine.read(f"{UNITS}/{self.unit}")
 
     def start(self) -> None:
         self.machine.do("systemctl", "start", self.unit)
 
     def show(self, *properties: str) -> dict[str, str]:
-        """Properties as systemd has them now."""
+        """Return current properties as systemd reports them."""
         shown = self.machine.do("systemctl", "show", self.unit, *(f"--property={name}" for name in properties))
         return dict(line.split("=", 1) for line in shown.splitlines())
 
     def state(self) -> tuple[str, str, str]:
-        """Whether it is active, how it ended last, and how often it was started again by itself."""
+        """Return whether it is active, its last result, and how often systemd restarted it."""
         shown = self.show("ActiveState", "Result", "NRestarts")
         return shown["ActiveState"], shown["Result"], shown["NRestarts"]
 
     def entries(self) -> list[dict[str, Any]]:
-        """What its processes wrote to the journal."""
+        """Return what its processes wrote to the journal."""
         self.machine.do("journalctl", "--sync")
         return self.machine.journal(f"_SYSTEMD_UNIT={self.unit}", f"--since=@{self._since:.6f}")
 
     def lines(self) -> list[Line]:
-        """Its log. Each line must be JSON, and in the journal with the priority of its level."""
+        """Return its log. Every line must be JSON, with the journal priority that matches its level."""
         lines = []
         for entry in self.entries():
             line = json.loads(entry["MESSAGE"])
@@ -110,7 +110,7 @@ class Service:
         return self.logged(event)[-1]
 
     def remove(self) -> None:
-        """Have it stopped and forgotten, whatever its state."""
+        """Stop the unit and reset its state."""
         self.machine.run("systemctl", "kill", "--signal=KILL", self.unit)
         self.machine.run("systemctl", "stop", self.unit)
         self.machine.run("systemctl", "reset-failed", self.unit)
@@ -118,14 +118,14 @@ class Service:
 
 
 def install(machine: Machine, *units: str) -> None:
-    """Copy units of the project to where systemd looks for them."""
+    """Copy units of the project to systemd's directory."""
     for unit in units:
         machine.write(f"{UNITS}/{unit}", (ROOT / "systemd" / unit).read_text())
     machine.do("systemctl", "daemon-reload")
 
 
 def lasting(seconds: float) -> str:
-    """A statement that takes about so long on this machine."""
+    """Return a statement that takes about this long on this machine."""
     counted = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {}) SELECT count(*) FROM n;"
     before = time.monotonic()
     apsw.Connection(":memory:").execute(counted.format(_CALIBRATION)).fetchall()

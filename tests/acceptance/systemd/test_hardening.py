@@ -1,4 +1,4 @@
-"""What the service cannot do, tried from within: by a hook, which runs in the same surroundings as the daemon."""
+"""What the service cannot do, tried by a hook, which runs under the same restrictions as the daemon."""
 
 import pytest
 from acceptance.systemd.machine import Machine
@@ -6,10 +6,10 @@ from acceptance.systemd.service import Application, Service
 
 pytestmark = pytest.mark.long
 
-# Each gets a directory that is open to everybody by its mode, so that nothing but the unit stands in the way.
+# Each gets a subdirectory with mode 0777, so that only the unit can deny access.
 PLACES = ["/etc", "/home", "/mnt", "/opt", "/root", "/run", "/srv", "/usr", "/usr/local", "/var", "/var/lib"]
 OWN = ["/run/migrated", "/srv/app", "/srv/app/migrations", "/srv/app/.migrated"]
-PRIVATE = ["/tmp", "/var/tmp"]  # noqa: S108 - the service has some of its own
+PRIVATE = ["/tmp", "/var/tmp"]  # noqa: S108 - the service has private ones
 _PROBE = """\
 #!/bin/sh
 find / -maxdepth 3 -path /proc -prune -o -type d -writable -print 2> /dev/null | while read -r directory; do
@@ -66,7 +66,7 @@ def test_service_can_write_only_to_the_directory_of_the_databases(
 def test_probe_succeeds_without_the_restrictions_of_the_unit(
     service: Service, application: Application, opened: None
 ) -> None:
-    """So that it is the unit which holds, in the test above."""
+    """Proves that the unit denies access in the test above."""
     service.edit(
         *("ProtectSystem=no", "ProtectHome=no", "PrivateTmp=no", "ReadOnlyPaths=", "InaccessiblePaths="),
         *("RestrictNamespaces=no", "SystemCallFilter=", "CapabilityBoundingSet=~"),

@@ -1,4 +1,4 @@
-"""The service from its start to its stop, under a real systemd."""
+"""The service from start to stop under a real systemd."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.long
 
 
 def start_migration(service: Service, application: Application, version: int, up: str) -> None:
-    """Return when the running service has begun it."""
+    """Return when the running service has started this migration."""
     application.migration(version, up=up)
     poll(lambda: any(line["version"] == version for line in service.logged("migration.applying")), "it runs")
 
@@ -143,7 +143,7 @@ def test_wrong_usage_prevents_a_restart(service: Service) -> None:
 
 def test_second_daemon_is_not_restarted(service: Service, application: Application, machine: Machine) -> None:
     with DaemonProcess(application.directory, "-d", "app.db").wait_until_ready():
-        # Its lock belongs to root in this test, and the service must be able to look at it.
+        # The lock belongs to root in this test, and the service must be able to read it.
         application.own(*(application.directory / ".migrated").iterdir())
         _ends_for_good(service, 5)
     assert service.logged("lock.held") != []
@@ -166,7 +166,7 @@ def test_hung_service_is_killed_and_restarted_and_finishes(service: Service, app
     service.start()
     start_migration(service, application, 2, lasting(4.0))
     service.wait_for("migration.progress")
-    # Longer than its time was no trouble while it worked.
+    # While the daemon made progress, a pass longer than the watchdog interval was no problem.
     assert service.state() == ("active", "success", "0")
 
     service.machine.do("systemctl", "kill", "--kill-whom=main", "--signal=STOP", service.unit)

@@ -1,4 +1,4 @@
-"""What the manual says to type, typed; what is then in the journal; the unit that the program writes itself."""
+"""The manual's commands, executed; the resulting journal; the unit that the program writes."""
 
 import json
 import re
@@ -16,14 +16,14 @@ _RUNTIME = f"/run/user/{FIRST_USER_ID}"
 
 
 def commands(containing: str) -> str:
-    """The one block of commands in the topic that has this text."""
+    """Return the only block of commands with this text in the topic."""
     (found,) = [block for block in re.findall(r"```sh\n(.*?)```", _SECTION, re.DOTALL) if containing in block]
     return f"set -e\ncd {SOURCE}\n{found}"
 
 
 @pytest.fixture
 def bare(machine: Machine) -> Iterator[None]:
-    """As before anything was set up."""
+    """Remove all units again."""
     units = ("migrated.service", "migrated@.service")
     for path in (*(f"{UNITS}/{unit}" for unit in units), "/etc/migrated/migrated.toml"):
         machine.path(path).unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def test_commands_for_the_system_service_work(
     assert service.state() == ("active", "success", "0")
     assert machine.run("systemctl", "is-enabled", "migrated").stdout == "enabled\n"
     assert applied_versions(application.database) == [1]
-    # What the manual says about the status and the journal.
+    # What the manual says about status and journal.
     (status,) = re.findall(r'`(Status: "[^`]*")`', _SECTION)
     assert status in machine.do("systemctl", "status", "migrated")
     machine.do("journalctl", "--sync")
@@ -77,8 +77,8 @@ def test_commands_for_template_instances_work(
 
 @pytest.fixture
 def session(machine: Machine) -> Iterator[None]:
-    """A systemd of the user's own, as logging in starts it."""
-    # Who usually makes its directory needs the system's bus.
+    """Start a systemd of the user, as a login does."""
+    # Normally logind creates the runtime directory, but that needs the system bus.
     make = f"/usr/bin/install -d -m 700 -o {USER} -g {USER} {_RUNTIME}"
     unit = f"user@{FIRST_USER_ID}.service"
     once = "Type=oneshot\nRemainAfterExit=yes"

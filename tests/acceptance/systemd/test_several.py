@@ -1,4 +1,4 @@
-"""Several units beside one another: instances of the template, an application that needs a current database."""
+"""Several units together: template instances, and an application that needs a current database."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def instances(application: Application, other_application: Application) -> Itera
 
 @pytest.fixture
 def dependent(application: Application) -> Iterator[Service]:
-    """The example of an application's unit; the application itself only stays there."""
+    """Install the unit of the example application. The application itself only sleeps."""
     program = application.directory / "bin/application"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\nexec sleep infinity\n")
