@@ -142,6 +142,7 @@ class Alerts:
         log = self._log.bind(run_id=visit.run_id, database=outcome.database.name)
         self._applied += outcome.applied
         self._has_changed |= bool(outcome.applied or outcome.rolled_back)
+        # A visited database no longer waits for a halted rollout, whatever its outcome is.
         self._halt_timer.leave(path)
         if outcome.result in _FAILURES:
             tracked = self._tracked.setdefault(path, RetryState(outcome))
@@ -152,6 +153,7 @@ class Alerts:
         if was is not None:
             self._log_recovery(was, log)
         if outcome.pending:
+            # A pause or a stop cut the run short: the database is neither current nor in trouble.
             self._tracked[path] = RetryState(outcome)
             self._current.discard(path)
         else:
@@ -209,6 +211,8 @@ class Alerts:
         if not self._groups.setdefault(cause, FailureGroup()).join(outcome.database.path):
             self._has_changed |= not is_same
             return not is_same
+        # Every failed try is an event of its own. A refusal or an unavailable database is logged when its timer is
+        # due only: the daemon finds it in the same state at each pass.
         if outcome.result is OutcomeKind.FAILED:
             report_error(outcome, log)
         is_new = self._log_if_due(tracked, log, now)
@@ -269,6 +273,7 @@ class Alerts:
         if outcome.result in _BLOCKING:
             keys = failure_keys(error)
             if outcome.result is OutcomeKind.FAILED:
+                # The event `migration.failed` just before has the excerpt.
                 keys |= {"reason": f"{error.label} failed: {error.message}", "excerpt": None}
             log(events.DATABASE_BLOCKED, **keys)
         return repeated is None
@@ -319,6 +324,7 @@ class HaltTimer:
     def add(self, halted: RolloutHalted) -> None:
         """Add databases that wait for a halted rollout. A new halt restarts the timer."""
         if halted.is_new:
+            # The timer always gets the same cause, so only a new timer logs at once.
             self._last, self._timer = halted, RepeatTimer()
         self._paths |= {database.path for database in halted.databases}
 

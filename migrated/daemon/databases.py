@@ -70,6 +70,7 @@ class DatabaseRegistry:
 
     def found(self, databases: Iterable[DatabasePath], now: float) -> None:
         """Replace the set of databases: add new ones as `unknown`, and forget those that are gone."""
+        # Keep the objects of known databases: they hold the state and its `since`.
         self._states = {
             database.path: self._states.get(database.path) or DatabaseState(database, "unknown", now)
             for database in databases
@@ -100,7 +101,7 @@ class DatabaseRegistry:
         """Return the states of all databases in the order of the configuration."""
         return list(self._states.values())
 
-    def of(self, paths: Iterable[str]) -> list[DatabaseState]:
+    def select(self, paths: Iterable[str]) -> list[DatabaseState]:
         """Return the states of the databases at `paths`, without unknown paths; all if `paths` is empty."""
         wanted = list(paths)
         return [self._states[path] for path in wanted if path in self._states] if wanted else self.all()

@@ -160,6 +160,7 @@ class Directories:
         self.restarts += event.kind == "restored"
         directory.backend, directory.since = None if event.kind == "lost" else event.reason, now
         if event.kind == "lost":
+            # The line below is the first one: arm the timer, so that `log_repeats` waits for its interval.
             directory.lost_timer = RepeatTimer()
             directory.lost_timer.should_log(event.reason, now)
         self._log(_WATCH_EVENTS[event.kind], file=path, reason=event.reason)
@@ -191,11 +192,13 @@ class Directories:
             return
         if directory.unfinished_since is None:
             directory.unfinished_since = now
+        # Often at first, for a writer that is about to finish; rarely if the file stays as it is.
         waited = now - directory.unfinished_since
         self.rescan_at = now + max(FIRST_RESCAN_SECONDS, min(waited / 10, LONGEST_RESCAN_SECONDS))
 
     def _log_faults(self, directory: _Directory, now: float) -> None:
         if directory.watch.lost_reason is not None:
+            # `watch.lost` has been logged for the same cause.
             return
         if directory.fault is not None and directory.fault.error is not None:
             error = directory.fault.error
@@ -212,6 +215,7 @@ class Directories:
         if not listing.invalid and not unfinished:
             directory.repeat_timer = RepeatTimer()
             return
+        # All errors together are the cause: when one of two is fixed, the other is logged again at once.
         cause = "\n".join(
             [*map(str, listing.invalid), *(f"{remark.file}: {remark.reason}" for remark in unfinished)]
         )

@@ -27,6 +27,8 @@ class DaemonLocks:
         Raises `LockHeldError` naming the other daemon, `DatabaseError` if the directory does not exist.
         """
         path = lock_path(database, DAEMON)
+        # Worker threads visit databases of the same directory at once. Without the mutex the second one would find
+        # the lock taken by us and raise.
         with self._mutex:
             if str(path) not in self._held:
                 lock = ProcessLock(path, self._also)
@@ -51,6 +53,7 @@ class DaemonLocks:
         Another daemon could otherwise lock the new file while we hold only the deleted one. If it already has, our
         lock is dropped, and `ensure` raises when a database of that directory is visited.
         """
+        # A copy, because the loop deletes entries.
         for path, lock in list(self._held.items()):
             if not lock.is_intact():
                 lock.release()

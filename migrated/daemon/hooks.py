@@ -45,6 +45,7 @@ class PassHookCollector:
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
         """Forget databases that are no longer in the current set."""
+        # Normally no directory has errors: do not build a set of all paths in every pass.
         if not self._faults:
             return
         paths = {database.path for database in databases}
@@ -103,6 +104,7 @@ class HookQueue:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # After an exception nobody waits for the hook: without this, `shutdown` would, for up to its timeout.
         if error is not None:
             self._cancel_token.interrupt()
         self._thread.shutdown()

@@ -138,7 +138,7 @@ class Daemon:
             if now >= self._watchdog.check_at and self._watchdog.should_ping(now, self._progress_token()):
                 systemd.notify("WATCHDOG=1")
             self._requests.expire_waits(now)
-            self._status.look(now)
+            self._status.update(now)
             if self._pass is None:
                 self._start_work(worker, now)
             try:
@@ -263,6 +263,7 @@ class Daemon:
                 self._pass_hooks.found(databases)
                 self._databases.found(databases, now)
             case DatabaseDone(outcome):
+                # A stop cancels waits for locks. Reporting these as failures would log errors for an orderly stop.
                 is_reported = not self._cancel_token.stop_requested() or not _caused_by_stopping(outcome.error)
                 if is_reported:
                     self._databases.visited(outcome, now)
@@ -314,6 +315,7 @@ class Daemon:
         self._requests.pass_ended(time.monotonic())
         if self._cancel_token.is_stopping():
             return
+        # The socket may have been deleted, or the first lock exists only now.
         self._open_control()
         # A pass that a pause cut short has not visited every database, so the daemon is not ready yet.
         is_first = not self._ready and not self._requests.is_paused
@@ -324,6 +326,7 @@ class Daemon:
 
     def _reload(self) -> None:
         systemd.reloading()
+        # Take the new locks before anything changes, so that a failure leaves the old configuration in force.
         before = self._locks.held()
         try:
             config = self._load()
@@ -375,7 +378,7 @@ class Daemon:
         )
         databases = [
             database_view(each, now, back_off.due_at if (back_off := back_offs.get(each.database.path)) else None)
-            for each in self._databases.of(paths)
+            for each in self._databases.select(paths)
         ]
         return {"daemon": daemon, "databases": databases}
 

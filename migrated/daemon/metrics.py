@@ -66,6 +66,7 @@ class Metrics:
         if self.path is None:
             return
         try:
+            # Imported here because the library is an optional dependency.
             from prometheus_client import generate_latest
 
             _replace_file(self.path, generate_latest(self))
@@ -118,8 +119,10 @@ def _replace_file(path: str, content: bytes) -> None:
     The exporter runs as another user and may read at any moment.
     """
     beside = f"{path}.{os.getpid()}"
+    # A killed process with the same pid may have left this file.
     with suppress(FileNotFoundError):
         os.unlink(beside)
+    # Others may be able to write to the directory: never follow a link, nor write to a file that they created.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(beside, flags, _MODE), "wb") as file:

@@ -76,6 +76,7 @@ class ReconcileCache:
         log = _log_of(path)
         stamp = _stamp(path, log)
         self.forget(path)
+        # stamp[3] is the time of the database file, stamp[-1] that of its WAL if there is one.
         if stamp and has_rested(stamp[3], stamp[-1]):
             self._known[path] = hash((revision, *stamp))
             if log != f"{path}-wal":
@@ -144,6 +145,7 @@ class Reconciliation:
 
     def _report_databases(self, databases: Sequence[DatabasePath]) -> None:
         new = [database for database in databases if database.path not in self.known]
+        # Nothing new and the same number means the same set; comparing the sets at every pass would cost more.
         if new or len(databases) != len(self.known):
             self.post(DatabasesFound(tuple(databases)))
             self.cache.keep(database.path for database in databases)
@@ -236,6 +238,7 @@ class Reconciliation:
         self.cancel_token.beat()
         self.activity.visit(database.name)
         try:
+            # The lock is in the directory of the real file, so a link needs a check of its own.
             folder = os.path.dirname(database.path)
             if folder not in locked_directories or os.path.islink(database.path):
                 self.locks.ensure(database.path)
@@ -279,6 +282,7 @@ def _paths(databases: list[DatabasePath]) -> tuple[str, ...]:
 
 
 def _key(target: Target) -> str:
+    # Two targets may share a directory, each with its own halts and databases.
     return f"{target.migrations}: {target.databases}"
 
 

@@ -19,6 +19,7 @@ def retry_delay(failures: int, random: Callable[[], float]) -> float:
     The delay doubles from `FIRST_RETRY` up to `LONGEST_RETRY`. Half of it is random, so that many databases are
     not retried at the same moment. `random` returns numbers from 0 to 1.
     """
+    # Without a cap on the exponent, 2.0 ** 1024 raises OverflowError.
     longest = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 32))
     return float(longest * (0.5 + random() / 2))
 
@@ -120,6 +121,7 @@ class Debouncer:
         self._last = now
         if name:
             self._names.add(name)
+        # With two files, more of a checkout or a copy may follow.
         if name is None or len(self._names) > 1:
             self._full_delay = True
 

@@ -123,6 +123,7 @@ class Activity(Observer):
 
 
 def _io_of(thread: int | None) -> bytes:
+    # The thread may have ended meanwhile, and not every kernel has I/O accounting.
     with suppress(OSError):
         return Path(f"/proc/self/task/{thread}/io").read_bytes()
     return b""

@@ -16,6 +16,7 @@ def notify(*fields: str) -> None:
         return
     # A leading @ stands for Linux's abstract namespace.
     target = "\0" + address[1:] if address.startswith("@") else address
+    # A line end within a value would start another field.
     message = "\n".join(field.replace("\n", " ") for field in fields).encode(errors="replace")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
@@ -69,10 +70,10 @@ class StatusLine:
         self._is_stale = True
 
     def due_at(self) -> float:
-        """Return when to call `look`; infinity while nothing changed."""
+        """Return when to call `update`; infinity while nothing changed."""
         return self._next_at if self._is_stale else math.inf
 
-    def look(self, now: float) -> None:
+    def update(self, now: float) -> None:
         """Send the text if it changed and the update is due."""
         if now < self.due_at():
             return

@@ -33,6 +33,7 @@ from migrated.system.files import is_shared
 POLLING_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
 _RESCANS_AFTER_START = 2
+# The limits of inotify: watches per user, instances per user, open files of the system.
 _NO_MORE_WATCHES = {errno.ENOSPC, errno.EMFILE, errno.ENFILE}
 
 

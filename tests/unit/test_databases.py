@@ -99,5 +99,5 @@ def test_database_is_found_by_path_and_name_and_forgotten_when_it_is_gone(
 
 
 def test_selection_returns_the_requested_databases_or_all(databases: DatabaseRegistry) -> None:
-    assert [each.database for each in databases.of([OTHER.path, "/srv/nix.db"])] == [OTHER]
-    assert [each.database for each in databases.of([])] == [APP, OTHER]
+    assert [each.database for each in databases.select([OTHER.path, "/srv/nix.db"])] == [OTHER]
+    assert [each.database for each in databases.select([])] == [APP, OTHER]

@@ -46,6 +46,7 @@ def sockets(databases: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for folder, theirs in by_folder(databases).items():
         name = read_note(lock_in(folder, DAEMON)).get(SOCKET_KEY)
+        # The note may be damaged or of another version: a NUL would raise ValueError in connect().
         if isinstance(name, str) and os.path.isabs(name) and "\0" not in name:
             found.setdefault(name, []).extend(theirs)
     return found
@@ -88,6 +89,8 @@ def _parsed(line: bytes, path: str) -> dict[str, Any]:
 
 
 def _require_trust(channel: socket.socket, path: str) -> None:
+    # Root may talk to every daemon; a user only to their own and to root's. Another user's process could have
+    # created the socket, and would receive the request and forge the answer.
     user, own = peer_uid(channel), os.geteuid()
     if own not in {0, user} and user != 0:
         raise PermissionError(f"the socket {path} belongs to another user (uid {user})")

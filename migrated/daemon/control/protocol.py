@@ -18,6 +18,7 @@ Answer = dict[str, Any]
 QUICK = frozenset({"status"})
 """Requests that are always answered at once. The others may have to wait, for example for the end of a pass."""
 NAMES = ("status", "reload", "retry", "pause", "resume", "wait")
+# Python's timeouts raise OverflowError beyond about 9e9 seconds.
 _LONGEST_WAIT = 10.0**9
 
 
@@ -82,6 +83,7 @@ def parse(line: bytes) -> Request:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
+    # RecursionError: deeply nested input.
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -107,6 +109,7 @@ def _seconds(found: dict[str, Any], key: str) -> float | None:
     value = found.get(key)
     if value is None:
         return None
+    # bool is a subclass of int. A NaN fails the comparison.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
         raise ValueError(f"{key}: expected a number of seconds")
     return float(value)
@@ -121,6 +124,7 @@ ANSWER_TIMEOUT_SECONDS = 1.0
 """Time limit for an answer that a daemon gives at once."""
 _LONGEST_ADDRESS = 107
 _CHUNK = 65_536
+# `struct ucred`: pid, uid, gid.
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -171,6 +175,7 @@ def read_line(channel: socket.socket, longest: int, deadline: float | None) -> b
     """
     line = bytearray()
     while not line.endswith(b"\n"):
+        # A timeout of 0 would make the socket non-blocking.
         channel.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
         part = channel.recv(_CHUNK)
         if not part:
@@ -178,6 +183,7 @@ def read_line(channel: socket.socket, longest: int, deadline: float | None) -> b
         line += part.partition(b"\n")[0] + (b"\n" if b"\n" in part else b"")
         if len(line) > longest:
             raise ValueError(f"the line is longer than {longest} bytes")
+        # A client that sends byte by byte never runs into the timeout of recv().
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError("no complete line before the deadline")
     return bytes(line)

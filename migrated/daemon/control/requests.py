@@ -97,6 +97,8 @@ class RequestQueue:
             _answer(answers, _retry_answer(self._databases.get(path), now))
         self._trying = {}
         for wait in self._waits:
+            # A pass that was running when the request came may have visited its databases before the change that
+            # the client waits for.
             wait.is_seen = wait.is_seen or (self._is_full and self._passes > wait.pass_number)
             if wait.is_seen and not self._why_not_current(wait):
                 wait.pending.answer.set_result(accepted(current=True, missing=[]))

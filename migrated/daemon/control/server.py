@@ -36,6 +36,7 @@ MOST_WAITING = 8
 """How many connections may wait for a slow answer. The rest stays free for `status` requests."""
 CLIENT_TIMEOUT_SECONDS = 5.0
 """How long a client may take to send its request, and to read the answer."""
+# How often a waiting thread checks whether the daemon stops or the client has gone.
 _LOOK_UP_SECONDS = 0.25
 _BUSY = declined("too many connections", "try again", "BUSY")
 
@@ -102,6 +103,7 @@ class ControlSocket:
             self._connected.add(channel)
             try:
                 if len(self._connected) > MOST_CONNECTIONS:
+                    # Timeout 0: the accepting thread must not wait for a client.
                     self._send(channel, _BUSY, 0)
                     self._drop(channel)
                 else:
