@@ -290,15 +290,15 @@ class Alerts:
         A database that was not visited yet, or whose run was cut short by a pause, is in none of the states. An
         unavailable database counts no pending migrations: they are unknown.
         """
-        troubled = Counter(tracked.outcome.result for tracked in self._tracked.values())
+        by_result = Counter(tracked.outcome.result for tracked in self._tracked.values())
         pending = sum(
             tracked.outcome.pending for tracked in self._tracked.values() if tracked.outcome.result in _FAILURES
         )
         return {
             "databases": len(self._known),
             "current": len(self._current),
-            "blocked": sum(troubled[result] for result in _BLOCKING),
-            "unavailable": troubled[OutcomeKind.UNAVAILABLE],
+            "blocked": sum(by_result[result] for result in _BLOCKING),
+            "unavailable": by_result[OutcomeKind.UNAVAILABLE],
             "pending": pending,
         }
 

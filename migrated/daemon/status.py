@@ -60,13 +60,13 @@ class Activity(Observer):
     def __init__(self) -> None:
         self._began = 0.0
         self._thread: int | None = None
-        self._doing: dict[int, CurrentWork] = {}
+        self._current: dict[int, CurrentWork] = {}
 
     @property
     def now(self) -> CurrentWork | None:
         """The work that began first; None while there is none."""
         # Copy the dict atomically: iterating over it fails if another thread adds or removes an entry meanwhile.
-        return min([*self._doing.copy().values()], key=lambda work: work.since, default=None)
+        return min([*self._current.copy().values()], key=lambda work: work.since, default=None)
 
     def begin(self) -> None:
         """Note that a pass begins in the calling thread."""
@@ -74,15 +74,15 @@ class Activity(Observer):
 
     def visit(self, database: str) -> None:
         """Note that the calling thread starts with a database."""
-        self._doing[threading.get_native_id()] = CurrentWork(database, time.monotonic())
+        self._current[threading.get_native_id()] = CurrentWork(database, time.monotonic())
 
     def leave(self) -> None:
         """Note that the calling thread is done with its database."""
-        self._doing.pop(threading.get_native_id(), None)
+        self._current.pop(threading.get_native_id(), None)
 
     def end(self) -> None:
         """Note that the pass has ended."""
-        self._doing.clear()
+        self._current.clear()
 
     def long_running(self, now: float) -> CurrentWork | None:
         """Return the current work if it takes longer than a second; None otherwise.
@@ -100,7 +100,7 @@ class Activity(Observer):
 
         They also advance within a single long step of SQLite, such as a VACUUM, during which no callback runs.
         """
-        return tuple(_io_of(thread) for thread in (self._thread, *self._doing.copy()))
+        return tuple(_io_of(thread) for thread in (self._thread, *self._current.copy()))
 
     def lock_waiting(self, holder: str) -> None:
         self._change(lambda work: CurrentWork(work.database, time.monotonic(), waiting_for=holder))
@@ -118,8 +118,8 @@ class Activity(Observer):
 
     def _change(self, change: Callable[[CurrentWork], CurrentWork]) -> None:
         thread = threading.get_native_id()
-        if thread in self._doing:
-            self._doing[thread] = change(self._doing[thread])
+        if thread in self._current:
+            self._current[thread] = change(self._current[thread])
 
 
 def _io_of(thread: int | None) -> bytes:

@@ -88,7 +88,7 @@ class TestStart:
                 (2, "second", checksum("CREATE TABLE t2 (id INTEGER PRIMARY KEY);")),
             ]
             assert daemon.stop() == 0
-        told = [line["event"] for line in daemon.lines]
+        event_names = [line["event"] for line in daemon.lines]
         in_order = [
             "daemon.starting",
             "config.loaded",
@@ -99,9 +99,11 @@ class TestStart:
             "daemon.stopping",
             "daemon.stopped",
         ]
-        assert [told.index(event) for event in in_order] == sorted(told.index(event) for event in in_order)
-        assert told[0] == "daemon.starting"
-        assert told[-1] == "daemon.stopped"
+        assert [event_names.index(event) for event in in_order] == sorted(
+            event_names.index(event) for event in in_order
+        )
+        assert event_names[0] == "daemon.starting"
+        assert event_names[-1] == "daemon.stopped"
         assert [line["version"] for line in daemon.logged("migration.applied")] == [1, 2]
         assert len(daemon.logged("database.created", database="app.db")) == 1
         (finished,) = daemon.logged("run.finished")
@@ -358,21 +360,21 @@ class TestBadFile:
 
 
 class TestSeveralDatabases:
-    @pytest.mark.parametrize("trouble", ["a failing migration", "a file that is no database"])
+    @pytest.mark.parametrize("problem", ["a failing migration", "a file that is no database"])
     def test_broken_database_does_not_stop_the_others(
-        self, tmp_path: Path, migrations: Path, trouble: str
+        self, tmp_path: Path, migrations: Path, problem: str
     ) -> None:
         configure(tmp_path, 'databases = ["a.db", "b.db", "c.db"]')
         write_migration(migrations, 1)
         broken = tmp_path / "b.db"
-        if trouble == "a failing migration":
+        if problem == "a failing migration":
             execute(broken, "CREATE TABLE t1 (other)")
         else:
             broken.write_bytes(b"no database at all" * 100)
         content = broken.read_bytes()
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
-            event = "migration.failed" if trouble == "a failing migration" else "database.unavailable"
+            event = "migration.failed" if problem == "a failing migration" else "database.unavailable"
             assert {line["database"] for line in daemon.logged(event)} == {"b.db"}
             write_migration(migrations, 2)
             daemon.wait_for("migration.applied", version=2, database="a.db")
@@ -628,8 +630,8 @@ class TestSignals:
             daemon.wait_for("migration.applying", version=1)
 
             assert daemon.stop() == 0
-        told = [line["event"] for line in daemon.lines]
-        assert told.index("daemon.stopping") < told.index("migration.applied")
+        event_names = [line["event"] for line in daemon.lines]
+        assert event_names.index("daemon.stopping") < event_names.index("migration.applied")
         assert query(database, "SELECT n FROM counted") == [(4_000_000,)]
         assert applied_versions(database) == [1]
         assert daemon.logged("migration.applying", version=2) == []

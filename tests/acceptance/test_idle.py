@@ -74,10 +74,10 @@ def test_many_passes_leave_memory_descriptors_and_log_unchanged(tmp_path: Path, 
         daemon.stop()
 
     assert grown <= 256, f"{grown} kB more after 800 passes"
-    said = [line["event"] for line in daemon.lines[lines:]]
-    assert set(said) <= {"database.unavailable", "daemon.stopping", "daemon.stopped"}
+    seen = [line["event"] for line in daemon.lines[lines:]]
+    assert set(seen) <= {"database.unavailable", "daemon.stopping", "daemon.stopped"}
     # The missing database is retried after 1, 2, 4 … seconds, and logged once a minute at most.
-    assert said.count("database.unavailable") <= 1
+    assert seen.count("database.unavailable") <= 1
 
 
 def test_idle_daemon_wakes_only_for_its_timers(tmp_path: Path, migrations: Path) -> None:
@@ -89,9 +89,9 @@ def test_idle_daemon_wakes_only_for_its_timers(tmp_path: Path, migrations: Path)
         idle(daemon, 3)
         woken, used = switches(daemon.pid) - before, ticks(daemon.pid) - used
         seconds = time.monotonic() - began
-        said = len(daemon.lines)
+        seen = len(daemon.lines)
         daemon.stop()
 
     assert woken <= 4 * seconds, f"{woken} times in {seconds:.1f} seconds"
     assert used <= 2 * seconds, f"{used} hundredths of a second of work in {seconds:.1f} seconds"
-    assert [line["event"] for line in daemon.lines[said:]] == ["daemon.stopping", "daemon.stopped"]
+    assert [line["event"] for line in daemon.lines[seen:]] == ["daemon.stopping", "daemon.stopped"]

@@ -148,8 +148,8 @@ def test_metrics_table_of_the_manual_matches_the_code(tmp_path: Path) -> None:
     file = tmp_path / "migrated.prom"
     config = Config("", (), metrics_file=str(file))
     log = logger.configure("json", "critical")
-    tracker = Alerts(log, random.random)
-    Metrics(config.metrics_file, tracker, Directories(log, lambda _path, _name: None), log).write()
+    alerts = Alerts(log, random.random)
+    Metrics(config.metrics_file, alerts, Directories(log, lambda _path, _name: None), log).write()
     topic = (ROOT / "migrated" / "docs" / "metrics.md").read_text()
     in_manual = re.findall(r"^\| `(migrated_\w+)", topic, re.MULTILINE)
 

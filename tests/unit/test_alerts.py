@@ -296,12 +296,12 @@ def many(size: int) -> list[DatabasePath]:
 
 def test_first_few_databases_are_logged_and_the_others_counted_at_the_end_of_the_pass(log: AlertLog) -> None:
     log.alerts.found(many(10))
-    news = [log.alerts.visited(unavailable(of=database), 0.0) for database in many(10)]
+    reported_new = [log.alerts.visited(unavailable(of=database), 0.0) for database in many(10)]
     log.alerts.pass_ended(1.0, "r1")
     lines = [line for line in log.lines() if line["event"] == "database.unavailable"]
 
     # `visited` reports every database as new, so that hooks run for all of them.
-    assert news == [True] * 10
+    assert reported_new == [True] * 10
     assert [line.get("database") for line in lines] == ["0.db", "1.db", "2.db", None]
     assert lines[-1]["databases"] == 7
     assert "repeated" not in lines[-1]
@@ -429,7 +429,7 @@ def test_database_that_was_removed_and_returned_starts_over(log: AlertLog) -> No
 
 
 @pytest.mark.parametrize(
-    ("visited", "rest"),
+    ("visited", "back_off"),
     [
         pytest.param(current(), None, id="current"),
         pytest.param(applied(), None, id="applied"),
@@ -448,10 +448,10 @@ def test_database_that_was_removed_and_returned_starts_over(log: AlertLog) -> No
         ),
     ],
 )
-def test_failed_database_backs_off(log: AlertLog, visited: DatabaseDone, rest: BackOff | None) -> None:
+def test_failed_database_backs_off(log: AlertLog, visited: DatabaseDone, back_off: BackOff | None) -> None:
     log.after(visited, 100.0)
 
-    assert log.alerts.backing_off() == ({"/srv/app.db": rest} if rest else {})
+    assert log.alerts.backing_off() == ({"/srv/app.db": back_off} if back_off else {})
 
 
 def test_back_off_doubles_with_each_failure_in_a_row(log: AlertLog) -> None:
@@ -525,7 +525,7 @@ def test_reload_ends_every_back_off(log: AlertLog) -> None:
         pytest.param([current(), applied(OTHER)], (2, 2, 0, 0, 0), id="both well"),
         pytest.param([failed(), refusal(of=OTHER)], (2, 0, 2, 0, 6), id="two blocked"),
         pytest.param([unavailable(), refusal(of=OTHER)], (2, 0, 1, 1, 3), id="one of each"),
-        pytest.param([refusal(), current()], (2, 1, 0, 0, 0), id="mended"),
+        pytest.param([refusal(), current()], (2, 1, 0, 0, 0), id="fixed"),
     ],
 )
 def test_counts(log: AlertLog, visits: list[DatabaseDone], counts: tuple[int, ...]) -> None:
@@ -560,7 +560,7 @@ def test_counts(log: AlertLog, visits: list[DatabaseDone], counts: tuple[int, ..
             "1 unavailable: other.db: database is locked",
             id="one of each",
         ),
-        pytest.param([refusal(), current()], "1 of 2 databases current", id="mended"),
+        pytest.param([refusal(), current()], "1 of 2 databases current", id="fixed"),
     ],
 )
 def test_summary(log: AlertLog, visits: list[DatabaseDone], summary: str) -> None:

@@ -57,13 +57,13 @@ def test_status_is_answered_at_once(case: Case) -> None:
 
 
 def test_reload_is_answered_at_once_or_when_done(case: Case) -> None:
-    quick, patient = case.ask("reload"), case.ask("reload", wait=True)
+    quick, waiting = case.ask("reload"), case.ask("reload", wait=True)
     assert case.requests.reload_wanted
-    assert (quick.result(0)["ok"], patient.done()) == (True, False)
+    assert (quick.result(0)["ok"], waiting.done()) == (True, False)
     case.requests.reloaded(ConfigError("no such key", hint="look it up"))
 
     assert not case.requests.reload_wanted
-    assert patient.result(0)["error"] == {"code": "CONFIG", "message": "no such key", "hint": "look it up"}
+    assert waiting.result(0)["error"] == {"code": "CONFIG", "message": "no such key", "hint": "look it up"}
 
 
 def test_retry_is_answered_after_the_pass_that_took_it(case: Case) -> None:

@@ -90,12 +90,12 @@ def test_back_off_is_over(
     now: float,
     over: bool,
 ) -> None:
-    rest = BackOff(7, FILE, 10.0, permanent)
+    back_off = BackOff(7, FILE, 10.0, permanent)
 
-    assert over is rest.is_over(migrations, database, now)
+    assert over is back_off.is_over(migrations, database, now)
 
 
 def test_file_that_appears_ends_the_back_off() -> None:
-    rest = BackOff(7, GONE, 10.0, permanent=True)
+    back_off = BackOff(7, GONE, 10.0, permanent=True)
 
-    assert rest.is_over(7, FILE, 0.0)
+    assert back_off.is_over(7, FILE, 0.0)
