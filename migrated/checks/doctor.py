@@ -99,10 +99,10 @@ def _examine_database(
 def _check_metrics(path: str) -> Iterator[Finding]:
     directory = os.path.dirname(path)
     if os.access(directory, os.W_OK | os.X_OK):
-        yield ok("metrics", path, "it can be written")
+        yield ok("metrics", path, "writable")
     else:
-        hint = f"make {directory}, or give this user the right to write there"
-        yield problem("metrics", path, "its directory is missing or may not be written", hint)
+        hint = f"create {directory}, or give this user write access to it"
+        yield problem("metrics", path, "its directory is missing or not writable", hint)
 
 
 def _check_hook(name: HookName, program: str, directory: str) -> Iterator[Finding]:
@@ -111,8 +111,8 @@ def _check_hook(name: HookName, program: str, directory: str) -> Iterator[Findin
     if found:
         yield ok("hooks", name, f"runs {found}")
     else:
-        hint = "check its name, and that this user may run it"
-        yield problem("hooks", name, f"there is no program {program} that could be run", hint)
+        hint = "check its name, and that this user may execute it"
+        yield problem("hooks", name, f"program {program} does not exist or is not executable", hint)
 
 
 def _surviving(check: str, subject: str, work: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
@@ -121,4 +121,4 @@ def _surviving(check: str, subject: str, work: Callable[[], Iterable[Finding]]) 
     except MigrationError as error:
         yield of_error(check, subject, error)
     except Exception as surprise:  # noqa: BLE001 - one check's surprise must not stop the others
-        yield problem(check, subject, f"this could not be looked at: {surprise}", None)
+        yield problem(check, subject, f"the check failed: {surprise}", None)

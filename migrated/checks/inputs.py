@@ -41,16 +41,16 @@ def check_usable(database: DatabasePath, target: Target) -> Iterator[Finding]:
         status = os.stat(database.path)
     except FileNotFoundError:
         if may_be_made:
-            yield ok("database.usable", database.name, "not there yet; it is made by the first run")
+            yield ok("database.usable", database.name, "does not exist yet; the first run creates it")
         else:
             hint = "check the path, or set create = true"
-            yield problem("database.usable", database.name, "it is missing, and may not be created", hint)
+            yield problem("database.usable", database.name, "missing, and may not be created", hint)
         return
     owner = permissions.name_of(status.st_uid)
-    yield ok("database.usable", database.name, f"it can be written, and belongs to {owner}")
+    yield ok("database.usable", database.name, f"writable, owned by {owner}")
     if os.geteuid() == 0 != status.st_uid:
         hint = f"run `migrated doctor` as {owner}, if the service does"
-        yield warning("database.usable", database.name, f"root may do more with it than {owner}", hint)
+        yield warning("database.usable", database.name, f"checked as root, who has more access than {owner}", hint)
 
 
 def check_content(
@@ -73,7 +73,7 @@ def check_content(
         if not error.code.startswith("SQLITE_BUSY"):
             raise
         by = f", by {error.holder}" if error.holder else ""
-        yield warning("database.content", database.name, f"it is in use at the moment{by}", "try again later")
+        yield warning("database.content", database.name, f"in use at the moment{by}", "try again later")
         return
     counts = f"{len(record.applied)} applied"
     if migrations is None:
@@ -99,13 +99,13 @@ def check_file_system(database: DatabasePath) -> Iterator[Finding]:
 def judge_file_system(name: str, kind: str, *, shared: bool, wal: bool) -> Finding:
     """What to say of a file system of this kind."""
     if not shared:
-        return ok("database.file_system", name, f"it lies on {kind or 'an unknown file system'}")
-    hint = "keep it on a local disk of the machine that uses it"
+        return ok("database.file_system", name, f"on {kind or 'an unknown file system'}")
+    hint = "keep the database on a local disk of the machine that uses it"
     if wal:
         return problem(
-            "database.file_system", name, f"WAL mode does not work between machines, as on {kind}", hint
+            "database.file_system", name, f"on {kind}, where WAL mode does not work between machines", hint
         )
-    return warning("database.file_system", name, f"it lies on {kind}, where locks are not to be relied on", hint)
+    return warning("database.file_system", name, f"on {kind}, where file locks are unreliable", hint)
 
 
 def check_owners(database: DatabasePath) -> Iterator[Finding]:
@@ -126,9 +126,7 @@ def check_owners(database: DatabasePath) -> Iterator[Finding]:
         for user in dict.fromkeys((owner, os.geteuid())):
             if (owned_by := _useless_for(user, path)) is None:
                 continue
-            text = (
-                f"it belongs to {permissions.name_of(owned_by)}, and {permissions.name_of(user)} cannot write it"
-            )
+            text = f"owned by {permissions.name_of(owned_by)}, not writable by {permissions.name_of(user)}"
             hint = f"`chown --reference={shlex.quote(real)} {shlex.quote(path)}`; do not delete it"
             # An owner who has others migrate his database needs nothing of ours.
             say = warning if path in ours and user != os.geteuid() else problem
@@ -158,11 +156,11 @@ def check_room(database: DatabasePath, target: Target) -> Iterator[Finding]:
 
 def judge_room(name: str, size: int, free: int, snapshots: SnapshotPolicy) -> Finding:
     """What to say of so many bytes free beside a database of this size."""
-    text = f"{readable_size(free)} free on its disk, and it has {readable_size(size)}"
+    text = f"{readable_size(free)} free on its disk, database size {readable_size(size)}"
     wanted = snapshots.when is not SnapshotWhen.NEVER and size <= snapshots.max_size
     if wanted and free < size + _MARGIN:
-        hint = "free some space, or have fewer snapshots (keep, max_size)"
-        return problem("database.room", name, f"{text}: there is no room for a snapshot", hint)
+        hint = "free some space, or store fewer snapshots (keep, max_size)"
+        return problem("database.room", name, f"{text}: not enough for a snapshot", hint)
     if free < _REBUILD * size:
         hint = f"keep {_REBUILD} times its size free"
         return warning("database.room", name, f"{text}: a migration that rebuilds a large table may not fit", hint)
@@ -176,8 +174,8 @@ def check_leftovers(database: DatabasePath) -> Iterator[Finding]:
         yield warning(
             "database.leftovers",
             path,
-            f"an unfinished snapshot of {readable_size(size)}",
-            f"the next snapshot removes it; or `rm {shlex.quote(path)}` while nothing is being applied",
+            f"unfinished snapshot ({readable_size(size)})",
+            f"the next snapshot removes it; or `rm {shlex.quote(path)}` while no migration is running",
         )
 
 
@@ -190,10 +188,13 @@ def check_files(directory: str, listing: Listing) -> Iterator[Finding]:
         yield of_error("migrations.files", error.file or directory, error)
     for remark in listing.unfinished:
         yield warning(
-            "migrations.files", remark.file, f"not finished: {remark.reason}", "try again once it is whole"
+            "migrations.files",
+            remark.file,
+            f"incomplete: {remark.reason}",
+            "run this again once the file is complete",
         )
     for remark in listing.ignored:
-        yield warning("migrations.files", remark.file, f"not used: {remark.reason}", "rename it, or move it away")
+        yield warning("migrations.files", remark.file, f"ignored: {remark.reason}", "rename it, or move it away")
     drafts = sum(migration.is_draft for migration in listing.migrations)
     if not listing.invalid:
         text = f"{len(listing.migrations) - drafts} migrations" + (f", {drafts} drafts" if drafts else "")
@@ -215,8 +216,8 @@ def check_safety(directory: str, listing: Listing, *, insecure_allowed: bool) ->
         yield warning(
             "migrations.permissions",
             directory,
-            f"it belongs to {name}, and what is put there is run as root",
-            f"run the program as {name} (User= in the unit)",
+            f"owned by {name}, while migrations run as root: {name} can then act as root",
+            f"run migrated as {name} (User= in the unit)",
         )
 
 
@@ -232,13 +233,15 @@ def check_events(directory: str, mode: WatchMode) -> Iterator[Finding]:
         yield problem(
             "watch.hears",
             directory,
-            f"it lies on {kind}, where what other machines change makes no events",
+            f"on {kind}, where changes made by other machines cause no events",
             'set watch = "auto" or "polling"',
         )
         return
     parent = os.path.dirname(real)
     if os.stat(parent).st_dev != os.stat(real).st_dev or not os.access(parent, os.W_OK | os.X_OK):
-        yield ok("watch.hears", directory, f"not tried: nothing may be made beside it on its file system ({kind})")
+        yield ok(
+            "watch.hears", directory, f"not tested: no writable directory beside it on its file system ({kind})"
+        )
         return
     beside = tempfile.mkdtemp(prefix=".migrated-doctor-", dir=parent)
     try:
@@ -256,14 +259,14 @@ def _probe(directory: str, beside: str, mode: WatchMode, kind: str) -> Finding:
         news = watch.check()
         if news is None or news.kind == "lost":
             reason = news.reason if news else "no reason is known"
-            return problem("watch.hears", directory, f"it cannot be watched: {reason}", 'set watch = "polling"')
+            return problem("watch.hears", directory, f"cannot be watched: {reason}", 'set watch = "polling"')
         (Path(beside) / "probe").write_bytes(b"")
         if not heard.wait(HEARING_SECONDS):
-            text = f"a file was written on its file system ({kind}), and no event came in {HEARING_SECONDS:g} s"
+            text = f"no event within {HEARING_SECONDS:g} s after a file was written on its file system ({kind})"
             return problem("watch.hears", directory, text, 'set watch = "polling"')
     finally:
         watch.stop()
     if news.reason == "polling" and mode == "auto" and not is_shared(beside):
         hint = "raise fs.inotify.max_user_instances and max_user_watches (sysctl)"
-        return warning("watch.hears", directory, "it is polled: there are no inotify watches left", hint)
-    return ok("watch.hears", directory, f"changes are heard by {news.reason} ({kind})")
+        return warning("watch.hears", directory, "polled, because no inotify watches are left", hint)
+    return ok("watch.hears", directory, f"changes are noticed by {news.reason} ({kind})")

@@ -47,7 +47,7 @@ def check_systemd() -> Iterator[Finding]:
     """Which systemd there is, where there is one."""
     program = shutil.which("systemctl")
     if program is None:
-        yield ok("systemd.version", "systemd", "not here")
+        yield ok("systemd.version", "systemd", "not installed")
         return
     try:
         said = subprocess.run(  # noqa: S603 - found on the path, as a shell would
@@ -57,12 +57,12 @@ def check_systemd() -> Iterator[Finding]:
         said = ""
     found = re.match(r"systemd (\d+)", said)
     runs = "" if os.path.isdir("/run/systemd/system") else ", not running"
-    yield ok("systemd.version", "systemd", f"{found[1] if found else 'of an unknown version'}{runs}")
+    yield ok("systemd.version", "systemd", f"{found[1] if found else 'unknown version'}{runs}")
 
 
 def check_user() -> Iterator[Finding]:
     """As whom this runs."""
-    yield ok("user", "user", f"this is {permissions.name_of(os.geteuid())}")
+    yield ok("user", "user", f"running as {permissions.name_of(os.geteuid())}")
 
 
 def check_inotify() -> Iterator[Finding]:
@@ -72,7 +72,7 @@ def check_inotify() -> Iterator[Finding]:
             int((_INOTIFY / name).read_text()) for name in ("max_user_watches", "max_user_instances")
         )
     except (OSError, ValueError):
-        yield ok("inotify.limits", "inotify", "its limits cannot be told")
+        yield ok("inotify.limits", "inotify", "limits unknown")
         return
     yield judge_inotify(watches, instances, _instances_in_use())
 
@@ -116,13 +116,13 @@ def check_time() -> Iterator[Finding]:
 def judge_time(state: int) -> Finding:
     """What adjtimex() says of the clock."""
     if state < 0:
-        return ok("clock.synchronised", "clock", "whether it is synchronised cannot be told")
+        return ok("clock.synchronised", "clock", "unknown whether it is synchronised")
     if state == _TIME_ERROR:
         return warning(
             "clock.synchronised",
             "clock",
-            "it is not synchronised: times in the ledger and the log may be wrong",
-            "`timedatectl set-ntp true`, or what else keeps the time on this machine",
+            "not synchronised: times in the migrations table and the log may be wrong",
+            "`timedatectl set-ntp true`, or start another time service",
         )
     return ok("clock.synchronised", "clock", "synchronised")
 
@@ -141,7 +141,7 @@ def check_locks(database: str) -> Iterator[Finding]:
         if not path.exists():
             yield ok(f"locks.{which.partition('.')[0]}", str(path), f"{free}: the lock was never taken")
         elif (found := _is_held(path)) is None:
-            yield ok(f"locks.{which.partition('.')[0]}", str(path), "whether it is held cannot be told")
+            yield ok(f"locks.{which.partition('.')[0]}", str(path), "unknown whether it is held")
         else:
             text = f"{held}: {file_locks.ProcessLock(path).holder()}" if found else free
             yield ok(f"locks.{which.partition('.')[0]}", str(path), text)
@@ -180,10 +180,10 @@ def check_clock(directory: str) -> Iterator[Finding]:
 def judge_clock(directory: str, difference: float) -> Finding:
     """What to say of a file that is this many seconds younger than the clock."""
     if abs(difference) <= _LONGEST_DIFFERENCE:
-        return ok("clock.files", directory, "its files have the time of this machine")
+        return ok("clock.files", directory, "file times match the clock of this machine")
     return warning(
         "clock.files",
         directory,
-        f"its files are {difference:+.0f} s off the clock of this machine",
-        "synchronise the clocks of both: whether a file has rested is told by its time",
+        f"file times differ by {difference:+.0f} s from the clock of this machine",
+        "synchronise both clocks: the time of a file tells that it is no longer being written",
     )

@@ -23,13 +23,13 @@ def without_a_daemon(database: DatabasePath, work: Callable[[], Outcome]) -> Out
     except LockHeldError as held:
         ours = next((command for command in _OURS if command in (held.holder or "")), None)
         if ours is not None:
-            held.message = (
-                f"another `{ours.removeprefix('migrated ')}` is at work beside {database.name}: {held.holder}"
-            )
+            held.message = f"another `{ours}` is running on {database.name}: {held.holder}"
             held.hint = "wait until it has finished"
         else:
-            held.message = f"a daemon looks after {database.name} and would apply it again: {held.holder}"
-            held.hint = "take the file out of the migrations directory first, or stop the daemon"
+            held.message = (
+                f"a daemon is running on {database.name} and would apply the migrations again: {held.holder}"
+            )
+            held.hint = "first move the file out of the migrations directory, or stop the daemon"
         return Outcome(database, OutcomeKind.UNAVAILABLE, error=held)
     except MigrationError as error:
         return Outcome(database, OutcomeKind.UNAVAILABLE, error=error)

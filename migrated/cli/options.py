@@ -30,7 +30,7 @@ def add_global(parser: argparse.ArgumentParser, *, before: bool) -> None:
         metavar="PATH-or-GLOB",
         action="append",
         default=[],
-        help="a database, or a glob; may be repeated (default: $DATABASE_URL, else ./app.db)",
+        help="a database or a glob; may be repeated (default: $DATABASE_URL, else ./app.db)",
     )
     group.add_argument(
         "-m", "--migrations", dest=f"{prefix}migrations", metavar="DIR", help="default: ./migrations"
@@ -46,7 +46,7 @@ def add_global(parser: argparse.ArgumentParser, *, before: bool) -> None:
         "--allow-insecure-permissions",
         dest=f"{prefix}allow_insecure_permissions",
         action="store_true",
-        help="use migrations and a configuration that others can write",
+        help="use a configuration and migrations that other users can write",
     )
 
 
@@ -111,5 +111,5 @@ def add_lock_timeout(parser: argparse.ArgumentParser) -> None:
 def add_how_far_down(parser: argparse.ArgumentParser) -> None:
     """The options of the commands that roll back."""
     how_far = parser.add_mutually_exclusive_group()
-    how_far.add_argument("--to", type=version, metavar="V", help="everything above V; 0: everything")
-    how_far.add_argument("--steps", type=count, metavar="N", help="the N highest (default: 1)")
+    how_far.add_argument("--to", type=version, metavar="V", help="roll back everything above V; 0: everything")
+    how_far.add_argument("--steps", type=count, metavar="N", help="roll back the N newest (default: 1)")

@@ -79,6 +79,8 @@ def _pass_on(number: signal.Signals, supervision: CancelToken, stop_grace: float
         return
     supervision.stop(number.name, time.monotonic() + stop_grace)
     print_problem(
-        f"{number.name}: what is running may finish within {stop_grace:g} s; once more to interrupt it", "warning"
+        f"{number.name}: the running step may finish within {stop_grace:g} s; "
+        "send the signal again to interrupt it",
+        "warning",
     )
     sys.stderr.flush()

@@ -80,7 +80,8 @@ def require_some(target: Target, databases: list[DatabasePath]) -> None:
     """Raise `DatabaseError` when a target has no database: a misspelt pattern is not an empty fleet."""
     if not databases:
         raise DatabaseError(
-            f"no file matches {', '.join(target.databases)}", hint="check the pattern; a glob makes no database"
+            f"no file matches {', '.join(target.databases)}",
+            hint="check the pattern; a glob does not create databases",
         )
 
 

@@ -75,12 +75,12 @@ def run_hook(config: Config, occasion: HookEvent, log: Log, supervision: CancelT
     started = time.monotonic()
     try:
         if supervision.deadline_passed(started):
-            ended = Ended(f"it was not run, since migrated is stopping: {supervision.reason}", "raise stop_grace")
+            ended = Ended(f"not run, because migrated is stopping: {supervision.reason}", "increase stop_grace")
         else:
             environment = _environment(occasion)
             ended = run_program(command, config.directory, environment, config.hooks.timeout, supervision)
     except Exception as surprise:  # noqa: BLE001 - what was applied is; nothing that a hook does may change that
-        ended = Ended(f"internal error: {surprise!r}", "this is a fault of migrated itself; please report it")
+        ended = Ended(f"internal error: {surprise!r}", "this is a bug in migrated; please report it")
     _report(ended, round((time.monotonic() - started) * 1000), log)
 
 

@@ -58,7 +58,7 @@ def internal_error(error: Exception) -> dict[str, str]:
 
     return {
         "message": f"internal error: {error!r}",
-        "hint": "this is a fault of migrated itself; please report it with this line",
+        "hint": "this is a bug in migrated; please report it with this line",
         "statement": "".join(traceback.format_exception(error))[-1500:],
     }
 

@@ -173,7 +173,7 @@ def report_halt(halt: Halt, total: int, log: Log) -> None:
     )
 
 
-_EMPTIED = events.SNAPSHOT_RESTORED._replace(sentence="went back to when nothing was in {database}")
+_EMPTIED = events.SNAPSHOT_RESTORED._replace(sentence="restored {database} to an empty database")
 
 
 class Reporter(Observer):
@@ -248,7 +248,7 @@ class Reporter(Observer):
             events.SNAPSHOT_RESTORED if snapshot else _EMPTIED,
             snapshot=snapshot.id if snapshot else None,
             version=snapshot.version if snapshot else None,
-            reason="a migration that changed, or is gone, has no down text",
+            reason="a changed or missing migration has no down text",
         )
 
     def updated(self, migration: Migration) -> None:
@@ -257,7 +257,7 @@ class Reporter(Observer):
 
     def rows_restored(self, kept: RowRestoreReport) -> None:
         if kept.restored:
-            rows = ", ".join(f"{count} of {table}" for table, count in kept.restored.items())
+            rows = ", ".join(f"{table} ({count})" for table, count in kept.restored.items())
             self.log(events.ROWS_PUT_BACK, snapshot=kept.snapshot, reason=rows)
         if kept.not_restored:
             why = "; ".join(f"{table}: {reason}" for table, reason in kept.not_restored.items())

@@ -12,12 +12,12 @@ from migrated.logs.logger import Log, failure_keys
 from migrated.system.cancellation import CancelToken
 
 _HINTS = {
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make its directory, or set schema_file to another path"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "let this user write in its directory"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "create its directory, or set schema_file to another path"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give this user write access to its directory"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on the disk"),
 }
 _WELL = (OutcomeKind.CURRENT, OutcomeKind.APPLIED)
-_HINT = "check schema_file, and what lies at that path"
+_HINT = "check schema_file and what exists at that path"
 
 
 class SchemaFiles:

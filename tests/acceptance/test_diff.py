@@ -143,10 +143,10 @@ def test_version_alone_and_what_is_to_be_said_of_it(applied: Path, diff: Diff) -
     edited(applied, "name", "title")
     write_migration(applied, 3)
 
-    assert diff("2") == (0, "app.db: 2_change is as it was applied\n", "")
+    assert diff("2") == (0, "app.db: 2_change is unchanged since it was applied\n", "")
     assert diff("3") == (0, "app.db: 3_change is not applied\n", "")
     (applied / "2_change.sql").unlink()
-    assert diff("2") == (0, "app.db: 2_change is applied, and no file has it\n", "")
+    assert diff("2") == (0, "app.db: 2_change is applied, and its file is missing\n", "")
     assert diff("1")[1].startswith("app.db: 1_change was changed")
     assert "2_change" not in diff()[1]
 

@@ -102,7 +102,7 @@ def test_healthy_project_has_no_problem(project: Path, doctor: Doctor, journal: 
     said = {(each["check"], each["subject"]): each["message"] for each in findings}
     assert said["migrations.files", str(project / "migrations")] == "2 migrations"
     assert said["database.content", "app.db"] == f"1 applied, 1 pending, journal mode {journal}"
-    assert said["watch.hears", str(project / "migrations")].startswith("changes are heard by events")
+    assert said["watch.hears", str(project / "migrations")].startswith("changes are noticed by events")
     assert said["locks.daemon", str(project / ".migrated/daemon.lock")].startswith("no daemon is running")
     assert {check.partition(".")[0] for check, _ in said} >= {"python", "sqlite", "systemd", "user", "inotify"}
 
@@ -118,7 +118,7 @@ def test_changes_are_heard_by_polling_too(project: Path, doctor: Doctor) -> None
     (project / "migrated.toml").write_text('watch = "polling"')
 
     (finding,) = found(doctor, "watch.hears")
-    assert finding["message"].startswith("changes are heard by polling")
+    assert finding["message"].startswith("changes are noticed by polling")
 
 
 def test_what_people_read_has_a_mark_and_a_hint_for_each(project: Path) -> None:
@@ -216,8 +216,8 @@ def test_missing_databases(project: Path, doctor: Doctor) -> None:
     (project / "migrated.toml").write_text(target)
 
     assert [problem[1:] for problem in wrong(doctor)] == [
-        ("gone.db", "it is missing, and may not be created", "check the path, or set create = true"),
-        ("x/*.db", "no file matches x/*.db", "check the pattern; a glob makes no database"),
+        ("gone.db", "missing, and may not be created", "check the path, or set create = true"),
+        ("x/*.db", "no file matches x/*.db", "check the pattern; a glob does not create databases"),
     ]
 
 
@@ -232,7 +232,7 @@ def test_files_beside_a_database_that_its_owner_cannot_write(project: Path, doct
 
     ((check, subject, message, hint),) = wrong(doctor)
     assert (check, subject) == ("database.owners", str(journal))
-    assert message == f"it belongs to root, and uid {THEM} cannot write it"
+    assert message == f"owned by root, not writable by uid {THEM}"
     assert hint == f"`chown --reference={database} {journal}`; do not delete it"
     warned = [each["subject"] for each in found(doctor, "database.owners") if each["level"] == "warning"]
     assert {str(project / ".migrated/lock"), str(folder), str(folder.parent)} <= {*warned}
@@ -245,7 +245,7 @@ def test_place_for_metrics_that_is_missing(project: Path, doctor: Doctor) -> Non
 
     ((check, subject, message, hint),) = wrong(doctor)
     assert (check, subject) == ("metrics", str(project / "none/m.prom"))
-    assert message == "its directory is missing or may not be written"
+    assert message == "its directory is missing or not writable"
     assert hint == f"make {project / 'none'}, or give this user the right to write there"
 
 
@@ -254,7 +254,7 @@ def test_hook_whose_program_is_not_there(project: Path, doctor: Doctor) -> None:
 
     ((check, subject, message, hint),) = wrong(doctor)
     assert (check, subject) == ("hooks", "after_apply")
-    assert message == "there is no program ./tell that could be run"
+    assert message == "program ./tell does not exist or is not executable"
     assert hint == "check its name, and that this user may run it"
     (project / "tell").write_text("#!/bin/sh\n")
     (project / "tell").chmod(0o755)
@@ -267,7 +267,7 @@ def test_changes_that_are_not_heard(project: Path, doctor: Doctor, monkeypatch: 
 
     ((check, subject, message, hint),) = wrong(doctor)
     assert (check, subject, hint) == ("watch.hears", str(project / "migrations"), 'set watch = "polling"')
-    assert message.endswith("and no event came in 0 s")
+    assert message.startswith("no event within 0 s after a file was written")
 
 
 def test_nothing_is_made_in_the_migrations_or_where_it_may_not(project: Path) -> None:
@@ -281,7 +281,7 @@ def test_nothing_is_made_in_the_migrations_or_where_it_may_not(project: Path) ->
         project.chmod(0o755)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"ok       {project}/migrations: not tried: nothing may be made beside it" in done.stdout
+    assert f"ok       {project}/migrations: not tested: no writable directory beside it" in done.stdout
 
 
 # What is not wrong in itself
@@ -313,7 +313,7 @@ def test_database_in_use_is_no_problem(project: Path, doctor: Doctor, monkeypatc
         assert line_from(process) == "held"
         (finding,) = found(doctor, "database.content")
         assert (finding["level"], finding["hint"]) == ("warning", "try again later")
-        assert finding["message"].startswith(f"it is in use at the moment, by pid {process.pid} ")
+        assert finding["message"].startswith(f"in use at the moment, by pid {process.pid} ")
         process.communicate()
 
 
@@ -326,7 +326,7 @@ def test_check_that_fails_stops_no_other(project: Path, doctor: Doctor, monkeypa
 
     assert code == 1
     assert [(each["check"], each["message"]) for each in findings if each["level"] == "problem"] == [
-        ("database.room", "this could not be looked at: a surprise")
+        ("database.room", "the check failed: a surprise")
     ]
     assert {"locks.lock", "clock.files"} <= {each["check"] for each in findings}
 

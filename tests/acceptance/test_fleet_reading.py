@@ -278,9 +278,9 @@ class TestVerify:
 
         assert done.returncode == 4
         assert done.stdout.splitlines() == [
-            "51 databases: 2 applied, all as their files say",
+            "51 databases: 2 applied, all match their files",
             "  tenants/t00.db, tenants/t01.db, tenants/t02.db and 48 more",
-            "tenants/t10.db, tenants/t11.db: 1 applied, all as their files say",
+            "tenants/t10.db, tenants/t11.db: 1 applied, all match their files",
         ]
         assert done.stderr.count("migrated: error: ") == 3
         assert f"migrated: error: 5 databases: {tmp_path}/migrations/1_change.sql: {MISMATCH}\n" in done.stderr
@@ -289,7 +289,7 @@ class TestVerify:
         with exceptions(tenants):
             done = migrated(tmp_path, "verify", "--all")
 
-        assert (done.stdout.count("all as their files say\n"), done.stderr.count("migrated: error: ")) == (53, 7)
+        assert (done.stdout.count("all match their files\n"), done.stderr.count("migrated: error: ")) == (53, 7)
 
     def test_as_json_each_is_there(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
@@ -317,7 +317,7 @@ def test_diff_names_the_first_of_many(tmp_path: Path, tenants: Path) -> None:
 
 
 def test_repair_tells_only_of_those_with_something_open(tmp_path: Path, tenants: Path) -> None:
-    assert migrated(tmp_path, "repair").stdout == "nothing is open\n"
+    assert migrated(tmp_path, "repair").stdout == "no unfinished migration\n"
 
 
 class TestBar:

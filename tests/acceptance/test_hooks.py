@@ -317,7 +317,7 @@ class TestStop:
             assert daemon.wait() == 0
         assert [line["reason"] for line in daemon.logged("hook.failed")] == [
             "it was ended, since migrated is stopping: SIGTERM",
-            "it was not run, since migrated is stopping: SIGTERM",
+            "not run, because migrated is stopping: SIGTERM",
         ]
         assert daemon.lines[-1]["event"] == "daemon.stopped"
         assert notes(tmp_path) == ["begun 1"]

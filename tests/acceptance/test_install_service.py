@@ -95,7 +95,7 @@ def test_unit_of_the_user_runs_dev_and_is_written_where_systemd_looks_for_it(
     assert f"ExecStart={project}/bin/migrated dev" in unit.read_text().splitlines()
     assert f"WorkingDirectory={project}" in unit.read_text().splitlines()
     assert capsys.readouterr().out.splitlines() == [
-        f"{unit} is written. Next:",
+        f"wrote {unit}. Next:",
         "  systemctl --user daemon-reload",
         "  systemctl --user enable --now migrated",
     ]

@@ -201,7 +201,7 @@ def test_schema_that_was_repaired_by_hand_is_accepted(tmp_path: Path, database: 
     assert query(database, "SELECT applied_at FROM _migrations") == applied_at
     assert actions(database)[1:] == [("mark-applied", 1, checksum(UP), DOWN, "made by hand")]
     verified = migrated(tmp_path, "verify")
-    assert (verified.returncode, verified.stdout) == (0, "app.db: 1 applied, all as their files say\n")
+    assert (verified.returncode, verified.stdout) == (0, "app.db: 1 applied, all match their files\n")
     assert query(database, "SELECT id FROM users") == [(7,)]
     # The DOWN section of the file is known now, also when the file has gone.
     users.unlink()
@@ -317,7 +317,7 @@ def test_edited_migration_is_changed_as_ever(tmp_path: Path, database: Path, use
     assert (verify.returncode, repair.returncode) == (4, 4)
     assert "1_users was changed after it was applied: expected checksum" in verify.stderr
     assert "migrated repair" not in verify.stderr
-    assert repair.stderr == "migrated: error: migration 1 is not unfinished in any of the databases\n"
+    assert repair.stderr == "migrated: error: no database has an unfinished migration 1\n"
     assert everything(database) == before
 
 

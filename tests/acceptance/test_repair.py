@@ -19,7 +19,7 @@ STOPS = f"{DIRECTIVE}\nCREATE TABLE a (x);\nINSERT INTO a SELECT x FROM more;\nC
 ENDLESS = """\
 CREATE TABLE endless AS
 WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c;"""
-SETTLE = "settle it with: migrated repair 2 --resume | --mark-applied | --forget"
+SETTLE = "repair it with: migrated repair 2 --resume | --mark-applied | --forget"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_nothing_is_open(tmp_path: Path, migrations: Path, database: Path) -> No
 
     shown, document = migrated(tmp_path, "repair"), migrated(tmp_path, "repair", "--json")
 
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "app.db: nothing is open\n", "")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "app.db: no unfinished migration\n", "")
     assert (document.returncode, json.loads(document.stdout)) == (0, {"unfinished": []})
     assert files_in(tmp_path) == before
 
@@ -74,7 +74,7 @@ def test_what_is_open_is_shown_with_all_that_is_known_and_nothing_changes(tmp_pa
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines() == [
         "app.db: 2_stops stopped after statement 1 of 3",
-        f"  the last was done at {str(when)[:19].replace('T', ' ')} UTC by pid {pid} on {host}",
+        f"  the last statement finished at {str(when)[:19].replace('T', ' ')} UTC, run by pid {pid} on {host}",
         "  next: INSERT INTO a SELECT x FROM more;",
         f"  {SETTLE}",
     ]
@@ -201,7 +201,7 @@ def test_nothing_to_settle(tmp_path: Path, migrations: Path, database: Path) -> 
     refused = migrated(tmp_path, "repair", "1", "--resume")
 
     assert (refused.returncode, refused.stdout) == (4, "")
-    assert refused.stderr == "migrated: error: migration 1 is not unfinished in any of the databases\n"
+    assert refused.stderr == "migrated: error: no database has an unfinished migration 1\n"
     assert everything(database) == before
 
 
@@ -256,7 +256,7 @@ def test_database_that_cannot_be_read_is_not_said_to_be_settled(tmp_path: Path, 
 
     assert refused.returncode == 6
     assert "database is locked" in refused.stderr
-    assert "is not unfinished" not in refused.stderr
+    assert "has an unfinished migration" not in refused.stderr
     assert everything(stopped) == before
 
 
@@ -271,7 +271,7 @@ def test_directory_that_is_missing_is_said_and_does_not_pass_for_nothing_open(
 
     assert (shown.returncode, refused.returncode) == (4, 4)
     assert "migrations" in shown.stderr
-    assert "migration 2 is not unfinished" not in refused.stderr
+    assert "has an unfinished migration" not in refused.stderr
     assert everything(stopped) == before
 
 
@@ -347,7 +347,7 @@ def test_it_is_settled_wherever_it_is_open(tmp_path: Path, migrations: Path) -> 
     assert [line for line in shown.stdout.splitlines() if line.startswith(tuple(names))] == [
         "a.db: 2_stops stopped after statement 1 of 3",
         "b.db: 2_stops stopped after statement 1 of 3",
-        "c.db: nothing is open",
+        "c.db: no unfinished migration",
     ]
     found = json.loads(migrated(tmp_path, "repair", "--json").stdout)["unfinished"]
     assert [entry["database"] for entry in found] == ["a.db", "b.db"]
@@ -418,7 +418,7 @@ def test_interrupted_program_says_how_far_it_came(
         poll(lambda: _done(database) == 2, "the second statement")
         program.send_signal(signal.SIGTERM)
         assert program.stderr is not None
-        while "once more to interrupt it" not in (line := program.stderr.readline()):
+        while "send the signal again to interrupt it" not in (line := program.stderr.readline()):
             assert line
         program.send_signal(signal.SIGINT)
         _, told = program.communicate(timeout=DEADLINE)

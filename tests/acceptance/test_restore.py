@@ -92,9 +92,9 @@ def test_a_dry_run_says_what_would_be_lost_and_changes_nothing(spoilt: Path) -> 
     when = snapshot["taken_at"][:19].replace("T", " ")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        f"app.db: everything written since {when} UTC would be lost (and kept as a snapshot)",
+        f"app.db: everything written since {when} UTC would be lost (a snapshot of it is taken first)",
         "  no longer applied: 2_mistake",
-        "  no longer there: table wrong",
+        "  no longer exists: table wrong",
         "  rows of t: 0 now, 2 in the snapshot",
     ]
     assert everything(spoilt / "app.db") == before
@@ -126,7 +126,7 @@ def test_beside_a_daemon_it_is_refused_with_the_reason(spoilt: Path) -> None:
     (line,) = log_lines(done.stderr)
     assert done.returncode == 5
     assert (line["event"], line["holder"].split()[:2]) == ("lock.held", ["pid", str(daemon.pid)])
-    assert line["reason"].startswith("a daemon looks after app.db and would apply it again: pid ")
+    assert line["reason"].startswith("a daemon is running on app.db and would apply the migrations again: pid ")
     assert everything(spoilt / "app.db") == before
     assert len(listed(spoilt)) == 1
     assert looked.returncode == 0

@@ -157,7 +157,7 @@ class TestCommands:
         with command(tmp_path, "up") as up:
             up.wait_for("migration.applying")
             up.send(number)
-            up.wait_for("once more to interrupt it")
+            up.wait_for("send the signal again to interrupt it")
             up.send(number)
 
             assert up.end() == 128 + number
@@ -174,7 +174,7 @@ class TestCommands:
         with command(tmp_path, "down", "--to", "0") as down:
             down.wait_for('"version":1')
             down.send(signal.SIGINT)
-            down.wait_for("once more to interrupt it")
+            down.wait_for("send the signal again to interrupt it")
             down.send(signal.SIGINT)
 
             assert down.end() == 130

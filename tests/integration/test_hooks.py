@@ -332,7 +332,7 @@ def test_it_is_not_begun_after_that(place: Place) -> None:
     place.supervision.stop("SIGTERM", time.monotonic())
     reason, hint = place.failure(script=": > begun")
 
-    assert (reason, hint) == ("it was not run, since migrated is stopping: SIGTERM", "raise stop_grace")
+    assert (reason, hint) == ("not run, because migrated is stopping: SIGTERM", "increase stop_grace")
     assert not (place.home / "begun").exists()
 
 
@@ -350,5 +350,5 @@ def test_fault_of_our_own_is_told_and_goes_no_further(place: Place, monkeypatch:
 
     assert place.failure() == (
         "internal error: RuntimeError('ours')",
-        "this is a fault of migrated itself; please report it",
+        "this is a bug in migrated; please report it",
     )

@@ -221,7 +221,7 @@ class TestFailing:
         assert (line["level"], line["event"]) == ("error", "schema.dump_failed")
         assert (line["database"], line["file"]) == ("app.db", str(bench.file))
         assert line["reason"] == "No such file or directory"
-        assert line["hint"] == "make its directory, or set schema_file to another path"
+        assert line["hint"] == "create its directory, or set schema_file to another path"
         assert line["error"]["code"] == "ENOENT"
 
     def test_another_cause_is_told_and_so_is_the_same_after_it_was_well(self, bench: Bench) -> None:
@@ -260,7 +260,7 @@ class TestFailing:
         (line,) = bench.logged()
         assert (line["reason"], line["hint"]) == (
             "it is not a file",
-            "check schema_file, and what lies at that path",
+            "check schema_file and what exists at that path",
         )
         assert bench.file.is_dir()
 

@@ -33,9 +33,9 @@ from migrated.system.permissions import Trust
 
 def configure_up(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    parser.add_argument("--to", type=options.version, metavar="V", help="nothing above this version")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, change nothing")
-    parser.add_argument("--no-waves", action="store_true", help="try every database of a fleet, however many fail")
+    parser.add_argument("--to", type=options.version, metavar="V", help="apply nothing above this version")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
+    parser.add_argument("--no-waves", action="store_true", help="try every database of a fleet, even if many fail")
     options.add_lock_timeout(parser)
 
 

@@ -19,7 +19,7 @@ _NOT_IN_TIME = 3
 def configure_wait(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument(
-        "--timeout", type=options.duration, metavar="DURATION", help="then exit 3 (default: for ever)"
+        "--timeout", type=options.duration, metavar="DURATION", help="exit 3 after this time (default: no limit)"
     )
 
 
@@ -116,7 +116,9 @@ def execute_pause(arguments: argparse.Namespace) -> int:
 def configure_reload(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument(
-        "--wait", action="store_true", help="until the new configuration is in force; exit 78 when it is refused"
+        "--wait",
+        action="store_true",
+        help="wait until the new configuration is in force; exit 78 if it is refused",
     )
 
 

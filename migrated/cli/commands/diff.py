@@ -38,7 +38,7 @@ class _Found:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument(
-        "version", nargs="?", type=options.version, metavar="VERSION", help="only this one (default: every one)"
+        "version", nargs="?", type=options.version, metavar="VERSION", help="only this version (default: all)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
@@ -68,7 +68,7 @@ def _find(config: "Config", version: int | None) -> _Found:
                 found.faults.append((view.name, error))
     if version is not None and not (found.changes or found.remarks or found.faults):
         unknown = MigrationNotFoundError(
-            f"version {version} is unknown: neither the migrations nor the ledger have it",
+            f"version {version} is unknown: neither the directory nor the migrations table has it",
             version=version,
             hint="`migrated status` lists the versions",
         )
@@ -101,7 +101,8 @@ def _compare(view: "DatabaseView", version: int | None, found: _Found) -> None:
 def _as_it_is(status: "MigrationStatus") -> str:
     if status.applied is None:
         return f"{status.label} is not applied"
-    return f"{status.label} is {'as it was applied' if status.migration else 'applied, and no file has it'}"
+    state = "unchanged since it was applied" if status.migration else "applied, and its file is missing"
+    return f"{status.label} is {state}"
 
 
 def _show(found: _Found) -> None:

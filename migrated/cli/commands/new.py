@@ -26,7 +26,7 @@ _WRONG_USAGE = 2
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    parser.add_argument("name", metavar="NAME", help="letters, digits, _ and -; blanks become _")
+    parser.add_argument("name", metavar="NAME", help="letters, digits, _ and -; spaces become _")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
     config = options.configuration(arguments)
     directories = {target.migrations for target in config.targets}
     if len(directories) > 1:
-        print("migrated new: error: there are several targets; name the directory with -m", file=sys.stderr)
+        print("migrated new: error: there are several targets; choose the directory with -m", file=sys.stderr)
         return _WRONG_USAGE
     print(_create(Path(directories.pop()), name))
     return 0

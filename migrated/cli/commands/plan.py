@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument(
-        "--to", type=options.version, metavar="V", help="up to, or down to, this version; 0: empty"
+        "--to",
+        type=options.version,
+        metavar="V",
+        help="plan up, or down, to this version; 0: roll back everything",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument(
-        "--all", action="store_true", help=f"show each database; of more than {MANY} those alike are one else"
+        "--all",
+        action="store_true",
+        help=f"show every database (default: group those with one plan if more than {MANY})",
     )
 
 

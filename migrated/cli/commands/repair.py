@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _WRONG_USAGE = 2
 _HOW = {
-    Repair.RESUME: "go on with the next statement",
+    Repair.RESUME: "continue with the next statement",
     Repair.MARK_APPLIED: "you did the rest by hand: record it as applied, as its file is now",
-    Repair.FORGET: "nothing of it is there, or you undid it by hand: record it as not applied",
+    Repair.FORGET: "it left nothing behind, or you undid it by hand: record it as not applied",
 }
 _DONE = {
     Repair.RESUME: "was resumed and is finished",
@@ -32,12 +32,18 @@ _DONE = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    parser.add_argument("version", nargs="?", type=options.version, metavar="VERSION", help="default: only show")
+    parser.add_argument(
+        "version",
+        nargs="?",
+        type=options.version,
+        metavar="VERSION",
+        help="the migration to repair (default: only show)",
+    )
     how = parser.add_mutually_exclusive_group()
     for repair, meaning in _HOW.items():
         how.add_argument(f"--{repair}", dest="how", action="store_const", const=repair, help=meaning)
-    parser.add_argument("--reason", metavar="TEXT", help="kept in the history")
-    parser.add_argument("--json", action="store_true", help="what is open, as one JSON document")
+    parser.add_argument("--reason", metavar="TEXT", help="stored in the history")
+    parser.add_argument("--json", action="store_true", help="print unfinished migrations as one JSON document")
     options.add_lock_timeout(parser)
 
 
@@ -76,19 +82,20 @@ def _show(config: "Config", *, as_json: bool) -> int:
             if unfinished:
                 documents.append({"database": view.name} | _document(unfinished))
             if not as_json and (unfinished or names_all):
-                print(f"{view.name}: {_sentence(unfinished) if unfinished else 'nothing is open'}")
+                print(f"{view.name}: {_sentence(unfinished) if unfinished else 'no unfinished migration'}")
     if as_json:
         print_json({"unfinished": documents})
     elif not (names_all or documents):
-        print("nothing is open")
+        print("no unfinished migration")
     return combined_exit_code(codes)
 
 
 def _sentence(unfinished: Unfinished) -> str:
     when = unfinished.happened_at.strftime("%Y-%m-%d %H:%M:%S")
     return (
-        f"{unfinished}\n  the last was done at {when} UTC by pid {unfinished.pid} on {unfinished.host}\n"
-        f"  next: {unfinished.next_statement}\n  settle it with: migrated repair {unfinished.version} "
+        f"{unfinished}\n"
+        f"  the last statement finished at {when} UTC, run by pid {unfinished.pid} on {unfinished.host}\n"
+        f"  next: {unfinished.next_statement}\n  repair it with: migrated repair {unfinished.version} "
         "--resume | --mark-applied | --forget"
     )
 
@@ -153,7 +160,7 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
             else:
                 print(f"{view.name}: {version} {_DONE[how]}")
     if not settled and not codes:
-        print_problem(f"migration {version} is not unfinished in any of the databases")
+        print_problem(f"no database has an unfinished migration {version}")
         codes.append(MigrationNotFoundError.exit_code)
     return combined_exit_code(codes)
 

@@ -22,9 +22,9 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 def configure_install_service(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument(
-        "--user", action="store_true", help="a unit of the user's own session, which runs `migrated dev`"
+        "--user", action="store_true", help="a unit for your own session, which runs `migrated dev`"
     )
-    parser.add_argument("--print", action="store_true", help="print the unit, and write nothing")
+    parser.add_argument("--print", action="store_true", help="print the unit, write nothing")
     parser.add_argument("--force", action="store_true", help="overwrite a unit that differs")
 
 
@@ -38,7 +38,7 @@ def execute_install_service(arguments: argparse.Namespace) -> int:
     path = _place(for_user=arguments.user)
     _write(path, unit, force=arguments.force)
     manager = "systemctl --user" if arguments.user else "systemctl"
-    print(f"{path} is written. Next:\n  {manager} daemon-reload\n  {manager} enable --now migrated")
+    print(f"wrote {path}. Next:\n  {manager} daemon-reload\n  {manager} enable --now migrated")
     return 0
 
 
@@ -148,16 +148,16 @@ def _write(path: Path, unit: str, *, force: bool) -> None:
     try:
         if not force and path.exists() and path.read_text() != unit:
             raise RefusedError(
-                f"{path} is another unit already",
+                f"{path} already exists and differs from this unit",
                 hint="--force overwrites it, --print shows what would be written",
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(unit)
     except OSError as error:
         raise MigrationFileError(
-            f"the unit cannot be written: {error.strerror}",
+            f"cannot write the unit: {error.strerror}",
             file=str(path),
-            hint="run this as root, or give --user for a unit of your own session, or --print",
+            hint="run this as root, or use --user for a unit of your own session, or --print",
         ) from error
 
 

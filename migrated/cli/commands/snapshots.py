@@ -25,8 +25,8 @@ class _Found(NamedTuple):
 def configure_restore(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument("id", metavar="ID", help="as `migrated snapshots` lists it")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be lost, change nothing")
-    parser.add_argument("--reason", metavar="TEXT", help="kept in the history")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be lost, change nothing")
+    parser.add_argument("--reason", metavar="TEXT", help="stored in the history")
     options.add_lock_timeout(parser)
 
 
@@ -55,7 +55,7 @@ def _find(config: "Config", identifier: str) -> "_Found":
     if len(found) > 1:
         raise DatabaseError(
             f"{identifier} is a snapshot of several databases: {', '.join(each.database.name for each in found)}",
-            hint="name the one with -d",
+            hint="choose one with -d",
         )
     if not found:
         raise MigrationNotFoundError(
@@ -69,12 +69,12 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
 
     losses = lost_by_restoring(snapshot, database.path, target.busy_timeout)
     when = snapshot.taken_at.strftime("%Y-%m-%d %H:%M:%S")
-    print(f"{database.name}: everything written since {when} UTC would be lost (and kept as a snapshot)")
+    print(f"{database.name}: everything written since {when} UTC would be lost (a snapshot of it is taken first)")
     for migration in losses.migrations:
         print(f"  no longer applied: {migration.label}")
     for kind, names in (("table", losses.tables), ("view", losses.views)):
         for name in names:
-            print(f"  no longer there: {kind} {name}")
+            print(f"  no longer exists: {kind} {name}")
     for rows in losses.rows:
         print(f"  rows of {rows.table}: {rows.now} now, {rows.then} in the snapshot")
 

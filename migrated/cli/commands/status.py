@@ -22,12 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument(
-        "--all", action="store_true", help=f"show each database; of more than {MANY} only a summary is shown else"
+        "--all", action="store_true", help=f"show every database (default: only a summary if more than {MANY})"
     )
     parser.add_argument(
         "--exit-code",
         action="store_true",
-        help="exit 3 when something is pending, 4 when a run would be refused",
+        help="exit 3 if migrations are pending, 4 if a run would be refused",
     )
 
 
@@ -100,7 +100,7 @@ def _show_remarks(target: "TargetView") -> None:
     for error in target.problems:
         print_problem(str(error))
     for remark in target.listing.ignored if target.listing else []:
-        print_problem(f"{remark.file}: not used: {remark.reason}", "warning")
+        print_problem(f"{remark.file}: ignored: {remark.reason}", "warning")
 
 
 def _show(view: "DatabaseView", live: Mapping[str, Any]) -> None:
@@ -223,7 +223,7 @@ def standing(view: Mapping[str, Any] | None) -> str:
         return ""
     text = f"; daemon: {view['state']} since {view['since']}"
     if view["retry_in"] is not None:
-        text += f", tries again in {_duration(view['retry_in'])}"
+        text += f", retry in {_duration(view['retry_in'])}"
     return text + (", paused" if view["is_paused"] else "")
 
 

@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument(
-        "--all", action="store_true", help=f"tell of each database; of more than {MANY} those alike are one else"
+        "--all",
+        action="store_true",
+        help=f"show every database (default: group those with one result if more than {MANY})",
     )
 
 
@@ -73,7 +75,7 @@ def _note(view: "DatabaseView", report: Report) -> None:
 
 
 def _verdict(view: "DatabaseView") -> str:
-    return f"{view.applied} applied, all as their files say"
+    return f"{view.applied} applied, all match their files"
 
 
 def _document(view: "DatabaseView") -> dict[str, Any]:
