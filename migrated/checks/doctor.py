@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from migrated.checks import inputs, machine
-from migrated.checks.findings import Finding, of_error, ok, problem
+from migrated.checks.findings import Finding, from_error, ok, problem
 from migrated.config.settings import Config, HookName, Target
 from migrated.core.errors import ConfigError, MigrationError
 from migrated.core.migration import Migration
@@ -33,7 +33,7 @@ def examine(load: Callable[[], Config]) -> Iterator[Finding]:
 
 def _everything(load: Callable[[], Config]) -> Iterator[Finding]:
     for check in _MACHINE:
-        yield from _surviving("machine", "machine", check)
+        yield from _guarded("machine", "machine", check)
     try:
         config = load()
     except ConfigError as error:
@@ -42,10 +42,10 @@ def _everything(load: Callable[[], Config]) -> Iterator[Finding]:
         return
     yield ok("configuration", "configuration", config.source)
     if config.metrics_file:
-        yield from _surviving("metrics", config.metrics_file, partial(_check_metrics, config.metrics_file))
+        yield from _guarded("metrics", config.metrics_file, partial(_check_metrics, config.metrics_file))
     for name in HookName:
         if command := config.hooks.command(name):
-            yield from _surviving("hooks", name, partial(_check_hook, name, command[0], config.directory))
+            yield from _guarded("hooks", name, partial(_check_hook, name, command[0], config.directory))
     for target, found in assign(config.targets):
         yield from _examine_target(config, target, found)
 
@@ -56,29 +56,29 @@ def _examine_target(config: Config, target: Target, found: list[DatabasePath]) -
     try:
         listing = read_directory(directory, config.trust())
     except MigrationError as error:
-        yield of_error("migrations.files", directory, error)
+        yield from_error("migrations.files", directory, error)
     else:
         read = listing
         allowed = config.allow_insecure_permissions
-        yield from _surviving("migrations.files", directory, lambda: inputs.check_files(directory, read))
-        yield from _surviving(
+        yield from _guarded("migrations.files", directory, lambda: inputs.check_files(directory, read))
+        yield from _guarded(
             "migrations.permissions",
             directory,
             lambda: inputs.check_safety(directory, read, insecure_allowed=allowed),
         )
     if os.path.isdir(directory):
         hearing = partial(inputs.check_events, directory, config.watch)
-        yield from _surviving("watch.hears", directory, hearing)
+        yield from _guarded("watch.hears", directory, hearing)
     try:
         require_some(target, found)
     except MigrationError as error:
-        yield of_error("database.found", ", ".join(target.databases), error)
+        yield from_error("database.found", ", ".join(target.databases), error)
     usable = listing.migrations if listing and not listing.invalid and not listing.unfinished else None
     for database in found:
         yield from _examine_database(database, target, usable)
     for place, database in {os.path.dirname(os.path.realpath(each.path)): each for each in found}.items():
-        yield from _surviving("locks", place, partial(machine.check_locks, database.path))
-        yield from _surviving("clock.files", place, partial(machine.check_clock, place))
+        yield from _guarded("locks", place, partial(machine.check_locks, database.path))
+        yield from _guarded("clock.files", place, partial(machine.check_clock, place))
 
 
 def _examine_database(
@@ -93,7 +93,7 @@ def _examine_database(
         ("leftovers", partial(inputs.check_leftovers, database)),
     )
     for name, check in checks:
-        yield from _surviving(f"database.{name}", database.name, check)
+        yield from _guarded(f"database.{name}", database.name, check)
 
 
 def _check_metrics(path: str) -> Iterator[Finding]:
@@ -115,10 +115,10 @@ def _check_hook(name: HookName, program: str, directory: str) -> Iterator[Findin
         yield problem("hooks", name, f"program {program} does not exist or is not executable", hint)
 
 
-def _surviving(check: str, subject: str, work: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def _guarded(check: str, subject: str, work: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     try:
         yield from work()
     except MigrationError as error:
-        yield of_error(check, subject, error)
+        yield from_error(check, subject, error)
     except Exception as surprise:  # noqa: BLE001 - one check's surprise must not stop the others
         yield problem(check, subject, f"the check failed: {surprise}", None)

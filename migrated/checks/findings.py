@@ -43,7 +43,7 @@ def problem(check: str, subject: str, message: str, hint: str | None) -> Finding
     return Finding(Level.PROBLEM, check, subject, message, hint)
 
 
-def of_error(check: str, subject: str, error: MigrationError) -> Finding:
+def from_error(check: str, subject: str, error: MigrationError) -> Finding:
     """What an error says; its file is named where that is not the subject."""
     place = f"{error.place}: " if error.place and error.file != subject else ""
     return problem(check, subject, place + error.message, error.hint)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from migrated.checks.findings import Finding, of_error, ok, problem, warning
+from migrated.checks.findings import Finding, from_error, ok, problem, warning
 from migrated.config.settings import SnapshotPolicy, SnapshotWhen, Target, WatchMode
 from migrated.core import refusals
 from migrated.core.errors import DatabaseError, RefusedError
@@ -83,7 +83,7 @@ def check_content(
     try:
         refusals.refuse_by_policy(findings.statuses, target.policy, handle.stored_migrations)
     except RefusedError as refusal:
-        yield of_error("database.content", database.name, refusal)
+        yield from_error("database.content", database.name, refusal)
         return
     yield ok("database.content", database.name, f"{counts}, {findings.pending} pending, journal mode {mode}")
 
@@ -179,13 +179,13 @@ def check_leftovers(database: DatabasePath) -> Iterator[Finding]:
         )
 
 
-HEARING_SECONDS = 2.0
+EVENT_TIMEOUT_SECONDS = 2.0
 
 
 def check_files(directory: str, listing: Listing) -> Iterator[Finding]:
     """What is in a directory that could be read."""
     for error in listing.invalid:
-        yield of_error("migrations.files", error.file or directory, error)
+        yield from_error("migrations.files", error.file or directory, error)
     for remark in listing.unfinished:
         yield warning(
             "migrations.files",
@@ -261,8 +261,10 @@ def _probe(directory: str, beside: str, mode: WatchMode, kind: str) -> Finding:
             reason = news.reason if news else "no reason is known"
             return problem("watch.hears", directory, f"cannot be watched: {reason}", 'set watch = "polling"')
         (Path(beside) / "probe").write_bytes(b"")
-        if not heard.wait(HEARING_SECONDS):
-            text = f"no event within {HEARING_SECONDS:g} s after a file was written on its file system ({kind})"
+        if not heard.wait(EVENT_TIMEOUT_SECONDS):
+            text = (
+                f"no event within {EVENT_TIMEOUT_SECONDS:g} s after a file was written on its file system ({kind})"
+            )
             return problem("watch.hears", directory, text, 'set watch = "polling"')
     finally:
         watch.stop()

@@ -1,4 +1,4 @@
-"""Arguments in, exit code out."""
+"""The command line: parse the arguments, load the command, return its exit code."""
 
 import argparse
 import gc
@@ -41,7 +41,7 @@ COMMANDS = {
     "pause": ("control", "let the running daemon apply nothing until `migrated resume`"),
     "resume": ("control", "let the running daemon continue after a pause or a halted rollout"),
 }
-"""Of each command, the module in `commands` that has it, and what it is for."""
+"""For each command, its module in `commands` and its one-line summary."""
 
 _HIGHEST_STREAM = 2
 _USUAL_COLUMNS = 80
@@ -60,29 +60,30 @@ exit codes:
 
 
 def run() -> None:
-    """Run the program: the console script, and `python -m migrated`."""
-    collecting.seldom()
+    """Run the program: entry point of the console script and of `python -m migrated`."""
+    collecting.collect_rarely()
     _open_standard_streams()
-    # Where it was inherited as ignored, the exit code of a hook could not be told.
+    # If SIGCHLD was inherited as ignored, the kernel reaps children itself and the exit code of a hook is lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = main()
-    # The interpreter would look through every object once more before it ends, and an eighth of a short command's
-    # time goes there; what was open is closed by now.
+    # At exit the interpreter would collect garbage once more, an eighth of the run time of a short command. Files
+    # and connections are closed by now.
     gc.freeze()
     sys.exit(code)
 
 
 def _open_standard_streams() -> None:
-    # A file that is opened would take the number of a stream that is closed, and get what is written to that.
+    # If a standard stream is closed, the next file opened, perhaps a database, would get its descriptor, and
+    # receive what is printed.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _HIGHEST_STREAM:
         pass
     os.close(descriptor)
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the program's life
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the program ends
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the arguments say and return the exit code. Raises `SystemExit` for --help and wrong usage."""
+    """Execute a command line and return the exit code. Raises `SystemExit` for --help and wrong usage."""
     try:
         require_supported_python()
         arguments = build_parser().parse_args(argv)
@@ -92,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"migrated: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away (`| head`); Python would complain once more at exit.
+        # The reader of our output exited (`| head`). Without the redirection, Python would report the broken pipe
+        # once more when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Build the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="migrated",
         description="A migration daemon for SQLite: watches a directory and keeps databases current.",
@@ -111,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"migrated {VERSION}")
     options.add_global(parser, before=True)
-    # Without `prog`, argparse would lay out a usage line to find it, and load shutil for that.
+    # Without `prog`, argparse formats a usage line to derive it, and imports shutil for that.
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, prog="migrated", parser_class=CommandParser
     )
@@ -121,7 +123,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal. Argparse makes one for each option, and loads shutil to ask for that width."""
+    """Formats help as wide as the terminal.
+
+    Argparse creates a formatter for each option, and would import shutil to find the width.
+    """
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
@@ -137,7 +142,7 @@ def _columns() -> int:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of one command, whose module is loaded only when it is this one that parses."""
+    """The parser of one command. Its module is imported only when this command is used."""
 
     def __init__(self, *, command: str, **settings: Any) -> None:
         self._module, summary = COMMANDS[command]
@@ -145,14 +150,14 @@ class CommandParser(argparse.ArgumentParser):
             **settings,
             description=f"{summary[0].upper()}{summary[1:]}.",
             formatter_class=_HelpFormatter,
-            add_help=False,  # it comes with the other options, for one command instead of twenty
+            add_help=False,  # `load` adds it, for one command instead of all twenty
             allow_abbrev=False,
         )
         self._command = command
         self._is_loaded = False
 
     def load(self) -> None:
-        """Load the module, and take the command's options from it."""
+        """Import the module and add the command's options."""
         if self._is_loaded:
             return
         self._is_loaded = True
@@ -164,6 +169,6 @@ class CommandParser(argparse.ArgumentParser):
         self.set_defaults(execute=command.execute)
 
     def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
-        """Load the command first."""
+        """Load the command, then parse."""
         self.load()
         return super().parse_known_args(*arguments, **keywords)

@@ -1,4 +1,4 @@
-"""Working on a database while no daemon looks after it: what a daemon would undo by applying again."""
+"""Run an operation while no daemon serves the database, because a daemon would apply the migrations again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,22 +8,25 @@ from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.system import file_locks
 
-_OURS = ("migrated down", "migrated restore")
+_OWN_COMMANDS = ("migrated down", "migrated restore")
 
 
-def without_a_daemon(database: DatabasePath, work: Callable[[], Outcome]) -> Outcome:
-    """Hold the daemon's lock meanwhile; refuse, naming the holder, where another has it."""
+def with_daemon_lock(database: DatabasePath, work: Callable[[], Outcome]) -> Outcome:
+    """Run `work` while holding the daemon's lock.
+
+    If another process holds the lock, `work` is not called and the outcome names the holder.
+    """
     lock = file_locks.lock_path(database.path, file_locks.DAEMON)
     if not Path(database.path).exists() and not lock.exists():
-        # Nothing is there, and nobody was: the lock would only leave a folder behind.
+        # There is no database and never was a daemon: taking the lock would only create the folder `.migrated`.
         return work()
     try:
         with file_locks.holding(database.path, file_locks.DAEMON, 0):
             return work()
     except LockHeldError as held:
-        ours = next((command for command in _OURS if command in (held.holder or "")), None)
-        if ours is not None:
-            held.message = f"another `{ours}` is running on {database.name}: {held.holder}"
+        own_command = next((command for command in _OWN_COMMANDS if command in (held.holder or "")), None)
+        if own_command is not None:
+            held.message = f"another `{own_command}` is running on {database.name}: {held.holder}"
             held.hint = "wait until it has finished"
         else:
             held.message = (

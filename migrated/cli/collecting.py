@@ -1,17 +1,17 @@
-"""How often Python looks for garbage that only a search finds."""
+"""Tune how often Python's cyclic garbage collector runs."""
 
 import gc
 
-_USUAL = gc.get_threshold()
-# Objects, before the first look at them: a thousand migrations and the modules that read them are fewer.
-_MANY = 50_000
+_DEFAULT = gc.get_threshold()
+# Objects allocated before the first collection: more than a thousand migrations and the modules that read them.
+_RARE_THRESHOLD = 50_000
 
 
-def seldom() -> None:
-    """For a command that is soon over: a twentieth of a short one's time goes into searches that find nothing."""
-    gc.set_threshold(_MANY, *_USUAL[1:])
+def collect_rarely() -> None:
+    """For short commands: collections that find nothing take a twentieth of their run time."""
+    gc.set_threshold(_RARE_THRESHOLD, *_DEFAULT[1:])
 
 
-def as_usual() -> None:
-    """For what stays: searched more seldom, its memory would grow."""
-    gc.set_threshold(*_USUAL)
+def restore_default() -> None:
+    """For the daemon: with rare collections its memory would grow."""
+    gc.set_threshold(*_DEFAULT)

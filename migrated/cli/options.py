@@ -1,4 +1,4 @@
-"""The options that every command takes, before or after its name."""
+"""The options that every command takes, before or after its name, and argument types."""
 
 import argparse
 from typing import get_args
@@ -7,13 +7,15 @@ from migrated.config.load import Overrides, load_config
 from migrated.config.settings import Config, LogFormat, LogLevel, parse_duration
 from migrated.core.migration import HIGHEST_VERSION
 
+# int() refuses strings of more than 4,300 digits with a message of its own.
 _DIGITS = 100
-# What stands before the command is kept under names of its own: the command's parser would overwrite it.
+# Options before the command are stored under other names, because the command's parser would overwrite them
+# with its defaults.
 _BEFORE = "before_"
 
 
 def add_global(parser: argparse.ArgumentParser, *, before: bool) -> None:
-    """Add them to the program's parser (`before`) or to a command's."""
+    """Add the options to the program's parser (`before`) or to a command's parser."""
     prefix = _BEFORE if before else ""
     group = parser.add_argument_group("options for every command, before or after its name")
     group.add_argument(
@@ -51,7 +53,7 @@ def add_global(parser: argparse.ArgumentParser, *, before: bool) -> None:
 
 
 def overrides(arguments: argparse.Namespace) -> Overrides:
-    """What the command line says over the configuration file."""
+    """Return the settings of the command line, which override the configuration file."""
 
     def chosen(name: str) -> str | None:
         after: str | None = getattr(arguments, name)
@@ -71,12 +73,12 @@ def overrides(arguments: argparse.Namespace) -> Overrides:
 
 
 def configuration(arguments: argparse.Namespace) -> Config:
-    """The configuration in force. Raises `ConfigError`."""
+    """Load the configuration in force. Raises `ConfigError`."""
     return load_config(overrides(arguments))
 
 
 def duration(text: str) -> float:
-    """An argument such as 250ms, 30s, 5m, or plain seconds."""
+    """Argument type: a duration such as 250ms, 30s, 5m, or plain seconds."""
     try:
         seconds = text.isascii() and text.replace(".", "", 1).isdigit()
         return parse_duration(f"{text}s" if seconds else text)
@@ -85,21 +87,21 @@ def duration(text: str) -> float:
 
 
 def version(text: str) -> int:
-    """An argument that is a version, or 0."""
+    """Argument type: a version, or 0."""
     if not (text.isascii() and text.isdigit() and len(text) < _DIGITS and int(text) <= HIGHEST_VERSION):
         raise argparse.ArgumentTypeError(f"expected a version, 0 to {HIGHEST_VERSION}, got {text!r}")
     return int(text)
 
 
 def count(text: str) -> int:
-    """An argument that is a number from 1 on."""
+    """Argument type: a whole number, 1 or more."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number, 1 or more, got {text!r}")
     return int(text)
 
 
 def add_lock_timeout(parser: argparse.ArgumentParser) -> None:
-    """The option of the commands that change databases."""
+    """Add the option of the commands that change databases."""
     parser.add_argument(
         "--lock-timeout",
         type=duration,
@@ -108,8 +110,8 @@ def add_lock_timeout(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_how_far_down(parser: argparse.ArgumentParser) -> None:
-    """The options of the commands that roll back."""
+def add_rollback_range(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the commands that roll back."""
     how_far = parser.add_mutually_exclusive_group()
     how_far.add_argument("--to", type=version, metavar="V", help="roll back everything above V; 0: everything")
     how_far.add_argument("--steps", type=count, metavar="N", help="roll back the N newest (default: 1)")

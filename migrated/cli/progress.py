@@ -1,4 +1,4 @@
-"""A progress bar on the terminal, for work that takes longer than a moment."""
+"""A progress bar on the terminal for a run that takes longer than a second."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from migrated.logs.logger import Log
 
-_PATIENCE_SECONDS = 1.0
+_DELAY_SECONDS = 1.0
 
 
 class ProgressBar(Observer):
-    """Draws on standard error, below the lines of the log, which it lets through. A context manager.
+    """Draws a progress bar on standard error, below the lines of the log. A context manager.
 
-    Nothing is drawn where that is no terminal, nor before a run has taken a second.
+    Nothing is drawn if standard error is not a terminal, or during the first second of a run.
     """
 
     def __init__(self, log: "Log") -> None:
@@ -33,14 +33,14 @@ class ProgressBar(Observer):
     def planned(self, steps: int) -> None:
         self._steps, self._taken, self._began = steps, 0, time.monotonic()
 
-    def beginning(self, step: Step, *, late: bool) -> None:  # noqa: ARG002 - as every observer
-        if time.monotonic() - self._began >= _PATIENCE_SECONDS:
+    def beginning(self, step: Step, *, late: bool) -> None:  # noqa: ARG002 - the signature of Observer
+        if time.monotonic() - self._began >= _DELAY_SECONDS:
             self._show(step.migration.label)
 
     def progress(self, progress: Progress) -> None:
         self._show(f"{progress.step.migration.label}, statement {progress.statement} of {progress.statements}")
 
-    def done(self, done: StepResult, direction: MigrationDirection) -> None:  # noqa: ARG002 - as every observer
+    def done(self, done: StepResult, direction: MigrationDirection) -> None:  # noqa: ARG002 - the signature of Observer
         self._taken += 1
         if self._bar is not None:
             self._show(done.entry.label)
@@ -71,6 +71,7 @@ class ProgressBar(Observer):
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("", total=self._steps)
         self._bar.start()
+        # Log lines must go through rich's replacement of sys.stderr, or they would be drawn into the bar.
         self._log.write_through(sys.stderr.write)
 
     def _hide(self) -> None:

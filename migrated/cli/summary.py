@@ -1,4 +1,4 @@
-"""Summaries of many databases: totals, and databases grouped by what they have in common."""
+"""Summaries of many databases: totals, and databases grouped by cause or result."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -9,13 +9,13 @@ from migrated.core.errors import MigrationError
 from migrated.fleet.inspect import SUMMARIES, DatabaseView
 
 MANY = 10
-"""More databases than these are told of in groups."""
+"""More databases than this are shown in groups."""
 _MOST_NAMED = 3
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Group:
-    """How many databases, the `names` of the first few, and what is to be said of the first beyond the key."""
+    """A count of databases, the `names` of the first few, and a remark about the first one."""
 
     def __init__(self, remark: str | None = None, count: int = 0, names: Sequence[str] = ()) -> None:
         self.remark = remark
@@ -24,12 +24,12 @@ class Group:
 
     @property
     def members(self) -> str:
-        """The first few by name, and how many more."""
+        """The first few names, and how many more there are."""
         more = self.count - len(self.names)
         return ", ".join(self.names) + (f" and {more:,} more" if more else "")
 
-    def told(self, text: str, *details: str) -> str:
-        """A text about all of them, with the details, the remark, and who they are."""
+    def describe(self, text: str, *details: str) -> str:
+        """Return a text about the group, with details, remark and members on indented lines."""
         is_short = self.count == len(self.names)
         title = self.members if is_short else pluralize(self.count)
         below = [*details, self.remark, None if is_short else self.members]
@@ -37,13 +37,13 @@ class Group:
 
 
 class Groups(Generic[Key]):
-    """Groups by what their databases have in common. Only a few names of each are held."""
+    """Groups databases by a key. Only a few names of each group are stored, so memory does not grow."""
 
     def __init__(self) -> None:
         self._groups: dict[Key, Group] = {}
 
     def add(self, key: Key, name: str, remark: str | None = None) -> None:
-        """One more database; the remark counts of the first in a group."""
+        """Add a database. Only the remark of the first one in a group is stored."""
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group(remark)
@@ -52,65 +52,65 @@ class Groups(Generic[Key]):
             group.names.append(name)
 
     def __iter__(self) -> Iterator[tuple[Key, Group]]:
-        """The largest first."""
+        """Iterate over the groups, the largest first."""
         return iter(sorted(self._groups.items(), key=lambda item: -item[1].count))
 
 
 class Report:
-    """What is to be said of many databases: of those at fault on standard error, else on standard output."""
+    """Prints results of many databases in groups: problems on standard error, others on standard output."""
 
     def __init__(self) -> None:
-        self._faults: Groups[str] = Groups()
+        self._problems: Groups[str] = Groups()
         self._others: Groups[tuple[str, ...]] = Groups()
 
-    def fault(self, name: str, fault: MigrationError) -> None:
-        """A database is at fault."""
-        text, remark = split_error(fault)
-        self._faults.add(text, name, remark)
+    def problem(self, name: str, problem: MigrationError) -> None:
+        """Add a database with a problem."""
+        text, remark = split_error(problem)
+        self._problems.add(text, name, remark)
 
     def add(self, name: str, *lines: str) -> None:
-        """A database is not, and there are lines to be said of it."""
+        """Add a database without a problem, and the lines to print about it."""
         self._others.add(lines, name)
 
     def print(self) -> None:
-        """Say it, once for all databases of which it is true."""
-        for text, group in self._faults:
-            print_problem(group.told(text))
+        """Print each text once for all databases that share it."""
+        for text, group in self._problems:
+            print_problem(group.describe(text))
         for lines, group in self._others:
-            print(writable(group.told(*lines)))
+            print(writable(group.describe(*lines)))
 
 
-def split_error(fault: MigrationError) -> tuple[str, str | None]:
-    """What `str(fault)` says, in two parts: what is the same for all with one cause, and what may differ.
+def split_error(problem: MigrationError) -> tuple[str, str | None]:
+    """Split `str(problem)` into the text that is equal for one cause, and the rest, which may differ.
 
-    The latter is the hint, say, which names who holds a database.
+    The rest is, for example, a hint that names the holder of a lock.
     """
-    text = f"{fault.place}: {fault.message}" if fault.place else fault.message
-    return text, str(fault).removeprefix(text).lstrip("\n") or None
+    text = f"{problem.place}: {problem.message}" if problem.place else problem.message
+    return text, str(problem).removeprefix(text).lstrip("\n") or None
 
 
 def pluralize(number: int, noun: str = "database") -> str:
-    """A number with its noun."""
+    """Return a number with its noun, such as `1 database` or `2,000 databases`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def named(databases: Sequence[str]) -> str:
-    """All by name, or the first few where there are many."""
+    """Return all names, or the first few if there are many."""
     shown = databases if len(databases) <= MANY else databases[:_MOST_NAMED]
     return Group(count=len(databases), names=shown).members
 
 
 def range_label(labels: Sequence[str]) -> str:
-    """How many migrations, with the first and the last."""
+    """Return the number of migrations, with the first and the last label."""
     ends = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
     return f"{pluralize(len(labels), 'migration')} ({ends})"
 
 
-_GRAVEST_FIRST = ("blocked", "unavailable", "pending")
+_WORST_FIRST = ("blocked", "unavailable", "pending")
 
 
 class FailureCause(NamedTuple):
-    """Why a database is not current: its state in a word, a text, and of a problem the type and the place."""
+    """Why a database is not current: state, message, and the type and place of an error."""
 
     state: str
     message: str
@@ -122,9 +122,10 @@ class FailureCause(NamedTuple):
 
 
 class StatusTotals:
-    """Told of one database after the other. `codes` are the exit codes of what is wrong, those given among them.
+    """Counts the states of databases and groups the causes.
 
-    `pending` is how many databases have something that could be applied.
+    `codes` are the exit codes of all errors, including those given. `pending` is the number of databases with
+    pending migrations.
     """
 
     def __init__(self, codes: Iterable[int] = ()) -> None:
@@ -135,13 +136,13 @@ class StatusTotals:
         self.pending = 0
 
     def over(self, views: Iterable[DatabaseView]) -> Iterator[DatabaseView]:
-        """The same views; each is counted when it is passed on."""
+        """Yield the same views; each is counted when it is yielded."""
         for view in views:
             self.add(view)
             yield view
 
     def add(self, view: DatabaseView) -> None:
-        """One more database."""
+        """Count a database."""
         state = view.summary
         self.states[state] += 1
         self.pending += bool(view.pending)
@@ -149,23 +150,23 @@ class StatusTotals:
             self.codes.add(view.error.exit_code)
         if view.refusal:
             self.refusals.add(view.refusal.exit_code)
-        if view.fault:
-            cause = FailureCause(state, view.fault.message, type(view.fault).__name__, view.fault.place)
-            self.causes.add(cause, view.name, split_error(view.fault)[1])
+        if view.problem:
+            cause = FailureCause(state, view.problem.message, type(view.problem).__name__, view.problem.place)
+            self.causes.add(cause, view.name, split_error(view.problem)[1])
         elif state != "current":
             self.causes.add(FailureCause(state, range_label(view.waiting)), view.name)
 
     def lines(self) -> Iterator[str]:
-        """For people: how many are in which state, then every cause, the gravest first."""
+        """Yield the lines for people: the counts of states, then every cause, the most severe first."""
         states = ", ".join(f"{self.states[state]:,} {state}" for state in SUMMARIES if self.states[state])
         yield f"# {pluralize(self.states.total())}: {states}"
-        for gravity in _GRAVEST_FIRST:
+        for state in _WORST_FIRST:
             for cause, group in self.causes:
-                if cause.state == gravity:
-                    yield group.told(str(cause))
+                if cause.state == state:
+                    yield group.describe(str(cause))
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the summary as a JSON object."""
         return {
             "databases": self.states.total(),
             **{state: self.states[state] for state in SUMMARIES},

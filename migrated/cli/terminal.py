@@ -1,4 +1,4 @@
-"""Output for people and programs: JSON documents, tables, problems, and the progress bar of a fleet."""
+"""Print JSON documents, tables and problems; draw the progress bar of a fleet."""
 
 import os
 import sys
@@ -26,33 +26,33 @@ _PIECE = 8192  # characters
 
 
 def print_json(document: object) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(_formatted(document))
 
 
 class JsonDocument:
-    """One JSON object on standard output, written as it comes, in pieces of some 8 KiB.
+    """Writes one JSON object to standard output while its values arrive, in pieces of about 8 KiB.
 
-    A context manager. What is raised within leaves the document unfinished: nobody shall take it for a whole one.
+    A context manager. An exception leaves the document without its end, so that no reader takes it for complete.
     """
 
     def __init__(self) -> None:
         self._separator = "{"
 
     def member(self, key: str, value: object) -> None:
-        """Write a key with its value."""
+        """Write a key and its value."""
         self._begin(key)
         sys.stdout.write(_formatted(value, "  "))
 
     def elements(self, key: str, values: Iterable[object]) -> None:
-        """Write a key with a list, each element as soon as it is there."""
+        """Write a key and a list, each element as soon as it arrives."""
         self._begin(key)
         opening = "["
         unsent = 0
         for value in values:
             unsent += sys.stdout.write(f"{opening}\n    {_formatted(value, '    ')}")
             opening = ","
-            # The buffer of Python 3.14 has 128 KiB: a reader would wait for dozens of databases.
+            # Python 3.14 buffers 128 KiB: without the flush a reader would wait for dozens of databases.
             if unsent >= _PIECE:
                 sys.stdout.flush()
                 unsent = 0
@@ -73,7 +73,7 @@ class JsonDocument:
 
 
 def _formatted(value: object, margin: str = "") -> str:
-    """A value as indented JSON, its lines after the first behind a margin."""
+    """Return a value as indented JSON, with `margin` before every line but the first."""
     import msgspec
 
     try:
@@ -85,7 +85,7 @@ def _formatted(value: object, margin: str = "") -> str:
 
 
 def _writable(document: Any) -> Any:
-    """The same without what no JSON holds: file names that are not UTF-8."""
+    """Escape what JSON cannot contain: file names that are not UTF-8."""
     if isinstance(document, dict):
         return {key: _writable(value) for key, value in document.items()}
     if isinstance(document, list):
@@ -94,12 +94,12 @@ def _writable(document: Any) -> Any:
 
 
 def writable(text: str) -> str:
-    """A text that any stream takes."""
+    """Escape bytes that are not UTF-8, which a stream would refuse to encode."""
     return os.fsencode(text).decode(errors="backslashreplace") if not text.isascii() else text
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table: drawn on a terminal, one line a row with tabs between elsewhere. The last column is coloured."""
+    """Print a table: drawn with a coloured last column on a terminal, otherwise separated by tabs."""
     if sys.stdout.isatty():
         _draw(title, header, rows)
         return
@@ -123,21 +123,20 @@ def _draw(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
 
 
 def print_problem(text: str, kind: str = "error") -> None:
-    """A line about something wrong, on standard error."""
+    """Print a line about an error or warning on standard error."""
     print(writable(f"migrated: {kind}: {text}"), file=sys.stderr)
 
 
-_PATIENCE_SECONDS = 1.0
-_BETWEEN_SECONDS = 0.1
+_DELAY_SECONDS = 1.0
+_INTERVAL_SECONDS = 0.1
 Thing = TypeVar("Thing")
 
 
 class FleetBar:
-    """How many databases are done of all, how many a second, and how long the rest will take. A context manager.
+    """Progress bar over many databases: number done, rate, time left. A context manager.
 
-    Draws as `ProgressBar` does, and lets the lines of the `log`, where there is one, through. Without `is_wanted`
-    nothing is drawn: where standard output goes to the same terminal, and has lines all the while. One
-    thread tells it.
+    Draws as `ProgressBar` does, below the lines of `log`, if given. Nothing is drawn without `is_wanted`, for
+    example if standard output prints lines to the same terminal all the time. Not thread-safe.
     """
 
     def __init__(self, total: int, log: "Log | None" = None, *, is_wanted: bool = True) -> None:
@@ -145,22 +144,22 @@ class FleetBar:
         self._log = log
         self._is_wanted = is_wanted and sys.stderr.isatty()
         self._done = 0
-        self._next = time.monotonic() + _PATIENCE_SECONDS
+        self._next = time.monotonic() + _DELAY_SECONDS
         self._bar: rich_progress.Progress | None = None
 
-    def one_done(self) -> None:
-        """One more of them is."""
+    def advance(self) -> None:
+        """Count one more database as done."""
         self._done += 1
-        # Drawing costs more than looking at a database does.
+        # Drawing costs more than reading a database, so it happens ten times a second at most.
         if self._is_wanted and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _BETWEEN_SECONDS
+            self._next = time.monotonic() + _INTERVAL_SECONDS
             self._draw()
 
-    def over(self, things: Iterable[Thing]) -> Iterator[Thing]:
-        """The same things; each counts as done when the next is asked for."""
+    def track(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """Yield the same things; each counts as done when the next one is requested."""
         for thing in things:
             yield thing
-            self.one_done()
+            self.advance()
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +207,7 @@ def _fleet_bar(done: int, total: int) -> "rich_progress.Progress":
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        # What goes elsewhere than to a terminal must not come out on this one.
+        # With a redirected standard output, rich would print it on the terminal instead.
         redirect_stdout=sys.stdout.isatty(),
     )
     bar.add_task("databases", completed=done, total=total)

@@ -1,4 +1,4 @@
-"""Work in a thread of its own, so that the main one hears a signal at once and passes it on."""
+"""Run work in a thread, so that the main thread can handle signals at once."""
 
 import signal
 import sys
@@ -15,11 +15,11 @@ from migrated.system.inbox import receive
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _KILLED = 128
-_LOOK_UP_SECONDS = 1.0
+_WAKE_UP_SECONDS = 1.0
 
 
 class _Finished:
-    """The work is over: its exit code, or what it raised."""
+    """The result of the work: its exit code, or the exception that it raised."""
 
     def __init__(self, code: int | None, error: BaseException | None) -> None:
         self.code = code
@@ -27,36 +27,37 @@ class _Finished:
 
 
 def in_worker(work: Callable[[CancelToken], int], stop_grace: float) -> int:
-    """Do `work` and return its exit code, or 128 and the signal's number when one stopped it.
+    """Run `work` and return its exit code, or 128 plus the number of the signal that stopped it.
 
-    At the first SIGINT or SIGTERM nothing more begins, and what is running may take `stop_grace` seconds; at the
-    second it is interrupted; a third one has its usual effect.
+    After the first SIGINT or SIGTERM no other step begins, and the running one may take `stop_grace` seconds. The
+    second interrupts it. A third has its default effect. An exception of `work` is raised here.
     """
     inbox: SimpleQueue[_Finished | signal.Signals] = SimpleQueue()
-    supervision = CancelToken()
+    cancel_token = CancelToken()
 
-    def heard(number: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         inbox.put(signal.Signals(number))
 
-    def do() -> None:
-        # Two signals at once would both be taken by this thread, and the main one would go on waiting.
+    def run() -> None:
+        # Otherwise the kernel could deliver a signal to this thread; the main thread, where Python runs handlers,
+        # would not wake up from its wait.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            inbox.put(_Finished(work(supervision), None))
+            inbox.put(_Finished(work(cancel_token), None))
         except BaseException as error:  # noqa: BLE001 - it is raised in the main thread
             inbox.put(_Finished(None, error))
 
-    before = {number: signal.signal(number, heard) for number in _SIGNALS}
-    thread = threading.Thread(target=do, name="migrated-worker")
+    previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    thread = threading.Thread(target=run, name="migrated-worker")
     thread.start()
     stopped_by = 0
     try:
         while not isinstance(message := _next(inbox), _Finished):
             stopped_by = stopped_by or message
-            _pass_on(message, supervision, stop_grace)
+            _pass_on(message, cancel_token, stop_grace)
     finally:
         thread.join()
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
     if message.error is not None:
         raise message.error
@@ -65,19 +66,19 @@ def in_worker(work: Callable[[CancelToken], int], stop_grace: float) -> int:
 
 def _next(inbox: "SimpleQueue[_Finished | signal.Signals]") -> "_Finished | signal.Signals":
     while True:
-        # A signal that another thread took is heard here only when this one looks up.
+        # Another thread (of a library) may have received the signal: its handler runs when this wait times out.
         with suppress(Empty):
-            return receive(inbox, _LOOK_UP_SECONDS)
+            return receive(inbox, _WAKE_UP_SECONDS)
 
 
-def _pass_on(number: signal.Signals, supervision: CancelToken, stop_grace: float) -> None:
-    if supervision.stop_requested():
-        supervision.interrupt()
-        # A third one kills: an unfinished migration is then undone by SQLite's journal.
+def _pass_on(number: signal.Signals, cancel_token: CancelToken, stop_grace: float) -> None:
+    if cancel_token.stop_requested():
+        cancel_token.interrupt()
+        # A third signal kills the process; SQLite's journal then undoes an unfinished migration.
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         return
-    supervision.stop(number.name, time.monotonic() + stop_grace)
+    cancel_token.stop(number.name, time.monotonic() + stop_grace)
     print_problem(
         f"{number.name}: the running step may finish within {stop_grace:g} s; "
         "send the signal again to interrupt it",

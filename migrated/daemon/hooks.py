@@ -41,7 +41,7 @@ class PassHookCollector:
             repaired = set(scan.databases)
             self._faults = {path: known for path, known in self._faults.items() if path not in repaired}
         if blocked:
-            self._collector.add_trouble(OutcomeKind.REFUSED, errors[0], blocked)
+            self._collector.add_failure(OutcomeKind.REFUSED, errors[0], blocked)
 
     def found(self, databases: Iterable[DatabasePath]) -> None:
         """Forget databases that are no longer in the current set."""
@@ -53,11 +53,11 @@ class PassHookCollector:
 
     def visited(self, outcome: Outcome, *, is_new: bool) -> None:
         """Record the outcome of one database. `is_new`: its error, if any, was not reported by an earlier pass."""
-        self._collector.add(outcome, is_news=is_new)
+        self._collector.add(outcome, is_new=is_new)
 
     def hook_events(self) -> list[HookEvent]:
         """Return the hook events of the pass. Call when the pass is over."""
-        return self._collector.occasions()
+        return self._collector.hook_events()
 
 
 class HookQueue:

@@ -209,8 +209,8 @@ class Reconciliation:
                 lambda runner: runner.run(),
                 self.log,
                 lock_timeout=self.config.lock_timeout,
-                supervision=self.cancel_token,
-                hold=locks.hold,
+                cancel_token=self.cancel_token,
+                lock_factory=locks.acquire,
                 applies_all=True,
                 in_fleet=is_fleet,
                 prototype=Prototype(target, reading.listing.migrations),
@@ -243,7 +243,7 @@ class Reconciliation:
             if folder not in locked_directories or os.path.islink(database.path):
                 self.locks.ensure(database.path)
                 locked_directories.add(folder)
-            return job.run(database, self.activity, busy_timeout=busy_timeout, in_full=visit.verbose)
+            return job.run(database, self.activity, busy_timeout=busy_timeout, verbose=visit.verbose)
         except (LockHeldError, DatabaseError) as error:
             return Outcome(database, OutcomeKind.UNAVAILABLE, error=error)
         finally:

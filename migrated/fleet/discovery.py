@@ -1,4 +1,4 @@
-"""Which databases there are."""
+"""Find the database files of targets: plain paths and glob patterns."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 class DatabasePath(NamedTuple):
-    """A database: `name` as configured or matched, `path` to open; whether a pattern found it."""
+    """A database: `name` as configured or matched, `path` to open, `matched` if a glob found it."""
 
     name: str
     path: str
@@ -23,7 +23,10 @@ class DatabasePath(NamedTuple):
 
 
 class _Matches(NamedTuple):
-    """What one configured path or glob stands for now; `names` are what comes behind `shown`, and `folder`."""
+    """The current matches of one configured path or glob.
+
+    A database is shown as `shown` + name, and its path is `folder` / name.
+    """
 
     names: list[str]
     matched: bool = False
@@ -32,15 +35,18 @@ class _Matches(NamedTuple):
 
 
 class Discovery:
-    """Finds the databases of targets again and again. While nothing changed it gives the same lists."""
+    """Finds the databases of targets repeatedly.
+
+    While no match changed, `discover` returns the same list object, so callers can compare by identity.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Target, tuple[list[_Matches], list[DatabasePath]]] = {}
 
     def discover(self, target: Target) -> list[DatabasePath]:
-        """A target's databases, in the order configured: plain paths as they are, globs as what they match now.
+        """Return a target's databases in configured order: paths as they are, globs as their current matches.
 
-        What SQLite keeps beside a database, and our own folder, is never taken for one.
+        SQLite's files beside a database (-wal, -shm, -journal) and files in `.migrated/` are never matched.
         """
         matches = [_look(configured, target.base) for configured in target.databases]
         before, databases = self._found.get(target, (None, []))
@@ -50,9 +56,9 @@ class Discovery:
         return databases
 
     def assign(self, targets: Iterable[Target]) -> list[tuple[Target, list[DatabasePath]]]:
-        """Every target with its databases.
+        """Return every target with its databases.
 
-        What several name is the first's: one ledger can follow one directory.
+        A database that several targets name belongs to the first: one ledger can follow only one directory.
         """
         every = [(target, self.discover(target)) for target in targets]
         if len(every) == 1:
@@ -67,17 +73,17 @@ class Discovery:
 
 
 def discover(target: Target) -> list[DatabasePath]:
-    """As `Discovery.discover`, once."""
+    """Like `Discovery.discover`, without memory of earlier calls."""
     return Discovery().discover(target)
 
 
 def assign(targets: Iterable[Target]) -> list[tuple[Target, list[DatabasePath]]]:
-    """As `Discovery.assign`, once."""
+    """Like `Discovery.assign`, without memory of earlier calls."""
     return Discovery().assign(targets)
 
 
 def require_some(target: Target, databases: list[DatabasePath]) -> None:
-    """Raise `DatabaseError` when a target has no database: a misspelt pattern is not an empty fleet."""
+    """Raise `DatabaseError` if a target has no database: the pattern is then probably misspelt."""
     if not databases:
         raise DatabaseError(
             f"no file matches {', '.join(target.databases)}",
@@ -86,7 +92,7 @@ def require_some(target: Target, databases: list[DatabasePath]) -> None:
 
 
 def _is_pattern(configured: str, base: str) -> bool:
-    # A file may have a name that looks like a pattern.
+    # A file may have a name that looks like a pattern, such as `a[1].db`; an existing file wins.
     return _GLOB.search(configured) is not None and not os.path.lexists(os.path.join(base, configured))
 
 
@@ -96,22 +102,26 @@ def _look(configured: str, base: str) -> _Matches:
     folder, pattern = os.path.split(configured)
     if _GLOB.search(folder) or pattern == "**":
         return _Matches(sorted(_matches_below(configured, base)), matched=True)
-    place = os.path.abspath(os.path.join(base, folder))
-    names = [] if FOLDER in folder.split(os.sep) else sorted(_matches_in(place, pattern))
-    return _Matches(names, matched=True, shown=os.path.join(folder, "") if folder else "", folder=place)
+    directory = os.path.abspath(os.path.join(base, folder))
+    names = [] if FOLDER in folder.split(os.sep) else sorted(_matches_in(directory, pattern))
+    return _Matches(names, matched=True, shown=os.path.join(folder, "") if folder else "", folder=directory)
 
 
 def _matches_in(folder: str, pattern: str) -> Iterable[str]:
-    """As `glob`, which looks at each file once more than needed: there may be tens of thousands."""
+    """Yield what `glob` would, with one `scandir`.
+
+    `glob` calls `stat` once more for each file, which is slow with tens of thousands of databases.
+    """
     import fnmatch
 
     fits = re.compile(fnmatch.translate(pattern)).match
-    is_of_hidden = pattern.startswith(".")
+    # As in a shell, `*` does not match hidden files; a pattern that begins with a dot does.
+    matches_hidden = pattern.startswith(".")
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            is_wanted = fits(name) and (is_of_hidden or not name.startswith("."))
-            if is_wanted and not name.endswith(_SIBLINGS) and entry.is_file():
+            is_match = fits(name) and (matches_hidden or not name.startswith("."))
+            if is_match and not name.endswith(_SIBLINGS) and entry.is_file():
                 yield name
 
 
@@ -119,8 +129,8 @@ def _matches_below(pattern: str, base: str) -> Iterable[str]:
     import glob
 
     for name in glob.glob(pattern, root_dir=base, recursive=True):
-        inside_ours = FOLDER in name.split(os.sep)
-        if not name.endswith(_SIBLINGS) and not inside_ours and os.path.isfile(os.path.join(base, name)):
+        in_our_folder = FOLDER in name.split(os.sep)
+        if not name.endswith(_SIBLINGS) and not in_our_folder and os.path.isfile(os.path.join(base, name)):
             yield name
 
 
@@ -130,6 +140,7 @@ def _databases(matches: Iterable[_Matches], base: str, known: Mapping[str, Datab
         for name in match.names:
             path = os.path.join(match.folder, name) if match.folder else os.path.abspath(os.path.join(base, name))
             database = DatabasePath(f"{match.shown}{name}", path, match.matched)
-            was = known.get(path)
-            found.setdefault(path, was if was is not None and was == database else database)
+            # The same object as before keeps comparisons and memory small in a large fleet.
+            earlier = known.get(path)
+            found.setdefault(path, earlier if earlier is not None and earlier == database else database)
     return list(found.values())

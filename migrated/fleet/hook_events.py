@@ -1,4 +1,4 @@
-"""Which hooks the outcomes of one pass over the databases call for: each at most once."""
+"""Collect the outcomes of one pass into hook events: at most one for each hook."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,6 +12,8 @@ _WORST_FIRST = [OutcomeKind.FAILED, OutcomeKind.REFUSED, OutcomeKind.UNAVAILABLE
 
 
 class _Event(NamedTuple):
+    """One change or failure of the pass."""
+
     databases: tuple[str, ...]
     result: OutcomeKind
     versions: tuple[int, ...]
@@ -19,37 +21,37 @@ class _Event(NamedTuple):
 
 
 class HookCollector:
-    """Takes the outcomes of one pass as they come."""
+    """Collects the outcomes of one pass as they arrive."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._changes: list[_Event] = []
-        self._troubles: list[_Event] = []
+        self._failures: list[_Event] = []
 
-    def add(self, outcome: Outcome, *, is_news: bool = True) -> None:
-        """Take an outcome. What is wrong counts only when `is_news`."""
+    def add(self, outcome: Outcome, *, is_new: bool = True) -> None:
+        """Add an outcome. Its error is added only if `is_new`; changes are always added."""
         databases = (outcome.database.path,)
         if outcome.versions:
             self._changes.append(_Event(databases, outcome.result, outcome.versions))
-        if outcome.error is not None and is_news:
-            self.add_trouble(outcome.result, outcome.error, databases)
+        if outcome.error is not None and is_new:
+            self.add_failure(outcome.result, outcome.error, databases)
 
-    def add_trouble(self, result: OutcomeKind, error: MigrationError, databases: Iterable[str]) -> None:
-        """Take what is wrong with several databases at once. What was interrupted on demand is no trouble."""
+    def add_failure(self, result: OutcomeKind, error: MigrationError, databases: Iterable[str]) -> None:
+        """Add one error that several databases share. An interruption by the user is not a failure."""
         if error.code != INTERRUPTED:
-            self._troubles.append(_Event(tuple(databases), result, _failing(error), error))
+            self._failures.append(_Event(tuple(databases), result, _failing(error), error))
 
-    def occasions(self) -> list[HookEvent]:
-        """What to run hooks for, in order."""
+    def hook_events(self) -> list[HookEvent]:
+        """Return the hook events of the pass, changes first."""
         found = []
         if self._changes:
-            found.append(self._occasion(HookName.AFTER_APPLY, self._changes))
-        if self._troubles:
-            found.append(self._occasion(HookName.ON_FAILURE, self._troubles))
+            found.append(self._hook_event(HookName.AFTER_APPLY, self._changes))
+        if self._failures:
+            found.append(self._hook_event(HookName.ON_FAILURE, self._failures))
         return found
 
-    def _occasion(self, hook: HookName, events: list[_Event]) -> HookEvent:
-        """All of it in one, named after the worst."""
+    def _hook_event(self, hook: HookName, events: list[_Event]) -> HookEvent:
+        """Merge events into one, with the outcome and error of the worst."""
         worst = min(events, key=lambda event: _WORST_FIRST.index(event.result))
         return HookEvent(
             hook,
@@ -63,6 +65,6 @@ class HookCollector:
 
 
 def _failing(error: MigrationError) -> tuple[int, ...]:
-    """The versions that an error is about: all offenders of a refusal."""
+    """Return the versions that an error concerns: all offenders of a refusal."""
     offenders = tuple(offender.version for offender in getattr(error, "offenders", ()))
     return offenders or (() if error.version is None else (error.version,))

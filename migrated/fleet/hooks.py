@@ -1,4 +1,4 @@
-"""Hooks: a program of the user's that is run after something was applied, or when something failed."""
+"""Hooks: user programs that run after migrations were applied, or when something failed."""
 
 import os
 import time
@@ -12,9 +12,9 @@ from migrated.system.cancellation import CancelToken
 from migrated.system.processes import Ended, run_program
 
 LONGEST_OUTPUT = 2000
-"""How much of a line of the log its `output` may take, in bytes as they are written."""
+"""Limit for `output` in a log line, in bytes as encoded in JSON."""
 LONGEST_VARIABLE = 100_000
-"""In bytes. The kernel takes none of 128 KiB or more."""
+"""Limit for one environment variable, in bytes. execve() fails with E2BIG from 128 KiB on (MAX_ARG_STRLEN)."""
 _LONGEST_REASON = 4000
 _EVENT = "MIGRATED_EVENT"
 _OURS = (
@@ -26,7 +26,7 @@ _SERVICE_MANAGERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class HookEvent(NamedTuple):
-    """Why a hook is run: what happened to which databases (their paths), in a pass that came to `outcome`."""
+    """Why a hook runs: what happened to which databases (paths), and the `outcome` of the pass."""
 
     hook: HookName
     run_id: str
@@ -37,14 +37,17 @@ class HookEvent(NamedTuple):
     file: str | None = None
 
     def followed_by(self, later: "HookEvent") -> "HookEvent":
-        """Both in one: all databases and versions, and what the later one came to."""
+        """Merge with a later event: all databases and versions, the outcome of the later one."""
         return later._replace(
             databases=tuple(dict.fromkeys(self.databases + later.databases)),
             versions=tuple(sorted({*self.versions, *later.versions})),
         )
 
     def variables(self) -> dict[str, str]:
-        """What the program finds in its environment. Of a list that is too long for it the beginning is there."""
+        """Return the environment variables of the program.
+
+        A list longer than `LONGEST_VARIABLE` is cut between two entries, and MIGRATED_TRUNCATED is set.
+        """
         databases, fewer = _joined(self.databases, "\n")
         versions, less = _joined((str(version) for version in self.versions if version), " ")
         found = {
@@ -62,25 +65,25 @@ class HookEvent(NamedTuple):
 
 
 def within_a_hook() -> bool:
-    """Whether we were started by one: our failing would start it again, and so on without end."""
+    """True if a hook started this process. Running hooks here could start an endless chain of failures."""
     return _EVENT in os.environ
 
 
-def run_hook(config: Config, occasion: HookEvent, log: Log, supervision: CancelToken) -> None:
-    """Run the program that is configured for this occasion, if one is, and log what it came to. Never raises."""
-    command = config.hooks.command(occasion.hook)
+def run_hook(config: Config, event: HookEvent, log: Log, cancel_token: CancelToken) -> None:
+    """Run the program that is configured for this event, if any, and log the result. Never raises."""
+    command = config.hooks.command(event.hook)
     if not command:
         return
-    log = log.bind(name=occasion.hook.value, run_id=occasion.run_id)
+    log = log.bind(name=event.hook.value, run_id=event.run_id)
     started = time.monotonic()
     try:
-        if supervision.deadline_passed(started):
-            ended = Ended(f"not run, because migrated is stopping: {supervision.reason}", "increase stop_grace")
+        if cancel_token.deadline_passed(started):
+            ended = Ended(f"not run, because migrated is stopping: {cancel_token.reason}", "increase stop_grace")
         else:
-            environment = _environment(occasion)
-            ended = run_program(command, config.directory, environment, config.hooks.timeout, supervision)
-    except Exception as surprise:  # noqa: BLE001 - what was applied is; nothing that a hook does may change that
-        ended = Ended(f"internal error: {surprise!r}", "this is a bug in migrated; please report it")
+            environment = _environment(event)
+            ended = run_program(command, config.directory, environment, config.hooks.timeout, cancel_token)
+    except Exception as error:  # noqa: BLE001 - the migrations are committed; a hook must not fail the run
+        ended = Ended(f"internal error: {error!r}", "this is a bug in migrated; please report it")
     _report(ended, round((time.monotonic() - started) * 1000), log)
 
 
@@ -97,14 +100,18 @@ def _report(ended: Ended, execution_time_ms: int, log: Log) -> None:
     )
 
 
-def _environment(occasion: HookEvent) -> dict[str, str | bytes]:
-    """Ours, without what an outer hook was told, and without what is between the service manager and us."""
+def _environment(event: HookEvent) -> dict[str, str | bytes]:
+    """Our environment without the variables of an outer hook and of the service manager.
+
+    With NOTIFY_SOCKET the program could report readiness, or feed the watchdog, in our name.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in {*_OURS, *_SERVICE_MANAGERS}}
-    return {**inherited, **{name: _encoded(value) for name, value in occasion.variables().items()}}
+    return {**inherited, **{name: _encoded(value) for name, value in event.variables().items()}}
 
 
 def _encoded(value: str) -> bytes:
-    """As file names are, so that one that is not UTF-8 comes out as it is on the disk."""
+    """Encode like file names, so that a path that is not UTF-8 has the same bytes as on disk."""
+    # A NUL byte cannot occur in an environment variable; Popen would raise.
     value = value.replace("\0", "\\0")
     try:
         return os.fsencode(value)
@@ -113,7 +120,7 @@ def _encoded(value: str) -> bytes:
 
 
 def _joined(values: Iterable[str], separator: str) -> tuple[str, bool]:
-    """The values in one text, as many as fit; whether some did not."""
+    """Join as many values as fit; the second result is true if some did not."""
     text = separator.join(values)
     encoded = _encoded(text)
     if len(encoded) <= LONGEST_VARIABLE:
@@ -122,19 +129,20 @@ def _joined(values: Iterable[str], separator: str) -> tuple[str, bool]:
 
 
 def _fitting(ended: Ended) -> tuple[str, bool]:
-    """The end of what was printed, as much as a line takes; whether that is not all."""
+    """Return the end of the output that fits a log line, and whether it was cut."""
     import msgspec
 
     whole = text = ended.output.decode(errors="backslashreplace").strip()
+    # The encoded length counts: control characters take six bytes each in JSON.
     while len(msgspec.json.encode(text)) > LONGEST_OUTPUT:
         text = text[len(text) // 8 + 1 :]
     is_cut = ended.is_cut or text != whole
-    # It may begin within a line, or even within a character.
+    # After a cut the first line is incomplete, perhaps even its first character: drop it.
     return (text.partition("\n")[2] or text if is_cut else text), is_cut
 
 
 def _visible(text: str) -> str:
-    """For a terminal, which would obey control characters."""
+    """Escape control characters, which a terminal would execute."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
     )

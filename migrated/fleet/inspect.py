@@ -1,4 +1,4 @@
-"""What the reading commands share: the state of every database, with nothing changed anywhere."""
+"""Inspect every database without changing anything, for the commands that only read."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,86 +17,87 @@ if TYPE_CHECKING:
     from migrated.engine.backend import Database
 
 SUMMARIES = ("current", "pending", "blocked", "unavailable")
-"""What a database can be, in a word."""
+"""The states of a database, as `status` shows them."""
 _WAITING = {MigrationState.PENDING, MigrationState.LATE, MigrationState.CHANGED}
 
 
 class DatabaseView:
-    """One database as it is, or why it cannot be read; and what a run would refuse."""
+    """One database: its status, or why it cannot be read; and what a run would refuse."""
 
     def __init__(self, database: DatabasePath, target: Target, handle: "Database") -> None:
         self.database = database
         self.target = target
         self.handle = handle
-        self.record = LedgerState([])
-        self.findings = DatabaseStatus([])
+        self.ledger = LedgerState([])
+        self.status = DatabaseStatus([])
         self.error: MigrationError | None = None
         self.refusal: MigrationError | None = None
 
     def look(self, migrations: Sequence[Migration], policy: Policy) -> None:
-        """Read the record, and find the states of all migrations and what a run under this policy would refuse."""
+        """Read the ledger; evaluate all migrations and what a run with this policy would refuse.
+
+        An error is stored in `error` or `refusal`, never raised.
+        """
         try:
-            self.record = self.handle.look()
+            self.ledger = self.handle.look()
         except DatabaseError as error:
             self.error = error
             return
-        self.findings = evaluate(migrations, self.record)
+        self.status = evaluate(migrations, self.ledger)
         try:
-            refusals.refuse_by_policy(self.findings.statuses, policy, self.handle.stored_migrations)
+            refusals.refuse_by_policy(self.status.statuses, policy, self.handle.stored_migrations)
         except RefusedError as refusal:
-            # The texts that it carries may be large, and nothing shown by reading commands needs them.
+            # These SQL texts may be large, and no reading command shows them.
             refusal.recorded = {}
             self.refusal = refusal
 
     @property
     def name(self) -> str:
-        """As people know it."""
+        """The name as configured or matched."""
         return self.database.name
 
     @property
-    def fault(self) -> MigrationError | None:
-        """What keeps a run from it, if anything does."""
+    def problem(self) -> MigrationError | None:
+        """What would prevent a run, or None."""
         return self.error or self.refusal
 
     @property
     def applied(self) -> int:
-        """How many the ledger has."""
-        return len(self.record.applied)
+        """The number of applied migrations."""
+        return len(self.ledger.applied)
 
     @property
     def pending(self) -> int:
-        """How many could be applied, repeatable ones included."""
-        return self.findings.pending
+        """The number of migrations that could be applied, repeatable ones included."""
+        return self.status.pending
 
     @property
     def waiting(self) -> list[str]:
-        """The labels of those that a run would apply, or do again, if it refused nothing."""
-        versioned = [status.label for status in self.findings.statuses if status.state in _WAITING]
-        repeatables = [
-            each.migration for each in self.findings.repeatables if each.state is MigrationState.PENDING
-        ]
+        """The labels of the migrations that a run would apply or redo, if nothing were refused."""
+        versioned = [status.label for status in self.status.statuses if status.state in _WAITING]
+        repeatables = [each.migration for each in self.status.repeatables if each.state is MigrationState.PENDING]
         return versioned + [each.label for each in repeatables if each]
 
     @property
     def unfinished(self) -> Unfinished | None:
-        """What stopped half way there."""
-        return self.record.unfinished
+        """The stopped migration of this database, or None."""
+        return self.ledger.unfinished
 
     @property
     def summary(self) -> str:
-        """One word, of `SUMMARIES`."""
+        """The state of the database: one of `SUMMARIES`."""
         if self.error:
             return "unavailable"
         if self.refusal:
             return "blocked"
-        # One that was changed and is not refused waits to be redone.
+        # A changed migration that is not refused counts as pending: it will be redone.
         return "pending" if self.waiting else "current"
 
 
 class TargetView:
-    """One target: what its directory holds, or why that cannot be told, and which databases it has.
+    """One target: its migrations, or why they cannot be read, and its databases.
 
-    Where it cannot be told, no database is looked at, and `databases` is empty.
+    If `error` is set, no database is inspected and `databases` is empty.
     """
 
     def __init__(self, target: Target) -> None:
@@ -107,33 +108,33 @@ class TargetView:
 
     @property
     def problems(self) -> list[MigrationError]:
-        """Everything that keeps the target from being worked on."""
+        """Every error that prevents a run on this target."""
         return [*([self.error] if self.error else []), *(self.listing.invalid if self.listing else [])]
 
     def views(self, developed: Collection[str] = ()) -> Iterator[DatabaseView]:
-        """Look at each database, one after the other, and keep nothing of it.
+        """Inspect one database after the other; memory does not grow with their number.
 
-        Those whose paths are in `developed` are judged as a daemon for development does.
+        Paths in `developed` are judged by the policy of `migrated dev`.
         """
         if self.listing is None:
             return
-        fault = self.listing.invalid[0] if self.listing.invalid else None
-        policy, followed = self.target.policy, following(self.target.policy)
+        invalid = self.listing.invalid[0] if self.listing.invalid else None
+        policy, developing = self.target.policy, following(self.target.policy)
         for database in self.databases:
             view = DatabaseView(database, self.target, _handle(database, self.target))
-            is_developed = fault is None and database.path in developed
-            view.look(self.listing.migrations, followed if is_developed else policy)
-            # Nothing from a directory with an invalid file is applied to anything.
-            view.refusal = view.refusal or fault
+            is_developing = invalid is None and database.path in developed
+            view.look(self.listing.migrations, developing if is_developing else policy)
+            # A run applies nothing from a directory with an invalid file.
+            view.refusal = view.refusal or invalid
             yield view
 
 
-def look(config: Config, *, patience: float = PATIENCE_SECONDS) -> Iterator[TargetView]:
-    """Read the directory of every target, waiting up to `patience` seconds for a file that is being written."""
+def look(config: Config, *, timeout: float = PATIENCE_SECONDS) -> Iterator[TargetView]:
+    """Read the directory of every target. Wait up to `timeout` seconds for a file that is being written."""
     for target, databases in assign(config.targets):
         view = TargetView(target)
         try:
-            view.listing = read_finished(target.migrations, config.trust(), timeout=patience)
+            view.listing = read_finished(target.migrations, config.trust(), timeout=timeout)
             require_some(target, databases)
         except MigrationError as error:
             view.error = error
@@ -153,7 +154,7 @@ def _handle(database: DatabasePath, target: Target) -> "Database":
 
 
 def error_dict(error: MigrationError | None) -> dict[str, Any] | None:
-    """An error as JSON: type, message, hint and place, those that it has."""
+    """Return an error as a JSON object: type, message, hint and place, without empty keys."""
     if error is None:
         return None
     known = {

@@ -1,4 +1,7 @@
-"""One operation on any database of a fleet: current ones are skipped, new ones may be copied from another."""
+"""Run one operation on any database of a target.
+
+Current databases of a fleet are skipped, and new ones can be cloned from a pre-migrated image.
+"""
 
 import os
 import threading
@@ -16,16 +19,19 @@ from migrated.engine.database import Glance, glance, is_absent_or_empty, open_da
 from migrated.engine.runner import LockFactory, MigrationRunner, MigrationSet
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, OutcomeKind, internal_error
-from migrated.fleet.reporting import Reporter
+from migrated.fleet.reporting import LoggingObserver
 from migrated.logs import events
 from migrated.logs.logger import Log
 from migrated.system.cancellation import CancelToken
 
-Action = Callable[[MigrationRunner], list[AppliedMigration]]
+Operation = Callable[[MigrationRunner], list[AppliedMigration]]
 
 
 class Prototype:
-    """For one pass, so that what is copied is not older than that. Used by several threads."""
+    """A pre-migrated image for the new databases of one pass, made when the second one asks. Thread-safe.
+
+    It lives for one pass only, so that a clone is never older than the migrations read for that pass.
+    """
 
     def __init__(self, target: Target, migrations: Sequence[Migration]) -> None:
         self._target = target
@@ -35,7 +41,10 @@ class Prototype:
         self._template: Template | None = None
 
     def template(self) -> Template | None:
-        """For another new database: nothing for the first, which shows whether the migrations work at all."""
+        """Return the image for a new database; None for the first one, which tests the migrations.
+
+        None also if the image cannot be made.
+        """
         with self._mutex:
             self._asked += 1
             if self._asked == 2:  # noqa: PLR2004 - the second one
@@ -53,42 +62,43 @@ class Prototype:
             runner.add_migrations(self._migrations)
             return runner.make_template()
         except MigrationError:
-            # The databases themselves will show what is wrong.
+            # Every database then runs the migrations itself and reports this error.
             return None
 
 
 class DatabaseJob:
-    """One piece of work that can be done on any database of a target, on several at once.
+    """An operation that can run on any database of a target, on several at the same time.
 
-    `lock_timeout` is in seconds; `hold` takes the lock of a database's directory, which the databases share. With
-    `applies_all` the action leaves nothing pending when it succeeds; then a new database may be copied from the
-    `prototype` as well, and one of a fleet is compared with others. Raises as `MigrationRunner.add_migrations`.
+    `lock_timeout` is in seconds. `lock_factory` takes the lock of a directory, which its databases share.
+    `applies_all` means that a successful operation leaves nothing pending: a new database may then be cloned from
+    `prototype`, and a database of a fleet is skipped if its ledger is known to be current.
+    Raises as `MigrationRunner.add_migrations`.
     """
 
     def __init__(
         self,
         target: Target,
         migrations: Sequence[Migration],
-        action: Action,
+        operation: Operation,
         log: Log,
         *,
         lock_timeout: float,
-        supervision: CancelToken | None = None,
-        hold: LockFactory | None = None,
+        cancel_token: CancelToken | None = None,
+        lock_factory: LockFactory | None = None,
         applies_all: bool = False,
         in_fleet: bool = False,
         prototype: Prototype | None = None,
     ) -> None:
         self.target = target
-        self.action = action
+        self.operation = operation
         self.log = log
         self.lock_timeout = lock_timeout
-        self.supervision = supervision
-        self.hold = hold
+        self.cancel_token = cancel_token
+        self.lock_factory = lock_factory
         self.applies_all = applies_all
         self.prototype = prototype
-        self._prepared = MigrationSet(migrations)
-        self._alike = CurrentLedgers(self._prepared, target) if applies_all and in_fleet else None
+        self._migrations = MigrationSet(migrations)
+        self._current_ledgers = CurrentLedgers(self._migrations, target) if applies_all and in_fleet else None
 
     def run(
         self,
@@ -96,52 +106,52 @@ class DatabaseJob:
         also: Observer | None = None,
         *,
         busy_timeout: float | None = None,
-        in_full: bool = True,
+        verbose: bool = True,
     ) -> Outcome:
-        """Do it on one. Never raises a `MigrationError`: it is in the outcome.
+        """Run the operation on one database. Any error is returned in the outcome, never raised.
 
-        Each step is told to `also` and logged as it happens: unless `in_full`, only where it deserves attention.
-        The outcome itself is for `reporting`. Another's lock is waited for as long as the target says, or for
-        `busy_timeout` seconds.
+        Steps are logged and passed to `also` as they happen; unless `verbose`, expected ones only at level debug.
+        The outcome is not logged: that is for `reporting`. `busy_timeout`, in seconds, can only shorten the
+        timeout of the target.
         """
-        if self._alike is not None and self._alike.is_current(database):
+        if self._current_ledgers is not None and self._current_ledgers.is_current(database):
             return Outcome(database, OutcomeKind.CURRENT)
-        reporter = Reporter(self.log.bind(database=database.name), also, in_full=in_full)
+        observer = LoggingObserver(self.log.bind(database=database.name), also, verbose=verbose)
         started = time.monotonic()
-        runner = self._runner(database, reporter, busy_timeout)
+        runner = self._runner(database, observer, busy_timeout)
         is_new = is_absent_or_empty(database.path)
         was_there = not is_new or os.path.exists(database.path)
         error: MigrationError | None = None
         try:
-            runner.use(self._prepared)
-            self._act(runner, is_new=is_new)
+            runner.use(self._migrations)
+            self._execute(runner, is_new=is_new)
         except MigrationError as failure:
             error = strip_traceback(failure)
-        except Exception as surprise:  # noqa: BLE001 - one database's surprise must not stop the others
-            error = DatabaseError(database=database.name, transient=True, **internal_error(surprise))
+        except Exception as unexpected:  # noqa: BLE001 - a bug met in one database must not stop the others
+            error = DatabaseError(database=database.name, transient=True, **internal_error(unexpected))
         if not was_there and os.path.exists(database.path):
-            reporter.log(events.DATABASE_CREATED)
-        result = _result(error, reporter)
-        if result is OutcomeKind.CURRENT and self._alike is not None:
-            self._alike.learn(database)
+            observer.log(events.DATABASE_CREATED)
+        result = _result(error, observer)
+        if result is OutcomeKind.CURRENT and self._current_ledgers is not None:
+            self._current_ledgers.learn(database)
         return Outcome(
             database,
             result,
-            reporter.applied,
-            reporter.rolled_back,
+            observer.applied,
+            observer.rolled_back,
             self._pending(runner, result, error),
             round((time.monotonic() - started) * 1000),
             error,
             _changes(error) if isinstance(error, RefusedError) else {},
-            tuple(reporter.versions),
+            tuple(observer.versions),
         )
 
-    def _act(self, runner: MigrationRunner, *, is_new: bool) -> None:
+    def _execute(self, runner: MigrationRunner, *, is_new: bool) -> None:
         template = self.prototype.template() if self.prototype is not None and is_new else None
         if template is not None:
             runner.run_from(template)
         else:
-            self.action(runner)
+            self.operation(runner)
 
     def _runner(self, database: DatabasePath, observer: Observer, busy_timeout: float | None) -> MigrationRunner:
         target = self.target
@@ -158,14 +168,14 @@ class DatabaseJob:
             snapshots=target.snapshots,
             application_id=target.application_id,
             observer=observer,
-            supervision=self.supervision,
-            hold=self.hold,
+            supervision=self.cancel_token,
+            hold=self.lock_factory,
         )
 
     def _pending(self, runner: MigrationRunner, result: OutcomeKind, error: MigrationError | None) -> int:
         succeeded = result is OutcomeKind.CURRENT or (self.applies_all and error is None)
-        is_whole = succeeded and not (self.supervision and self.supervision.stop_requested())
-        # A database that is busy would be waited for once more.
+        is_whole = succeeded and not (self.cancel_token and self.cancel_token.stop_requested())
+        # Counting would wait a second time for a busy database.
         if is_whole or isinstance(error, DatabaseError):
             return 0
         try:
@@ -176,13 +186,16 @@ class DatabaseJob:
 
 
 def strip_traceback(error: MigrationError) -> MigrationError:
-    """Without the frames that it was raised in, which hold on to all that was in use: outcomes are kept."""
+    """Drop traceback and causes. Outcomes are kept for hours; frames would keep connections and SQL text alive."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
 def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
-    """Whether each change matters and, for people, the difference; the texts themselves may be large, and go."""
+    """Return the log keys of each changed migration: reason and an excerpt of the diff.
+
+    Drops the stored SQL texts from the error: they may be large, and outcomes are kept for hours.
+    """
     found: dict[int, dict[str, object]] = {}
     for status in refusal.offenders:
         if status.state is MigrationState.CHANGED:
@@ -194,10 +207,10 @@ def _changes(refusal: RefusedError) -> dict[int, dict[str, object]]:
     return found
 
 
-def _result(error: MigrationError | None, reporter: Reporter) -> OutcomeKind:
+def _result(error: MigrationError | None, observer: LoggingObserver) -> OutcomeKind:
     match error:
         case None:
-            did = reporter.applied or reporter.rolled_back or reporter.updates
+            did = observer.applied or observer.rolled_back or observer.updates
             return OutcomeKind.APPLIED if did else OutcomeKind.CURRENT
         case RefusedError():
             return OutcomeKind.REFUSED
@@ -207,42 +220,43 @@ def _result(error: MigrationError | None, reporter: Reporter) -> OutcomeKind:
             return OutcomeKind.FAILED
 
 
-_MOST = 64
+_MAX_SUMMARIES = 64
+"""A fleet has few distinct ledgers. The limit keeps the learning, which reads whole ledgers, cheap otherwise."""
 
 
 class CurrentLedgers:
-    """For one pass over a target. A fleet has few different records: most databases cost one small query each.
+    """Skip databases whose ledger equals that of a database known to be current. Thread-safe.
 
-    Several threads may ask at once.
+    Valid for one pass over a target. A fleet has few distinct ledgers, so most databases cost one small query.
     """
 
     def __init__(self, prepared: MigrationSet, target: Target) -> None:
         self._prepared = prepared
         self._target = target
-        # What was edited and only changes the record cannot be told from a glance.
+        # With other policies a run may update checksums in the ledger, which the summary cannot reveal.
         self._is_of_use = target.policy.on_changed is OnChanged.REFUSE
         self._known: set[Glance] = set()
 
     def is_current(self, database: DatabasePath) -> bool:
-        """Whether it has everything, as far as can be told at a glance. False means nothing."""
-        return bool(self._known) and self._glance(database) in self._known
+        """Return True if the ledger equals a known current one. False does not mean that anything is pending."""
+        return bool(self._known) and self._summary(database) in self._known
 
     def learn(self, database: DatabasePath) -> None:
-        """Take in what a database looks like that has everything, which is looked at once more for that."""
-        if not self._is_of_use or len(self._known) >= _MOST:
+        """Read a database that an operation found current; if confirmed, remember its ledger summary."""
+        if not self._is_of_use or len(self._known) >= _MAX_SUMMARIES:
             return
-        before = self._glance(database)
+        before = self._summary(database)
         if before is None or before in self._known:
             return
         handle = open_database(database.path, must_exist=True, application_id=self._target.application_id)
         try:
-            findings = evaluate(self._prepared.available, handle.look())
-            refusals.refuse_by_policy(findings.statuses, self._target.policy)
+            status = evaluate(self._prepared.available, handle.look())
+            refusals.refuse_by_policy(status.statuses, self._target.policy)
         except MigrationError:
             return
-        # Else somebody wrote to it between the looks.
-        if not findings.pending and self._glance(database) == before:
+        # A different summary means that another process wrote to the ledger between the two reads.
+        if not status.pending and self._summary(database) == before:
             self._known.add(before)
 
-    def _glance(self, database: DatabasePath) -> Glance | None:
+    def _summary(self, database: DatabasePath) -> Glance | None:
         return glance(database.path, self._target.application_id)

@@ -1,4 +1,4 @@
-"""The `lock` of each directory, taken once for all databases in it that one process is working on."""
+"""Take the `lock` of each directory once for all databases in it that this process migrates."""
 
 import os
 import threading
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from migrated.system.file_locks import ProcessLock
 
 
-class _Place:
-    """One directory. What keeps us from its lock keeps us for as long as this lasts: it was waited for once."""
+class _DirectoryLock:
+    """The lock of one directory. A failure to take it is remembered, so that it is waited for only once."""
 
     def __init__(self) -> None:
         self.mutex = threading.Lock()
@@ -25,45 +25,47 @@ class _Place:
 
 
 class SharedLocks:
-    """A context manager: a lock that was needed once is held to its end, by several threads if need be.
+    """Directory locks that several threads share. A context manager.
 
-    Which of them works on which database is theirs to see to.
+    A lock is taken when first needed and held until the context ends. Callers must make sure that no two threads
+    work on one database.
     """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._paths: dict[str, Path] = {}
-        self._places: dict[Path, _Place] = {}
+        self._directories: dict[Path, _DirectoryLock] = {}
 
     @contextmanager
-    def hold(
+    def acquire(
         self, database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
     ) -> Iterator[None]:
         """Hold the lock of a database's directory. Raises as `ProcessLock.acquire`."""
-        # Imported here: most often there is nothing to do, and that should cost little.
+        # Imported here: usually nothing is pending, no lock is needed, and start-up stays short.
         from migrated.system.file_locks import ProcessLock
 
         path = self._path(database)
         with self._mutex:
-            place = self._places.setdefault(path, _Place())
-        with place.mutex:
-            if place.refusal is not None:
-                # The same for each: what it was raised from last is of no interest, and would grow.
-                raise place.refusal.with_traceback(None)
-            if place.lock is None:
+            directory = self._directories.setdefault(path, _DirectoryLock())
+        with directory.mutex:
+            if directory.refusal is not None:
+                # One exception object for all databases: without the reset its traceback would grow each time.
+                raise directory.refusal.with_traceback(None)
+            if directory.lock is None:
                 lock = ProcessLock(path)
                 try:
                     lock.acquire(timeout, cancelled=cancelled, waiting=waiting)
                 except MigrationError as refusal:
-                    place.refusal = refusal
+                    directory.refusal = refusal
                     raise
-                place.lock = lock
+                directory.lock = lock
         yield
 
     def _path(self, database: str) -> "Path":
-        """Of the lock; looked up once for each directory."""
+        """Return the path of the lock file; resolved once for each directory."""
         from migrated.system.file_locks import APPLYING, lock_path
 
+        # A link may point into another directory, whose lock counts.
         if os.path.islink(database):
             return lock_path(database, APPLYING)
         folder = os.path.dirname(database)
@@ -77,7 +79,7 @@ class SharedLocks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> None:
-        for place in self._places.values():
-            if place.lock is not None:
-                place.lock.release()
-        self._places.clear()
+        for directory in self._directories.values():
+            if directory.lock is not None:
+                directory.lock.release()
+        self._directories.clear()

@@ -1,4 +1,4 @@
-"""What an operation came to on one database, and the cause where it failed."""
+"""The outcome of an operation on one database, and the cause of a failure."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from migrated.fleet.discovery import DatabasePath
 
 
 class OutcomeKind(StrEnum):
-    """What became of one database."""
+    """How an operation on one database ended."""
 
     APPLIED = "applied"
     CURRENT = "current"
@@ -21,10 +21,10 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What one piece of work on one database came to. `pending` is what is left; 0 where it cannot be told.
+    """The outcome of one operation on one database.
 
-    `versions` are those that were applied or rolled back, in that order. `changes` has, by version, what the log
-    says of the text of each changed migration, and `what` happened to it for the sentence.
+    `pending` is the number of migrations left, 0 if unknown. `versions` were applied or rolled back, in order.
+    `changes` has, by version, the log keys about the text of each changed migration, and `what` for the sentence.
     """
 
     database: DatabasePath
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
     @property
     def is_gone(self) -> bool:
-        """Whether it went away meanwhile: what a pattern matched and is there no more was removed on purpose."""
+        """True if the file that a glob matched no longer exists: it was removed on purpose, which is no error."""
         return (
             self.database.matched
             and self.result is OutcomeKind.UNAVAILABLE
@@ -48,12 +48,12 @@ class Outcome(NamedTuple):
 
     @property
     def did_something(self) -> bool:
-        """Whether there is anything to tell."""
+        """True unless nothing was pending."""
         return self.result is not OutcomeKind.CURRENT
 
 
 def internal_error(error: Exception) -> dict[str, str]:
-    """What there is to say of a fault of our own."""
+    """Return message, hint and traceback for an exception that is a bug in migrated."""
     import traceback
 
     return {
@@ -64,7 +64,7 @@ def internal_error(error: Exception) -> dict[str, str]:
 
 
 class FailureCause(NamedTuple):
-    """What databases have in common that are in trouble for one reason, whatever its exact words."""
+    """What failures with one cause have in common, even if their messages differ."""
 
     result: OutcomeKind
     error: str
@@ -73,7 +73,7 @@ class FailureCause(NamedTuple):
 
 
 def cause_of(outcome: Outcome) -> FailureCause | None:
-    """Why a database is in trouble; None where it is not."""
+    """Return the cause of a failed outcome; None if it has no error."""
     error = outcome.error
     if error is None:
         return None

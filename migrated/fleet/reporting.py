@@ -1,4 +1,4 @@
-"""Outcomes as log events: by database, and by cause where many databases share one."""
+"""Log outcomes as events: for each database, or once per cause if many share it."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from migrated.logs.events import Event
 from migrated.logs.logger import Log, failure_keys
 
 FEW = 3
-"""How many databases that have one cause are told of one by one."""
+"""How many databases with one cause are logged individually."""
 _STATE_EVENTS = {
     MigrationState.CHANGED: events.CHECKSUM_MISMATCH,
     MigrationState.MISSING: events.MIGRATION_MISSING,
@@ -25,7 +25,7 @@ _STATE_EVENTS = {
 
 
 def report(outcome: Outcome, log: Log) -> None:
-    """Log what an outcome came to: its error, by kind, then `run.finished`."""
+    """Log an outcome: its error, by kind, then `run.finished`."""
     log = log.bind(database=outcome.database.name)
     report_error(outcome, log)
     if isinstance(outcome.error, RefusedError) and outcome.error.offenders:
@@ -34,7 +34,7 @@ def report(outcome: Outcome, log: Log) -> None:
 
 
 def report_error(outcome: Outcome, log: Log) -> None:
-    """Log the error of an outcome, if it has one; a refusal with a line for each migration concerned."""
+    """Log the error of an outcome, if any; a refusal has one line for each migration concerned."""
     match outcome.error:
         case None:
             return
@@ -73,7 +73,7 @@ def _report_offender(
 
 
 def report_end(outcome: Outcome, log: Log) -> None:
-    """Log `run.finished` where something was done or refused."""
+    """Log `run.finished` if something was done, failed or was refused."""
     if outcome.did_something:
         went_down = outcome.rolled_back and not outcome.applied
         sentence = f"{{database}}: {outcome.rolled_back} rolled back, {{pending}} pending"
@@ -89,7 +89,7 @@ def report_end(outcome: Outcome, log: Log) -> None:
 
 
 def report_others(example: Outcome, number: int, log: Log) -> None:
-    """Log in one line that `number` more databases are in the trouble of this one."""
+    """Log in one line that `number` more databases failed for the same cause as `example`."""
     if example.error is None:
         return
     is_unavailable = example.result is OutcomeKind.UNAVAILABLE
@@ -99,14 +99,17 @@ def report_others(example: Outcome, number: int, log: Log) -> None:
 
 
 class FailureGroups:
-    """The causes in one run: the first few databases that have one are told of one by one, the others together."""
+    """The causes of failures in one run.
+
+    The first `FEW` databases with a cause are logged individually, the others in one line.
+    """
 
     def __init__(self) -> None:
         self._sizes: Counter[FailureCause] = Counter()
         self._examples: dict[FailureCause, Outcome] = {}
 
-    def is_told_alone(self, outcome: Outcome) -> bool:
-        """Whether to tell of it by itself; else it is counted, and told of by `report`."""
+    def should_report(self, outcome: Outcome) -> bool:
+        """Return True if the outcome is to be logged individually; otherwise `report` will count it."""
         cause = cause_of(outcome)
         if cause is None:
             return True
@@ -115,14 +118,14 @@ class FailureGroups:
         return self._sizes[cause] <= FEW
 
     def report(self, log: Log) -> None:
-        """Tell of those that were counted."""
+        """Log one line for each cause that more databases have."""
         for cause, size in self._sizes.items():
             if size > FEW:
                 report_others(self._examples[cause], size - FEW, log)
 
 
 class RunTotals:
-    """What became of the databases of one run."""
+    """Counts the outcomes of one run."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -133,26 +136,26 @@ class RunTotals:
         self._rolled_back = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Count one."""
+        """Count an outcome."""
         self._results[outcome.result] += 1
         self._pending += bool(outcome.pending and outcome.error is None)
         self._applied += outcome.applied
         self._rolled_back += outcome.rolled_back
 
     def add_untouched(self, number: int) -> None:
-        """So many were not reached."""
+        """Count databases that a halted rollout did not reach."""
         self._untouched += number
 
     def report(self, log: Log) -> None:
-        """Log the sum, if something was done or refused in one of several databases."""
+        """Log `fleet.finished` if there are several databases and something was done or refused in one."""
         total = self._results.total() + self._untouched
         if total <= 1 or total == self._results[OutcomeKind.CURRENT]:
             return
-        well = self._results[OutcomeKind.APPLIED] + self._results[OutcomeKind.CURRENT]
+        succeeded = self._results[OutcomeKind.APPLIED] + self._results[OutcomeKind.CURRENT]
         log(
             events.FLEET_FINISHED,
             databases=total,
-            current=well - self._pending,
+            current=succeeded - self._pending,
             blocked=self._results[OutcomeKind.FAILED] + self._results[OutcomeKind.REFUSED],
             unavailable=self._results[OutcomeKind.UNAVAILABLE],
             untouched=self._untouched or None,
@@ -162,7 +165,7 @@ class RunTotals:
 
 
 def report_halt(halt: Halt, total: int, log: Log) -> None:
-    """Log that a roll-out does not go on."""
+    """Log that a rollout was halted."""
     log(
         events.FLEET_HALTED,
         **{key: value for key, value in failure_keys(halt.error).items() if key != "excerpt"}
@@ -176,15 +179,15 @@ def report_halt(halt: Halt, total: int, log: Log) -> None:
 _EMPTIED = events.SNAPSHOT_RESTORED._replace(sentence="restored {database} to an empty database")
 
 
-class Reporter(Observer):
-    """Logs the steps of a run, and counts them. `also` is told the same.
+class LoggingObserver(Observer):
+    """Logs and counts the steps of a run, and passes them to `also`.
 
-    Unless it is told `in_full`, what is as expected is only for debugging: in a fleet it is told by the thousand.
+    Unless `verbose`, expected steps are logged at level debug: in a fleet there are thousands of them.
     """
 
-    def __init__(self, log: Log, also: Observer | None = None, *, in_full: bool = True) -> None:
+    def __init__(self, log: Log, also: Observer | None = None, *, verbose: bool = True) -> None:
         self.log = log
-        self._in_full = in_full
+        self._verbose = verbose
         self.applied = 0
         self.rolled_back = 0
         self.updates = 0
@@ -204,7 +207,7 @@ class Reporter(Observer):
         if late:
             self.log(events.MIGRATION_LATE, **keys)
         up = step.direction is MigrationDirection.UP
-        self._log_usual(events.MIGRATION_APPLYING if up else events.MIGRATION_ROLLING_BACK, **keys)
+        self._log_expected(events.MIGRATION_APPLYING if up else events.MIGRATION_ROLLING_BACK, **keys)
         self._also.beginning(step, late=late)
 
     def progress(self, progress: Progress) -> None:
@@ -227,7 +230,7 @@ class Reporter(Observer):
         keys = {"version": done.entry.version or None, "name": done.entry.name, "direction": direction.value}
         if done.dropped:
             self.log(events.SCHEMA_OBJECTS_DROPPED, **keys, reason=", ".join(done.dropped))
-        self._log_usual(
+        self._log_expected(
             events.MIGRATION_APPLIED if up else events.MIGRATION_ROLLED_BACK,
             **keys,
             checksum=done.entry.checksum,
@@ -237,13 +240,15 @@ class Reporter(Observer):
         self._also.done(done, direction)
 
     def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
-        self._log_usual(events.SNAPSHOT_TAKEN, snapshot=identifier, size=size, execution_time_ms=execution_time_ms)
+        self._log_expected(
+            events.SNAPSHOT_TAKEN, snapshot=identifier, size=size, execution_time_ms=execution_time_ms
+        )
 
     def snapshot_skipped(self, reason: str) -> None:
-        self._log_usual(events.SNAPSHOT_SKIPPED, reason=reason)
+        self._log_expected(events.SNAPSHOT_SKIPPED, reason=reason)
 
-    def restored_snapshot(self, former: FormerState) -> None:
-        snapshot = former.snapshot
+    def restored_snapshot(self, earlier: FormerState) -> None:
+        snapshot = earlier.snapshot
         self.log(
             events.SNAPSHOT_RESTORED if snapshot else _EMPTIED,
             snapshot=snapshot.id if snapshot else None,
@@ -255,20 +260,20 @@ class Reporter(Observer):
         self.updates += 1
         self.log(events.MIGRATION_UPDATED, version=migration.version, name=migration.name, file=migration.file)
 
-    def rows_restored(self, kept: RowRestoreReport) -> None:
-        if kept.restored:
-            rows = ", ".join(f"{table} ({count})" for table, count in kept.restored.items())
-            self.log(events.ROWS_PUT_BACK, snapshot=kept.snapshot, reason=rows)
-        if kept.not_restored:
-            why = "; ".join(f"{table}: {reason}" for table, reason in kept.not_restored.items())
-            self.log(events.ROWS_LEFT_OUT, snapshot=kept.snapshot, reason=why)
+    def rows_restored(self, restored: RowRestoreReport) -> None:
+        if restored.restored:
+            rows = ", ".join(f"{table} ({count})" for table, count in restored.restored.items())
+            self.log(events.ROWS_PUT_BACK, snapshot=restored.snapshot, reason=rows)
+        if restored.not_restored:
+            why = "; ".join(f"{table}: {reason}" for table, reason in restored.not_restored.items())
+            self.log(events.ROWS_LEFT_OUT, snapshot=restored.snapshot, reason=why)
 
-    def _log_usual(self, event: Event, **keys: object) -> None:
-        self.log(event if self._in_full else _for_debugging(event), **keys)
+    def _log_expected(self, event: Event, **keys: object) -> None:
+        self.log(event if self._verbose else _at_debug_level(event), **keys)
 
 
 @lru_cache
-def _for_debugging(event: Event) -> Event:
+def _at_debug_level(event: Event) -> Event:
     return event._replace(level="debug")
 
 

@@ -1,7 +1,7 @@
-"""Bringing a piece of work to many databases: in waves, several at once, each on its own.
+"""Run an operation on many databases: in waves, several databases at the same time.
 
-One thread, the caller's, hands out the databases and is told what came of each. What has nothing to do is soon
-over and asks for Python more than for the disk, so that other threads only come in once something was changed.
+The caller's thread hands out the databases and receives every outcome. A database with nothing to do is quick and
+needs the interpreter more than the disk, so worker threads are used only after something was changed.
 """
 
 from collections import deque
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 BUSY_SECONDS = 1.0
-"""How long a database that is busy may keep others waiting; then its turn comes again later."""
+"""How long a busy database may delay the others; it is visited again at the end."""
 _BUSY = ("SQLITE_BUSY", "SQLITE_PROTOCOL", "SQLITE_LOCKED")
 
 
 class Visit(NamedTuple):
-    """A database's turn: whether it is told of `in_full`, and whether it is the last one it gets."""
+    """One visit to a database: `verbose` logs every step; after `is_last` there is no other visit."""
 
     database: DatabasePath
     verbose: bool
@@ -34,7 +34,7 @@ class Visit(NamedTuple):
 
 
 class Halt(NamedTuple):
-    """A roll-out that does not go on: what `failures` of the databases failed with, and those it did not reach."""
+    """A halted rollout: the first error, how many databases failed, and those it did not reach."""
 
     error: MigrationError
     failures: int
@@ -43,32 +43,31 @@ class Halt(NamedTuple):
 
 
 class Rollout:
-    """Does `visit` on each database, in at most `workers` threads, and tells `tell` what came of it.
+    """Calls `visit` for each database, in at most `workers` threads, and passes its outcome to `report`.
 
-    Of one that went away meanwhile nothing is told.
-
-    `visit` must not raise for what befalls one database. With `may_wait` a database that was busy gets another
-    turn after all the others before it is told of. `is_known` says which failures are old ones and no sign that
-    what is new is at fault.
+    A database whose file disappeared meanwhile is not reported. `visit` must return errors of one database in its
+    outcome, not raise them. With `retry_busy` a busy database is visited once more, after all others, before it is
+    reported. `is_known` is true for a failure that occurred before: it is no evidence against the new migration
+    and does not halt the rollout.
     """
 
     def __init__(
         self,
         visit: Callable[[Visit], Outcome],
-        tell: Callable[[Outcome], None],
+        report: Callable[[Outcome], None],
         waves: Waves,
         workers: int,
-        supervision: CancelToken,
+        cancel_token: CancelToken,
         *,
-        may_wait: bool = False,
+        retry_busy: bool = False,
         is_known: Callable[[Outcome], bool] = lambda _outcome: False,
     ) -> None:
         self._visit = visit
-        self._tell = tell
+        self._report = report
         self._waves = waves
         self._workers = workers
-        self._supervision = supervision
-        self._may_wait = may_wait
+        self._cancel_token = cancel_token
+        self._retry_busy = retry_busy
         self._is_known = is_known
         self._waiting: deque[Visit] = deque()
         self._running = 0
@@ -76,76 +75,77 @@ class Rollout:
         self._failure: MigrationError | None = None
 
     def run(self, databases: Iterable[DatabasePath]) -> Halt | None:
-        """Do it; return why it was not done on all of them, if it was broken off for failures."""
-        self._waiting.extend(Visit(database, verbose=True, is_last=not self._may_wait) for database in databases)
+        """Visit all databases. Return a `Halt` if failures stopped the rollout before the last one."""
+        self._waiting.extend(Visit(database, verbose=True, is_last=not self._retry_busy) for database in databases)
         with ExitStack() as stack:
             pool: Executor | None = None
             while self._waiting or self._running:
                 while room := self._room():
-                    turn = self._next()
+                    visit = self._next()
                     if self._needs_no_other_thread(room):
-                        self._take(turn, self._visit(turn))
+                        self._record(visit, self._visit(visit))
                         continue
                     if pool is None:
-                        # Imported here: most often there is nothing to do, and that should cost little.
+                        # Imported here: usually nothing is pending, no thread is needed, and start-up stays short.
                         from concurrent.futures import ThreadPoolExecutor
 
                         pool = stack.enter_context(ThreadPoolExecutor(self._workers, "migrated-worker"))
                     self._running += 1
-                    pool.submit(self._work, turn)
+                    pool.submit(self._work, visit)
                 if not self._running:
                     break
                 self._collect()
         return self._halt()
 
     def _room(self) -> float:
-        """How many more may be begun at this moment."""
-        if not self._waiting or self._running >= self._workers or self._supervision.stop_requested():
+        """Return how many more visits may begin now."""
+        if not self._waiting or self._running >= self._workers or self._cancel_token.stop_requested():
             return 0
         return max(0.0, self._waves.room(self._running))
 
     def _needs_no_other_thread(self, room: float) -> bool:
+        # Until something was changed or failed, threads would only compete for the interpreter.
         if self._running:
             return False
         nothing_happened = not self._waves.changed and not self._waves.failures
         return self._workers == 1 or room == 1 or not self._waiting or nothing_happened
 
     def _next(self) -> Visit:
-        turn = self._waiting.popleft()
-        return turn if self._waves.number == 1 else turn._replace(verbose=False)
+        visit = self._waiting.popleft()
+        return visit if self._waves.number == 1 else visit._replace(verbose=False)
 
-    def _work(self, turn: Visit) -> None:
+    def _work(self, visit: Visit) -> None:
         try:
-            self._results.put((turn, self._visit(turn)))
+            self._results.put((visit, self._visit(visit)))
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
-            self._results.put((turn, error))
+            self._results.put((visit, error))
 
     def _collect(self) -> None:
-        turn, result = self._results.get()
+        visit, result = self._results.get()
         self._running -= 1
         if isinstance(result, BaseException):
             raise result
-        self._take(turn, result)
+        self._record(visit, result)
 
-    def _take(self, turn: Visit, outcome: Outcome) -> None:
+    def _record(self, visit: Visit, outcome: Outcome) -> None:
         error = outcome.error
         if outcome.is_gone:
             return
         if outcome.result is OutcomeKind.FAILED and error is not None:
             if not error.transient and not self._is_known(outcome):
                 self._failure = self._failure or error
-                self._waves.failed_one()
+                self._waves.count_failure()
         elif outcome.result is OutcomeKind.APPLIED:
-            self._waves.changed_one()
-        elif outcome.result is OutcomeKind.UNAVAILABLE and _is_busy(error) and not turn.is_last:
-            self._waiting.append(turn._replace(is_last=True))
+            self._waves.count_change()
+        elif outcome.result is OutcomeKind.UNAVAILABLE and _is_busy(error) and not visit.is_last:
+            self._waiting.append(visit._replace(is_last=True))
             return
-        self._tell(outcome)
+        self._report(outcome)
 
     def _halt(self) -> Halt | None:
         if not self._waves.is_halted or self._failure is None or not self._waiting:
             return None
-        untouched = tuple(turn.database for turn in self._waiting)
+        untouched = tuple(visit.database for visit in self._waiting)
         return Halt(self._failure, self._waves.failures, self._waves.changed, untouched)
 
 

@@ -1,4 +1,4 @@
-"""Keeping the schema files of targets as their first databases are, and telling the log."""
+"""Write the schema file of a target after its first database changed, and log the result."""
 
 import errno
 from functools import partial
@@ -16,58 +16,59 @@ _HINTS = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give this user write access to its directory"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on the disk"),
 }
-_WELL = (OutcomeKind.CURRENT, OutcomeKind.APPLIED)
+_SUCCEEDED = (OutcomeKind.CURRENT, OutcomeKind.APPLIED)
 _HINT = "check schema_file and what exists at that path"
 
 
 class SchemaFiles:
-    """What was written last to each, and the complaint that was made. Used by one thread at a time."""
+    """Remembers the last text and the last logged failure of each schema file. Not thread-safe."""
 
     def __init__(self) -> None:
         self._last: dict[str, bytes] = {}
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
-    def update(self, target: Target, outcome: Outcome, log: Log, supervision: CancelToken) -> None:
+    def update(self, target: Target, outcome: Outcome, log: Log, cancel_token: CancelToken) -> None:
         """Write the schema file of a target, if it has one, after work on its first database.
 
-        Not where nothing was changed and not all is well; nor where the schema is as it was when this object wrote
-        or compared it last, whatever became of the file since. A failure is logged, once for each cause, and
-        never raised.
+        Skipped if nothing changed and the outcome is a failure, and if the schema equals the one that this object
+        last wrote or compared, even if the file was edited since. A failure is logged once per cause, and never
+        raised.
         """
         file = target.schema_file
         changed = outcome.applied or outcome.rolled_back
-        if file is None or not (changed or outcome.result in _WELL):
+        if file is None or not (changed or outcome.result in _SUCCEEDED):
             return
         log = log.bind(database=outcome.database.name, file=file)
         try:
-            written = self._write(file, outcome.database.path, target.busy_timeout, supervision)
+            written = self._write(file, outcome.database.path, target.busy_timeout, cancel_token)
         except DatabaseError as error:
-            self._complain(file, log, failure_keys(error))
+            self._log_failure(file, log, failure_keys(error))
         except OSError as error:
-            self._complain(file, log, _keys_of(error))
-        except Exception as surprise:  # noqa: BLE001 - the migrations are applied, whatever befalls this file
-            self._complain(file, log, failure_keys(DatabaseError(**internal_error(surprise))))
+            self._log_failure(file, log, _keys_of(error))
+        except Exception as error:  # noqa: BLE001 - the migrations are applied; this file must not fail the run
+            self._log_failure(file, log, failure_keys(DatabaseError(**internal_error(error))))
         else:
-            self._told.pop(file, None)
+            self._logged.pop(file, None)
             if written:
                 log(events.SCHEMA_DUMPED)
 
-    def _write(self, file: str, database: str, busy_timeout: float, supervision: CancelToken) -> bool:
-        # Imported here: most targets have no schema file, and `migrated up` starts sooner without.
+    def _write(self, file: str, database: str, busy_timeout: float, cancel_token: CancelToken) -> bool:
+        # Imported here: most targets have no schema file, and `migrated up` starts faster without it.
         from migrated.system.files import write_if_other
 
-        read = partial(read_schema, database, busy_timeout, supervision)
+        read = partial(read_schema, database, busy_timeout, cancel_token)
         written = False
-        # Read again after each time: who writes last, of several processes, must not have read before the others.
+        # Read again after each write: otherwise the process that writes last may have read before the others
+        # changed the schema, and the file would stay old.
         while (text := read()) is not None and text != self._last.get(file):
             written |= write_if_other(file, text)
             self._last[file] = text
         return written
 
-    def _complain(self, file: str, log: Log, keys: dict[str, object]) -> None:
+    def _log_failure(self, file: str, log: Log, keys: dict[str, object]) -> None:
         cause = str(keys["reason"])
-        if self._told.get(file) != cause:
-            self._told[file] = cause
+        if self._logged.get(file) != cause:
+            self._logged[file] = cause
             log(events.SCHEMA_DUMP_FAILED, **{key: value for key, value in keys.items() if key != "file"})
 
 

@@ -1,4 +1,4 @@
-"""How a change meets a fleet: in waves, each larger than the one before it, and not beyond a wave that failed.
+"""Roll out a change in waves of growing size; stop after a wave with a failure.
 
 After Ansible's `serial` and `max_fail_percentage`
 (https://docs.ansible.com/ansible/latest/playbook_guide/playbooks_strategies.html).
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from migrated.config.settings import Share, WavePolicy
 
 SMALLEST_FLEET = 11
-"""With fewer databases than that all are tried at once, unless waves are configured: there is little to spare."""
+"""Smaller fleets have no waves unless they are configured: waves would protect few databases."""
 USUAL_WAVES = (Share(1), Share(10), Share(10, is_percent=True))
 USUAL_LIMIT = Share(1, is_percent=True)
 
 
 class Waves:
-    """Says of a fleet of `total` databases whether the next one may be begun.
+    """Decides for a fleet of `total` databases whether the next one may begin.
 
-    Only those count of which something came: what has nothing to do is no trial of anything.
+    Only databases that were changed or failed count: one with nothing to do does not test the migration.
     """
 
     def __init__(self, total: int, policy: WavePolicy) -> None:
@@ -37,18 +37,21 @@ class Waves:
         self.is_halted = False
 
     def room(self, running: int) -> float:
-        """How many more may be begun while so many are running; begins the next wave where it is time."""
+        """Return how many more may begin while `running` are in progress.
+
+        Begins the next wave when the current one is complete and nothing is running.
+        """
         if self._room <= 0 and running == 0 and not self.is_halted:
             self._begin_next()
         return 0 if self.is_halted else self._room - running
 
-    def changed_one(self) -> None:
-        """A database was changed."""
+    def count_change(self) -> None:
+        """Count a database that was changed."""
         self.changed += 1
         self._room -= 1
 
-    def failed_one(self) -> None:
-        """A migration failed in a database, and would again."""
+    def count_failure(self) -> None:
+        """Count a database in which a migration failed for a reason that is not temporary."""
         self._room -= 1
         self.failures += 1
         self._failed_in_wave += 1
@@ -64,7 +67,7 @@ class Waves:
             self.is_halted = True
             return
         self.number += 1
-        # One of no size is left out.
+        # Skip waves of size 0: a percentage of a small fleet may round down to it.
         while (size := next(self._sizes)) < 1:
             pass
         self._room = size

@@ -39,7 +39,7 @@ def test_what_did_not_begin_is_pending(tmp_path: Path, database: Path, log: Log,
                 lambda runner: runner.run(),
                 log,
                 lock_timeout=0,
-                supervision=supervision,
+                cancel_token=supervision,
             ).run(DatabasePath("app.db", str(database)))
         )
         if len(outcomes) == 1:

@@ -20,7 +20,7 @@ from migrated import (
 )
 from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
 from migrated.fleet.discovery import DatabasePath
-from migrated.fleet.job import Action, DatabaseJob
+from migrated.fleet.job import DatabaseJob, Operation
 from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.fleet.reporting import report
 from migrated.logs.logger import configure
@@ -37,7 +37,7 @@ class Work:
         self.create = True
         self.snapshots = NO_SNAPSHOTS
 
-    def do(self, action: Action = lambda runner: runner.run()) -> tuple[Outcome, list[Line]]:
+    def do(self, operation: Operation = lambda runner: runner.run()) -> tuple[Outcome, list[Line]]:
         """Work on the database and return the outcome and the lines of the log."""
         log_file = self.home / "log"
         target = Target(
@@ -54,7 +54,7 @@ class Work:
             log = configure("json", "debug", descriptor)
             migrations = read_migrations(target.migrations)
             database = DatabasePath("app.db", str(self.home / "app.db"))
-            outcome = DatabaseJob(target, migrations, action, log, lock_timeout=0.05).run(database)
+            outcome = DatabaseJob(target, migrations, operation, log, lock_timeout=0.05).run(database)
             report(outcome, log)
         finally:
             os.close(descriptor)

@@ -45,7 +45,7 @@ class Told:
         *,
         workers: int = 4,
         policy: WavePolicy = WavePolicy(),  # noqa: B008 - frozen
-        may_wait: bool = False,
+        retry_busy: bool = False,
         is_known: Callable[[Outcome], bool] = lambda _outcome: False,
         supervision: CancelToken | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class Told:
             Waves(size, policy),
             workers,
             supervision or CancelToken(),
-            may_wait=may_wait,
+            retry_busy=retry_busy,
             is_known=is_known,
         )
         self.halt: Halt | None = rollout.run(fleet(size))
@@ -165,14 +165,14 @@ def test_busy_one_has_another_turn_after_all_others() -> None:
         is_busy = turn.database.name in {"0.db", "3.db"} and not turn.is_last
         return ended(turn, OutcomeKind.UNAVAILABLE, BUSY) if is_busy else ended(turn)
 
-    told = Told(visit, 6, workers=1, may_wait=True)
+    told = Told(visit, 6, workers=1, retry_busy=True)
 
     assert told.order == [1, 2, 4, 5, 0, 3]
     assert [name for name, is_last in seen if is_last] == ["0.db", "3.db"]
 
 
 def test_one_that_stays_busy_is_told_of_once() -> None:
-    told = Told(lambda turn: ended(turn, OutcomeKind.UNAVAILABLE, BUSY), 3, may_wait=True)
+    told = Told(lambda turn: ended(turn, OutcomeKind.UNAVAILABLE, BUSY), 3, retry_busy=True)
 
     assert sorted(told.order) == [0, 1, 2]
 
@@ -219,7 +219,7 @@ class TestSharedLocks:
 
         def work(name: str) -> None:
             try:
-                with locks.hold(str(tmp_path / name), 0, cancelled=lambda: False, waiting=lambda _holder: None):
+                with locks.acquire(str(tmp_path / name), 0, cancelled=lambda: False, waiting=lambda _holder: None):
                     barrier.wait()
             except BaseException as error:  # noqa: BLE001 - shown below
                 failures.append(error)
@@ -253,7 +253,7 @@ class TestSharedLocks:
         waits: list[str] = []
 
         def take() -> None:
-            with locks.hold(str(tmp_path / "a.db"), 0.05, cancelled=lambda: False, waiting=waits.append):
+            with locks.acquire(str(tmp_path / "a.db"), 0.05, cancelled=lambda: False, waiting=waits.append):
                 pass
 
         with holding(str(tmp_path / "x.db"), APPLYING, 0), SharedLocks() as locks:

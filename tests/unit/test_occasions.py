@@ -35,11 +35,11 @@ def outcome(
     return Outcome(path, result, len(versions), rolled_back, error=error, versions=versions)
 
 
-def occasions(*outcomes: Outcome, is_news: bool = True) -> list[HookEvent]:
+def occasions(*outcomes: Outcome, is_new: bool = True) -> list[HookEvent]:
     gathering = HookCollector("r1")
     for each in outcomes:
-        gathering.add(each, is_news=is_news)
-    return gathering.occasions()
+        gathering.add(each, is_new=is_new)
+    return gathering.hook_events()
 
 
 def test_nothing_to_tell_gives_none() -> None:
@@ -90,8 +90,8 @@ def test_what_was_applied_before_a_failure_is_an_occasion_of_its_own() -> None:
 
 
 def test_trouble_that_is_no_news_gives_none_but_what_was_applied_does() -> None:
-    assert occasions(outcome("a", OutcomeKind.FAILED, error=BROKEN), is_news=False) == []
-    (found,) = occasions(outcome("a", OutcomeKind.FAILED, 5, error=BROKEN), is_news=False)
+    assert occasions(outcome("a", OutcomeKind.FAILED, error=BROKEN), is_new=False) == []
+    (found,) = occasions(outcome("a", OutcomeKind.FAILED, 5, error=BROKEN), is_new=False)
     assert (found.hook, found.versions) == (APPLY, (5,))
 
 
@@ -104,10 +104,10 @@ def test_what_was_interrupted_on_demand_did_not_fail() -> None:
 def test_fault_of_a_directory_concerns_its_databases() -> None:
     gathering = HookCollector("r1")
     fault = InvalidFormatError("version 7 is claimed twice", version=7, file="/srv/007_x.sql")
-    gathering.add_trouble(OutcomeKind.REFUSED, fault, ["/srv/a", "/srv/b"])
+    gathering.add_failure(OutcomeKind.REFUSED, fault, ["/srv/a", "/srv/b"])
 
     reason, file = "version 7 is claimed twice", "/srv/007_x.sql"
-    assert gathering.occasions() == [
+    assert gathering.hook_events() == [
         HookEvent(FAILURE, "r1", "refused", ("/srv/a", "/srv/b"), (7,), reason, file),
     ]
 

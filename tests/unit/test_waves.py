@@ -14,7 +14,7 @@ def sizes(total: int, policy: WavePolicy = WavePolicy()) -> list[int]:  # noqa: 
     found = [0] * 20
     for _ in range(total):
         assert waves.room(0) > 0
-        waves.changed_one()
+        waves.count_change()
         found[waves.number - 1] += 1
     return [size for size in found if size]
 
@@ -42,7 +42,7 @@ def test_next_wave_begins_only_when_nothing_of_this_one_is_running() -> None:
     waves = Waves(200, WavePolicy())
 
     assert (waves.room(0), waves.room(1)) == (1, 0)
-    waves.changed_one()
+    waves.count_change()
     assert waves.room(1) < 1
     assert waves.room(0) == 10
     assert waves.room(4) == 6
@@ -50,7 +50,7 @@ def test_next_wave_begins_only_when_nothing_of_this_one_is_running() -> None:
 
 def test_canary_that_fails_is_the_only_one() -> None:
     waves = Waves(10_000, WavePolicy())
-    waves.failed_one()
+    waves.count_failure()
 
     assert waves.room(0) == 0
     assert (waves.is_halted, waves.failures) == (True, 1)
@@ -58,11 +58,11 @@ def test_canary_that_fails_is_the_only_one() -> None:
 
 def test_no_wave_follows_one_with_a_failure() -> None:
     waves = Waves(200, WavePolicy())
-    waves.changed_one()
+    waves.count_change()
     assert waves.room(0) == 10
     for _ in range(9):
-        waves.changed_one()
-    waves.failed_one()
+        waves.count_change()
+    waves.count_failure()
 
     assert not waves.is_halted
     assert waves.room(0) == 0
@@ -72,7 +72,7 @@ def test_no_wave_follows_one_with_a_failure() -> None:
 def in_last_wave(total: int, policy: WavePolicy = WavePolicy()) -> Waves:  # noqa: B008 - frozen
     waves = Waves(total, policy)
     while waves.room(0) != float("inf"):
-        waves.changed_one()
+        waves.count_change()
     return waves
 
 
@@ -89,10 +89,10 @@ def in_last_wave(total: int, policy: WavePolicy = WavePolicy()) -> Waves:  # noq
 def test_wave_is_broken_off_beyond_the_limit(total: int, limit: Share | None, tolerated: int) -> None:
     waves = in_last_wave(total, WavePolicy(max_failures=limit))
     for _ in range(tolerated):
-        waves.failed_one()
+        waves.count_failure()
 
     assert waves.room(0) == float("inf")
-    waves.failed_one()
+    waves.count_failure()
     assert (waves.room(0), waves.is_halted) == (0, True)
 
 
@@ -100,7 +100,7 @@ def test_wave_is_broken_off_beyond_the_limit(total: int, limit: Share | None, to
 def test_without_waves_every_one_is_tried(waves: Waves) -> None:
     for _ in range(500):
         assert waves.room(0) > 0
-        waves.failed_one()
+        waves.count_failure()
     assert not waves.is_halted
 
 
@@ -114,7 +114,7 @@ def test_what_fails_everywhere_costs_few(total: int, nothing_to_do: list[bool], 
             if not running:
                 break
             running -= 1
-            waves.failed_one()
+            waves.count_failure()
             failed += 1
         if waves.is_halted:
             break

@@ -1,4 +1,4 @@
-"""migrated up, down and redo."""
+"""The commands up, down and redo."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ from migrated.core.migration import Migration
 from migrated.fleet.discovery import DatabasePath, assign, require_some
 from migrated.fleet.hook_events import HookCollector
 from migrated.fleet.hooks import run_hook, within_a_hook
-from migrated.fleet.job import Action, DatabaseJob, Prototype
+from migrated.fleet.job import DatabaseJob, Operation, Prototype
 from migrated.fleet.locks import SharedLocks
 from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.fleet.reporting import FailureGroups, RunTotals, report, report_end, report_halt
@@ -40,7 +40,7 @@ def configure_up(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_up(arguments: argparse.Namespace) -> int:
-    """Apply; the log goes to standard error."""
+    """Apply pending migrations. The log goes to standard error."""
     config = options.configuration(arguments)
     target: int | None = arguments.to
     if arguments.dry_run:
@@ -56,50 +56,53 @@ def execute_up(arguments: argparse.Namespace) -> int:
     return on_every_database(config, lambda runner: runner.run_up_to(version), in_waves=True)
 
 
-Around = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
+Wrapper = Callable[[DatabasePath, Callable[[], Outcome]], Outcome]
 
 
 def on_every_database(
     config: Config,
-    action: Action,
-    around: Around | None = None,
+    operation: Operation,
+    around: Wrapper | None = None,
     *,
     applies_all: bool = False,
     in_waves: bool = False,
 ) -> int:
-    """Do `action` on each database and return the exit code. Every database is tried, whatever befell others.
+    """Run `operation` on each database and return the exit code.
 
-    But with `in_waves` several are worked on at once, and a migration that fails in too many is not brought to the
-    others; `around` is for work on one after another. The work is done in threads of its own; a signal stops it
-    between two migrations, a second one at once. `applies_all` as in `Job`.
+    Every database is tried, even if others fail. With `in_waves` several are migrated at the same time, and a
+    rollout halts if too many fail. `around` wraps the operation on each database when they are migrated one after
+    another. Worker threads do the work: a signal stops it between two migrations, a second signal at once.
+    `applies_all` is as in `DatabaseJob`.
     """
-    errand = UpOptions(action, around, applies_all, in_waves)
-    return in_worker(lambda supervision: _Run(config, errand, supervision).do(), config.stop_grace)
+    up_options = UpOptions(operation, around, applies_all, in_waves)
+    return in_worker(lambda cancel_token: _Run(config, up_options, cancel_token).run(), config.stop_grace)
 
 
 class UpOptions(NamedTuple):
-    action: Action
-    around: Around | None
+    """The arguments of `on_every_database`."""
+
+    operation: Operation
+    around: Wrapper | None
     applies_all: bool
     in_waves: bool
 
 
 class _Run:
-    """One piece of work on every database of the configuration."""
+    """One operation on every database of the configuration."""
 
-    def __init__(self, config: Config, errand: UpOptions, supervision: CancelToken) -> None:
+    def __init__(self, config: Config, up_options: UpOptions, cancel_token: CancelToken) -> None:
         self._config = config
-        self._errand = errand
-        self._supervision = supervision
+        self._options = up_options
+        self._cancel_token = cancel_token
         run_id = logger.new_run_id()
         self._log = logger.configure(config.log_format, config.log_level).bind(run_id=run_id)
-        self._gathering = HookCollector(run_id)
-        self._crowds = FailureGroups()
-        self._tally = RunTotals()
+        self._hooks = HookCollector(run_id)
+        self._failure_groups = FailureGroups()
+        self._totals = RunTotals()
         self._codes: list[int] = []
 
-    def do(self) -> int:
-        """Do it, run the hooks that this asks for, and return the exit code."""
+    def run(self) -> int:
+        """Run the operation and then the hooks; return the exit code."""
         for target, databases in assign(self._config.targets):
             try:
                 migrations = _read(target, self._config.trust(), self._log)
@@ -107,32 +110,32 @@ class _Run:
             except MigrationError as error:
                 self._report_target(error, target, databases)
                 continue
-            self._work_on(target, databases, migrations)
-        self._crowds.report(self._log)
-        self._tally.report(self._log)
+            self._migrate(target, databases, migrations)
+        self._failure_groups.report(self._log)
+        self._totals.report(self._log)
         if not within_a_hook():
-            for occasion in self._gathering.occasions():
-                run_hook(self._config, occasion, self._log, self._supervision)
+            for event in self._hooks.hook_events():
+                run_hook(self._config, event, self._log, self._cancel_token)
         return combined_exit_code(self._codes)
 
     def _report_target(self, error: MigrationError, target: Target, databases: list[DatabasePath]) -> None:
-        is_of_files = not isinstance(error, DatabaseError)
-        if is_of_files:
+        is_file_error = not isinstance(error, DatabaseError)
+        if is_file_error:
             self._log.failure(events.FILE_INVALID, error)
         else:
             self._log.failure(events.DATABASE_UNAVAILABLE, error, database=", ".join(target.databases))
         for database in databases:
             refused = Outcome(database, OutcomeKind.REFUSED, error=error)
-            self._tally.add(refused)
-            if self._crowds.is_told_alone(refused):
+            self._totals.add(refused)
+            if self._failure_groups.should_report(refused):
                 report_end(refused, self._log.bind(database=database.name))
-        result = OutcomeKind.REFUSED if is_of_files else OutcomeKind.UNAVAILABLE
-        self._gathering.add_trouble(result, error, [database.path for database in databases])
+        result = OutcomeKind.REFUSED if is_file_error else OutcomeKind.UNAVAILABLE
+        self._hooks.add_failure(result, error, [database.path for database in databases])
         self._codes.append(error.exit_code)
 
-    def _work_on(self, target: Target, databases: list[DatabasePath], migrations: list[Migration]) -> None:
-        is_fleet = self._errand.in_waves and len(databases) > 1
-        policy = target.waves if self._errand.in_waves else WavePolicy(())
+    def _migrate(self, target: Target, databases: list[DatabasePath], migrations: list[Migration]) -> None:
+        is_fleet = self._options.in_waves and len(databases) > 1
+        policy = target.waves if self._options.in_waves else WavePolicy(())
         with (
             SharedLocks() as locks,
             ProgressBar(self._log) as bar,
@@ -141,47 +144,48 @@ class _Run:
             job = DatabaseJob(
                 target,
                 migrations,
-                self._errand.action,
+                self._options.operation,
                 self._log,
                 lock_timeout=self._config.lock_timeout,
-                supervision=self._supervision,
-                hold=locks.hold if is_fleet else None,
-                applies_all=self._errand.applies_all,
+                cancel_token=self._cancel_token,
+                lock_factory=locks.acquire if is_fleet else None,
+                applies_all=self._options.applies_all,
                 in_fleet=is_fleet,
-                prototype=Prototype(target, migrations) if self._errand.applies_all else None,
+                prototype=Prototype(target, migrations) if self._options.applies_all else None,
             )
 
-            def visit(turn: Visit) -> Outcome:
+            def run_visit(visit: Visit) -> Outcome:
                 if is_fleet:
-                    patience = None if turn.is_last else BUSY_SECONDS
-                    return job.run(turn.database, busy_timeout=patience, in_full=turn.verbose)
-                work = partial(job.run, turn.database, bar)
-                return self._errand.around(turn.database, work) if self._errand.around else work()
+                    busy_timeout = None if visit.is_last else BUSY_SECONDS
+                    return job.run(visit.database, busy_timeout=busy_timeout, verbose=visit.verbose)
+                work = partial(job.run, visit.database, bar)
+                return self._options.around(visit.database, work) if self._options.around else work()
 
-            news: dict[DatabasePath, tuple[Outcome, bool]] = {}
+            outcomes: dict[DatabasePath, tuple[Outcome, bool]] = {}
 
-            def tell(outcome: Outcome) -> None:
+            def on_done(outcome: Outcome) -> None:
                 if outcome.database is databases[0]:
-                    SchemaFiles().update(target, outcome, self._log, self._supervision)
-                news[outcome.database] = outcome, not cancelled_while_waiting(outcome, self._supervision)
-                self._take(outcome)
-                fleet_bar.one_done()
+                    SchemaFiles().update(target, outcome, self._log, self._cancel_token)
+                outcomes[outcome.database] = outcome, not cancelled_while_waiting(outcome, self._cancel_token)
+                self._count_and_report(outcome)
+                fleet_bar.advance()
 
             workers = self._config.workers if is_fleet else 1
             waves = Waves(len(databases), policy)
-            halt = Rollout(visit, tell, waves, workers, self._supervision, may_wait=is_fleet).run(databases)
+            rollout = Rollout(run_visit, on_done, waves, workers, self._cancel_token, retry_busy=is_fleet)
+            halt = rollout.run(databases)
         if halt is not None:
-            self._tally.add_untouched(len(halt.untouched))
+            self._totals.add_untouched(len(halt.untouched))
             report_halt(halt, len(databases), self._log)
-        # Hooks are told in the order of the configuration, whoever was ready first.
-        for outcome, is_news in (news[database] for database in databases if database in news):
-            self._gathering.add(outcome, is_news=is_news)
+        # Hooks list databases in configured order; threads finish in any order.
+        for outcome, is_new in (outcomes[database] for database in databases if database in outcomes):
+            self._hooks.add(outcome, is_new=is_new)
         if sys.stdout.isatty():
-            _show_idle([database for database in news if news[database][0].result is OutcomeKind.CURRENT])
+            _show_idle([database for database in outcomes if outcomes[database][0].result is OutcomeKind.CURRENT])
 
-    def _take(self, outcome: Outcome) -> None:
-        self._tally.add(outcome)
-        if self._crowds.is_told_alone(outcome):
+    def _count_and_report(self, outcome: Outcome) -> None:
+        self._totals.add(outcome)
+        if self._failure_groups.should_report(outcome):
             report(outcome, self._log)
         self._codes.append(outcome.error.exit_code if outcome.error else 0)
 
@@ -194,9 +198,9 @@ def _show_idle(databases: Sequence[DatabasePath]) -> None:
         print(f"{database.name}: nothing to do")
 
 
-def cancelled_while_waiting(outcome: Outcome, supervision: CancelToken) -> bool:
-    """Whether it only waited for something, and was told to stop."""
-    return supervision.stop_requested() and outcome.error is not None and outcome.error.transient
+def cancelled_while_waiting(outcome: Outcome, cancel_token: CancelToken) -> bool:
+    """True if the user stopped the run while this database waited for a lock: that is no failure."""
+    return cancel_token.stop_requested() and outcome.error is not None and outcome.error.transient
 
 
 def _read(target: Target, trust: Trust | None, log: Log) -> list[Migration]:
@@ -215,28 +219,28 @@ def _read(target: Target, trust: Trust | None, log: Log) -> list[Migration]:
 
 def configure_rollback(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    options.add_how_far_down(parser)
+    options.add_rollback_range(parser)
     options.add_lock_timeout(parser)
 
 
 def execute_down(arguments: argparse.Namespace) -> int:
-    """Roll back; the log goes to standard error."""
-    from migrated.cli.alone import without_a_daemon
-    from migrated.fleet.job import Action
+    """Roll back. The log goes to standard error."""
+    from migrated.cli.alone import with_daemon_lock
+    from migrated.fleet.job import Operation
 
     config = options.configuration(arguments)
     target: int | None = arguments.to
     steps: int = arguments.steps or 1
-    action: Action = (
+    operation: Operation = (
         (lambda runner: runner.roll_back(steps))
         if target is None
         else (lambda runner: runner.roll_back_to(target))
     )
-    return on_every_database(config, action, without_a_daemon)
+    return on_every_database(config, operation, with_daemon_lock)
 
 
 def execute_redo(arguments: argparse.Namespace) -> int:
-    """Redo, in one transaction for each database; the log goes to standard error."""
+    """Redo, in one transaction for each database. The log goes to standard error."""
     config = options.configuration(arguments)
     target: int | None = arguments.to
     steps: int = arguments.steps or 1

@@ -28,7 +28,7 @@ def execute_wait(arguments: argparse.Namespace) -> int:
     config = options.configuration(arguments)
     deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
     is_first = True
-    while missing := _missing(config):
+    while missing := _find_not_current(config):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             missing.tell()
@@ -41,7 +41,7 @@ def execute_wait(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Missing:
+class _NotCurrent:
     """What is missing: of the directories, and of which databases. `seconds` is how long finding that took."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class _Missing:
             else:
                 print_problem(f"{name}: {text}" + (f"\n{remark}" if remark else ""))
         for text, group in groups:
-            print_problem(group.told(text))
+            print_problem(group.describe(text))
 
 
 def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
@@ -85,16 +85,16 @@ def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
     return answer.get("ok") is True
 
 
-def _missing(config: Config) -> _Missing:
+def _find_not_current(config: Config) -> _NotCurrent:
     from migrated.fleet import inspect
 
     began = time.monotonic()
-    found = _Missing()
-    for target in inspect.look(config, patience=0):
+    found = _NotCurrent()
+    for target in inspect.look(config, timeout=0):
         found.problems += [str(problem) for problem in target.problems]
         for view in target.views():
-            if view.fault or view.pending:
-                said = split_error(view.fault) if view.fault else (f"{view.pending} pending", None)
+            if view.problem or view.pending:
+                said = split_error(view.problem) if view.problem else (f"{view.pending} pending", None)
                 found.databases.append((view.name, *said))
                 found.paths.append(view.database.path)
     found.seconds = time.monotonic() - began

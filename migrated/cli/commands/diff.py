@@ -82,7 +82,7 @@ def _compare(view: "DatabaseView", version: int | None, found: _Found) -> None:
     if view.error:
         raise view.error
     name = view.name
-    statuses = [status for status in view.findings.statuses if version in {None, status.version}]
+    statuses = [status for status in view.status.statuses if version in {None, status.version}]
     recorded = view.handle.stored_migrations(status.version for status in statuses if status.applied)
     same = True
     for status in statuses:

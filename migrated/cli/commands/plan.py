@@ -61,7 +61,7 @@ def show_plans(
     report = Report()
     with FleetBar(total, is_wanted=is_grouped or not sys.stdout.isatty()) as bar:
         plans = _plans(
-            bar.over(view for each in fit for view in each.views()), target, codes, never_down=never_down
+            bar.track(view for each in fit for view in each.views()), target, codes, never_down=never_down
         )
         if as_json:
             with JsonDocument() as document:
@@ -111,7 +111,7 @@ def _plan(
 
     if view.error:
         return None, view.error
-    findings = view.findings
+    findings = view.status
     statuses = findings.statuses
     try:
         refusals.refuse_unfinished(statuses)
@@ -151,7 +151,7 @@ def _show(plan: _Plan) -> None:
 
 def _note(plan: _Plan, report: Report) -> None:
     if plan.refusal is not None:
-        report.fault(plan.database, plan.refusal)
+        report.problem(plan.database, plan.refusal)
     elif plan.agenda is not None:
         report.add(plan.database, *plan.lines())
 

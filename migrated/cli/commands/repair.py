@@ -58,7 +58,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from migrated.cli.worker import in_worker
 
     return in_worker(
-        lambda supervision: _settle(config, arguments.version, arguments.how, arguments.reason, supervision),
+        lambda supervision: _repair(config, arguments.version, arguments.how, arguments.reason, supervision),
         config.stop_grace,
     )
 
@@ -114,19 +114,19 @@ def _document(unfinished: Unfinished) -> dict[str, Any]:
     }
 
 
-def _is_open(view: "DatabaseView", version: int) -> bool:
+def _needs_repair(view: "DatabaseView", version: int) -> bool:
     """Whether the migration stopped half way, or its whole file was executed as the UP section."""
     if view.error:
         return False
     if view.unfinished is not None:
         return view.unfinished.version == version
     changed = [
-        each for each in view.findings.statuses if each.version == version and each.state is MigrationState.CHANGED
+        each for each in view.status.statuses if each.version == version and each.state is MigrationState.CHANGED
     ]
     return bool(changed and misreadings(changed, view.handle.stored_migrations([version])))
 
 
-def _settle(config: "Config", version: int, how: Repair, reason: str | None, supervision: "CancelToken") -> int:
+def _repair(config: "Config", version: int, how: Repair, reason: str | None, supervision: "CancelToken") -> int:
     from migrated.engine.runner import MigrationRunner
     from migrated.fleet import inspect
 
@@ -141,7 +141,7 @@ def _settle(config: "Config", version: int, how: Repair, reason: str | None, sup
                 print_problem(f"{view.name}: {view.error}")
                 codes.append(view.error.exit_code)
             try:
-                if not _is_open(view, version):
+                if not _needs_repair(view, version):
                     continue
                 settled += 1
                 runner = MigrationRunner(

@@ -166,7 +166,7 @@ def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lam
     from migrated.daemon.loop import Daemon
     from migrated.logs import logger
 
-    collecting.as_usual()
+    collecting.restore_default()
 
     def load() -> Config:
         return adapt(options.configuration(arguments))

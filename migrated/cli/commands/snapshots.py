@@ -80,10 +80,10 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
 
 
 def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "CancelToken") -> int:
-    from migrated.cli.alone import without_a_daemon
+    from migrated.cli.alone import with_daemon_lock
     from migrated.engine.runner import MigrationRunner
     from migrated.fleet.outcome import Outcome, OutcomeKind
-    from migrated.fleet.reporting import Reporter, report_error
+    from migrated.fleet.reporting import LoggingObserver, report_error
     from migrated.fleet.schema_dump import SchemaFiles
     from migrated.logs import events, logger
 
@@ -96,7 +96,7 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
         lock_timeout=config.lock_timeout,
         busy_timeout=target.busy_timeout,
         snapshots=target.snapshots,
-        observer=Reporter(log),
+        observer=LoggingObserver(log),
         supervision=supervision,
     )
 
@@ -108,7 +108,7 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
         log(events.SNAPSHOT_RESTORED, snapshot=snapshot.id, reason=reason, version=snapshot.version)
         return Outcome(database, OutcomeKind.APPLIED)
 
-    outcome = without_a_daemon(database, work)
+    outcome = with_daemon_lock(database, work)
     if is_first:
         SchemaFiles().update(target, outcome, log, supervision)
     report_error(outcome, log)

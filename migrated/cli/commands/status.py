@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
     by_path, developed = _by_path(live), _developed(live)
     found = StatusTotals(problem.exit_code for target in targets for problem in target.problems)
     with FleetBar(len(paths), is_wanted=is_summary or not sys.stdout.isatty()) as bar:
-        looks = [(target, bar.over(found.over(target.views(developed)))) for target in targets]
+        looks = [(target, bar.track(found.over(target.views(developed)))) for target in targets]
         if arguments.json:
             print_status(looks, [answer["daemon"] for answer in live], by_path, found.document)
         else:
@@ -105,12 +105,12 @@ def _show_remarks(target: "TargetView") -> None:
 
 def _show(view: "DatabaseView", live: Mapping[str, Any]) -> None:
     counts = f"{view.applied} applied, {view.pending} pending"
-    title = f"{view.name}: {view.summary}, {counts}{standing(live.get(view.database.path))}"
-    statuses, repeatables = view.findings
+    title = f"{view.name}: {view.summary}, {counts}{daemon_suffix(live.get(view.database.path))}"
+    statuses, repeatables = view.status
     rows = [_row(status) for status in statuses] + [_row(status, "-") for status in repeatables]
     print_table(title, ("version", "name", "applied at (UTC)", "ms", "state"), rows)
-    if view.fault:
-        print_problem(f"{view.name}: {view.fault}")
+    if view.problem:
+        print_problem(f"{view.name}: {view.problem}")
 
 
 def _row(status: Any, version: str | None = None) -> tuple[Any, ...]:
@@ -158,14 +158,14 @@ def _directory(view: TargetView) -> dict[str, Any]:
 
 
 def _database(view: DatabaseView, live: Any) -> dict[str, Any]:
-    statuses, repeatables = view.findings
+    statuses, repeatables = view.status
     return {
         "database": view.name,
         "state": view.summary,
-        "current_version": max((entry.version for entry in view.record.applied), default=None),
+        "current_version": max((entry.version for entry in view.ledger.applied), default=None),
         "applied": view.applied,
         "pending": view.pending,
-        "problem": error_dict(view.fault),
+        "problem": error_dict(view.problem),
         "migrations": [_migration(status) for status in statuses],
         "repeatables": [_repeatable(status) for status in repeatables],
         "daemon": live,
@@ -217,7 +217,7 @@ def print_daemon(view: Mapping[str, Any]) -> None:
     print(writable(f"# daemon {view['program_version']}, pid {view['pid']}: {'; '.join(parts)}"))
 
 
-def standing(view: Mapping[str, Any] | None) -> str:
+def daemon_suffix(view: Mapping[str, Any] | None) -> str:
     """How the daemon sees a database, to be added to a line; nothing without one."""
     if view is None:
         return ""

@@ -40,7 +40,7 @@ def execute(arguments: argparse.Namespace) -> int:
     is_grouped = total > MANY and not (arguments.all or arguments.json)
     report = Report()
     with FleetBar(total, is_wanted=is_grouped or not sys.stdout.isatty()) as bar:
-        views = _noting(bar.over(view for target in targets for view in target.views()), codes)
+        views = _noting(bar.track(view for target in targets for view in target.views()), codes)
         if arguments.json:
             with JsonDocument() as document:
                 document.elements("databases", (_document(view) for view in views))
@@ -56,20 +56,20 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _noting(views: "Iterable[DatabaseView]", codes: set[int]) -> "Iterable[DatabaseView]":
     for view in views:
-        codes.add(view.fault.exit_code if view.fault else 0)
+        codes.add(view.problem.exit_code if view.problem else 0)
         yield view
 
 
 def _show(view: "DatabaseView") -> None:
-    if view.fault:
-        print_problem(f"{view.name}: {view.fault}")
+    if view.problem:
+        print_problem(f"{view.name}: {view.problem}")
     else:
         print(writable(f"{view.name}: {_verdict(view)}"))
 
 
 def _note(view: "DatabaseView", report: Report) -> None:
-    if view.fault:
-        report.fault(view.name, view.fault)
+    if view.problem:
+        report.problem(view.name, view.problem)
     else:
         report.add(view.name, _verdict(view))
 
@@ -83,9 +83,9 @@ def _document(view: "DatabaseView") -> dict[str, Any]:
 
     return {
         "database": view.name,
-        "ok": view.fault is None,
+        "ok": view.problem is None,
         "applied": view.applied,
-        "problem": error_dict(view.fault),
+        "problem": error_dict(view.problem),
     }
 
 
