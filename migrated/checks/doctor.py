@@ -1,4 +1,4 @@
-"""Every check, one after another; one that fails is a finding, and stops no other."""
+"""Run every check; a check that raises becomes a finding and does not stop the others."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ _MACHINE = (
 
 
 def examine(load: Callable[[], Config]) -> Iterator[Finding]:
-    """Look at everything. `load` gives the configuration; without one, only the machine is looked at.
+    """Run all checks. If `load` raises `ConfigError`, only the machine is checked.
 
-    What two checks find alike is told once.
+    Findings with equal subject and message are yielded once.
     """
-    told = set()
+    seen = set()
     for finding in _everything(load):
-        if (finding.subject, finding.message) not in told:
-            told.add((finding.subject, finding.message))
+        if (finding.subject, finding.message) not in seen:
+            seen.add((finding.subject, finding.message))
             yield finding
 
 
@@ -67,8 +67,8 @@ def _examine_target(config: Config, target: Target, found: list[DatabasePath]) -
             lambda: inputs.check_safety(directory, read, insecure_allowed=allowed),
         )
     if os.path.isdir(directory):
-        hearing = partial(inputs.check_events, directory, config.watch)
-        yield from _guarded("watch.hears", directory, hearing)
+        check_events = partial(inputs.check_events, directory, config.watch)
+        yield from _guarded("watch.hears", directory, check_events)
     try:
         require_some(target, found)
     except MigrationError as error:
@@ -106,7 +106,7 @@ def _check_metrics(path: str) -> Iterator[Finding]:
 
 
 def _check_hook(name: HookName, program: str, directory: str) -> Iterator[Finding]:
-    # With a slash in it, it is no name to be looked for, and relative to where hooks run.
+    # A name with a slash is a path, relative to the directory in which hooks run; others are searched in PATH.
     found = shutil.which(os.path.join(directory, program) if "/" in program else program)
     if found:
         yield ok("hooks", name, f"runs {found}")
@@ -120,5 +120,5 @@ def _guarded(check: str, subject: str, work: Callable[[], Iterable[Finding]]) ->
         yield from work()
     except MigrationError as error:
         yield from_error(check, subject, error)
-    except Exception as surprise:  # noqa: BLE001 - one check's surprise must not stop the others
+    except Exception as surprise:  # noqa: BLE001 - a bug in one check must not stop the others
         yield problem(check, subject, f"the check failed: {surprise}", None)

@@ -1,4 +1,4 @@
-"""What a check found, as a value."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from migrated.core.errors import MigrationError
 
 
 class Level(StrEnum):
-    """How bad it is. Only a problem keeps the daemon from its work."""
+    """Severity of a finding. Only a problem prevents the daemon from working."""
 
     OK = "ok"
     WARNING = "warning"
@@ -29,21 +29,21 @@ class Finding:
 
 
 def ok(check: str, subject: str, message: str) -> Finding:
-    """All is well."""
+    """Return a finding without a problem."""
     return Finding(Level.OK, check, subject, message)
 
 
 def warning(check: str, subject: str, message: str, hint: str) -> Finding:
-    """It works, and may not always."""
+    """Return a finding about something that works now but may fail."""
     return Finding(Level.WARNING, check, subject, message, hint)
 
 
 def problem(check: str, subject: str, message: str, hint: str | None) -> Finding:
-    """It does not work."""
+    """Return a finding about something that does not work."""
     return Finding(Level.PROBLEM, check, subject, message, hint)
 
 
 def from_error(check: str, subject: str, error: MigrationError) -> Finding:
-    """What an error says; its file is named where that is not the subject."""
+    """Return an error as a problem; its file is included unless it is the subject."""
     place = f"{error.place}: " if error.place and error.file != subject else ""
     return problem(check, subject, place + error.message, error.hint)

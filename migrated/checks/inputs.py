@@ -1,4 +1,4 @@
-"""Checks of what the daemon works on: the databases and the migrations directories."""
+"""Checks of the databases and the migrations directories."""
 
 import os
 import shlex
@@ -29,18 +29,19 @@ from migrated.system.permissions import Trust
 BUSY_SECONDS = 1.0
 _SIBLINGS = ("-wal", "-shm", "-journal")
 _REBUILD = 3
-"""So many times its own size a database may need for a while."""
+"""Free space that a table rebuild may need for a while, in multiples of the database size."""
 _MARGIN = 1_000_000
+"""Free space in bytes that a snapshot must leave, for the migrations themselves and the log."""
 
 
 def check_usable(database: DatabasePath, target: Target) -> Iterator[Finding]:
-    """Whether it can be migrated by this user, and used by its owner afterwards. Raises `DatabaseError`."""
-    may_be_made = target.create and not database.matched
-    preflight.require_usable(database.path, create=may_be_made)
+    """Check that this user can migrate the database, and its owner use it afterwards. Raises `DatabaseError`."""
+    may_be_created = target.create and not database.matched
+    preflight.require_usable(database.path, create=may_be_created)
     try:
         status = os.stat(database.path)
     except FileNotFoundError:
-        if may_be_made:
+        if may_be_created:
             yield ok("database.usable", database.name, "does not exist yet; the first run creates it")
         else:
             hint = "check the path, or set create = true"
@@ -56,7 +57,7 @@ def check_usable(database: DatabasePath, target: Target) -> Iterator[Finding]:
 def check_content(
     database: DatabasePath, target: Target, migrations: Sequence[Migration] | None
 ) -> Iterator[Finding]:
-    """What is applied there, and whether a run would be refused. Without `migrations` only the ledger is read."""
+    """Check what is applied, and what a run would refuse. Without `migrations` only the ledger is read."""
     handle = SqliteDatabase(
         database.path,
         create=target.create,
@@ -67,7 +68,7 @@ def check_content(
     if not os.path.exists(database.path):
         return
     try:
-        record = handle.look()
+        ledger = handle.look()
         mode = journal_mode(database.path, busy_timeout=BUSY_SECONDS)
     except DatabaseError as error:
         if not error.code.startswith("SQLITE_BUSY"):
@@ -75,21 +76,21 @@ def check_content(
         by = f", by {error.holder}" if error.holder else ""
         yield warning("database.content", database.name, f"in use at the moment{by}", "try again later")
         return
-    counts = f"{len(record.applied)} applied"
+    counts = f"{len(ledger.applied)} applied"
     if migrations is None:
         yield ok("database.content", database.name, f"{counts}, journal mode {mode}")
         return
-    findings = evaluate(migrations, record)
+    status = evaluate(migrations, ledger)
     try:
-        refusals.refuse_by_policy(findings.statuses, target.policy, handle.stored_migrations)
+        refusals.refuse_by_policy(status.statuses, target.policy, handle.stored_migrations)
     except RefusedError as refusal:
         yield from_error("database.content", database.name, refusal)
         return
-    yield ok("database.content", database.name, f"{counts}, {findings.pending} pending, journal mode {mode}")
+    yield ok("database.content", database.name, f"{counts}, {status.pending} pending, journal mode {mode}")
 
 
 def check_file_system(database: DatabasePath) -> Iterator[Finding]:
-    """Whether it lies where SQLite's locks work."""
+    """Check that SQLite's locks work on the file system of the database."""
     real = os.path.realpath(database.path)
     yield judge_file_system(
         database.name, file_system(real), shared=is_shared(real), wal=os.path.exists(f"{real}-wal")
@@ -97,7 +98,7 @@ def check_file_system(database: DatabasePath) -> Iterator[Finding]:
 
 
 def judge_file_system(name: str, kind: str, *, shared: bool, wal: bool) -> Finding:
-    """What to say of a file system of this kind."""
+    """Return the finding for a file system of this kind."""
     if not shared:
         return ok("database.file_system", name, f"on {kind or 'an unknown file system'}")
     hint = "keep the database on a local disk of the machine that uses it"
@@ -109,7 +110,7 @@ def judge_file_system(name: str, kind: str, *, shared: bool, wal: bool) -> Findi
 
 
 def check_owners(database: DatabasePath) -> Iterator[Finding]:
-    """Whether its owner, and we, can use what lies beside it: SQLite's files, and our folder with the locks."""
+    """Check that the owner and this user can use SQLite's files beside the database, and our folder of locks."""
     real = os.path.realpath(database.path)
     try:
         owner = os.stat(real).st_uid
@@ -124,27 +125,27 @@ def check_owners(database: DatabasePath) -> Iterator[Finding]:
     ours = [os.path.dirname(both_locks[0]), *both_locks, os.path.dirname(snapshots), snapshots]
     for path in [*(real + ending for ending in _SIBLINGS), *ours]:
         for user in dict.fromkeys((owner, os.geteuid())):
-            if (owned_by := _useless_for(user, path)) is None:
+            if (owned_by := _owner_unless_writable(user, path)) is None:
                 continue
             text = f"owned by {permissions.name_of(owned_by)}, not writable by {permissions.name_of(user)}"
             hint = f"`chown --reference={shlex.quote(real)} {shlex.quote(path)}`; do not delete it"
-            # An owner who has others migrate his database needs nothing of ours.
-            say = warning if path in ours and user != os.geteuid() else problem
-            yield say("database.owners", path, text, hint)
+            # If another user runs migrated, the owner of the database does not need our files.
+            severity = warning if path in ours and user != os.geteuid() else problem
+            yield severity("database.owners", path, text, hint)
 
 
-def _useless_for(user: int, path: str) -> int | None:
-    """Whose a file is that `user` cannot write; None where there is none, or it can be written."""
+def _owner_unless_writable(user: int, path: str) -> int | None:
+    """Return the owner of a file that `user` cannot write; None if it is missing or writable."""
     try:
         status = os.lstat(path)
     except OSError:
         return None
-    useful = status.st_uid == user or permissions.could_use(user, group=status.st_gid, mode=status.st_mode)
-    return None if useful else status.st_uid
+    usable = status.st_uid == user or permissions.could_use(user, group=status.st_gid, mode=status.st_mode)
+    return None if usable else status.st_uid
 
 
 def check_room(database: DatabasePath, target: Target) -> Iterator[Finding]:
-    """Whether the disk has room for what a run may write."""
+    """Check that the disk has space for what a run may write."""
     try:
         size = os.stat(database.path).st_size
     except OSError:
@@ -155,7 +156,7 @@ def check_room(database: DatabasePath, target: Target) -> Iterator[Finding]:
 
 
 def judge_room(name: str, size: int, free: int, snapshots: SnapshotPolicy) -> Finding:
-    """What to say of so many bytes free beside a database of this size."""
+    """Return the finding for `free` bytes on the disk of a database of `size` bytes."""
     text = f"{readable_size(free)} free on its disk, database size {readable_size(size)}"
     wanted = snapshots.when is not SnapshotWhen.NEVER and size <= snapshots.max_size
     if wanted and free < size + _MARGIN:
@@ -168,7 +169,7 @@ def judge_room(name: str, size: int, free: int, snapshots: SnapshotPolicy) -> Fi
 
 
 def check_leftovers(database: DatabasePath) -> Iterator[Finding]:
-    """Unfinished snapshots that somebody who was killed has left."""
+    """Report unfinished snapshots that a killed process left."""
     for path in catalog.leftovers(database.path):
         size = os.stat(path).st_size
         yield warning(
@@ -183,7 +184,7 @@ EVENT_TIMEOUT_SECONDS = 2.0
 
 
 def check_files(directory: str, listing: Listing) -> Iterator[Finding]:
-    """What is in a directory that could be read."""
+    """Report the files of a readable migrations directory: invalid, unfinished, ignored, and counts."""
     for error in listing.invalid:
         yield from_error("migrations.files", error.file or directory, error)
     for remark in listing.unfinished:
@@ -202,7 +203,7 @@ def check_files(directory: str, listing: Listing) -> Iterator[Finding]:
 
 
 def check_safety(directory: str, listing: Listing, *, insecure_allowed: bool) -> Iterator[Finding]:
-    """Who could change what is run. What is refused was told by reading it."""
+    """Report who else can change migrations. Refused permissions were already reported by reading the files."""
     trust = Trust()
     if insecure_allowed:
         files = [migration.file for migration in listing.migrations if migration.file]
@@ -222,10 +223,9 @@ def check_safety(directory: str, listing: Listing, *, insecure_allowed: bool) ->
 
 
 def check_events(directory: str, mode: WatchMode) -> Iterator[Finding]:
-    """Whether a change is heard: tried in a directory made for that beside it, on the same file system.
+    """Test that changes are noticed, in a temporary directory beside it, on the same file system.
 
-    That directory is removed again. Nothing is written into the migrations directory itself, as a daemon may be
-    watching it.
+    Nothing is written into the migrations directory itself, because a daemon may be watching it.
     """
     real = os.path.realpath(directory)
     kind = file_system(real)
@@ -245,7 +245,7 @@ def check_events(directory: str, mode: WatchMode) -> Iterator[Finding]:
         return
     beside = tempfile.mkdtemp(prefix=".migrated-doctor-", dir=parent)
     try:
-        # It has something to say of being stopped, which would go to standard error.
+        # watchdog logs an error when it is stopped, which would be printed on standard error.
         with WatchdogWarnings(lambda: None):
             yield _probe(directory, beside, mode, kind)
     finally:
@@ -253,15 +253,15 @@ def check_events(directory: str, mode: WatchMode) -> Iterator[Finding]:
 
 
 def _probe(directory: str, beside: str, mode: WatchMode, kind: str) -> Finding:
-    heard = threading.Event()
-    watch = DirectoryWatch(beside, mode, lambda _name: heard.set())
+    event_received = threading.Event()
+    watch = DirectoryWatch(beside, mode, lambda _name: event_received.set())
     try:
         news = watch.check()
         if news is None or news.kind == "lost":
             reason = news.reason if news else "no reason is known"
             return problem("watch.hears", directory, f"cannot be watched: {reason}", 'set watch = "polling"')
         (Path(beside) / "probe").write_bytes(b"")
-        if not heard.wait(EVENT_TIMEOUT_SECONDS):
+        if not event_received.wait(EVENT_TIMEOUT_SECONDS):
             text = (
                 f"no event within {EVENT_TIMEOUT_SECONDS:g} s after a file was written on its file system ({kind})"
             )

@@ -17,21 +17,21 @@ from migrated.system import file_locks, permissions
 
 _SAFE_SQLITE = (3, 51, 3)
 _INOTIFY = Path("/proc/sys/fs/inotify")
-_NEARLY = 0.9
-_PATIENCE_SECONDS = 2.0
+_WARN_FROM = 0.9
+_TIMEOUT_SECONDS = 2.0
 # From <sys/timex.h>; the whole structure is 208 bytes on 64-bit Linux.
 _TIMEX_BYTES = 512
 _TIME_ERROR = 5
 
 
 def check_versions() -> Iterator[Finding]:
-    """Python, and SQLite as it is inside of apsw."""
+    """Report the versions of Python and of the SQLite that apsw contains."""
     yield ok("python.version", "Python", platform.python_version())
     yield judge_sqlite(library_version())
 
 
 def judge_sqlite(version: str) -> Finding:
-    """Whether that version of SQLite is free of the fault that can damage a database in WAL mode."""
+    """Check that this SQLite is not one with the WAL-reset bug, which can damage a database in WAL mode."""
     numbers = tuple(int(part) for part in version.split("."))
     if numbers >= _SAFE_SQLITE:
         return ok("sqlite.version", "SQLite", version)
@@ -44,29 +44,29 @@ def judge_sqlite(version: str) -> Finding:
 
 
 def check_systemd() -> Iterator[Finding]:
-    """Which systemd there is, where there is one."""
+    """Report the version of systemd, if installed."""
     program = shutil.which("systemctl")
     if program is None:
         yield ok("systemd.version", "systemd", "not installed")
         return
     try:
-        said = subprocess.run(  # noqa: S603 - found on the path, as a shell would
-            [program, "--version"], capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
+        output = subprocess.run(  # noqa: S603 - the path of systemctl comes from PATH, as in a shell
+            [program, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        said = ""
-    found = re.match(r"systemd (\d+)", said)
+        output = ""
+    found = re.match(r"systemd (\d+)", output)
     runs = "" if os.path.isdir("/run/systemd/system") else ", not running"
     yield ok("systemd.version", "systemd", f"{found[1] if found else 'unknown version'}{runs}")
 
 
 def check_user() -> Iterator[Finding]:
-    """As whom this runs."""
+    """Report the user that runs this process."""
     yield ok("user", "user", f"running as {permissions.name_of(os.geteuid())}")
 
 
 def check_inotify() -> Iterator[Finding]:
-    """How many watches and instances of inotify this user may have, and how many instances are in use."""
+    """Check this user's limits for inotify watches and instances against the instances in use."""
     try:
         watches, instances = (
             int((_INOTIFY / name).read_text()) for name in ("max_user_watches", "max_user_instances")
@@ -78,23 +78,23 @@ def check_inotify() -> Iterator[Finding]:
 
 
 def judge_inotify(watches: int, instances: int, in_use: int) -> Finding:
-    """Whether the limits leave room for another instance. Each directory takes an instance and a watch."""
+    """Return the finding for these limits. Each watched directory takes one instance and one watch."""
     text = f"{in_use} of {instances} instances in use by this user, at most {watches} watches"
-    if in_use < instances * _NEARLY and watches > 0:
+    if in_use < instances * _WARN_FROM and watches > 0:
         return ok("inotify.limits", "inotify", text)
     hint = f'`sysctl fs.inotify.max_user_instances={2 * instances}`, or set watch = "polling"'
     return warning("inotify.limits", "inotify", f"{text}: directories may have to be polled", hint)
 
 
 def _instances_in_use() -> int:
-    """Those of this user's processes that can be seen."""
+    """Count the inotify instances of this user's visible processes."""
     us, count = os.geteuid(), 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if process.stat().st_uid == us:
                 count += sum(_leads_to_inotify(link) for link in (process / "fd").iterdir())
         except OSError:
-            # It has ended, or is none of ours.
+            # The process has ended, or belongs to another user.
             continue
     return count
 
@@ -107,14 +107,14 @@ def _leads_to_inotify(link: Path) -> bool:
 
 
 def check_time() -> Iterator[Finding]:
-    """Whether the kernel knows its clock to be synchronised."""
+    """Check that the kernel considers its clock synchronised."""
     adjtimex = getattr(ctypes.CDLL(None, use_errno=True), "adjtimex", None)
-    # With nothing but zeros in it the call only reads (https://man7.org/linux/man-pages/man2/adjtimex.2.html).
+    # With a structure of zeros (modes = 0) the call only reads (https://man7.org/linux/man-pages/man2/adjtimex.2.html).
     yield judge_time(adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) if adjtimex else -1)
 
 
 def judge_time(state: int) -> Finding:
-    """What adjtimex() says of the clock."""
+    """Return the finding for this result of adjtimex()."""
     if state < 0:
         return ok("clock.synchronised", "clock", "unknown whether it is synchronised")
     if state == _TIME_ERROR:
@@ -127,12 +127,12 @@ def judge_time(state: int) -> Finding:
     return ok("clock.synchronised", "clock", "synchronised")
 
 
-_LONGEST_DIFFERENCE = 2.0
+_MAX_DIFFERENCE = 2.0
 _FIELDS = 8
 
 
 def check_locks(database: str) -> Iterator[Finding]:
-    """Whether a daemon is running, and whether somebody is applying. The locks themselves are not touched."""
+    """Report whether a daemon or a run holds the locks, without taking them."""
     for which, held, free in (
         (file_locks.DAEMON, "a daemon is running", "no daemon is running"),
         (file_locks.APPLYING, "migrations are being applied", "nothing is being applied"),
@@ -148,7 +148,10 @@ def check_locks(database: str) -> Iterator[Finding]:
 
 
 def _is_held(path: Path) -> bool | None:
-    """Whether anybody has the lock: read from the kernel's list, as trying to take it could turn a daemon away."""
+    """Return whether a process holds the lock; None if unknown.
+
+    Read from /proc/locks: trying to take the lock could make a daemon that starts at this moment fail.
+    """
     status = path.stat()
     try:
         lines = Path("/proc/locks").read_text().splitlines()
@@ -159,7 +162,7 @@ def _is_held(path: Path) -> bool | None:
     for fields in held:
         major, minor, inode = fields[5].split(":")
         device = int(major, 16), int(minor, 16)
-        # btrfs and overlays tell stat() another device than the kernel's own lists.
+        # On btrfs and overlayfs, stat() returns another device number than /proc/locks has.
         same = device == (os.major(status.st_dev), os.minor(status.st_dev)) or not device[0]
         if int(inode) == status.st_ino and same:
             return True
@@ -167,7 +170,10 @@ def _is_held(path: Path) -> bool | None:
 
 
 def check_clock(directory: str) -> Iterator[Finding]:
-    """Whether a file that is written now has the time of now. It has no name, so nothing can stay behind."""
+    """Check that the file system stamps a new file with the current time.
+
+    The file has no name, so a killed process leaves nothing.
+    """
     if not os.access(directory, os.W_OK | os.X_OK):
         return
     before = time.time()
@@ -178,8 +184,8 @@ def check_clock(directory: str) -> Iterator[Finding]:
 
 
 def judge_clock(directory: str, difference: float) -> Finding:
-    """What to say of a file that is this many seconds younger than the clock."""
-    if abs(difference) <= _LONGEST_DIFFERENCE:
+    """Return the finding for a file stamped `difference` seconds after this machine's clock."""
+    if abs(difference) <= _MAX_DIFFERENCE:
         return ok("clock.files", directory, "file times match the clock of this machine")
     return warning(
         "clock.files",

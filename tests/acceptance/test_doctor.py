@@ -246,7 +246,7 @@ def test_place_for_metrics_that_is_missing(project: Path, doctor: Doctor) -> Non
     ((check, subject, message, hint),) = wrong(doctor)
     assert (check, subject) == ("metrics", str(project / "none/m.prom"))
     assert message == "its directory is missing or not writable"
-    assert hint == f"make {project / 'none'}, or give this user the right to write there"
+    assert hint == f"create {project / 'none'}, or give this user write access to it"
 
 
 def test_hook_whose_program_is_not_there(project: Path, doctor: Doctor) -> None:
@@ -255,14 +255,14 @@ def test_hook_whose_program_is_not_there(project: Path, doctor: Doctor) -> None:
     ((check, subject, message, hint),) = wrong(doctor)
     assert (check, subject) == ("hooks", "after_apply")
     assert message == "program ./tell does not exist or is not executable"
-    assert hint == "check its name, and that this user may run it"
+    assert hint == "check its name, and that this user may execute it"
     (project / "tell").write_text("#!/bin/sh\n")
     (project / "tell").chmod(0o755)
     assert wrong(doctor) == []
 
 
 def test_changes_that_are_not_heard(project: Path, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "HEARING_SECONDS", 0)
+    monkeypatch.setattr(inputs, "EVENT_TIMEOUT_SECONDS", 0)
     (project / "migrated.toml").write_text('watch = "polling"')
 
     ((check, subject, message, hint),) = wrong(doctor)

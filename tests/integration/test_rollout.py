@@ -241,7 +241,7 @@ class TestSharedLocks:
         (tmp_path / "link.db").symlink_to(tmp_path / "real" / "app.db")
 
         def take(name: str) -> None:
-            with locks.hold(str(tmp_path / name), 0, cancelled=lambda: False, waiting=lambda _holder: None):
+            with locks.acquire(str(tmp_path / name), 0, cancelled=lambda: False, waiting=lambda _holder: None):
                 pass
 
         with holding(str(tmp_path / "real" / "app.db"), APPLYING, 0), SharedLocks() as locks:

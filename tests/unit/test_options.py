@@ -113,7 +113,7 @@ def test_what_is_no_count_is_told(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         options.count(text)
 
-    assert str(caught.value) == f"expected a number from 1 on, got {text!r}"
+    assert str(caught.value) == f"expected a number, 1 or more, got {text!r}"
 
 
 def test_count_is_a_number_from_1_on() -> None:

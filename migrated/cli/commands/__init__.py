@@ -1,4 +1,4 @@
-"""The commands, one module a family, each loaded when one of its commands is called."""
+"""The commands: one module per family, imported when one of its commands is used."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """One command. A module of this package lists its own, by name, as `COMMANDS`."""
+    """One command. Each module of this package lists its commands by name in `COMMANDS`."""
 
     example: str
-    """A command line, shown by --help."""
+    """An example command line, shown by --help."""
     configure: Callable[[ArgumentParser], None]
     """Adds the command's own options."""
     execute: Callable[[Namespace], int]
-    """Does what the arguments say and returns the exit code. Raises `MigrationError`."""
+    """Executes the command and returns its exit code. May raise `MigrationError`."""

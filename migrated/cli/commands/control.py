@@ -1,4 +1,4 @@
-"""migrated wait, reload, retry, pause and resume."""
+"""The commands wait, reload, retry, pause and resume."""
 
 import argparse
 import os
@@ -24,25 +24,27 @@ def configure_wait(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_wait(arguments: argparse.Namespace) -> int:
-    """Exit 0 once everything is applied and nothing is refused, 3 after the timeout, saying what is missing."""
+    """Return 0 once every database is current; 3 after the timeout, printing why databases are not."""
     config = options.configuration(arguments)
     deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
     is_first = True
-    while missing := _find_not_current(config):
+    while not_current := _find_not_current(config):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            missing.tell()
+            not_current.print()
             return _NOT_IN_TIME
-        # What a daemon says is only a better time to look again; where we then see it otherwise, we go on alone.
-        if not (is_first and _wait_with_daemon(missing.paths, left)):
-            # As long as a look takes, where that is long: a processor is left to whoever does the work.
-            time.sleep(max(_POLL_SECONDS, missing.seconds))
+        # The daemon only provides a good time to look again: its view may be older than ours. If a database is
+        # still not current after its answer, poll without it.
+        if not (is_first and _wait_with_daemon(not_current.paths, left)):
+            # Sleep at least as long as the last look took: polling a large fleet then uses half a processor at
+            # most, and leaves the rest to the process that migrates.
+            time.sleep(max(_POLL_SECONDS, not_current.seconds))
         is_first = False
     return 0
 
 
 class _NotCurrent:
-    """What is missing: of the directories, and of which databases. `seconds` is how long finding that took."""
+    """Problems of directories, and databases that are not current. `seconds` is how long finding them took."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -53,8 +55,8 @@ class _NotCurrent:
     def __bool__(self) -> bool:
         return bool(self.problems or self.databases)
 
-    def tell(self) -> None:
-        """Each with its cause; of many databases those with the same cause together."""
+    def print(self) -> None:
+        """Print each problem with its cause; many databases are grouped by cause."""
         for problem in self.problems:
             print_problem(problem)
         groups: Groups[str] = Groups()
@@ -67,12 +69,16 @@ class _NotCurrent:
             print_problem(group.describe(text))
 
 
-def _wait_with_daemon(wanted: list[str], left: float | None) -> bool:
-    """Have a daemon tell when its databases are current, or the time is over; False where it cannot be asked."""
+def _wait_with_daemon(paths: list[str], left: float | None) -> bool:
+    """Let a daemon wait until its databases are current or `left` seconds are over.
+
+    Return False if a database has no daemon, or the daemon cannot be asked. Of several daemons only the first is
+    asked: the caller looks at all databases afterwards.
+    """
     from migrated.daemon.control import client, protocol
 
-    found = client.sockets(wanted)
-    if sum(map(len, found.values())) < max(1, len(wanted)):
+    found = client.sockets(paths)
+    if sum(map(len, found.values())) < max(1, len(paths)):
         return False
     socket, databases = next(iter(found.items()))
     request = {"request": "wait", "databases": databases, "timeout": left}
@@ -94,19 +100,19 @@ def _find_not_current(config: Config) -> _NotCurrent:
         found.problems += [str(problem) for problem in target.problems]
         for view in target.views():
             if view.problem or view.pending:
-                said = split_error(view.problem) if view.problem else (f"{view.pending} pending", None)
-                found.databases.append((view.name, *said))
+                text_and_remark = split_error(view.problem) if view.problem else (f"{view.pending} pending", None)
+                found.databases.append((view.name, *text_and_remark))
                 found.paths.append(view.database.path)
     found.seconds = time.monotonic() - began
     return found
 
 
 def configure_nothing(parser: argparse.ArgumentParser) -> None:
-    """Add no options: the command has none of its own."""
+    """Add no options."""
 
 
 def execute_pause(arguments: argparse.Namespace) -> int:
-    """Return once nothing is being applied any more: the migration that is running is finished first."""
+    """Pause the daemon. Returns when the running migration has finished."""
     from migrated.daemon.control import client
 
     client.ask_every(options.configuration(arguments), None, request="pause")
@@ -123,7 +129,10 @@ def configure_reload(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_reload(arguments: argparse.Namespace) -> int:
-    """Tell it. A configuration with faults is told here already; the old one stays in force."""
+    """Let the daemon read its configuration again.
+
+    Errors in the configuration are reported here, before the daemon is asked; the old one stays in force.
+    """
     from migrated.daemon.control import client
 
     config = options.configuration(arguments)
@@ -133,7 +142,7 @@ def execute_reload(arguments: argparse.Namespace) -> int:
 
 
 def execute_resume(arguments: argparse.Namespace) -> int:
-    """Tell it; a full pass follows."""
+    """Let the daemon continue; it begins with a full pass."""
     from migrated.daemon.control import client
 
     client.ask_every(options.configuration(arguments), None, request="resume")
@@ -146,7 +155,7 @@ def configure_retry(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_retry(arguments: argparse.Namespace) -> int:
-    """Return what the try came to, as `migrated up` would."""
+    """Let the daemon try a database; return the exit code that `migrated up` would."""
     from migrated.daemon.control import client
 
     path = _path(options.configuration(arguments), arguments.name)

@@ -1,4 +1,4 @@
-"""migrated diff [VERSION]."""
+"""The command diff."""
 
 import argparse
 import os
@@ -24,14 +24,14 @@ _COLOURS = {"cosmetic": console.GREEN, "real": console.RED}
 
 @dataclass
 class _Found:
-    """What there is to show: changes with their databases, and what is to be said of databases without any."""
+    """What to print: changes with their databases, remarks on databases without changes, and problems."""
 
     changes: "list[tuple[str, Change]]" = field(default_factory=list)
     remarks: dict[str, list[str]] = field(default_factory=dict)
-    faults: list[tuple[str | None, MigrationError]] = field(default_factory=list)
+    problems: list[tuple[str | None, MigrationError]] = field(default_factory=list)
 
     def remark(self, text: str, database: str) -> None:
-        """Say something of a database, once for all of which it is true."""
+        """Add a remark on a database; equal remarks are printed once for all their databases."""
         self.remarks.setdefault(text, []).append(database)
 
 
@@ -44,15 +44,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Show it; changes and creates nothing. Exit 0 also where something changed: scripts have `verify`."""
+    """Print the changes; modify nothing. Return 0 even if there are changes: scripts use `verify`."""
     found = _find(options.configuration(arguments), arguments.version)
     if arguments.json:
         _print_document(found)
     else:
-        for database, fault in found.faults:
-            print_problem(f"{database}: {fault}" if database else str(fault))
+        for database, problem in found.problems:
+            print_problem(f"{database}: {problem}" if database else str(problem))
         _show(found)
-    return combined_exit_code([fault.exit_code for _, fault in found.faults])
+    return combined_exit_code([problem.exit_code for _, problem in found.problems])
 
 
 def _find(config: "Config", version: int | None) -> _Found:
@@ -60,19 +60,19 @@ def _find(config: "Config", version: int | None) -> _Found:
 
     found = _Found()
     for target in inspect.look(config):
-        found.faults += [(None, problem) for problem in target.problems]
+        found.problems += [(None, problem) for problem in target.problems]
         for view in target.views():
             try:
                 _compare(view, version, found)
             except MigrationError as error:
-                found.faults.append((view.name, error))
-    if version is not None and not (found.changes or found.remarks or found.faults):
+                found.problems.append((view.name, error))
+    if version is not None and not (found.changes or found.remarks or found.problems):
         unknown = MigrationNotFoundError(
             f"version {version} is unknown: neither the directory nor the migrations table has it",
             version=version,
             hint="`migrated status` lists the versions",
         )
-        found.faults.append((None, unknown))
+        found.problems.append((None, unknown))
     return found
 
 
@@ -83,22 +83,22 @@ def _compare(view: "DatabaseView", version: int | None, found: _Found) -> None:
         raise view.error
     name = view.name
     statuses = [status for status in view.status.statuses if version in {None, status.version}]
-    recorded = view.handle.stored_migrations(status.version for status in statuses if status.applied)
-    same = True
+    stored = view.handle.stored_migrations(status.version for status in statuses if status.applied)
+    unchanged = True
     for status in statuses:
         if status.applied and status.migration:
-            compared = change(status.applied, status.migration, recorded.get(status.version))
+            compared = change(status.applied, status.migration, stored.get(status.version))
             if compared.is_mismatch or compared.down:
                 found.changes.append((name, compared))
-                same = False
+                unchanged = False
                 continue
         if version is not None:
-            found.remark(_as_it_is(status), name)
-    if same and version is None:
+            found.remark(_state_of(status), name)
+    if unchanged and version is None:
         found.remark(f"{view.applied} applied, no file has changed", name)
 
 
-def _as_it_is(status: "MigrationStatus") -> str:
+def _state_of(status: "MigrationStatus") -> str:
     if status.applied is None:
         return f"{status.label} is not applied"
     state = "unchanged since it was applied" if status.migration else "applied, and its file is missing"
@@ -106,12 +106,12 @@ def _as_it_is(status: "MigrationStatus") -> str:
 
 
 def _show(found: _Found) -> None:
-    """Every change once, with all the databases that have it."""
-    alike: dict[object, list[tuple[str, Change]]] = {}
+    """Print each change once, with all databases that have it."""
+    groups: dict[object, list[tuple[str, Change]]] = {}
     for database, change in found.changes:
-        same = change.present.label, change.present.file, change.applied.checksum, change.up, change.down
-        alike.setdefault(same, []).append((database, change))
-    for number, group in enumerate(alike.values()):
+        key = change.present.label, change.present.file, change.applied.checksum, change.up, change.down
+        groups.setdefault(key, []).append((database, change))
+    for number, group in enumerate(groups.values()):
         if number:
             print()
         _show_change([database for database, _ in group], [change for _, change in group])
@@ -144,14 +144,14 @@ def _show_difference(title: str, difference: "Difference", changes: "list[Change
 
 
 def _printable(text: str) -> str:
-    # Only where it could do harm: a program, such as patch, wants the text as it is.
+    # Escape control characters only on a terminal: a program such as patch needs the exact text.
     return console.visible(writable(text)) if sys.stdout.isatty() else writable(text)
 
 
 def _print_document(found: _Found) -> None:
     from migrated.fleet.inspect import error_dict
 
-    problems = [{"database": database} | (error_dict(fault) or {}) for database, fault in found.faults]
+    problems = [{"database": database} | (error_dict(problem) or {}) for database, problem in found.problems]
     print_json({"differences": [_document(*each) for each in found.changes], "problems": problems})
 
 

@@ -1,4 +1,4 @@
-"""migrated doctor."""
+"""The command doctor."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Show what was found; exit 1 if there is a problem. Leaves everything as it is."""
+    """Print the findings; return 1 if there is a problem. Changes nothing."""
     from migrated.checks.doctor import examine
 
     found = []

@@ -1,4 +1,4 @@
-"""migrated new NAME."""
+"""The command new."""
 
 import argparse
 import fcntl
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Make the file, print its path. It is a draft until its UP section holds a statement."""
+    """Create the file and print its path. It is a draft until its UP section has a statement."""
     from migrated.sources.formats.native import file_name
 
     name = re.sub(r"\s+", "_", arguments.name.strip())
@@ -56,7 +56,7 @@ def _create(directory: Path, name: str) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory, os.O_RDONLY)
         try:
-            # Two that run in the same second must not take the same version.
+            # Without the lock, two processes in the same second could take the same version.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             names = (read_name(entry.name) for entry in directory.iterdir())
             taken = {named.version for named in names if isinstance(named, FileName)}

@@ -1,4 +1,4 @@
-"""migrated plan."""
+"""The command plan."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Show it; changes and creates nothing."""
+    """Print the plan of every database; change nothing."""
     config = options.configuration(arguments)
     return show_plans(config, arguments.to, as_json=arguments.json, never_down=False, show_all=arguments.all)
 
@@ -43,7 +43,10 @@ def execute(arguments: argparse.Namespace) -> int:
 def show_plans(
     config: "Config", target: int | None, *, as_json: bool, never_down: bool, show_all: bool = False
 ) -> int:
-    """Show the plan of every database, of many those alike as one. `never_down` is how `up` plans."""
+    """Print the plan of every database; group equal plans if there are many databases.
+
+    With `never_down` nothing is rolled back to reach `target`, as in `up`.
+    """
     from migrated.cli.terminal import FleetBar
     from migrated.fleet import inspect
 
@@ -55,13 +58,13 @@ def show_plans(
             print_problem(str(problem))
             codes.add(problem.exit_code)
             problems.append(inspect.error_dict(problem))
-    fit = [view for view in targets if not view.problems]
-    total = sum(len(view.databases) for view in fit)
+    usable = [view for view in targets if not view.problems]
+    total = sum(len(view.databases) for view in usable)
     is_grouped = total > MANY and not (show_all or as_json)
     report = Report()
     with FleetBar(total, is_wanted=is_grouped or not sys.stdout.isatty()) as bar:
         plans = _plans(
-            bar.track(view for each in fit for view in each.views()), target, codes, never_down=never_down
+            bar.track(view for each in usable for view in each.views()), target, codes, never_down=never_down
         )
         if as_json:
             with JsonDocument() as document:
@@ -86,17 +89,17 @@ def _plans(
 
 
 class _Plan(NamedTuple):
-    """What would be done with a database, or why nothing."""
+    """The plan of one database, or why it would be refused."""
 
     database: str
-    agenda: "RunPlan | None"
+    run_plan: "RunPlan | None"
     refusal: MigrationError | None
 
     def lines(self) -> tuple[str, ...]:
-        """How many steps of which kind, then every step."""
-        if not self.agenda:
+        """Return a line with the number of steps, then a line for each step."""
+        if not self.run_plan:
             return ("nothing to do",)
-        parts = [([*self.agenda.down], "roll back"), ([*self.agenda.up, *self.agenda.repeat], "apply")]
+        parts = [([*self.run_plan.down], "roll back"), ([*self.run_plan.up, *self.run_plan.repeat], "apply")]
         counts = [f"{len(steps)} to {verb}" for steps, verb in parts if steps]
         steps = [f"{verb} {migration.label}" for steps, verb in parts for migration in steps]
         return (", ".join(counts) or "nothing to do", *steps)
@@ -111,8 +114,8 @@ def _plan(
 
     if view.error:
         return None, view.error
-    findings = view.status
-    statuses = findings.statuses
+    status = view.status
+    statuses = status.statuses
     try:
         refusals.refuse_unfinished(statuses)
         if target is not None:
@@ -124,27 +127,27 @@ def _plan(
                 return agenda_of(plan), None
         if view.refusal:
             return agenda_of(plan_up(statuses, target)), view.refusal
-        return plan_run(findings, view.handle.stored_migrations, view.target.policy, target), None
+        return plan_run(status, view.handle.stored_migrations, view.target.policy, target), None
     except MigrationError as error:
         return None, error
 
 
-def _plan_to(statuses: "Sequence[MigrationStatus]", target: int, recorded: "LookUpStored") -> "MigrationPlan":
+def _plan_to(statuses: "Sequence[MigrationStatus]", target: int, stored: "LookUpStored") -> "MigrationPlan":
     from migrated.core import refusals
     from migrated.core.plan import plan_to
 
     try:
-        return plan_to(statuses, target, recorded)
+        return plan_to(statuses, target, stored)
     except RollbackFailedError:
-        # As when it is done: what has changed is refused before a down text is asked for.
-        refusals.refuse_changed(statuses, recorded)
+        # As in a real run: changed migrations are refused before a missing down text is reported.
+        refusals.refuse_changed(statuses, stored)
         raise
 
 
 def _show(plan: _Plan) -> None:
     if plan.refusal is not None:
         print_problem(f"{plan.database}: {plan.refusal}")
-    elif plan.agenda is not None:
+    elif plan.run_plan is not None:
         text, *steps = plan.lines()
         print(f"{plan.database}: {text}", *steps, sep="\n  ")
 
@@ -152,7 +155,7 @@ def _show(plan: _Plan) -> None:
 def _note(plan: _Plan, report: Report) -> None:
     if plan.refusal is not None:
         report.problem(plan.database, plan.refusal)
-    elif plan.agenda is not None:
+    elif plan.run_plan is not None:
         report.add(plan.database, *plan.lines())
 
 
@@ -161,7 +164,7 @@ def _document(plan: _Plan) -> dict[str, Any]:
 
     return {
         "database": plan.database,
-        "direction": plan.agenda.direction.value if plan.agenda else None,
+        "direction": plan.run_plan.direction.value if plan.run_plan else None,
         "migrations": [
             {
                 "version": step.migration.known_as[0],
@@ -170,7 +173,7 @@ def _document(plan: _Plan) -> dict[str, Any]:
                 "checksum": step.migration.checksum,
                 "file": step.migration.file,
             }
-            for step in (plan.agenda.steps if plan.agenda else ())
+            for step in (plan.run_plan.steps if plan.run_plan else ())
         ],
         "problem": error_dict(plan.refusal),
     }

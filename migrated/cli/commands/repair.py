@@ -1,4 +1,4 @@
-"""migrated repair."""
+"""The command repair."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Without VERSION show what is open and change nothing; with it settle that one, wherever it is open."""
+    """Repair VERSION in every database; without VERSION print unfinished migrations and change nothing."""
     if (arguments.version is None) != (arguments.how is None):
         print_problem("give VERSION together with --resume, --mark-applied or --forget, or neither")
         return _WRONG_USAGE
@@ -58,7 +58,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from migrated.cli.worker import in_worker
 
     return in_worker(
-        lambda supervision: _repair(config, arguments.version, arguments.how, arguments.reason, supervision),
+        lambda cancel_token: _repair(config, arguments.version, arguments.how, arguments.reason, cancel_token),
         config.stop_grace,
     )
 
@@ -115,7 +115,7 @@ def _document(unfinished: Unfinished) -> dict[str, Any]:
 
 
 def _needs_repair(view: "DatabaseView", version: int) -> bool:
-    """Whether the migration stopped half way, or its whole file was executed as the UP section."""
+    """True if the migration stopped, or an earlier version executed its whole file as the UP section."""
     if view.error:
         return False
     if view.unfinished is not None:
@@ -126,12 +126,12 @@ def _needs_repair(view: "DatabaseView", version: int) -> bool:
     return bool(changed and misreadings(changed, view.handle.stored_migrations([version])))
 
 
-def _repair(config: "Config", version: int, how: Repair, reason: str | None, supervision: "CancelToken") -> int:
+def _repair(config: "Config", version: int, how: Repair, reason: str | None, cancel_token: "CancelToken") -> int:
     from migrated.engine.runner import MigrationRunner
     from migrated.fleet import inspect
 
     codes: list[int] = []
-    settled = 0
+    repaired = 0
     for target in inspect.look(config):
         if target.error:
             print_problem(str(target.error))
@@ -143,14 +143,14 @@ def _repair(config: "Config", version: int, how: Repair, reason: str | None, sup
             try:
                 if not _needs_repair(view, version):
                     continue
-                settled += 1
+                repaired += 1
                 runner = MigrationRunner(
                     view.database.path,
                     create=False,
                     lock_timeout=config.lock_timeout,
                     busy_timeout=view.target.busy_timeout,
                     statement_timeout=view.target.statement_timeout,
-                    supervision=supervision,
+                    supervision=cancel_token,
                 )
                 runner.add_migrations(target.listing.migrations if target.listing else [])
                 runner.repair(version, how, reason=reason)
@@ -159,7 +159,7 @@ def _repair(config: "Config", version: int, how: Repair, reason: str | None, sup
                 codes.append(error.exit_code)
             else:
                 print(f"{view.name}: {version} {_DONE[how]}")
-    if not settled and not codes:
+    if not repaired and not codes:
         print_problem(f"no database has an unfinished migration {version}")
         codes.append(MigrationNotFoundError.exit_code)
     return combined_exit_code(codes)

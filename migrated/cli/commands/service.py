@@ -1,4 +1,4 @@
-"""migrated run, dev and install-service."""
+"""The commands run, dev and install-service."""
 
 import argparse
 import glob
@@ -29,7 +29,7 @@ def configure_install_service(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_install_service(arguments: argparse.Namespace) -> int:
-    """Write the unit, or print it. Raises `RefusedError` where another one is there already."""
+    """Write the unit, or print it. Raises `RefusedError` if a different unit exists."""
     config = options.configuration(arguments)
     unit = _for_user(arguments, config) if arguments.user else _for_system(arguments, config)
     if arguments.print:
@@ -72,13 +72,13 @@ def _for_user(arguments: argparse.Namespace, config: Config) -> str:
 
 
 def _command(name: str, arguments: argparse.Namespace, config: Config) -> str:
-    """The line that runs a command of this very installation, with the options that were given."""
+    """Return the command line that runs a command of this installation with the given options."""
     program = Path(sys.argv[0]).absolute()
     words = [sys.executable, "-m", "migrated"] if program.suffix == ".py" else [str(program)]
     given = options.overrides(arguments)
     databases = given.databases
     if not databases and os.environ.get("DATABASE_URL") and not os.path.exists(config.source):
-        # The service does not inherit it.
+        # A service does not inherit DATABASE_URL: write its value into the unit.
         databases = config.targets[0].databases
     chosen = {
         "-c": [given.file],
@@ -92,7 +92,7 @@ def _command(name: str, arguments: argparse.Namespace, config: Config) -> str:
 
 
 def _directory(base: str, configured: str) -> str:
-    """The one that holds everything a path or pattern of databases may match."""
+    """Return the deepest directory that contains everything a database path or glob may match."""
     path = Path(os.path.abspath(os.path.join(base, configured))).parent
     while glob.has_magic(str(path)):
         path = path.parent
@@ -111,7 +111,7 @@ def _escaped(text: str) -> str:
 
 
 def _word(text: str) -> str:
-    """One word of a unit's line (https://www.freedesktop.org/software/systemd/man/latest/systemd.syntax.html)."""
+    """Quote one word of a unit's line (https://www.freedesktop.org/software/systemd/man/latest/systemd.syntax.html)."""
     if _PLAIN.issuperset(text):
         return text
     quoted = _escaped(text).replace("\\", "\\\\").replace('"', '\\"')
@@ -122,13 +122,13 @@ def _template(name: str) -> str:
     from importlib.resources import files
 
     package = files("migrated")
-    # In a wheel they lie inside the package, in a checkout beside it.
+    # The units are inside the package in a wheel, and beside it in a checkout.
     installed = package / "units" / name
     return (installed if installed.is_file() else package / "../systemd" / name).read_text()
 
 
 def _filled(template: str, values: dict[str, str]) -> str:
-    """The template with these values, without its head and its marks, which are for those who fill it by hand."""
+    """Fill the template with values; drop its header and EDIT marks, which are for people."""
     lines = ["# Written by `migrated install-service`.", ""]
     for line in template[template.index("[Unit]") :].splitlines():
         key = line.partition("=")[0]
@@ -162,7 +162,7 @@ def _write(path: Path, unit: str, *, force: bool) -> None:
 
 
 def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lambda config: config) -> int:
-    """Run until SIGTERM or SIGINT. SIGHUP reads the configuration again, SIGUSR1 looks at everything now."""
+    """Run the daemon until SIGTERM or SIGINT. SIGHUP reloads the configuration, SIGUSR1 starts a full pass."""
     from migrated.daemon.loop import Daemon
     from migrated.logs import logger
 
@@ -180,7 +180,7 @@ def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lam
 
 
 def serve_for_development(arguments: argparse.Namespace) -> int:
-    """Run until it is told to stop, as `migrated dev`."""
+    """Run the daemon of `migrated dev`."""
     return serve(arguments, for_development)
 
 

@@ -1,4 +1,4 @@
-"""migrated snapshots and restore."""
+"""The commands snapshots and restore."""
 
 import argparse
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +31,7 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_restore(arguments: argparse.Namespace) -> int:
-    """Restore; the log goes to standard error. What was there is kept as a snapshot too."""
+    """Restore a snapshot, after taking one of the current content. The log goes to standard error."""
     config = options.configuration(arguments)
     found = _find(config, arguments.id)
     if arguments.dry_run:
@@ -39,7 +39,9 @@ def execute_restore(arguments: argparse.Namespace) -> int:
         return 0
     from migrated.cli.worker import in_worker
 
-    return in_worker(lambda supervision: _restore(config, found, arguments.reason, supervision), config.stop_grace)
+    return in_worker(
+        lambda cancel_token: _restore(config, found, arguments.reason, cancel_token), config.stop_grace
+    )
 
 
 def _find(config: "Config", identifier: str) -> "_Found":
@@ -79,7 +81,7 @@ def _show_losses(target: "Target", database: "DatabasePath", snapshot: Snapshot)
         print(f"  rows of {rows.table}: {rows.now} now, {rows.then} in the snapshot")
 
 
-def _restore(config: "Config", found: "_Found", reason: str | None, supervision: "CancelToken") -> int:
+def _restore(config: "Config", found: "_Found", reason: str | None, cancel_token: "CancelToken") -> int:
     from migrated.cli.alone import with_daemon_lock
     from migrated.engine.runner import MigrationRunner
     from migrated.fleet.outcome import Outcome, OutcomeKind
@@ -97,7 +99,7 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
         busy_timeout=target.busy_timeout,
         snapshots=target.snapshots,
         observer=LoggingObserver(log),
-        supervision=supervision,
+        supervision=cancel_token,
     )
 
     def work() -> Outcome:
@@ -110,7 +112,7 @@ def _restore(config: "Config", found: "_Found", reason: str | None, supervision:
 
     outcome = with_daemon_lock(database, work)
     if is_first:
-        SchemaFiles().update(target, outcome, log, supervision)
+        SchemaFiles().update(target, outcome, log, cancel_token)
     report_error(outcome, log)
     return outcome.error.exit_code if outcome.error else 0
 
@@ -121,7 +123,7 @@ def configure_snapshots(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_snapshots(arguments: argparse.Namespace) -> int:
-    """List them, oldest first; changes and creates nothing."""
+    """List snapshots, oldest first; change nothing."""
     from migrated.engine.database import list_snapshots
     from migrated.fleet.discovery import assign
 

@@ -1,4 +1,4 @@
-"""migrated status."""
+"""The command status."""
 
 import argparse
 import os
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Show it; changes and creates nothing."""
+    """Print the status of every database; change nothing."""
     from migrated.cli.terminal import FleetBar
     from migrated.fleet import inspect
 
@@ -68,7 +68,7 @@ def _exit_code(found: StatusTotals, *, is_strict: bool) -> int:
 
 
 def _ask_daemons(paths: Sequence[str]) -> list[Any]:
-    """What the daemons that look after these databases say; nothing of those that do not answer soon."""
+    """Ask the daemons of these databases for their status; leave out those that do not answer in time."""
     if not may_have_daemon(paths):
         return []
     from migrated.daemon.control import client
@@ -77,7 +77,7 @@ def _ask_daemons(paths: Sequence[str]) -> list[Any]:
 
 
 def _developed(live: list[Any]) -> set[str]:
-    """The databases that a daemon for development looks after: it refuses less than the configuration says."""
+    """Return the paths of databases served by `migrated dev`, which refuses less than the configuration says."""
     return {
         database["path"]
         for answer in live
@@ -87,7 +87,7 @@ def _developed(live: list[Any]) -> set[str]:
 
 
 def _by_path(live: list[Any]) -> dict[str, Any]:
-    """What the daemons say of each database, by its path."""
+    """Return the daemons' view of each database, by path."""
     of_daemon = ("pid", "is_paused")
     return {
         database["path"]: {key: answer["daemon"][key] for key in of_daemon} | database
@@ -131,7 +131,7 @@ Look = tuple[TargetView, Iterable[DatabaseView]]
 def print_status(
     looks: Sequence[Look], daemons: Sequence[Any], live: Mapping[str, Any], summary: Callable[[], object]
 ) -> None:
-    """Write it on standard output, each database as soon as it is looked at, the summary in the end."""
+    """Print the JSON document: each database as soon as it was inspected, then the summary."""
     with JsonDocument() as document:
         document.member("daemons", daemons)
         document.elements("databases", _databases(looks, live))
@@ -207,18 +207,21 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 def may_have_daemon(databases: Iterable[str]) -> bool:
-    """Whether one looks, or looked, after one of them. What asks it takes its time to load."""
+    """True if a daemon serves, or once served, one of these databases.
+
+    Checked first, because importing the client takes much of the time of a short command.
+    """
     return any(os.path.exists(os.path.join(folder, FOLDER, "daemon.lock")) for folder in by_folder(databases))
 
 
 def print_daemon(view: Mapping[str, Any]) -> None:
-    """The daemon itself, in a line."""
+    """Print one line about the daemon."""
     parts = [f"up {_duration(view['uptime'])}", view["summary"], *map(_watch, view["directories"])]
     print(writable(f"# daemon {view['program_version']}, pid {view['pid']}: {'; '.join(parts)}"))
 
 
 def daemon_suffix(view: Mapping[str, Any] | None) -> str:
-    """How the daemon sees a database, to be added to a line; nothing without one."""
+    """Return the daemon's view of a database as the end of a line; empty without a daemon."""
     if view is None:
         return ""
     text = f"; daemon: {view['state']} since {view['since']}"

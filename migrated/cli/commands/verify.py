@@ -1,4 +1,4 @@
-"""migrated verify."""
+"""The command verify."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Exit 0 when every applied migration is as its file says, 4 when a run would be refused."""
+    """Return 0 if every applied migration matches its file, 4 if a run would be refused."""
     from migrated.cli.terminal import FleetBar
     from migrated.fleet import inspect
 
