@@ -121,13 +121,13 @@ GUARANTEES = {
     ],
     "Faithful schema file": [
         "test_any_schema_comes_back",
-        "test_database_made_from_it_has_nothing_left_to_do",
+        "test_database_created_from_the_schema_file_is_current",
         "test_failing_write_leaves_the_old_text_and_nothing_else",
-        "test_whoever_writes_last_writes_the_latest",
+        "test_last_of_concurrent_writers_writes_the_latest_schema",
     ],
     "Live applications": [
-        "test_application_goes_on_while_a_runner_migrates",
-        "test_application_goes_on_while_the_daemon_migrates",
+        "test_application_continues_while_a_runner_migrates",
+        "test_application_continues_while_the_daemon_migrates",
     ],
     "Exact copies": [
         "test_copy_is_equal_to_a_replay",
@@ -145,10 +145,10 @@ GUARANTEES = {
     ],
     "Independent databases": ["test_broken_database_does_not_stop_the_others"],
     "Contained failures": [
-        "test_roll_out_is_halted_and_goes_on",
-        "test_odd_one_does_not_keep_the_others_from_going_on",
-        "test_each_is_handled_by_itself",
-        "test_busy_one_does_not_hold_up_the_others",
+        "test_rollout_is_halted_and_resumed",
+        "test_failure_of_one_database_does_not_stop_a_resumed_rollout",
+        "test_each_database_is_handled_independently",
+        "test_busy_database_does_not_delay_the_others",
     ],
     "Hooks are harmless": [
         "test_failing_hook_does_not_undo_the_migration_and_reload_replaces_it",

@@ -1,4 +1,4 @@
-"""Every command as its users run it: exit codes, what is printed where, and what is left alone."""
+"""Every command as users run it: exit codes, output streams, and what must not change."""
 
 import fcntl
 import json
@@ -70,7 +70,7 @@ TEMPLATE = """\
 
 
 def files_in(directory: Path) -> list[tuple[str, bytes]]:
-    """Every file below, with its content."""
+    """Return every file below a directory with its content."""
     return sorted((str(path), path.read_bytes() if path.is_file() else b"") for path in directory.rglob("*"))
 
 
@@ -88,16 +88,14 @@ def lock_of(directory: Path, which: str = "lock") -> Iterator[None]:
 
 @pytest.fixture
 def three(migrations: Path) -> Path:
-    """Three migrations that can be undone."""
+    """Three migrations with down sections."""
     for version in (1, 2, 3):
         write_migration(migrations, version, down=f"DROP TABLE t{version};")
     return migrations
 
 
 class TestExitCodes:
-    def test_0_when_done_and_when_there_is_nothing_to_do(
-        self, tmp_path: Path, three: Path, database: Path
-    ) -> None:
+    def test_0_for_success_and_for_nothing_to_do(self, tmp_path: Path, three: Path, database: Path) -> None:
         assert migrated(tmp_path, "up").returncode == 0
         assert applied_versions(database) == [1, 2, 3]
         assert migrated(tmp_path, "up").returncode == 0
@@ -144,7 +142,7 @@ class TestExitCodes:
         assert "usage:" in done.stderr
         assert files_in(tmp_path) == before
 
-    def test_3_when_something_is_pending_and_that_was_asked(
+    def test_3_for_pending_migrations_with_exit_code_option(
         self, tmp_path: Path, three: Path, database: Path
     ) -> None:
         assert migrated(tmp_path, "status", "--exit-code").returncode == 3
@@ -171,7 +169,9 @@ class TestExitCodes:
         assert ("5_bad.sql" if cause == "invalid" else "2_change") in done.stderr
         assert everything(database) == before
 
-    def test_4_when_late_and_that_is_not_wanted(self, tmp_path: Path, three: Path, database: Path) -> None:
+    def test_4_for_a_late_migration_if_the_policy_refuses_it(
+        self, tmp_path: Path, three: Path, database: Path
+    ) -> None:
         (tmp_path / "migrated.toml").write_text('[[target]]\non_late = "refuse"\n')
         (three / "2_change.sql").rename(tmp_path / "away")
         bring_up(tmp_path)
@@ -190,7 +190,7 @@ class TestExitCodes:
         assert not database.exists()
 
     @pytest.mark.parametrize("command", ["up", "down", "status", "plan", "verify"])
-    def test_6_when_the_file_is_no_database(
+    def test_6_when_the_file_is_not_a_database(
         self, tmp_path: Path, three: Path, database: Path, command: str
     ) -> None:
         content = b"not a database " * 100
@@ -202,14 +202,16 @@ class TestExitCodes:
         assert database.read_bytes() == content
 
     @pytest.mark.parametrize("command", ["up", "down"])
-    def test_6_when_its_directory_is_not_there(self, tmp_path: Path, three: Path, command: str) -> None:
+    def test_6_when_the_directory_of_the_database_is_missing(
+        self, tmp_path: Path, three: Path, command: str
+    ) -> None:
         done = migrated(tmp_path, command, "-d", "nowhere/app.db")
 
         assert done.returncode == 6
         assert not (tmp_path / "nowhere").exists()
 
     @pytest.mark.parametrize("command", ["run", "up", "status"])
-    def test_78_names_every_fault_of_the_configuration(self, tmp_path: Path, three: Path, command: str) -> None:
+    def test_78_names_every_error_of_the_configuration(self, tmp_path: Path, three: Path, command: str) -> None:
         (tmp_path / "migrated.toml").write_text(
             'settle = 50\ncolour = "red"\n\n[[target]]\ndatabases = []\n\n[[target]]\non_missing = "shrug"\n'
         )
@@ -226,7 +228,7 @@ class TestExitCodes:
             assert re.search(fault, done.stderr)
         assert files_in(tmp_path) == before
 
-    def test_78_when_the_configuration_asked_for_is_not_there(self, tmp_path: Path, three: Path) -> None:
+    def test_78_when_the_named_configuration_is_missing(self, tmp_path: Path, three: Path) -> None:
         done = migrated(tmp_path, "up", "-c", "other.toml")
 
         assert done.returncode == 78
@@ -243,7 +245,7 @@ class TestSeveralDatabases:
             pytest.param(["held"], 5, id="then 5"),
         ],
     )
-    def test_every_one_is_tried(
+    def test_every_database_is_tried(
         self, tmp_path: Path, migrations: Path, troubled: list[str], expected: int
     ) -> None:
         write_migration(migrations, 1)
@@ -308,7 +310,7 @@ class TestUp:
         assert "9" in log_lines(done.stderr)[0]["reason"]
         assert applied_versions(database) == []
 
-    def test_a_dry_run_shows_what_would_be_done_and_changes_nothing(
+    def test_dry_run_prints_the_plan_and_changes_nothing(
         self, tmp_path: Path, three: Path, database: Path
     ) -> None:
         bring_up(tmp_path, 1)
@@ -321,7 +323,7 @@ class TestUp:
         assert "3_change" not in done.stdout
         assert files_in(tmp_path) == before
 
-    def test_it_waits_for_another_runner(self, tmp_path: Path, three: Path, database: Path) -> None:
+    def test_up_waits_for_another_runner(self, tmp_path: Path, three: Path, database: Path) -> None:
         with ExitStack() as other:
             other.enter_context(lock_of(tmp_path))
             with running(*PROGRAM, "up", cwd=tmp_path, stderr=subprocess.PIPE) as up:
@@ -335,7 +337,7 @@ class TestUp:
                 assert up.returncode == 0
         assert applied_versions(database) == [1, 2, 3]
 
-    def test_beside_a_daemon(self, tmp_path: Path, three: Path, database: Path) -> None:
+    def test_up_works_beside_a_daemon(self, tmp_path: Path, three: Path, database: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             # So that it is not the daemon who does it.
@@ -350,7 +352,9 @@ class TestUp:
         assert [line["version"] for line in daemon.logged("migration.applied")] == [1, 2, 3]
         assert query(database, "SELECT version FROM _migrations_history ORDER BY id") == [(1,), (2,), (3,), (4,)]
 
-    def test_two_at_once_apply_everything_once(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_two_concurrent_runs_apply_everything_once(
+        self, tmp_path: Path, migrations: Path, database: Path
+    ) -> None:
         for version in range(1, 31):
             write_migration(migrations, version)
         with ExitStack() as stack:
@@ -378,7 +382,7 @@ class TestDown:
             pytest.param(["--to", "3"], [1, 2, 3], id="to the highest"),
         ],
     )
-    def test_how_far(
+    def test_down_rolls_back_as_far_as_the_options_say(
         self, tmp_path: Path, three: Path, database: Path, options: list[str], left: list[int]
     ) -> None:
         bring_up(tmp_path)
@@ -390,7 +394,7 @@ class TestDown:
         undone = [line["version"] for line in log_lines(done.stderr) if line["event"] == "migration.rolled_back"]
         assert undone == sorted({1, 2, 3}.difference(left), reverse=True)
 
-    def test_nothing_is_undone_when_one_step_cannot_be(
+    def test_nothing_is_rolled_back_if_one_step_has_no_down_text(
         self, tmp_path: Path, migrations: Path, database: Path
     ) -> None:
         write_migration(migrations, 1)
@@ -403,7 +407,7 @@ class TestDown:
         assert "1_change" in log_lines(done.stderr)[0]["reason"]
         assert everything(database) == before
 
-    def test_a_migration_without_its_file_is_undone_by_what_was_recorded(
+    def test_migration_without_its_file_is_rolled_back_with_the_stored_text(
         self, tmp_path: Path, three: Path, database: Path
     ) -> None:
         bring_up(tmp_path)
@@ -412,7 +416,7 @@ class TestDown:
         assert migrated(tmp_path, "down").returncode == 0
         assert applied_versions(database) == [1, 2]
 
-    def test_it_is_refused_beside_a_daemon(self, tmp_path: Path, three: Path, database: Path) -> None:
+    def test_down_is_refused_beside_a_daemon(self, tmp_path: Path, three: Path, database: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             before = everything(database)
@@ -437,7 +441,7 @@ class TestStatus:
         write_migration(three, 6, "next")
         write_migration(three, 7, "idea", up="-- later")
 
-    def test_piped_it_is_lines_with_tabs(self, tmp_path: Path, states: None) -> None:
+    def test_piped_status_is_separated_by_tabs(self, tmp_path: Path, states: None) -> None:
         done = migrated(tmp_path, "status")
 
         assert done.returncode == 0
@@ -459,7 +463,7 @@ class TestStatus:
         assert "2_change" in done.stderr
         assert migrated(tmp_path, "status", "--exit-code").returncode == 4
 
-    def test_as_json_it_is_one_document(self, tmp_path: Path, states: None) -> None:
+    def test_json_status_is_one_document(self, tmp_path: Path, states: None) -> None:
         done = migrated(tmp_path, "status", "--json")
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -473,7 +477,7 @@ class TestStatus:
         assert changed["expected"] == checksum("CREATE TABLE t2 (id INTEGER PRIMARY KEY);")
         assert changed["found"] == checksum("CREATE TABLE other (id);")
 
-    def test_on_a_terminal_it_is_a_table(self, tmp_path: Path, states: None) -> None:
+    def test_status_on_a_terminal_is_a_table(self, tmp_path: Path, states: None) -> None:
         ours, theirs = pty.openpty()
         with (
             open(ours, "rb", buffering=0) as screen,
@@ -499,7 +503,7 @@ class TestStatus:
         assert re.search(r"[─━]{5}", text)
         assert re.search(r"^ *4 +between +- +- +late *\r?$", text, re.MULTILINE)
 
-    def test_a_fault_of_the_files_is_said_and_exits_4(self, tmp_path: Path, three: Path) -> None:
+    def test_invalid_file_is_reported_and_exits_4(self, tmp_path: Path, three: Path) -> None:
         put_file(three, "003_again.sql", "SELECT 1;")
         put_file(three, "notes.sql", "SELECT 1;")
 
@@ -510,7 +514,7 @@ class TestStatus:
 
 
 class TestPlan:
-    def test_all_that_is_not_applied(self, tmp_path: Path, three: Path) -> None:
+    def test_plan_has_every_pending_migration(self, tmp_path: Path, three: Path) -> None:
         bring_up(tmp_path, 1)
 
         shown = migrated(tmp_path, "plan").stdout
@@ -519,7 +523,7 @@ class TestPlan:
         assert plan["direction"] == "up"
         assert [step["version"] for step in plan["migrations"]] == [2, 3]
 
-    def test_down_to_a_version(self, tmp_path: Path, three: Path) -> None:
+    def test_plan_down_to_a_version(self, tmp_path: Path, three: Path) -> None:
         bring_up(tmp_path)
 
         shown = migrated(tmp_path, "plan", "--to", "1").stdout
@@ -535,12 +539,12 @@ class TestPlan:
 
 
 class TestVerify:
-    def test_as_it_was_applied(self, tmp_path: Path, three: Path) -> None:
+    def test_unchanged_files_are_verified(self, tmp_path: Path, three: Path) -> None:
         bring_up(tmp_path, 2)
 
         assert migrated(tmp_path, "verify").returncode == 0
 
-    def test_changed(self, tmp_path: Path, three: Path) -> None:
+    def test_changed_file_is_reported(self, tmp_path: Path, three: Path) -> None:
         bring_up(tmp_path)
         write_migration(three, 2, up="CREATE TABLE other (id);")
 
@@ -552,7 +556,7 @@ class TestVerify:
 
 
 class TestNew:
-    def test_the_file_is_printed_and_is_a_draft(self, tmp_path: Path, database: Path) -> None:
+    def test_path_is_printed_and_the_file_is_a_draft(self, tmp_path: Path, database: Path) -> None:
         done = migrated(tmp_path, "new", "add users  email")
         assert (done.returncode, done.stderr) == (0, "")
         path = Path(done.stdout.removesuffix("\n"))
@@ -565,14 +569,14 @@ class TestNew:
         status = migrated(tmp_path, "status").stdout
         assert re.search(rf"^{named[1]}\tadd_users_email\t.*\tdraft$", status, re.MULTILINE)
 
-    def test_the_file_is_valid_once_it_is_filled(self, tmp_path: Path, migrations: Path, database: Path) -> None:
+    def test_file_is_valid_once_it_has_a_statement(self, tmp_path: Path, migrations: Path, database: Path) -> None:
         path = Path(migrated(tmp_path, "new", "add").stdout.strip())
         put_file(migrations, path.name, path.read_text().replace("-- UP\n", "-- UP\nCREATE TABLE a (id);\n"))
 
         assert migrated(tmp_path, "up").returncode == 0
         assert [row[1] for row in schema(database)] == ["a"]
 
-    def test_versions_never_clash(self, tmp_path: Path, migrations: Path) -> None:
+    def test_versions_are_unique(self, tmp_path: Path, migrations: Path) -> None:
         with ExitStack() as stack:
             makers = [
                 stack.enter_context(running(*PROGRAM, "new", f"n{number}", cwd=tmp_path, stdout=subprocess.PIPE))
@@ -584,7 +588,7 @@ class TestNew:
         assert len({path.name.split("_")[0] for path in migrations.iterdir()}) == 8
 
     @pytest.mark.parametrize("name", ["", "a/b", "über", "semi;colon", "../up"])
-    def test_a_name_that_does_not_fit_is_wrong_usage(self, tmp_path: Path, name: str) -> None:
+    def test_invalid_name_is_wrong_usage(self, tmp_path: Path, name: str) -> None:
         done = migrated(tmp_path, "new", name)
 
         assert (done.returncode, done.stdout) == (2, "")
@@ -593,7 +597,7 @@ class TestNew:
 
 
 class TestWait:
-    def test_it_ends_when_another_process_has_applied_everything(
+    def test_wait_returns_when_another_process_has_applied_everything(
         self, tmp_path: Path, three: Path, database: Path
     ) -> None:
         with running(*PROGRAM, "wait", "--timeout", "60s", cwd=tmp_path) as wait:
@@ -603,7 +607,7 @@ class TestWait:
             assert wait.wait(DEADLINE) == 0
         assert migrated(tmp_path, "wait").returncode == 0
 
-    def test_after_the_timeout_it_says_what_is_missing(self, tmp_path: Path, three: Path) -> None:
+    def test_timeout_prints_why_databases_are_not_current(self, tmp_path: Path, three: Path) -> None:
         bring_up(tmp_path, 1)
 
         done = migrated(tmp_path, "wait", "--timeout", "100ms")
@@ -612,23 +616,23 @@ class TestWait:
 
 
 class TestConfiguration:
-    def test_none_is_needed(self, tmp_path: Path, three: Path) -> None:
+    def test_no_configuration_file_is_needed(self, tmp_path: Path, three: Path) -> None:
         assert migrated(tmp_path, "up").returncode == 0
         assert applied_versions(tmp_path / "app.db") == [1, 2, 3]
 
     @pytest.mark.parametrize("url", ["sqlite:here/other.db", "sqlite:///here/other.db", "sqlite:{}/here/other.db"])
-    def test_the_database_from_the_environment(self, tmp_path: Path, three: Path, url: str) -> None:
+    def test_database_url_of_the_environment_is_used(self, tmp_path: Path, three: Path, url: str) -> None:
         (tmp_path / "here").mkdir()
 
         assert migrated(tmp_path, "up", DATABASE_URL=url.format(tmp_path)).returncode == 0
         assert applied_versions(tmp_path / "here/other.db") == [1, 2, 3]
 
-    def test_the_command_line_goes_before_the_environment(self, tmp_path: Path, three: Path) -> None:
+    def test_command_line_takes_precedence_over_the_environment(self, tmp_path: Path, three: Path) -> None:
         assert migrated(tmp_path, "up", "-d", "this.db", DATABASE_URL="sqlite:that.db").returncode == 0
         assert applied_versions(tmp_path / "this.db") == [1, 2, 3]
         assert not (tmp_path / "that.db").exists()
 
-    def test_another_kind_of_database_is_a_fault(self, tmp_path: Path, three: Path) -> None:
+    def test_url_of_another_kind_of_database_is_an_error(self, tmp_path: Path, three: Path) -> None:
         done = migrated(tmp_path, "up", DATABASE_URL="postgres://localhost/app")
 
         assert done.returncode == 78
@@ -637,7 +641,9 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("file", "table"), [("other.toml", "target"), ("pyproject.toml", "tool.migrated.target")]
     )
-    def test_paths_in_a_file_are_relative_to_it(self, tmp_path: Path, three: Path, file: str, table: str) -> None:
+    def test_paths_are_relative_to_the_configuration_file(
+        self, tmp_path: Path, three: Path, file: str, table: str
+    ) -> None:
         place = tmp_path / "etc"
         place.mkdir()
         (place / file).write_text(f'[[{table}]]\ndatabases = ["its.db"]\nmigrations = "../migrations"\n')
@@ -647,13 +653,13 @@ class TestConfiguration:
             assert migrated(tmp_path / "elsewhere", *arguments).returncode == 0
         assert applied_versions(place / "its.db") == [1, 2, 3]
 
-    def test_pyproject_in_the_working_directory(self, tmp_path: Path, three: Path) -> None:
+    def test_pyproject_of_the_working_directory_is_used(self, tmp_path: Path, three: Path) -> None:
         (tmp_path / "pyproject.toml").write_text('[[tool.migrated.target]]\ndatabases = ["project.db"]\n')
 
         assert migrated(tmp_path, "up").returncode == 0
         assert applied_versions(tmp_path / "project.db") == [1, 2, 3]
 
-    def test_a_file_of_its_own_goes_before_pyproject(self, tmp_path: Path, three: Path) -> None:
+    def test_migrated_toml_takes_precedence_over_pyproject(self, tmp_path: Path, three: Path) -> None:
         (tmp_path / "pyproject.toml").write_text('[[tool.migrated.target]]\ndatabases = ["project.db"]\n')
         (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["own.db"]\n')
 
@@ -671,7 +677,7 @@ class TestMigrationsDirectory:
             ("up", "not readable"),
         ],
     )
-    def test_one_that_cannot_be_read_is_never_nothing_to_do(
+    def test_unreadable_directory_is_an_error_not_nothing_to_do(
         self, tmp_path: Path, three: Path, database: Path, command: str, state: str
     ) -> None:
         bring_up(tmp_path)
@@ -695,7 +701,7 @@ class TestMigrationsDirectory:
         assert "migrations" in done.stderr
         assert everything(database) == before
 
-    def test_a_file_that_is_being_written_is_not_a_missing_one(
+    def test_file_being_written_is_not_reported_as_missing(
         self, tmp_path: Path, three: Path, database: Path
     ) -> None:
         bring_up(tmp_path)
@@ -709,7 +715,7 @@ class TestMigrationsDirectory:
 
 class TestReadingChangesNothing:
     @pytest.mark.parametrize("command", READING)
-    def test_where_there_is_no_database(self, tmp_path: Path, three: Path, command: list[str]) -> None:
+    def test_reading_creates_no_database(self, tmp_path: Path, three: Path, command: list[str]) -> None:
         before = files_in(tmp_path)
         migrated(tmp_path, *command)
 
@@ -717,7 +723,7 @@ class TestReadingChangesNothing:
 
     @pytest.mark.parametrize("command", READING)
     @pytest.mark.parametrize("mode", ["delete", "wal"])
-    def test_where_the_database_has_no_ledger(
+    def test_reading_creates_no_ledger(
         self, tmp_path: Path, three: Path, database: Path, command: list[str], mode: str
     ) -> None:
         execute(database, f"PRAGMA journal_mode = {mode}; CREATE TABLE theirs (id)")
@@ -728,7 +734,7 @@ class TestReadingChangesNothing:
 
 
 class TestHelp:
-    def test_of_the_program(self, tmp_path: Path) -> None:
+    def test_help_of_the_program(self, tmp_path: Path) -> None:
         done = migrated(tmp_path, "--help")
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -738,7 +744,7 @@ class TestHelp:
             assert re.search(rf"^ +{code} ", done.stdout, re.MULTILINE)
 
     @pytest.mark.parametrize("command", OPTIONS)
-    def test_of_a_command(self, tmp_path: Path, command: str) -> None:
+    def test_help_of_a_command(self, tmp_path: Path, command: str) -> None:
         done = migrated(tmp_path, command, "--help")
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -746,13 +752,13 @@ class TestHelp:
             assert re.search(rf"(?<![\w-]){word}(?![\w-])", done.stdout), word
         assert re.search(rf"example:\n +migrated {command}\b", done.stdout)
 
-    def test_the_version(self, tmp_path: Path) -> None:
+    def test_version_option(self, tmp_path: Path) -> None:
         assert re.fullmatch(r"migrated \d+\.\d+\.\d+\S*\n", migrated(tmp_path, "--version").stdout)
 
 
 class TestLog:
     def lines(self, done: subprocess.CompletedProcess[str]) -> list[str]:
-        """The events told, having looked at the keys of every line."""
+        """Return the logged events after checking the keys of every line."""
         assert done.stdout == ""
         found = log_lines(done.stderr)
         assert found
@@ -764,7 +770,7 @@ class TestLog:
             assert isinstance(line["pid"], int)
         return [line["event"] for line in found]
 
-    def test_of_success(self, tmp_path: Path, three: Path) -> None:
+    def test_events_of_a_success(self, tmp_path: Path, three: Path) -> None:
         assert self.lines(migrated(tmp_path, "up", "--to", "1")) == [
             *("migration.applying", "migration.applied", "database.created", "run.finished")
         ]
@@ -772,7 +778,7 @@ class TestLog:
             *("migration.rolling_back", "snapshot.taken", "migration.rolled_back", "run.finished")
         ]
 
-    def test_of_failure(self, tmp_path: Path, migrations: Path) -> None:
+    def test_events_of_a_failure(self, tmp_path: Path, migrations: Path) -> None:
         write_migration(migrations, 1, up=f"CREATE TABLE a (id);\nSELECT '{'x' * 5000}', nowhere FROM a;")
         done = migrated(tmp_path, "up")
         told = self.lines(done)
@@ -782,7 +788,7 @@ class TestLog:
         assert max(len(line.encode()) for line in done.stderr.splitlines()) < 4096
         assert told[-1] == "run.finished"
 
-    def test_of_refusals(self, tmp_path: Path, three: Path) -> None:
+    def test_events_of_refusals(self, tmp_path: Path, three: Path) -> None:
         bring_up(tmp_path)
         write_migration(three, 2, up="CREATE TABLE other (id);")
         assert "checksum.mismatch" in self.lines(migrated(tmp_path, "up"))
@@ -792,20 +798,22 @@ class TestLog:
         assert "file.invalid" in told
         assert "file.ignored" in told
 
-    def test_the_console_format_is_for_people(self, tmp_path: Path, three: Path) -> None:
+    def test_console_format_is_readable(self, tmp_path: Path, three: Path) -> None:
         done = migrated(tmp_path, "--log-format", "console", "up")
 
         assert "applied 1_change to app.db" in done.stderr
         assert not done.stderr.startswith("{")
 
-    def test_the_level_is_obeyed(self, tmp_path: Path, three: Path) -> None:
+    def test_log_level_is_respected(self, tmp_path: Path, three: Path) -> None:
         done = migrated(tmp_path, "up", "--log-level", "error")
 
         assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestOddPaths:
-    def test_a_path_that_is_not_utf8_is_told_and_stops_no_other(self, tmp_path: Path, migrations: Path) -> None:
+    def test_path_that_is_not_utf8_is_reported_and_does_not_stop_others(
+        self, tmp_path: Path, migrations: Path
+    ) -> None:
         write_migration(migrations, 1)
         (tmp_path / "t").mkdir()
         execute(tmp_path / "t/b.db", "CREATE TABLE t (x)")
@@ -824,7 +832,7 @@ class TestOddPaths:
 
 class TestShapesOfTheLog:
     @pytest.mark.parametrize("shape", ["json", "ecs", "otel"])
-    def test_error_in_a_huge_statement_from_an_odd_directory_is_told_in_short_lines(
+    def test_error_in_a_huge_statement_from_an_odd_directory_has_short_log_lines(
         self, tmp_path: Path, shape: str
     ) -> None:
         (tmp_path / "migrated.toml").write_text(f'log_format = "{shape}"\n')
@@ -845,10 +853,10 @@ class TestShapesOfTheLog:
 
 class TestStreams:
     @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-    def test_a_closed_stream_harms_nothing(
+    def test_closed_standard_stream_does_not_damage_a_database(
         self, tmp_path: Path, migrations: Path, database: Path, closed: str
     ) -> None:
-        """What is written to it must not end up in the file that got its number."""
+        """Output must not be written into a file that was opened with the descriptor of the closed stream."""
         write_migration(migrations, 1)
         for command in ("up", "status", "up"):
             line = f'exec "$@" {command} {closed}'
@@ -861,7 +869,7 @@ class TestStreams:
 
 
 class TestOneRun:
-    def test_its_lines_have_one_id_that_is_the_run_s_own(self, tmp_path: Path, migrations: Path) -> None:
+    def test_all_log_lines_of_a_run_share_its_run_id(self, tmp_path: Path, migrations: Path) -> None:
         write_migration(migrations, 1, down="DROP TABLE t1;")
         ids = [
             {line["run_id"] for line in log_lines(migrated(tmp_path, command).stderr)}
@@ -871,7 +879,7 @@ class TestOneRun:
         assert [len(each) for each in ids] == [1, 1]
         assert ids[0] != ids[1]
 
-    def test_an_invalid_file_is_a_refusal_for_every_database(self, tmp_path: Path, migrations: Path) -> None:
+    def test_invalid_file_is_a_refusal_for_every_database(self, tmp_path: Path, migrations: Path) -> None:
         put_file(migrations, "1_a.sql", "-- migrated: nonsense\n")
         databases = ["-d", "a.db", "-d", "b.db"]
         done = migrated(tmp_path, "up", *databases)
@@ -889,9 +897,9 @@ class TestOneRun:
 
 
 class TestRepeatable:
-    """Files without a version, as the commands show them."""
+    """Repeatable migrations in the output of commands."""
 
-    def test_they_are_pending_then_applied_then_pending_again(self, tmp_path: Path, migrations: Path) -> None:
+    def test_repeatable_is_pending_then_applied_then_pending_again(self, tmp_path: Path, migrations: Path) -> None:
         write_migration(migrations, 1)
         put_file(migrations, "R__one.sql", "DROP VIEW IF EXISTS one;\nCREATE VIEW one AS SELECT 1;")
         assert [line for line in migrated(tmp_path, "plan").stdout.splitlines() if "R__one" in line] == [

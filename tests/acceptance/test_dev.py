@@ -168,7 +168,7 @@ def test_checkout_of_many_files_is_one_pass(tmp_path: Path) -> None:
     assert [line["run_id"] for line in daemon.logged("run.finished")][-2:] == [back["run_id"], there["run_id"]]
 
 
-def test_files_that_come_and_go_at_once_cause_nothing(tmp_path: Path) -> None:
+def test_files_that_appear_and_disappear_at_once_cause_no_change(tmp_path: Path) -> None:
     (tmp_path / "migrations").mkdir()
     with DaemonProcess(tmp_path, command="dev") as daemon:
         day = Day(tmp_path, daemon.wait_until_ready())
@@ -186,7 +186,7 @@ def test_files_that_come_and_go_at_once_cause_nothing(tmp_path: Path) -> None:
 
 
 @needs_git
-def test_nothing_is_done_half_way_through_a_checkout(tmp_path: Path) -> None:
+def test_nothing_is_applied_during_a_git_checkout(tmp_path: Path) -> None:
     """However long it takes: a file that is missing for a moment must not cost its table."""
     (tmp_path / "migrations").mkdir()
     (tmp_path / "migrated.toml").write_text('settle = "1ms"\nsettle_max = "60s"\nresync_interval = "100ms"\n')
@@ -211,7 +211,7 @@ def test_nothing_is_done_half_way_through_a_checkout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["edit", "remove", "switch", "rename"])
-def test_production_does_none_of_this(tmp_path: Path, change: str) -> None:
+def test_run_neither_redoes_nor_rolls_back(tmp_path: Path, change: str) -> None:
     migrations = tmp_path / "migrations"
     migrations.mkdir()
     path = write_migration(migrations, 1, "users", up=USERS, down="DROP TABLE users;")
@@ -234,7 +234,7 @@ def test_production_does_none_of_this(tmp_path: Path, change: str) -> None:
     assert len(daemon.logged("database.blocked")) == (change != "rename")
 
 
-def test_redo_beside_the_daemon_waits_for_its_lock_and_is_done(tmp_path: Path) -> None:
+def test_redo_beside_the_daemon_waits_for_the_lock(tmp_path: Path) -> None:
     (tmp_path / "migrations").mkdir()
     write_migration(tmp_path / "migrations", 1, "users", up=USERS, down="DROP TABLE users;")
     with DaemonProcess(tmp_path, command="dev") as daemon:
@@ -250,7 +250,7 @@ def test_redo_beside_the_daemon_waits_for_its_lock_and_is_done(tmp_path: Path) -
     assert query(tmp_path / "app.db", "SELECT * FROM users") == [(1, "Ann")]
 
 
-def test_status_judges_as_the_daemon_does(tmp_path: Path) -> None:
+def test_status_uses_the_policy_of_the_dev_daemon(tmp_path: Path) -> None:
     (tmp_path / "migrations").mkdir()
     with DaemonProcess(tmp_path, command="dev") as daemon:
         day = Day(tmp_path, daemon.wait_until_ready())

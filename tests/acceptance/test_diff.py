@@ -60,7 +60,7 @@ def diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 # The command
 
 
-def test_piped_it_is_a_unified_diff_and_changes_nothing(tmp_path: Path, applied: Path, database: Path) -> None:
+def test_piped_output_is_a_unified_diff_and_nothing_changes(tmp_path: Path, applied: Path, database: Path) -> None:
     path = edited(applied, "name TEXT\n", "name TEXT NOT NULL\n")
     before = everything(database), sorted(tmp_path.rglob("*"))
     done = migrated(tmp_path, "diff")
@@ -80,7 +80,7 @@ def test_piped_it_is_a_unified_diff_and_changes_nothing(tmp_path: Path, applied:
     assert (everything(database), sorted(tmp_path.rglob("*"))) == before
 
 
-def test_databases_with_the_same_change_are_named_together(tmp_path: Path, applied: Path, diff: Diff) -> None:
+def test_databases_with_the_same_change_are_grouped(tmp_path: Path, applied: Path, diff: Diff) -> None:
     for name in ("b.db", "c.db"):
         bring_up(tmp_path, database=name)
     write_migration(applied, 1, up=TABLE.replace("name", "title"), down=DOWN)
@@ -100,7 +100,7 @@ def test_databases_with_the_same_change_are_named_together(tmp_path: Path, appli
     ]
 
 
-def test_changed_down_section_is_a_part_of_its_own(tmp_path: Path, applied: Path, diff: Diff) -> None:
+def test_changed_down_section_has_its_own_diff(tmp_path: Path, applied: Path, diff: Diff) -> None:
     path = edited(applied, DOWN, f"-- gone\x07\n{DOWN}")
     _, down_alone, _ = diff()
     edited(applied, "TEXT", "TEXT -- of any kind")
@@ -125,7 +125,7 @@ def test_changed_down_section_is_a_part_of_its_own(tmp_path: Path, applied: Path
         pytest.param("UPDATE _migrations SET checksum = 'other'", id="a checksum of another text"),
     ],
 )
-def test_text_that_was_not_recorded_is_said_to_be(applied: Path, database: Path, diff: Diff, by_hand: str) -> None:
+def test_missing_stored_text_is_reported(applied: Path, database: Path, diff: Diff, by_hand: str) -> None:
     execute(database, by_hand)
     edited(applied, "name", "title")
     code, out, _ = diff("1")
@@ -139,7 +139,7 @@ def test_text_that_was_not_recorded_is_said_to_be(applied: Path, database: Path,
     )
 
 
-def test_version_alone_and_what_is_to_be_said_of_it(applied: Path, diff: Diff) -> None:
+def test_version_argument_and_its_remarks(applied: Path, diff: Diff) -> None:
     edited(applied, "name", "title")
     write_migration(applied, 3)
 
@@ -160,7 +160,7 @@ def test_unknown_version_is_refused(applied: Path, diff: Diff, version: str) -> 
     assert json.loads(diff(version, "--json")[1])["problems"][0]["type"] == "MigrationNotFoundError"
 
 
-def test_nothing_changed_is_said(tmp_path: Path, applied: Path, diff: Diff) -> None:
+def test_no_changes_are_reported(tmp_path: Path, applied: Path, diff: Diff) -> None:
     bring_up(tmp_path, 1, database="b.db")
     bring_up(tmp_path, database="c.db")
 
@@ -171,7 +171,7 @@ def test_nothing_changed_is_said(tmp_path: Path, applied: Path, diff: Diff) -> N
     )
 
 
-def test_json_is_one_document(tmp_path: Path, applied: Path) -> None:
+def test_json_output_is_one_document(tmp_path: Path, applied: Path) -> None:
     path = edited(applied, "name", "title")
     edited(applied, DOWN, DOWN.lower())
     edited(applied, "DROP TABLE t2;", "DROP TABLE  t2;", version=2)
@@ -201,7 +201,7 @@ def test_json_is_one_document(tmp_path: Path, applied: Path) -> None:
     ]
 
 
-def test_faults_of_the_files_are_said_and_exit_4(applied: Path, diff: Diff) -> None:
+def test_invalid_files_are_reported_and_exit_4(applied: Path, diff: Diff) -> None:
     (applied / "3_bad.sql").write_text("-- migrated: nonsense\n")
     edited(applied, "name", "title")
     code, out, err = diff()
@@ -211,7 +211,7 @@ def test_faults_of_the_files_are_said_and_exit_4(applied: Path, diff: Diff) -> N
     assert "1_change was changed" in out
 
 
-def test_on_a_terminal_it_has_the_colours_of_diff_unless_told_otherwise(tmp_path: Path, applied: Path) -> None:
+def test_diff_is_coloured_on_a_terminal_unless_disabled(tmp_path: Path, applied: Path) -> None:
     path = edited(applied, "name TEXT\n", "name TEXT -- \033[31m\n")
     (code, coloured), (_, plain) = on_a_terminal(tmp_path, "diff"), on_a_terminal(tmp_path, "diff", NO_COLOR="1")
 
@@ -245,7 +245,7 @@ def test_patch_undoes_the_change_of_both_sections(applied: Path, diff: Diff) -> 
 # The log
 
 
-def test_mismatch_is_shown_on_the_console_and_only_told_in_json(tmp_path: Path, applied: Path) -> None:
+def test_mismatch_has_a_diff_on_the_console_but_not_in_json(tmp_path: Path, applied: Path) -> None:
     path = edited(applied, "name TEXT\n", "title TEXT\n")
     code, seen = on_a_terminal(tmp_path, "up")
     (told, *_) = log_lines(migrated(tmp_path, "up").stderr)
@@ -269,7 +269,7 @@ def test_mismatch_is_shown_on_the_console_and_only_told_in_json(tmp_path: Path, 
     assert "title" not in json.dumps(told)
 
 
-def test_manual_shows_what_a_person_sees(tmp_path: Path) -> None:
+def test_sample_in_the_manual_equals_the_output(tmp_path: Path) -> None:
     topic = (ROOT / "migrated" / "docs" / "repair.md").read_text()
     shown = topic.partition("## Changed migrations")[2].split("```\n")[1]
     migrations = tmp_path / "migrations"
@@ -297,7 +297,7 @@ def test_long_difference_is_cut_in_the_log(tmp_path: Path, migrations: Path) -> 
     assert "\033" not in "".join(seen)
 
 
-def test_daemon_tells_whether_a_change_matters(tmp_path: Path, applied: Path) -> None:
+def test_daemon_logs_whether_a_change_is_cosmetic(tmp_path: Path, applied: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready()
         write_migration(applied, 1, up=f"{TABLE} -- the first", down=DOWN)
@@ -309,7 +309,7 @@ def test_daemon_tells_whether_a_change_matters(tmp_path: Path, applied: Path) ->
         daemon.stop()
 
 
-def test_save_gives_a_person_two_lines(tmp_path: Path, applied: Path) -> None:
+def test_saving_a_changed_file_logs_two_lines(tmp_path: Path, applied: Path) -> None:
     """Four in JSON: that it begins, the snapshot, that it is done, and the run's end."""
     write_migration(applied, 3)
     _, seen = on_a_terminal(tmp_path, "up")

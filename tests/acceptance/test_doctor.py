@@ -107,21 +107,23 @@ def test_healthy_project_has_no_problem(project: Path, doctor: Doctor, journal: 
     assert {check.partition(".")[0] for check, _ in said} >= {"python", "sqlite", "systemd", "user", "inotify"}
 
 
-def test_database_that_is_not_there_yet_is_no_problem(tmp_path: Path, migrations: Path, doctor: Doctor) -> None:
+def test_missing_database_that_will_be_created_is_no_problem(
+    tmp_path: Path, migrations: Path, doctor: Doctor
+) -> None:
     write_migration(migrations, 1)
 
     assert doctor()[0] == 0
     assert sorted(os.listdir(tmp_path)) == ["migrations"]
 
 
-def test_changes_are_heard_by_polling_too(project: Path, doctor: Doctor) -> None:
+def test_changes_are_noticed_by_polling(project: Path, doctor: Doctor) -> None:
     (project / "migrated.toml").write_text('watch = "polling"')
 
     (finding,) = found(doctor, "watch.hears")
     assert finding["message"].startswith("changes are noticed by polling")
 
 
-def test_what_people_read_has_a_mark_and_a_hint_for_each(project: Path) -> None:
+def test_text_output_has_a_level_and_a_hint_per_finding(project: Path) -> None:
     (project / "migrations").chmod(0o777)
     code, shown = on_a_terminal(project, "doctor")
 
@@ -137,7 +139,7 @@ def test_what_people_read_has_a_mark_and_a_hint_for_each(project: Path) -> None:
 # Something is wrong
 
 
-def test_every_fault_of_the_configuration_is_listed(project: Path, doctor: Doctor) -> None:
+def test_every_error_of_the_configuration_is_listed(project: Path, doctor: Doctor) -> None:
     (project / "migrated.toml").write_text('watch = "no"\ncolour = 1\n')
 
     problems = wrong(doctor)
@@ -149,7 +151,7 @@ def test_every_fault_of_the_configuration_is_listed(project: Path, doctor: Docto
     assert {hint for *_, hint in problems} == {"the README lists every key and its values"}
 
 
-def test_missing_directory(tmp_path: Path, doctor: Doctor) -> None:
+def test_missing_migrations_directory_is_a_problem(tmp_path: Path, doctor: Doctor) -> None:
     ((check, subject, message, hint),) = wrong(doctor)
 
     assert (check, subject) == ("migrations.files", str(tmp_path / "migrations"))
@@ -157,7 +159,7 @@ def test_missing_directory(tmp_path: Path, doctor: Doctor) -> None:
     assert hint is not None
 
 
-def test_permissions(project: Path, doctor: Doctor) -> None:
+def test_unsafe_permissions_are_a_problem(project: Path, doctor: Doctor) -> None:
     path = project / "migrations/1_change.sql"
     path.chmod(0o666)
 
@@ -170,7 +172,7 @@ def test_permissions(project: Path, doctor: Doctor) -> None:
     assert (warned["level"], warned["subject"], warned["hint"]) == ("warning", str(path), f"`chmod o-w {path}`")
 
 
-def test_files_that_are_invalid_or_not_used(project: Path, doctor: Doctor) -> None:
+def test_invalid_and_ignored_files_are_reported(project: Path, doctor: Doctor) -> None:
     invalid = put_file(project / "migrations", "2_bad.sql", "-- DOWN\nSELECT 1;\n")
     misnamed = put_file(project / "migrations", "three.sql", "")
 
@@ -180,7 +182,7 @@ def test_files_that_are_invalid_or_not_used(project: Path, doctor: Doctor) -> No
     assert (str(misnamed), "warning") in [(each["subject"], each["level"]) for each in doctor()[1]]
 
 
-def test_migration_that_was_changed(project: Path, doctor: Doctor) -> None:
+def test_changed_migration_is_a_problem(project: Path, doctor: Doctor) -> None:
     write_migration(project / "migrations", 1, up="CREATE TABLE other (id);")
 
     ((check, subject, message, hint),) = wrong(doctor)
@@ -203,7 +205,7 @@ def test_migration_that_was_changed(project: Path, doctor: Doctor) -> None:
     ],
 )
 @pytest.mark.usefixtures("migrations")
-def test_path_that_leads_to_no_database(
+def test_unusable_database_path_is_a_problem(
     tmp_path: Path, doctor: Doctor, make: Callable[[Path], object], message: str, hint: str
 ) -> None:
     make(tmp_path / "app.db")
@@ -211,7 +213,7 @@ def test_path_that_leads_to_no_database(
     assert [problem[1:] for problem in wrong(doctor)] == [("app.db", message, hint)]
 
 
-def test_missing_databases(project: Path, doctor: Doctor) -> None:
+def test_missing_databases_are_problems(project: Path, doctor: Doctor) -> None:
     target = '[[target]]\ndatabases = ["gone.db", "none/*.db"]\ncreate = false\n[[target]]\ndatabases = ["x/*.db"]'
     (project / "migrated.toml").write_text(target)
 
@@ -222,7 +224,7 @@ def test_missing_databases(project: Path, doctor: Doctor) -> None:
 
 
 @AS_ROOT
-def test_files_beside_a_database_that_its_owner_cannot_write(project: Path, doctor: Doctor) -> None:
+def test_file_beside_a_database_that_its_owner_cannot_write_is_reported(project: Path, doctor: Doctor) -> None:
     database, journal = project / "app.db", project / "app.db-journal"
     journal.write_bytes(b"")
     journal.chmod(0o644)
@@ -240,7 +242,7 @@ def test_files_beside_a_database_that_its_owner_cannot_write(project: Path, doct
     assert wrong(doctor) == []
 
 
-def test_place_for_metrics_that_is_missing(project: Path, doctor: Doctor) -> None:
+def test_missing_directory_of_the_metrics_file_is_a_problem(project: Path, doctor: Doctor) -> None:
     (project / "migrated.toml").write_text('metrics_file = "none/m.prom"')
 
     ((check, subject, message, hint),) = wrong(doctor)
@@ -249,7 +251,7 @@ def test_place_for_metrics_that_is_missing(project: Path, doctor: Doctor) -> Non
     assert hint == f"create {project / 'none'}, or give this user write access to it"
 
 
-def test_hook_whose_program_is_not_there(project: Path, doctor: Doctor) -> None:
+def test_missing_program_of_a_hook_is_a_problem(project: Path, doctor: Doctor) -> None:
     (project / "migrated.toml").write_text('[hooks]\nafter_apply = ["./tell"]\non_failure = ["true"]')
 
     ((check, subject, message, hint),) = wrong(doctor)
@@ -261,7 +263,9 @@ def test_hook_whose_program_is_not_there(project: Path, doctor: Doctor) -> None:
     assert wrong(doctor) == []
 
 
-def test_changes_that_are_not_heard(project: Path, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_that_are_not_noticed_are_a_problem(
+    project: Path, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inputs, "EVENT_TIMEOUT_SECONDS", 0)
     (project / "migrated.toml").write_text('watch = "polling"')
 
@@ -270,7 +274,7 @@ def test_changes_that_are_not_heard(project: Path, doctor: Doctor, monkeypatch: 
     assert message.startswith("no event within 0 s after a file was written")
 
 
-def test_nothing_is_made_in_the_migrations_or_where_it_may_not(project: Path) -> None:
+def test_nothing_is_created_in_the_migrations_directory_or_without_permission(project: Path) -> None:
     """Then it cannot be tried whether changes are heard, and that is said."""
     require(BOUND_BY_PERMISSIONS)
     (project / "data").mkdir()
@@ -287,7 +291,7 @@ def test_nothing_is_made_in_the_migrations_or_where_it_may_not(project: Path) ->
 # What is not wrong in itself
 
 
-def test_holders_of_the_locks_are_named(project: Path, doctor: Doctor) -> None:
+def test_lock_holders_are_named(project: Path, doctor: Doctor) -> None:
     with file_locks.holding(str(project / "app.db"), file_locks.DAEMON, 0):
         (held,) = found(doctor, "locks.daemon")
     (free,) = found(doctor, "locks.daemon")
@@ -296,7 +300,7 @@ def test_holders_of_the_locks_are_named(project: Path, doctor: Doctor) -> None:
     assert free["message"] == "no daemon is running"
 
 
-def test_unfinished_snapshot_is_shown(project: Path, doctor: Doctor) -> None:
+def test_unfinished_snapshot_is_a_warning(project: Path, doctor: Doctor) -> None:
     part = Path(folder_of(str(project / "app.db"))) / ".app.db.20260101T000000000000Z.part"
     part.parent.mkdir(exist_ok=True, parents=True)
     part.write_bytes(b"half")
@@ -317,7 +321,9 @@ def test_database_in_use_is_no_problem(project: Path, doctor: Doctor, monkeypatc
         process.communicate()
 
 
-def test_check_that_fails_stops_no_other(project: Path, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_check_does_not_stop_the_others(
+    project: Path, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a surprise")
 
@@ -335,14 +341,14 @@ def test_check_that_fails_stops_no_other(project: Path, doctor: Doctor, monkeypa
 
 
 @pytest.mark.parametrize(("version", "level"), [("3.51.2", "problem"), ("3.51.3", "ok"), ("3.100.0", "ok")])
-def test_version_of_sqlite(version: str, level: str) -> None:
+def test_sqlite_with_the_wal_reset_bug_is_a_problem(version: str, level: str) -> None:
     finding = machine.judge_sqlite(version)
 
     assert finding.level == level
     assert finding.hint == ("`pip install -U 'apsw>=3.51.3'`" if level == "problem" else None)
 
 
-def test_limits_of_inotify() -> None:
+def test_inotify_limits() -> None:
     assert machine.judge_inotify(8192, 128, 5).level is Level.OK
     short = machine.judge_inotify(8192, 128, 127)
     assert (short.level, short.hint) == (
@@ -353,12 +359,12 @@ def test_limits_of_inotify() -> None:
 
 
 @pytest.mark.parametrize(("state", "level"), [(-1, "ok"), (0, "ok"), (5, "warning")])
-def test_clock_of_the_machine(state: int, level: str) -> None:
+def test_unsynchronised_clock_is_a_warning(state: int, level: str) -> None:
     assert machine.judge_time(state).level == level
 
 
 @pytest.mark.parametrize(("difference", "level"), [(0.0, "ok"), (1.9, "ok"), (-3.0, "warning"), (3.0, "warning")])
-def test_clock_of_a_file_system(difference: float, level: str) -> None:
+def test_file_system_clock_difference_is_a_warning(difference: float, level: str) -> None:
     assert machine.judge_clock("/srv", difference).level == level
 
 
@@ -366,16 +372,16 @@ def test_clock_of_a_file_system(difference: float, level: str) -> None:
     ("size", "free", "level"),
     [(10_000_000, 5_000_000, "problem"), (10_000_000, 20_000_000, "warning"), (10_000_000, 40_000_000, "ok")],
 )
-def test_room(size: int, free: int, level: str) -> None:
+def test_free_disk_space(size: int, free: int, level: str) -> None:
     assert inputs.judge_room("app.db", size, free, SnapshotPolicy()).level == level
 
 
-def test_room_for_a_snapshot_is_asked_for_only_where_one_is_taken() -> None:
+def test_space_for_a_snapshot_is_required_only_if_one_is_taken() -> None:
     for policy in (SnapshotPolicy(SnapshotWhen.NEVER), SnapshotPolicy(max_size=1_000_000)):
         assert inputs.judge_room("app.db", 10_000_000, 5_000_000, policy).level is Level.WARNING
 
 
-def test_file_system_of_other_machines() -> None:
+def test_shared_file_system() -> None:
     assert inputs.judge_file_system("app.db", "ext4", shared=False, wal=True).level is Level.OK
     assert inputs.judge_file_system("app.db", "nfs4", shared=True, wal=False).level is Level.WARNING
     assert inputs.judge_file_system("app.db", "nfs4", shared=True, wal=True).level is Level.PROBLEM

@@ -1,4 +1,4 @@
-"""Many databases, one for each tenant: each handled by itself, and none of them made to suffer for the others."""
+"""Fleets: many databases, one per tenant, each handled independently."""
 
 import json
 import os
@@ -37,7 +37,7 @@ QUICKLY = 'snapshots = { when = "never" }'
 
 
 def fleet(home: Path, size: int, *, resync: str = LONG, more: str = "", migrations: int = 2) -> list[Path]:
-    """A directory of tenants with nothing in them yet, their migrations and the configuration."""
+    """Create a directory of empty tenants, their migrations and the configuration."""
     (home / "tenants").mkdir()
     (home / "migrations").mkdir()
     for version in range(1, migrations + 1):
@@ -50,7 +50,7 @@ def fleet(home: Path, size: int, *, resync: str = LONG, more: str = "", migratio
 
 
 def fill(home: Path, databases: Iterable[Path]) -> None:
-    """Make these what the migrations make of one, much faster than by bringing up each."""
+    """Migrate one database and copy it over the others, which is much faster than migrating each."""
     first, *others = databases
     done = migrated(home, "up", "-d", first)
     assert done.returncode == 0, done.stderr
@@ -59,13 +59,13 @@ def fill(home: Path, databases: Iterable[Path]) -> None:
 
 
 def versions(databases: Iterable[Path]) -> Counter[tuple[object, ...]]:
-    """How many have which versions applied."""
+    """Count databases by their applied versions."""
     return Counter(tuple(applied_versions(database)) for database in databases)
 
 
 class TestHalt:
-    def test_roll_out_is_halted_and_goes_on(self, tmp_path: Path) -> None:
-        """A fleet of 200: a migration that fails costs one of them; resumed, one more; mended, none."""
+    def test_rollout_is_halted_and_resumed(self, tmp_path: Path) -> None:
+        """A failing migration reaches one of 200 databases, one more after resume, none after the fix."""
         databases = fleet(tmp_path, 200)
         fill(tmp_path, databases)
         with DaemonProcess(tmp_path) as daemon:
@@ -100,8 +100,8 @@ class TestHalt:
         assert len(daemon.logged("migration.failed")) == 2
         assert len(daemon.logged("run.finished", outcome="applied")) == 200
 
-    def test_odd_one_does_not_keep_the_others_from_going_on(self, tmp_path: Path) -> None:
-        """What fails in one alone is passed by when a person says so, and does not halt what comes later."""
+    def test_failure_of_one_database_does_not_stop_a_resumed_rollout(self, tmp_path: Path) -> None:
+        """After `migrated resume` the rollout skips it, and it does not halt the rollout of the next migration."""
         databases = fleet(tmp_path, 30)
         fill(tmp_path, databases)
         execute(databases[0], "CREATE TABLE t3 (theirs)")
@@ -118,7 +118,7 @@ class TestHalt:
             daemon.stop()
         assert len(daemon.logged("fleet.halted")) == 1
 
-    def test_new_database_waits_with_the_others(self, tmp_path: Path) -> None:
+    def test_new_database_is_not_touched_by_a_halted_rollout(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 20)
         fill(tmp_path, databases)
         write_migration(tmp_path / "migrations", 3, up="BROKEN;")
@@ -132,7 +132,7 @@ class TestHalt:
             assert new["daemon"]["error"]["message"].startswith("rollout halted: 3_change failed in 1 of 21")
             assert versions([tmp_path / "tenants" / "new.db"]) == {(1, 2): 1}
 
-    def test_one_that_was_busy_when_it_was_halted_is_not_touched_either(self, tmp_path: Path) -> None:
+    def test_busy_database_is_not_touched_by_a_halted_rollout(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 20)
         fill(tmp_path, databases)
         execute(databases[1], "CREATE TABLE t3 (theirs)")
@@ -148,7 +148,7 @@ class TestHalt:
 
             assert versions(databases) == {(1, 2): 20}
 
-    def test_person_may_try_one_all_the_same(self, tmp_path: Path) -> None:
+    def test_retry_works_during_a_halted_rollout(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 20)
         fill(tmp_path, databases)
         execute(databases[0], "CREATE TABLE t3 (theirs)")
@@ -159,7 +159,7 @@ class TestHalt:
             assert migrated(tmp_path, "retry", "tenants/t0007.db").returncode == 0
             assert versions(databases) == {(1, 2): 19, (1, 2, 3): 1}
 
-    def test_up_stops_where_a_wave_failed(self, tmp_path: Path) -> None:
+    def test_up_halts_after_a_failed_wave(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 50)
         fill(tmp_path, databases)
         execute(databases[0], "CREATE TABLE t3 (theirs)")
@@ -179,11 +179,11 @@ class TestHalt:
     @pytest.mark.parametrize(
         ("options", "more"),
         [
-            pytest.param(["--no-waves"], "", id="told so"),
-            pytest.param([], "waves = []", id="configured so"),
+            pytest.param(["--no-waves"], "", id="option"),
+            pytest.param([], "waves = []", id="configuration"),
         ],
     )
-    def test_up_without_waves_tries_every_one(self, tmp_path: Path, options: list[str], more: str) -> None:
+    def test_up_without_waves_tries_every_database(self, tmp_path: Path, options: list[str], more: str) -> None:
         databases = fleet(tmp_path, 50, more=more)
         fill(tmp_path, databases)
         for database in databases[:5]:
@@ -197,7 +197,7 @@ class TestHalt:
         assert versions(databases) == {(1, 2): 5, (1, 2, 3): 45}
         assert (finished["current"], finished["blocked"], finished.get("untouched")) == (45, 5, None)
 
-    def test_second_wave_that_fails_keeps_what_the_first_one_did(self, tmp_path: Path) -> None:
+    def test_failure_in_the_second_wave_leaves_the_first_wave_migrated(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 50, more="workers = 1\n")
         (tmp_path / "migrated.toml").write_text('workers = 1\n[[target]]\ndatabases = ["tenants/*.db"]\n')
         fill(tmp_path, databases)
@@ -214,9 +214,9 @@ class TestHalt:
 
 
 class TestOneLine:
-    """Ten thousand databases with one trouble are one trouble."""
+    """Failures with one cause are logged together."""
 
-    def test_trouble_of_all_is_told_of_in_few_lines(self, tmp_path: Path) -> None:
+    def test_daemon_logs_a_shared_failure_in_few_lines(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 100)
         fill(tmp_path, databases)
         before = (tmp_path / "migrations" / "1_change.sql").read_text()
@@ -236,7 +236,7 @@ class TestOneLine:
         assert len(daemon.logged("database.unblocked")) == 4
         assert len(daemon.lines) < 60
 
-    def test_so_it_is_by_up(self, tmp_path: Path) -> None:
+    def test_up_logs_a_shared_failure_in_few_lines(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 100)
         fill(tmp_path, databases)
         write_migration(tmp_path / "migrations", 1, up="CREATE TABLE another (id);")
@@ -252,7 +252,7 @@ class TestOneLine:
             "fleet.finished": 1,
         }
 
-    def test_what_was_done_is_one_line_for_each(self, tmp_path: Path) -> None:
+    def test_each_changed_database_has_one_log_line(self, tmp_path: Path) -> None:
         fleet(tmp_path, 40)
 
         done = migrated(tmp_path, "up")
@@ -264,7 +264,7 @@ class TestOneLine:
         # Of the first one everything is told, as for a single database.
         assert {line["database"] for line in lines if line["event"] == "migration.applied"} == {"tenants/t0000.db"}
 
-    def test_for_debugging_everything_is_told(self, tmp_path: Path) -> None:
+    def test_debug_level_logs_every_step(self, tmp_path: Path) -> None:
         fleet(tmp_path, 15)
 
         done = migrated(tmp_path, "up", "--log-level", "debug")
@@ -274,7 +274,7 @@ class TestOneLine:
 
 
 class TestDiscovery:
-    def test_new_ones_come_and_old_ones_go(self, tmp_path: Path) -> None:
+    def test_new_files_are_migrated_and_deleted_ones_forgotten(self, tmp_path: Path) -> None:
         databases = fleet(tmp_path, 3, resync=SHORT)
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_for("daemon.ready", databases=3, current=3)
@@ -306,7 +306,7 @@ class TestDiscovery:
 
         assert versions([*databases, *new]) == {(1, 2, 3): 7}
 
-    def test_what_is_no_database_is_told_once_and_left_alone(self, tmp_path: Path) -> None:
+    def test_file_that_is_not_a_database_is_reported_once_and_unchanged(self, tmp_path: Path) -> None:
         fleet(tmp_path, 2)
         text = tmp_path / "tenants" / "notes.db"
         text.write_text("not a database at all, but a text that is long enough\n" * 100)
@@ -325,10 +325,10 @@ class TestDiscovery:
         ]
         assert text.read_bytes() == before
 
-    @pytest.mark.parametrize(
-        ("create", "applied"), [("true", [1, 2]), ("false", [])], ids=["may become one", "may not"]
-    )
-    def test_empty_file(self, tmp_path: Path, create: str, applied: list[object]) -> None:
+    @pytest.mark.parametrize(("create", "applied"), [("true", [1, 2]), ("false", [])], ids=["create", "no create"])
+    def test_empty_file_becomes_a_database_only_if_create_is_set(
+        self, tmp_path: Path, create: str, applied: list[object]
+    ) -> None:
         (database,) = fleet(tmp_path, 1, more=f"create = {create}")
 
         done = migrated(tmp_path, "up")
@@ -339,7 +339,7 @@ class TestDiscovery:
 
 
 class _Opened(FileSystemEventHandler):
-    """The names of the files that anybody opens."""
+    """Records the names of opened files."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -352,7 +352,7 @@ class _Opened(FileSystemEventHandler):
             self.heard.put(name)
 
 
-def test_what_did_not_change_is_not_opened(tmp_path: Path) -> None:
+def test_unchanged_databases_are_not_opened(tmp_path: Path) -> None:
     databases = fleet(tmp_path, 12)
     fill(tmp_path, databases)
     execute(databases[3], "UPDATE _migrations SET checksum = 'x'")
@@ -386,7 +386,7 @@ def test_what_did_not_change_is_not_opened(tmp_path: Path) -> None:
     assert opened.names == {"t0005.db", "t0005.db-journal", "last"}
 
 
-def test_busy_one_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_busy_database_does_not_delay_the_others(tmp_path: Path) -> None:
     databases = fleet(tmp_path, 30)
     fill(tmp_path, databases)
     with DaemonProcess(tmp_path) as daemon:
@@ -399,7 +399,7 @@ def test_busy_one_does_not_hold_up_the_others(tmp_path: Path) -> None:
         assert versions(databases) == {(1, 2, 3): 30}
 
 
-def test_up_comes_back_to_a_busy_one(tmp_path: Path) -> None:
+def test_up_visits_a_busy_database_again(tmp_path: Path) -> None:
     databases = fleet(tmp_path, 30, more='busy_timeout = "10m"')
     fill(tmp_path, databases)
     write_migration(tmp_path / "migrations", 3)
@@ -412,7 +412,7 @@ def test_up_comes_back_to_a_busy_one(tmp_path: Path) -> None:
     assert up.lines[-1]["current"] == 30
 
 
-def test_every_tenant_has_random_values_of_its_own(tmp_path: Path) -> None:
+def test_every_database_gets_its_own_random_values(tmp_path: Path) -> None:
     databases = fleet(tmp_path, 12)
     write_migration(
         tmp_path / "migrations",
@@ -425,7 +425,7 @@ def test_every_tenant_has_random_values_of_its_own(tmp_path: Path) -> None:
 
 
 class TestStoppedMigration:
-    """One database whose ledger is that of its neighbours; only its history says that a migration is half done."""
+    """One database has the ledger of the others; only its history shows a stopped migration."""
 
     STOPPED = 3
 
@@ -443,7 +443,9 @@ class TestStoppedMigration:
         assert query(stopped, "SELECT * FROM runs") == [("first",)]
         return databases
 
-    def test_up_refuses_it_and_runs_no_statement_again(self, tmp_path: Path, databases: list[Path]) -> None:
+    def test_up_refuses_a_stopped_migration_and_repeats_no_statement(
+        self, tmp_path: Path, databases: list[Path]
+    ) -> None:
         before = everything(databases[self.STOPPED])
 
         done = migrated(tmp_path, "up")
@@ -454,7 +456,7 @@ class TestStoppedMigration:
         assert versions(databases) == {(1,): 1, (1, 2): 5}
 
     @pytest.mark.usefixtures("databases")
-    def test_status_shows_it_as_blocked(self, tmp_path: Path) -> None:
+    def test_status_shows_a_stopped_migration_as_blocked(self, tmp_path: Path) -> None:
         shown = json.loads(migrated(tmp_path, "status", "--json").stdout)["databases"]
 
         assert [each["state"] for each in shown] == ["pending"] * 3 + ["blocked"] + ["pending"] * 2
@@ -462,9 +464,9 @@ class TestStoppedMigration:
 
 @pytest.mark.parametrize("size", [300, pytest.param(2000, marks=pytest.mark.long)])
 class TestLargeFleet:
-    """One fleet with everything in it that can happen to one of many."""
+    """A fleet with every kind of special database."""
 
-    def test_each_is_handled_by_itself(self, tmp_path: Path, size: int) -> None:
+    def test_each_database_is_handled_independently(self, tmp_path: Path, size: int) -> None:
         require(BOUND_BY_PERMISSIONS)
         databases = fleet(tmp_path, size, more=QUICKLY)
         fill(tmp_path, databases)
@@ -511,7 +513,7 @@ class TestLargeFleet:
             3,
         )
 
-    def test_killed_in_the_middle_and_started_again(self, tmp_path: Path, size: int) -> None:
+    def test_killed_daemon_is_restarted_and_finishes_the_fleet(self, tmp_path: Path, size: int) -> None:
         databases = fleet(tmp_path, size, more=QUICKLY)
         fill(tmp_path, databases[: size // 2])
         write_migration(tmp_path / "migrations", 3)

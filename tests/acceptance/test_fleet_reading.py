@@ -1,4 +1,4 @@
-"""What the reading commands tell of many databases: counts and causes, or each with --all; JSON as it comes."""
+"""Reading commands over many databases: counts and causes, every database with --all, streamed JSON."""
 
 import json
 import re
@@ -29,7 +29,7 @@ HINT = (
 
 
 def fleet(directory: Path, count: int) -> None:
-    """Databases alike, in `tenants`, and a configuration for them that waits for no lock for long."""
+    """Create equal databases in `tenants`, and a configuration with short timeouts."""
     tenants = directory / "tenants"
     tenants.mkdir()
     bring_up(directory, database="tenants/t00.db")
@@ -42,7 +42,7 @@ def fleet(directory: Path, count: int) -> None:
 
 @pytest.fixture
 def tenants(tmp_path: Path, migrations: Path) -> Path:
-    """Two migrations, and sixty databases in which both are applied."""
+    """Two migrations and sixty databases that have both applied."""
     write_migration(migrations, 1)
     write_migration(migrations, 2)
     fleet(tmp_path, FLEET)
@@ -51,7 +51,7 @@ def tenants(tmp_path: Path, migrations: Path) -> Path:
 
 @contextmanager
 def exceptions(tenants: Path) -> Iterator[None]:
-    """Nine of the databases are as they should not be; one of them is locked for as long as this lasts."""
+    """Give nine of the databases a problem; one of them stays locked while the context lasts."""
     for name in BEHIND:
         execute(tenants / name, "DELETE FROM _migrations WHERE version = 2")
     for name in CHANGED:
@@ -62,7 +62,7 @@ def exceptions(tenants: Path) -> Iterator[None]:
 
 
 class TestStatus:
-    def test_of_many_it_is_counts_and_causes(self, tmp_path: Path, tenants: Path) -> None:
+    def test_status_of_many_databases_is_counts_and_causes(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
             done = migrated(tmp_path, "status")
             strict = migrated(tmp_path, "status", "--exit-code")
@@ -81,9 +81,7 @@ class TestStatus:
             "tenants/t10.db, tenants/t11.db: pending: 1 migration (2_change)",
         ]
 
-    def test_one_cause_is_one_line_however_many_have_it(
-        self, tmp_path: Path, migrations: Path, tenants: Path
-    ) -> None:
+    def test_shared_cause_is_one_line(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
         write_migration(migrations, 3)
         write_migration(migrations, 4, "next")
         done = migrated(tmp_path, "status", "--exit-code")
@@ -95,7 +93,7 @@ class TestStatus:
             "  tenants/t00.db, tenants/t01.db, tenants/t02.db and 57 more",
         ]
 
-    def test_with_all_each_is_shown(self, tmp_path: Path, tenants: Path) -> None:
+    def test_all_shows_every_database(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
             done = migrated(tmp_path, "status", "--all")
 
@@ -112,7 +110,7 @@ class TestStatus:
         assert done.stdout.count("\tchange\t") == 2 * (FLEET - 2)
         assert done.stderr.count(MISMATCH) == len(CHANGED)
 
-    def test_ten_are_few_and_eleven_are_many(self, tmp_path: Path, migrations: Path) -> None:
+    def test_summary_begins_with_eleven_databases(self, tmp_path: Path, migrations: Path) -> None:
         write_migration(migrations, 1)
         fleet(tmp_path, 11)
 
@@ -123,7 +121,7 @@ class TestStatus:
             f"# tenants/t{number:02}.db: current, 1 applied, 0 pending" for number in range(10)
         ]
 
-    def test_a_fault_of_the_files_is_one_cause(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
+    def test_invalid_file_is_one_cause(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
         write_migration(migrations, "01", "again")
         done = migrated(tmp_path, "status")
 
@@ -133,7 +131,7 @@ class TestStatus:
         assert first == "# 60 databases: 60 blocked"
         assert second.startswith("60 databases: blocked: ")
 
-    def test_a_daemon_is_asked_once_for_all(self, tmp_path: Path, tenants: Path) -> None:
+    def test_daemon_is_asked_once_for_all_databases(self, tmp_path: Path, tenants: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
             shown = migrated(tmp_path, "status").stdout.splitlines()
@@ -144,9 +142,7 @@ class TestStatus:
         assert [each["pid"] for each in document["daemons"]] == [daemon.pid]
         assert [each["daemon"]["state"] for each in document["databases"]] == ["current"] * FLEET
 
-    def test_a_fleet_with_a_daemon_for_development_is_judged_as_that_does(
-        self, tmp_path: Path, tenants: Path
-    ) -> None:
+    def test_status_uses_the_policy_of_a_dev_daemon(self, tmp_path: Path, tenants: Path) -> None:
         with DaemonProcess(tmp_path, command="dev") as daemon:
             daemon.wait_until_ready()
             execute(tenants / "t20.db", f"UPDATE _migrations SET checksum = '{EXPECTED}' WHERE version = 1")
@@ -159,7 +155,7 @@ class TestStatus:
 
 
 class TestStatusAsJson:
-    def test_it_has_each_and_a_summary(self, tmp_path: Path, tenants: Path) -> None:
+    def test_document_has_every_database_and_a_summary(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
             done = migrated(tmp_path, "status", "--json")
 
@@ -184,7 +180,7 @@ class TestStatusAsJson:
             ("unavailable", "DatabaseError"),
         ]
 
-    def test_each_database_has_times_of_its_own(self, tmp_path: Path, tenants: Path) -> None:
+    def test_each_database_has_its_own_times(self, tmp_path: Path, tenants: Path) -> None:
         for number, name in enumerate(("t01.db", "t02.db")):
             execute(tenants / name, f"UPDATE _migrations SET applied_at = '2026-01-0{number + 1} 00:00:00'")
         document = json.loads(migrated(tmp_path, "status", "--json").stdout)
@@ -192,7 +188,7 @@ class TestStatusAsJson:
 
         assert moments == ["2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"]
 
-    def test_it_is_written_as_it_comes(self, tmp_path: Path, tenants: Path) -> None:
+    def test_document_is_written_while_databases_are_read(self, tmp_path: Path, tenants: Path) -> None:
         config = tmp_path / "migrated.toml"
         config.write_text(config.read_text().replace("50ms", "30s"))
         with everybody_kept_out(tenants / "t59.db") as release, reading(tmp_path, "status", "--json") as status:
@@ -206,7 +202,7 @@ class TestStatusAsJson:
         assert json.loads(first + rest)["summary"]["current"] == FLEET
 
     @pytest.mark.parametrize("command", ["status", "plan", "verify"])
-    def test_a_reader_may_leave_early(self, tmp_path: Path, tenants: Path, command: str) -> None:
+    def test_closed_pipe_is_no_error(self, tmp_path: Path, tenants: Path, command: str) -> None:
         config = tmp_path / "migrated.toml"
         config.write_text(config.read_text().replace("50ms", "30s"))
         # It is waiting when the reader leaves.
@@ -219,7 +215,7 @@ class TestStatusAsJson:
             assert left.wait(DEADLINE) == 0
 
     @pytest.mark.parametrize("command", ["status", "plan", "verify"])
-    def test_of_none_it_is_a_document_too(self, tmp_path: Path, migrations: Path, command: str) -> None:
+    def test_document_is_complete_without_databases(self, tmp_path: Path, migrations: Path, command: str) -> None:
         done = migrated(tmp_path, command, "--json", "-d", "none/*.db")
 
         assert done.returncode == 6
@@ -227,7 +223,7 @@ class TestStatusAsJson:
 
 
 class TestPlan:
-    def test_alike_plans_are_one(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
+    def test_equal_plans_are_grouped(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
         write_migration(migrations, 3, "next")
         with exceptions(tenants):
             done = migrated(tmp_path, "plan")
@@ -250,7 +246,7 @@ class TestPlan:
         ]
         assert dry.stdout == done.stdout
 
-    def test_with_all_each_is_shown(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
+    def test_all_shows_every_plan(self, tmp_path: Path, migrations: Path, tenants: Path) -> None:
         write_migration(migrations, 3, "next")
         lines = migrated(tmp_path, "plan", "--all").stdout.splitlines()
 
@@ -258,7 +254,7 @@ class TestPlan:
             line for number in range(FLEET) for line in (f"tenants/t{number:02}.db: 1 to apply", "  apply 3_next")
         ]
 
-    def test_as_json_each_is_there(self, tmp_path: Path, tenants: Path) -> None:
+    def test_json_has_every_plan(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
             done = migrated(tmp_path, "plan", "--json")
         document = json.loads(done.stdout)
@@ -272,7 +268,7 @@ def _kind(plan: dict[str, Any]) -> str:
 
 
 class TestVerify:
-    def test_one_cause_is_one_line(self, tmp_path: Path, tenants: Path) -> None:
+    def test_shared_cause_is_one_line(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
             done = migrated(tmp_path, "verify")
 
@@ -285,13 +281,13 @@ class TestVerify:
         assert done.stderr.count("migrated: error: ") == 3
         assert f"migrated: error: 5 databases: {tmp_path}/migrations/1_change.sql: {MISMATCH}\n" in done.stderr
 
-    def test_with_all_each_is_told_of(self, tmp_path: Path, tenants: Path) -> None:
+    def test_all_shows_every_result(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
             done = migrated(tmp_path, "verify", "--all")
 
         assert (done.stdout.count("all match their files\n"), done.stderr.count("migrated: error: ")) == (53, 7)
 
-    def test_as_json_each_is_there(self, tmp_path: Path, tenants: Path) -> None:
+    def test_json_has_every_result(self, tmp_path: Path, tenants: Path) -> None:
         with exceptions(tenants):
             document = json.loads(migrated(tmp_path, "verify", "--json").stdout)
 
@@ -299,7 +295,7 @@ class TestVerify:
         assert Counter(each["ok"] for each in document["databases"]) == {True: 53, False: 7}
 
 
-def test_wait_says_once_what_is_missing_to_many(tmp_path: Path, migrations: Path, tenants: Path) -> None:
+def test_wait_groups_databases_by_cause(tmp_path: Path, migrations: Path, tenants: Path) -> None:
     write_migration(migrations, 3)
     done = migrated(tmp_path, "wait", "--timeout", "1ms")
 
@@ -310,18 +306,18 @@ def test_wait_says_once_what_is_missing_to_many(tmp_path: Path, migrations: Path
     ]
 
 
-def test_diff_names_the_first_of_many(tmp_path: Path, tenants: Path) -> None:
+def test_diff_names_the_first_few_databases(tmp_path: Path, tenants: Path) -> None:
     said = "tenants/t00.db, tenants/t01.db, tenants/t02.db and 57 more: 2 applied, no file has changed\n"
 
     assert migrated(tmp_path, "diff").stdout == said
 
 
-def test_repair_tells_only_of_those_with_something_open(tmp_path: Path, tenants: Path) -> None:
+def test_repair_lists_only_databases_with_an_unfinished_migration(tmp_path: Path, tenants: Path) -> None:
     assert migrated(tmp_path, "repair").stdout == "no unfinished migration\n"
 
 
 class TestBar:
-    """Looking takes longer than a second where a database is locked."""
+    """Inspecting takes longer than a second if a database is locked."""
 
     DRAWN = r"databases \N{BOX DRAWINGS HEAVY HORIZONTAL}+ 60/60"
 
@@ -333,7 +329,9 @@ class TestBar:
             yield
 
     @pytest.mark.parametrize("command", ["status", "plan", "verify"])
-    def test_it_is_drawn_on_a_terminal_and_gone_in_the_end(self, tmp_path: Path, slow: None, command: str) -> None:
+    def test_bar_is_drawn_on_a_terminal_and_removed_at_the_end(
+        self, tmp_path: Path, slow: None, command: str
+    ) -> None:
         code, seen = on_a_terminal(tmp_path, command, NO_COLOR="1")
 
         assert code == 6
@@ -341,7 +339,7 @@ class TestBar:
         assert re.search(self.DRAWN, shown)
         assert shown.rindex("60/60") < shown.index("59 ")
 
-    def test_it_does_not_get_into_what_is_written_elsewhere(self, tmp_path: Path, slow: None) -> None:
+    def test_bar_is_not_written_into_redirected_output(self, tmp_path: Path, slow: None) -> None:
         with open(tmp_path / "out.json", "wb") as out:
             _, seen = on_a_terminal(tmp_path, "status", "--json", stdout=out.fileno(), NO_COLOR="1")
 
@@ -349,12 +347,12 @@ class TestBar:
         assert "tenants" not in seen
         assert len(json.loads((tmp_path / "out.json").read_text())["databases"]) == FLEET
 
-    def test_it_is_not_drawn_between_the_lines_of_each(self, tmp_path: Path, slow: None) -> None:
+    def test_bar_is_not_drawn_if_every_database_prints_to_the_terminal(self, tmp_path: Path, slow: None) -> None:
         _, seen = on_a_terminal(tmp_path, "verify", "--all", NO_COLOR="1")
 
         assert "60/60" not in seen
 
-    def test_it_is_not_drawn_where_nothing_takes_long(self, tmp_path: Path, tenants: Path) -> None:
+    def test_bar_is_not_drawn_for_a_short_command(self, tmp_path: Path, tenants: Path) -> None:
         code, seen = on_a_terminal(tmp_path, "status")
 
         assert (code, seen) == (0, "# 60 databases: 60 current\n")

@@ -35,7 +35,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, st
     return dict(parser["Service"])
 
 
-def test_paths_of_the_installation_are_in_the_unit(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unit_has_the_paths_of_this_installation(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service = printed(capsys)
 
     assert service["ExecStart"] == f"{project}/bin/migrated run"
@@ -45,7 +45,7 @@ def test_paths_of_the_installation_are_in_the_unit(project: Path, capsys: pytest
     assert service["User"] == (project / "data").owner()
 
 
-def test_it_is_the_unit_of_the_repository_but_for_the_lines_to_edit(
+def test_unit_equals_the_template_except_for_edited_lines(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["install-service", "--print"])
@@ -57,7 +57,7 @@ def test_it_is_the_unit_of_the_repository_but_for_the_lines_to_edit(
     assert {line for line in written if "EDIT" in line} == set()
 
 
-def test_options_are_those_that_were_given(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unit_has_the_given_options(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "migrated.toml").unlink()
 
     service = printed(capsys, "-d", "data/my 100% $app.db", "-m", "migrations", "--log-level", "debug")
@@ -66,7 +66,7 @@ def test_options_are_those_that_were_given(project: Path, capsys: pytest.Capture
     assert service["ExecStart"] == f"{project}/bin/migrated run {end}"
 
 
-def test_database_of_the_environment_is_named_since_the_service_does_not_inherit_it(
+def test_database_url_of_the_environment_is_written_into_the_unit(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "migrated.toml").unlink()
@@ -75,7 +75,7 @@ def test_database_of_the_environment_is_named_since_the_service_does_not_inherit
     assert shlex.split(printed(capsys)["ExecStart"])[1:] == ["run", "-d", "data/app.db"]
 
 
-def test_home_directories_are_readable_where_something_lies_in_one(
+def test_home_directories_are_readable_if_needed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for prefix in ("prefix", "base_prefix"):
@@ -86,7 +86,7 @@ def test_home_directories_are_readable_where_something_lies_in_one(
     assert printed(capsys)["ProtectHome"] == "read-only"
 
 
-def test_unit_of_the_user_runs_dev_and_is_written_where_systemd_looks_for_it(
+def test_user_unit_runs_dev_and_is_written_to_the_user_directory_of_systemd(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["install-service", "--user"]) == 0
@@ -101,7 +101,7 @@ def test_unit_of_the_user_runs_dev_and_is_written_where_systemd_looks_for_it(
     ]
 
 
-def test_changed_unit_is_left_alone_unless_forced(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edited_unit_is_overwritten_only_with_force(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["install-service", "--user"])
     unit = project / "config/systemd/user/migrated.service"
     ours = unit.read_text()
@@ -117,7 +117,7 @@ def test_changed_unit_is_left_alone_unless_forced(project: Path, capsys: pytest.
     assert unit.read_text() == ours
 
 
-def test_directory_that_is_not_there_is_told_before_anything_is_written(
+def test_missing_directory_is_reported_before_anything_is_written(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "data").rmdir()
@@ -126,7 +126,7 @@ def test_directory_that_is_not_there_is_told_before_anything_is_written(
     assert f"{project}/data" in capsys.readouterr().err
 
 
-def test_units_are_in_the_wheel_where_the_command_looks_for_them() -> None:
+def test_wheel_contains_the_units() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
 
     assert build["wheel"]["force-include"] == {"systemd": "migrated/units"}

@@ -18,7 +18,7 @@ def seen_of_up(directory: Path) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
 
 
-def test_long_work_is_shown_below_the_log(tmp_path: Path, migrations: Path) -> None:
+def test_bar_of_a_long_run_is_below_the_log(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1, up="CREATE TABLE a (x);")
     assert seen_of_up(tmp_path).count(DRAWN) == 0
     write_migration(migrations, 2, "long", up=LONG.format(15_000_000))
@@ -35,7 +35,7 @@ def test_long_work_is_shown_below_the_log(tmp_path: Path, migrations: Path) -> N
     assert applied_versions(tmp_path / "app.db") == [1, 2, 3]
 
 
-def test_fleet_is_one_bar_below_the_log(tmp_path: Path, migrations: Path) -> None:
+def test_bar_of_a_fleet_is_below_the_log(tmp_path: Path, migrations: Path) -> None:
     (tmp_path / "tenants").mkdir()
     for number in range(12):
         (tmp_path / "tenants" / f"{number:02}.db").touch()

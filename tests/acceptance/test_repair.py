@@ -47,7 +47,7 @@ def files_in(directory: Path) -> list[tuple[str, bytes]]:
 # Showing
 
 
-def test_nothing_is_open(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_no_unfinished_migration(tmp_path: Path, migrations: Path, database: Path) -> None:
     execute(database, "CREATE TABLE t (x)")
     before = files_in(tmp_path)
 
@@ -58,12 +58,12 @@ def test_nothing_is_open(tmp_path: Path, migrations: Path, database: Path) -> No
     assert files_in(tmp_path) == before
 
 
-def test_showing_makes_no_database(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_showing_creates_no_database(tmp_path: Path, migrations: Path, database: Path) -> None:
     assert migrated(tmp_path, "repair").returncode == 0
     assert not database.exists()
 
 
-def test_what_is_open_is_shown_with_all_that_is_known_and_nothing_changes(tmp_path: Path, stopped: Path) -> None:
+def test_unfinished_migration_is_shown_in_full_and_nothing_changes(tmp_path: Path, stopped: Path) -> None:
     before = files_in(tmp_path)
     when, host, pid = query(stopped, "SELECT happened_at, host, pid FROM _migrations_history WHERE statement = 1")[
         0
@@ -81,7 +81,7 @@ def test_what_is_open_is_shown_with_all_that_is_known_and_nothing_changes(tmp_pa
     assert files_in(tmp_path) == before
 
 
-def test_what_is_open_as_json(tmp_path: Path, stopped: Path) -> None:
+def test_unfinished_migration_as_json(tmp_path: Path, stopped: Path) -> None:
     document = migrated(tmp_path, "repair", "--json")
 
     assert document.returncode == 0
@@ -103,7 +103,7 @@ def test_what_is_open_as_json(tmp_path: Path, stopped: Path) -> None:
 # Settling
 
 
-def test_resume(tmp_path: Path, stopped: Path) -> None:
+def test_resume_runs_the_remaining_statements(tmp_path: Path, stopped: Path) -> None:
     execute(stopped, "CREATE TABLE more (x); INSERT INTO more VALUES (7)")
 
     settled = migrated(tmp_path, "repair", "2", "--resume", "--reason", "the table was missing, é")
@@ -122,7 +122,9 @@ def test_resume(tmp_path: Path, stopped: Path) -> None:
     ("how", "said", "applied"),
     [("--mark-applied", "is recorded as applied", [1, 2]), ("--forget", "is recorded as not applied", [1])],
 )
-def test_word_of_a_person(tmp_path: Path, stopped: Path, how: str, said: str, applied: list[int]) -> None:
+def test_mark_applied_and_forget_change_only_the_records(
+    tmp_path: Path, stopped: Path, how: str, said: str, applied: list[int]
+) -> None:
     there = schema(stopped)
 
     settled = migrated(tmp_path, "repair", how, "2", "--reason=by hand")
@@ -133,7 +135,7 @@ def test_word_of_a_person(tmp_path: Path, stopped: Path, how: str, said: str, ap
     assert query(stopped, "SELECT reason FROM _migrations_history ORDER BY id DESC LIMIT 1") == [("by hand",)]
 
 
-def test_resume_that_stops_again_says_where(tmp_path: Path, stopped: Path) -> None:
+def test_resume_that_fails_again_reports_the_statement(tmp_path: Path, stopped: Path) -> None:
     before = everything(stopped)
 
     failed = migrated(tmp_path, "repair", "2", "--resume")
@@ -144,7 +146,7 @@ def test_resume_that_stops_again_says_where(tmp_path: Path, stopped: Path) -> No
     assert everything(stopped) == before
 
 
-def test_resume_goes_on_with_the_edited_rest_and_refuses_an_edited_beginning(
+def test_resume_uses_an_edited_rest_and_refuses_an_edited_beginning(
     tmp_path: Path, migrations: Path, stopped: Path
 ) -> None:
     before = everything(stopped)
@@ -161,7 +163,7 @@ def test_resume_goes_on_with_the_edited_rest_and_refuses_an_edited_beginning(
     assert migrated(tmp_path, "verify").returncode == 0
 
 
-def test_resume_takes_the_recorded_text_when_the_file_is_gone(
+def test_resume_uses_the_stored_text_if_the_file_is_missing(
     tmp_path: Path, migrations: Path, stopped: Path
 ) -> None:
     (migrations / "2_stops.sql").unlink()
@@ -173,7 +175,7 @@ def test_resume_takes_the_recorded_text_when_the_file_is_gone(
     assert [row[1] for row in schema(stopped)] == ["a", "b", "more", "t1"]
 
 
-def test_way_down(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_repair_of_a_stopped_rollback(tmp_path: Path, migrations: Path, database: Path) -> None:
     (migrations / "1_both.sql").write_text(
         f"{DIRECTIVE}\n-- UP\nCREATE TABLE a (x);\n-- DOWN\nDROP TABLE a;\nDROP TABLE more;\nVACUUM;\n"
     )
@@ -193,7 +195,9 @@ def test_way_down(tmp_path: Path, migrations: Path, database: Path) -> None:
     assert (schema(database), applied_versions(database)) == ([], [])
 
 
-def test_nothing_to_settle(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_repair_without_an_unfinished_migration_is_an_error(
+    tmp_path: Path, migrations: Path, database: Path
+) -> None:
     write_migration(migrations, 1)
     bring_up(tmp_path)
     before = everything(database)
@@ -205,7 +209,7 @@ def test_nothing_to_settle(tmp_path: Path, migrations: Path, database: Path) -> 
     assert everything(database) == before
 
 
-def test_another_version_settles_nothing(tmp_path: Path, stopped: Path) -> None:
+def test_repair_of_another_version_changes_nothing(tmp_path: Path, stopped: Path) -> None:
     before = everything(stopped)
 
     assert migrated(tmp_path, "repair", "3", "--forget").returncode == 4
@@ -233,7 +237,7 @@ def test_wrong_usage(tmp_path: Path, stopped: Path, arguments: list[str]) -> Non
     assert everything(stopped) == before
 
 
-def test_lock_of_another_runner_is_respected(tmp_path: Path, stopped: Path) -> None:
+def test_repair_respects_the_lock_of_another_runner(tmp_path: Path, stopped: Path) -> None:
     # The option, and not what is configured: that would be waited for beyond the limit of this test.
     (tmp_path / "migrated.toml").write_text('lock_timeout = "1h"\n')
     before = everything(stopped)
@@ -246,7 +250,7 @@ def test_lock_of_another_runner_is_respected(tmp_path: Path, stopped: Path) -> N
     assert everything(stopped) == before
 
 
-def test_database_that_cannot_be_read_is_not_said_to_be_settled(tmp_path: Path, stopped: Path) -> None:
+def test_unreadable_database_is_not_reported_as_repaired(tmp_path: Path, stopped: Path) -> None:
     (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["app.db"]\nbusy_timeout = "50ms"\n')
     before = everything(stopped)
     other = apsw.Connection(str(stopped))
@@ -260,9 +264,7 @@ def test_database_that_cannot_be_read_is_not_said_to_be_settled(tmp_path: Path, 
     assert everything(stopped) == before
 
 
-def test_directory_that_is_missing_is_said_and_does_not_pass_for_nothing_open(
-    tmp_path: Path, migrations: Path, stopped: Path
-) -> None:
+def test_missing_directory_is_an_error(tmp_path: Path, migrations: Path, stopped: Path) -> None:
     migrations.rename(tmp_path / "elsewhere")
     before = everything(stopped)
 
@@ -291,7 +293,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "code"), REFUSED)
-def test_every_command_refuses_and_changes_nothing(
+def test_every_command_refuses_a_stopped_migration(
     tmp_path: Path, stopped: Path, arguments: list[str], code: int
 ) -> None:
     before = files_in(tmp_path)
@@ -304,7 +306,7 @@ def test_every_command_refuses_and_changes_nothing(
     assert files_in(tmp_path) == before
 
 
-def test_status_shows_it(tmp_path: Path, stopped: Path) -> None:
+def test_status_shows_a_stopped_migration(tmp_path: Path, stopped: Path) -> None:
     document = json.loads(migrated(tmp_path, "status", "--json").stdout)
 
     assert [row["state"] for row in _migrations(document)] == ["applied", "stopped", "pending"]
@@ -324,7 +326,7 @@ def _migrations(document: object) -> list[dict[str, object]]:
     return [entry for each in document for entry in _migrations(each)]
 
 
-def test_log_names_it_once_as_blocked(tmp_path: Path, stopped: Path) -> None:
+def test_daemon_logs_the_blocked_database_once(tmp_path: Path, stopped: Path) -> None:
     lines = log_lines(migrated(tmp_path, "up").stderr)
 
     (blocked,) = [line for line in lines if line["event"] == "database.blocked"]
@@ -337,7 +339,7 @@ def test_log_names_it_once_as_blocked(tmp_path: Path, stopped: Path) -> None:
 # Several databases
 
 
-def test_it_is_settled_wherever_it_is_open(tmp_path: Path, migrations: Path) -> None:
+def test_repair_works_on_every_database_with_the_unfinished_migration(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 2, "stops", up=STOPS)
     names = ["a.db", "b.db", "c.db"]
     (tmp_path / "migrated.toml").write_text(f"[[target]]\ndatabases = {names}\n")
@@ -364,7 +366,7 @@ def test_it_is_settled_wherever_it_is_open(tmp_path: Path, migrations: Path) -> 
     assert everything(tmp_path / "c.db") == before
 
 
-def test_one_of_several_can_be_chosen(tmp_path: Path, migrations: Path) -> None:
+def test_one_of_several_databases_can_be_chosen(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 2, "stops", up=STOPS)
     both = ["-d", "a.db", "-d", "b.db"]
     migrated(tmp_path, "up", *both)
@@ -377,7 +379,7 @@ def test_one_of_several_can_be_chosen(tmp_path: Path, migrations: Path) -> None:
 # Stopped from outside
 
 
-def test_killed_program_leaves_what_repair_goes_on_with(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_repair_resumes_after_a_kill(tmp_path: Path, migrations: Path, database: Path) -> None:
     up = f"{DIRECTIVE}\nCREATE TABLE a (x);\nVACUUM;\nPRAGMA user_version = 7;\n{ENDLESS}"
     write_migration(migrations, 2, "stops", up=up)
     with running(*PROGRAM, "up", cwd=tmp_path, stderr=subprocess.DEVNULL) as program:
@@ -404,7 +406,7 @@ def _done(database: Path) -> int:
 
 
 @pytest.mark.parametrize("command", ["up", "repair"])
-def test_interrupted_program_says_how_far_it_came(
+def test_interruption_reports_the_last_statement(
     tmp_path: Path, migrations: Path, database: Path, command: str
 ) -> None:
     path = write_migration(migrations, 2, "stops", up=f"{DIRECTIVE}\nCREATE TABLE a (x);\nnonsense;")
@@ -433,7 +435,7 @@ def test_interrupted_program_says_how_far_it_came(
 # Beside the daemon
 
 
-def test_daemon_goes_on_once_it_is_settled(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_daemon_continues_after_the_repair(tmp_path: Path, migrations: Path, database: Path) -> None:
     write_migration(migrations, 1)
     write_migration(migrations, 2, "stops", up=STOPS)
     with DaemonProcess(tmp_path) as daemon:
@@ -460,7 +462,7 @@ def test_daemon_goes_on_once_it_is_settled(tmp_path: Path, migrations: Path, dat
     assert len(daemon.logged("database.unblocked", database="app.db")) == 1
 
 
-def test_killed_daemon_leaves_it_and_the_next_one_waits_for_a_person(
+def test_restarted_daemon_leaves_a_stopped_migration_to_repair(
     tmp_path: Path, migrations: Path, database: Path
 ) -> None:
     write_migration(migrations, 2, "stops", up=f"{DIRECTIVE}\nCREATE TABLE a (x);\n{ENDLESS}")
@@ -482,7 +484,7 @@ def test_killed_daemon_leaves_it_and_the_next_one_waits_for_a_person(
     assert applied_versions(database) == [2]
 
 
-def test_one_stopped_database_does_not_stop_the_others(tmp_path: Path, migrations: Path) -> None:
+def test_stopped_migration_in_one_database_does_not_stop_the_others(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 2, "stops", up=STOPS)
     (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["a.db", "b.db"]\n')
     execute(tmp_path / "b.db", "CREATE TABLE more (x)")

@@ -53,14 +53,14 @@ def test_snapshots_are_listed_for_people(spoilt: Path) -> None:
     ]
 
 
-def test_there_may_be_none(tmp_path: Path, migrations: Path) -> None:
+def test_empty_list_of_snapshots(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1)
 
     assert listed(tmp_path) == []
     assert not (tmp_path / ".migrated").exists()
 
 
-def test_none_are_taken_where_that_is_configured(tmp_path: Path, migrations: Path) -> None:
+def test_no_snapshots_are_taken_if_disabled(tmp_path: Path, migrations: Path) -> None:
     (tmp_path / "migrated.toml").write_text('[[target]]\nsnapshots = { when = "never" }\n')
     for version in (1, 2):
         write_migration(migrations, version)
@@ -69,7 +69,7 @@ def test_none_are_taken_where_that_is_configured(tmp_path: Path, migrations: Pat
     assert listed(tmp_path) == []
 
 
-def test_restore_puts_the_content_back_and_keeps_what_was_there(spoilt: Path) -> None:
+def test_restore_replaces_the_content_and_takes_a_snapshot_first(spoilt: Path) -> None:
     (snapshot,) = listed(spoilt)
 
     done = migrated(spoilt, "restore", snapshot["id"], "--reason", "2 was a mistake")
@@ -83,7 +83,7 @@ def test_restore_puts_the_content_back_and_keeps_what_was_there(spoilt: Path) ->
     assert [each["reason"] for each in listed(spoilt)] == ["before-run", "before-restore"]
 
 
-def test_a_dry_run_says_what_would_be_lost_and_changes_nothing(spoilt: Path) -> None:
+def test_dry_run_prints_what_would_be_lost_and_changes_nothing(spoilt: Path) -> None:
     (snapshot,) = listed(spoilt)
     before = everything(spoilt / "app.db")
 
@@ -101,7 +101,7 @@ def test_a_dry_run_says_what_would_be_lost_and_changes_nothing(spoilt: Path) -> 
     assert len(listed(spoilt)) == 1
 
 
-def test_an_unknown_snapshot_is_refused(spoilt: Path) -> None:
+def test_unknown_snapshot_is_refused(spoilt: Path) -> None:
     before = everything(spoilt / "app.db")
 
     done = migrated(spoilt, "restore", "app.db.20200101T000000000000Z")
@@ -114,7 +114,7 @@ def test_an_unknown_snapshot_is_refused(spoilt: Path) -> None:
     assert everything(spoilt / "app.db") == before
 
 
-def test_beside_a_daemon_it_is_refused_with_the_reason(spoilt: Path) -> None:
+def test_restore_is_refused_beside_a_daemon(spoilt: Path) -> None:
     (snapshot,) = listed(spoilt)
     before = everything(spoilt / "app.db")
 
@@ -132,7 +132,7 @@ def test_beside_a_daemon_it_is_refused_with_the_reason(spoilt: Path) -> None:
     assert looked.returncode == 0
 
 
-def test_beside_a_daemon_that_waits_for_the_file_it_is_refused_too(spoilt: Path) -> None:
+def test_restore_is_refused_beside_a_daemon_that_waits_for_the_database(spoilt: Path) -> None:
     (snapshot,) = listed(spoilt)
     (spoilt / "migrated.toml").write_text("[[target]]\ncreate = false\n")
 
@@ -145,7 +145,7 @@ def test_beside_a_daemon_that_waits_for_the_file_it_is_refused_too(spoilt: Path)
     assert not (spoilt / "app.db").exists()
 
 
-def test_the_daemon_keeps_the_content_before_it_applies(tmp_path: Path, migrations: Path) -> None:
+def test_daemon_takes_a_snapshot_before_it_applies(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1, up="CREATE TABLE t (x);")
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready()
@@ -157,7 +157,7 @@ def test_the_daemon_keeps_the_content_before_it_applies(tmp_path: Path, migratio
     assert (taken["snapshot"], taken["size"]) == (snapshot["id"], snapshot["size"])
 
 
-def test_each_database_has_its_own(tmp_path: Path, migrations: Path) -> None:
+def test_each_database_has_its_own_snapshots(tmp_path: Path, migrations: Path) -> None:
     names = ("a.db", "b.db")
     arguments = [part for name in names for part in ("-d", name)]
     for version in (1, 2):
@@ -172,7 +172,7 @@ def test_each_database_has_its_own(tmp_path: Path, migrations: Path) -> None:
     assert [applied_versions(tmp_path / name) for name in names] == [[1, 2], [1]]
 
 
-def test_one_that_cannot_be_read_is_told(spoilt: Path) -> None:
+def test_unreadable_database_is_reported(spoilt: Path) -> None:
     folder = spoilt / ".migrated/snapshots/app.db"
     for path in folder.iterdir():
         path.unlink()

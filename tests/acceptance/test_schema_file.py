@@ -38,7 +38,7 @@ def events(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line["event"] for line in log_lines(done.stderr)]
 
 
-def test_commands_keep_it_current(tmp_path: Path, migrations: Path, file: Path) -> None:
+def test_commands_update_the_schema_file(tmp_path: Path, migrations: Path, file: Path) -> None:
     done = migrated(tmp_path, "up")
 
     assert (done.returncode, events(done).count("schema.dumped")) == (0, 1)
@@ -69,7 +69,7 @@ def test_commands_keep_it_current(tmp_path: Path, migrations: Path, file: Path) 
     assert tables(file) == ["t1"]
 
 
-def test_database_made_from_it_has_nothing_left_to_do(tmp_path: Path, migrations: Path, file: Path) -> None:
+def test_database_created_from_the_schema_file_is_current(tmp_path: Path, migrations: Path, file: Path) -> None:
     write_migration(migrations, 2, up="PRAGMA user_version = 5; CREATE VIEW v AS SELECT 1 -- it's")
     assert migrated(tmp_path, "up").returncode == 0
     subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, check=True)
@@ -85,7 +85,7 @@ def test_database_made_from_it_has_nothing_left_to_do(tmp_path: Path, migrations
     assert query(tmp_path / "fresh.db", "SELECT * FROM _migrations_history") == []
 
 
-def test_restoring_brings_it_back_too(tmp_path: Path, migrations: Path, file: Path) -> None:
+def test_restore_updates_the_schema_file(tmp_path: Path, migrations: Path, file: Path) -> None:
     assert migrated(tmp_path, "up").returncode == 0
     write_migration(migrations, 2)
     assert migrated(tmp_path, "up").returncode == 0
@@ -98,7 +98,7 @@ def test_restoring_brings_it_back_too(tmp_path: Path, migrations: Path, file: Pa
     assert tables(file) == ["t1"]
 
 
-def test_failing_to_write_it_fails_nothing_else(tmp_path: Path, file: Path) -> None:
+def test_unwritable_schema_file_does_not_fail_the_run(tmp_path: Path, file: Path) -> None:
     file.parent.rmdir()
     done = migrated(tmp_path, "up")
 
@@ -109,7 +109,7 @@ def test_failing_to_write_it_fails_nothing_else(tmp_path: Path, file: Path) -> N
     assert not file.parent.exists()
 
 
-def test_daemon_keeps_it_current(tmp_path: Path, migrations: Path, file: Path) -> None:
+def test_daemon_updates_the_schema_file(tmp_path: Path, migrations: Path, file: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready()
         assert tables(file) == ["t1"]
@@ -142,7 +142,7 @@ def test_daemon_keeps_it_current(tmp_path: Path, migrations: Path, file: Path) -
     assert daemon.logged("schema.dump_failed") == []
 
 
-def test_daemon_tells_a_failure_once_and_goes_on_trying(tmp_path: Path, migrations: Path, file: Path) -> None:
+def test_daemon_logs_a_failed_dump_once_and_retries(tmp_path: Path, migrations: Path, file: Path) -> None:
     file.parent.rmdir()
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_for("schema.dump_failed")

@@ -71,7 +71,7 @@ def modules_after(directory: Path, *arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments", [["status"], ["plan"], ["verify"], ["diff"], ["--help"], ["status", "--help"]], ids=str
 )
-def test_a_reading_command_loads_little(tmp_path: Path, migrations: Path, arguments: list[str]) -> None:
+def test_reading_command_imports_little(tmp_path: Path, migrations: Path, arguments: list[str]) -> None:
     write_migration(migrations, 1)
     bring_up(tmp_path)
     write_migration(migrations, 2)
@@ -82,7 +82,7 @@ def test_a_reading_command_loads_little(tmp_path: Path, migrations: Path, argume
 
 
 @pytest.mark.parametrize("command", ["status", "plan", "verify"])
-def test_looking_loads_nothing_that_is_slow(tmp_path: Path, migrations: Path, command: str) -> None:
+def test_inspecting_imports_nothing_slow(tmp_path: Path, migrations: Path, command: str) -> None:
     write_migration(migrations, 1)
     bring_up(tmp_path)
     loaded = modules_after(tmp_path, command)
@@ -92,7 +92,7 @@ def test_looking_loads_nothing_that_is_slow(tmp_path: Path, migrations: Path, co
 
 
 @pytest.mark.parametrize("command", ["verify", "status"])
-def test_a_command_loads_no_other_family(tmp_path: Path, migrations: Path, command: str) -> None:
+def test_command_imports_no_other_family(tmp_path: Path, migrations: Path, command: str) -> None:
     write_migration(migrations, 1)
     loaded = modules_after(tmp_path, command)
     families = {f"migrated.cli.commands.{family}" for family, _ in COMMANDS.values()}
@@ -100,7 +100,7 @@ def test_a_command_loads_no_other_family(tmp_path: Path, migrations: Path, comma
     assert families & loaded == {f"migrated.cli.commands.{command}"}
 
 
-def test_applying_nothing_loads_neither_the_log_nor_the_lock(tmp_path: Path, migrations: Path) -> None:
+def test_up_with_nothing_to_do_imports_neither_log_nor_lock(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1)
     bring_up(tmp_path)
     loaded = modules_after(tmp_path, "up")
@@ -110,7 +110,7 @@ def test_applying_nothing_loads_neither_the_log_nor_the_lock(tmp_path: Path, mig
     assert loaded & (HEAVY | SLOW - {"threading"}) - modules_of_argparse() == set()
 
 
-def test_asking_a_daemon_loads_little(tmp_path: Path, migrations: Path) -> None:
+def test_asking_a_daemon_imports_little(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1)
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready()
@@ -120,7 +120,7 @@ def test_asking_a_daemon_loads_little(tmp_path: Path, migrations: Path) -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
-def test_json_and_a_file_load_only_what_they_need(tmp_path: Path, migrations: Path) -> None:
+def test_json_and_a_configuration_file_import_only_what_they_need(tmp_path: Path, migrations: Path) -> None:
     (tmp_path / "migrated.toml").write_text("")
     write_migration(migrations, 1)
     loaded = modules_after(tmp_path, "status", "--json")
@@ -128,7 +128,7 @@ def test_json_and_a_file_load_only_what_they_need(tmp_path: Path, migrations: Pa
     assert loaded.isdisjoint({"watchdog", "filelock", "structlog", "rich"})
 
 
-def test_applying_loads_no_more_than_it_needs(tmp_path: Path, migrations: Path) -> None:
+def test_applying_imports_only_what_it_needs(tmp_path: Path, migrations: Path) -> None:
     """Structlog would load rich, which only the progress bar needs."""
     write_migration(migrations, 1)
     loaded = modules_after(tmp_path, "up")
@@ -138,7 +138,7 @@ def test_applying_loads_no_more_than_it_needs(tmp_path: Path, migrations: Path) 
 
 
 @pytest.mark.parametrize(("command", "how_often"), [("up", "seldom"), ("run", "usual"), ("dev", "usual")])
-def test_only_what_is_soon_over_looks_for_garbage_seldom(
+def test_only_short_commands_collect_garbage_rarely(
     tmp_path: Path, migrations: Path, command: str, how_often: str
 ) -> None:
     write_migration(migrations, 1)

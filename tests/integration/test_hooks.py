@@ -84,7 +84,7 @@ def is_alive(pid: str) -> bool:
 # What it finds
 
 
-def test_what_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_the_program(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_THE_DAEMON", "kept")
     for foreign in ("MIGRATED_REASON", "MIGRATED_DATABASE", "MIGRATED_TRUNCATED", "NOTIFY_SOCKET"):
         monkeypatch.setenv(foreign, "of an outer one")
@@ -111,11 +111,11 @@ def test_what_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         pytest.param(os.fsdecode(b"caf\xe9.sql"), b"caf\xe9.sql", id="a file name that is not UTF-8"),
         pytest.param("a\0b", b"a\\0b", id="NUL"),
-        pytest.param("half \ud800", b"half \\ud800", id="half a character"),
-        pytest.param("x" * 10_000, b"x" * 4000, id="a long story"),
+        pytest.param("half \ud800", b"half \\ud800", id="lone surrogate"),
+        pytest.param("x" * 10_000, b"x" * 4000, id="long text"),
     ],
 )
-def test_whatever_text_it_is_told(place: Place, reason: str, seen: bytes) -> None:
+def test_unusual_text_in_the_environment(place: Place, reason: str, seen: bytes) -> None:
     place.run(
         script='printf %s "$MIGRATED_REASON" > seen',
         of=HookEvent(HookName.ON_FAILURE, "r1", "failed", (), (), reason),
@@ -124,7 +124,7 @@ def test_whatever_text_it_is_told(place: Place, reason: str, seen: bytes) -> Non
     assert (place.home / "seen").read_bytes() == seen
 
 
-def test_as_many_databases_as_there_may_be(place: Place) -> None:
+def test_long_list_of_databases_is_truncated(place: Place) -> None:
     many = tuple(f"/srv/tenants/{number:040}.db" for number in range(10_000))
     occasion = HookEvent(HookName.AFTER_APPLY, "r1", "applied", many, tuple(range(10**14, 10**14 + 10_000)))
     line = place.run(script='echo "$MIGRATED_DATABASES" | head -1; echo "$MIGRATED_TRUNCATED"', of=occasion)
@@ -132,8 +132,8 @@ def test_as_many_databases_as_there_may_be(place: Place) -> None:
     assert line["output"] == f"{many[0]}\n1"
 
 
-def test_its_surroundings_are_clean(place: Place) -> None:
-    """Of the thread that works in a command, which has signals blocked, and of what else we hold open."""
+def test_program_starts_with_a_clean_process_state(place: Place) -> None:
+    """It inherits neither the blocked signals of the worker thread nor open descriptors."""
     stdin_before = os.dup(0)
     inherited = os.open("/dev/zero", os.O_RDONLY)
     os.dup2(inherited, 0)
@@ -170,13 +170,13 @@ def test_its_surroundings_are_clean(place: Place) -> None:
 # How it ends
 
 
-def test_program_may_lie_beside_the_file_or_in_the_path(place: Place) -> None:
+def test_program_is_found_beside_the_configuration_or_in_path(place: Place) -> None:
     assert place.run("echo", "two words")["output"] == "two words"
     place.put("#!/bin/sh\necho here $1\n", "other")
     assert place.run("./other", "now")["output"] == "here now"
 
 
-def test_what_cannot_be_started(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_cannot_be_started(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     # A directory on the path that may not be entered would leave open whether the program is there.
     monkeypatch.setenv("PATH", os.defpath)
     assert place.failure("no-such-program", "x") == (
@@ -197,7 +197,7 @@ def test_what_cannot_be_started(place: Place, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_no_descriptor_is_left_for_its_output(place: Place) -> None:
+def test_no_descriptor_left_for_the_output_of_the_program(place: Place) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = os.open("/dev/null", os.O_RDONLY)
     os.close(highest)
@@ -211,7 +211,7 @@ def test_no_descriptor_is_left_for_its_output(place: Place) -> None:
     assert reason == "true could not be started: [Errno 24] Too many open files"
 
 
-def test_directory_that_is_gone(place: Place, tmp_path: Path) -> None:
+def test_deleted_working_directory(place: Place, tmp_path: Path) -> None:
     config = Config(str(tmp_path / "gone" / "migrated.toml"), (), hooks=Hooks(("true",)))
     descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
     run_hook(config, APPLIED, configure("json", "info", descriptor), place.supervision)
@@ -222,7 +222,7 @@ def test_directory_that_is_gone(place: Place, tmp_path: Path) -> None:
     assert line["reason"] == f"{gone}, where it would run, cannot be entered: No such file or directory"
 
 
-def test_what_it_exited_with_is_told_with_what_it_printed(place: Place) -> None:
+def test_exit_code_is_logged_with_the_output(place: Place) -> None:
     line = place.run(script="echo out; echo err >&2; exit 3")
 
     assert (line["event"], line["reason"], line["output"]) == ("hook.failed", "it exited with 3", "out\nerr")
@@ -231,11 +231,11 @@ def test_what_it_exited_with_is_told_with_what_it_printed(place: Place) -> None:
 
 
 @pytest.mark.parametrize(("number", "name"), [("KILL", "SIGKILL"), ("40", "signal 40")])
-def test_signal_that_ended_it_is_told(place: Place, number: str, name: str) -> None:
+def test_signal_that_ended_the_program_is_logged(place: Place, number: str, name: str) -> None:
     assert place.failure(script=f"kill -{number} $$")[0] == f"it was ended by {name}"
 
 
-def test_whole_group_is_ended_when_its_time_is_over(place: Place) -> None:
+def test_timeout_ends_the_whole_process_group(place: Place) -> None:
     reason, hint = place.failure(script="sleep 600 & echo $$ $! > pids; echo begun; sleep 600", timeout=0.3)
 
     assert (reason, hint) == ("it took longer than 0.3 s, and was ended", "raise `timeout` in [hooks]")
@@ -245,14 +245,14 @@ def test_whole_group_is_ended_when_its_time_is_over(place: Place) -> None:
     poll(lambda: not any(map(is_alive, pids)), "the end of the group")
 
 
-def test_time_is_given_for_an_orderly_end(place: Place) -> None:
+def test_program_has_time_to_end_after_sigterm(place: Place) -> None:
     reason, _ = place.failure(script="trap 'echo tidy; exit 0' TERM; while :; do sleep 0.05; done", timeout=0.3)
 
     assert reason == "it took longer than 0.3 s, and was ended"
     assert json.loads(place.raw)["output"].endswith("tidy")
 
 
-def test_what_does_not_heed_sigterm_is_killed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_ignores_sigterm_is_killed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.3)
     place.failure(script="trap '' TERM; echo $$ > pids; while :; do sleep 0.05; done", timeout=0.2)
 
@@ -260,7 +260,7 @@ def test_what_does_not_heed_sigterm_is_killed(place: Place, monkeypatch: pytest.
     assert json.loads(place.raw)["execution_time_ms"] >= 500
 
 
-def test_what_it_leaves_in_the_background_is_not_waited_for(place: Place) -> None:
+def test_background_processes_are_not_waited_for(place: Place) -> None:
     line = place.run(script="sleep 600 & echo $! > pids; echo done")
     pid = (place.home / "pids").read_text().strip()
 
@@ -269,7 +269,7 @@ def test_what_it_leaves_in_the_background_is_not_waited_for(place: Place) -> Non
     os.kill(int(pid), signal.SIGKILL)
 
 
-def test_one_that_closes_its_output_is_waited_for(place: Place) -> None:
+def test_program_that_closes_its_output_is_waited_for(place: Place) -> None:
     line = place.run(script="exec >&- 2>&-; sleep 0.3; : > ended; exit 4")
 
     assert line["reason"] == "it exited with 4"
@@ -279,14 +279,14 @@ def test_one_that_closes_its_output_is_waited_for(place: Place) -> None:
 # What it prints
 
 
-def test_bytes_that_are_no_text(place: Place) -> None:
+def test_output_that_is_not_utf8(place: Place) -> None:
     line = place.run(script=r"printf 'caf\351 \000\033[31m red'; exit 1")
 
     assert line["output"] == "caf\\xe9 \0\033[31m red"
 
 
 @pytest.mark.parametrize("what", ["yes wordy", "yes \"$(printf '\\377\\001')\""], ids=["text", "bytes"])
-def test_much_is_cut_to_its_end(place: Place, what: str) -> None:
+def test_long_output_is_cut_to_its_end(place: Place, what: str) -> None:
     line = place.run(script=f"{what} | head -c 5000000; echo; echo the last line; exit 1")
 
     assert line["truncated"] is True
@@ -296,21 +296,21 @@ def test_much_is_cut_to_its_end(place: Place, what: str) -> None:
     assert line["reason"] == "it exited with 1"
 
 
-def test_endless_output_takes_no_memory_and_ends_with_the_time(place: Place) -> None:
+def test_endless_output_uses_little_memory_and_ends_at_the_timeout(place: Place) -> None:
     line = place.run("yes", timeout=0.3)
 
     assert line["reason"] == "it took longer than 0.3 s, and was ended"
     assert set(line["output"].split("\n")) == {"y"}
 
 
-def test_what_is_kept_begins_with_a_whole_line(place: Place) -> None:
+def test_cut_output_begins_with_a_whole_line(place: Place) -> None:
     line = place.run(script="seq 10000 20000")
     first, *_, last = line["output"].split("\n")
 
     assert (len(first), last, line["truncated"]) == (5, "20000", True)
 
 
-def test_terminal_is_not_obeyed(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     place.put("#!/bin/sh\nprintf 'one\\033[2J\\ntwo'\n")
     config = Config(str(place.home / "migrated.toml"), (), hooks=Hooks(("./hook",)))
     run_hook(config, APPLIED, configure("console", "info"), place.supervision)
@@ -321,14 +321,14 @@ def test_terminal_is_not_obeyed(place: Place, capfd: pytest.CaptureFixture[str])
 # When we are to stop
 
 
-def test_it_is_ended_when_the_time_for_stopping_is_over(place: Place) -> None:
+def test_hook_is_ended_after_stop_grace(place: Place) -> None:
     place.supervision.stop("SIGTERM", time.monotonic() + 0.3)
     reason, hint = place.failure(script="sleep 600")
 
     assert (reason, hint) == ("it was ended, since migrated is stopping: SIGTERM", "raise stop_grace")
 
 
-def test_it_is_not_begun_after_that(place: Place) -> None:
+def test_hook_does_not_start_after_stop_grace(place: Place) -> None:
     place.supervision.stop("SIGTERM", time.monotonic())
     reason, hint = place.failure(script=": > begun")
 
@@ -336,13 +336,13 @@ def test_it_is_not_begun_after_that(place: Place) -> None:
     assert not (place.home / "begun").exists()
 
 
-def test_stopping_alone_does_not_end_it(place: Place) -> None:
+def test_stop_request_does_not_end_the_hook(place: Place) -> None:
     place.supervision.stop("SIGTERM", time.monotonic() + 60)
 
     assert place.run(script="sleep 0.2; echo done")["output"] == "done"
 
 
-def test_fault_of_our_own_is_told_and_goes_no_further(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_is_logged_and_not_raised(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("ours")
 

@@ -123,7 +123,7 @@ def hard_work(load: int, count: int, long_load: int, long_count: int) -> pytest.
     long = [pytest.mark.long, pytest.mark.timeout(1800)]
     return pytest.mark.parametrize(
         ("load", "count"),
-        [pytest.param(load, count, id="some"), pytest.param(long_load, long_count, marks=long, id="much")],
+        [pytest.param(load, count, id="short"), pytest.param(long_load, long_count, marks=long, id="long")],
     )
 
 
@@ -151,7 +151,7 @@ def assert_nobody_was_harmed(database: Path, workers: Workers, load: int, count:
 
 
 @hard_work(1, 200, 10, 1000)
-def test_application_goes_on_while_a_runner_migrates(
+def test_application_continues_while_a_runner_migrates(
     live: Path, children: Children, load: int, count: int
 ) -> None:
     workers = Workers(children, live, load)
@@ -167,7 +167,7 @@ def test_application_goes_on_while_a_runner_migrates(
 
 
 @hard_work(1, 100, 10, 1000)
-def test_application_goes_on_while_the_daemon_migrates(
+def test_application_continues_while_the_daemon_migrates(
     live: Path, migrations: Path, children: Children, load: int, count: int
 ) -> None:
     """Files come singly and in bursts, while the daemon still applies the ones before."""
@@ -200,7 +200,7 @@ FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
 
 @pytest.mark.parametrize("down", ["DROP INDEX by_number; DROP TABLE extra", None], ids=["in place", "on a copy"])
 @hard_work(2, 30, 5, 500)
-def test_application_goes_on_while_migrations_are_redone(
+def test_application_continues_while_migrations_are_redone(
     live: Path, children: Children, load: int, count: int, down: str | None
 ) -> None:
     """Without a down text the content goes back to an old snapshot each time, and no row may be missing after."""
@@ -226,9 +226,7 @@ def test_application_goes_on_while_migrations_are_redone(
 
 
 @pytest.mark.parametrize("count", [200])
-def test_reader_that_holds_on_in_wal_mode_keeps_its_snapshot_and_stops_nothing(
-    database: Path, children: Children, count: int
-) -> None:
+def test_long_wal_reader_keeps_its_view_and_blocks_nothing(database: Path, children: Children, count: int) -> None:
     execute(database, f"PRAGMA journal_mode = wal; {GROUND}; INSERT INTO entry VALUES (1, 1, 9, 1), (2, 2, 9, 2)")
     holder = children.start(APPLICATION, "holder", database)
     assert line_from(holder) == "ready"

@@ -220,7 +220,7 @@ class TestDirectory:
         wait_for_tick(migrations, tmp_path / "now")
         set_clock(monkeypatch, lambda: time.time_ns() + 3 * SECOND_NS)
 
-    def test_same_reading_while_nothing_changes(self, migrations: Path) -> None:
+    def test_reading_is_reused_while_nothing_changes(self, migrations: Path) -> None:
         reader = ReconcileCache().reader
         first = reader.read(str(migrations))
 
@@ -231,9 +231,9 @@ class TestDirectory:
         "change",
         [
             pytest.param(lambda path: (path / "3_change.sql").write_text("SELECT 3;"), id="a new file"),
-            pytest.param(lambda path: (path / "2_change.sql").write_text("SELECT 2;"), id="another text"),
-            pytest.param(lambda path: (path / "2_change.sql").rename(path / "2_other.sql"), id="another name"),
-            pytest.param(lambda path: (path / "2_change.sql").unlink(), id="gone"),
+            pytest.param(lambda path: (path / "2_change.sql").write_text("SELECT 2;"), id="changed text"),
+            pytest.param(lambda path: (path / "2_change.sql").rename(path / "2_other.sql"), id="renamed file"),
+            pytest.param(lambda path: (path / "2_change.sql").unlink(), id="deleted file"),
         ],
     )
     def test_changed_directory_has_another_mark(self, migrations: Path, change: Callable[[Path], object]) -> None:
@@ -283,7 +283,7 @@ class TestDirectory:
         assert third.listing.migrations[1] is not second.listing.migrations[1]
         assert third.mark == second.mark == first.mark
 
-    def test_of_many_files_only_the_new_one_is_opened(self, migrations: Path, tmp_path: Path) -> None:
+    def test_only_the_new_file_is_opened(self, migrations: Path, tmp_path: Path) -> None:
         for version in range(3, 60):
             (migrations / f"{version}_change.sql").write_text(f"CREATE TABLE t{version} (x);")
         wait_for_tick(migrations, tmp_path / "now")

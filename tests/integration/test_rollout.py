@@ -1,4 +1,4 @@
-"""Who is worked on when, and by how many at once; the work itself is another matter."""
+"""Rollout: the order of visits, concurrency, and when a rollout halts."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def ended(turn: Visit, result: OutcomeKind = OutcomeKind.APPLIED, error: Migrati
 
 
 class Told:
-    """What a roll-out came to: who was told of in which order, and why it was broken off."""
+    """The result of a rollout: the reported outcomes in order, and why it halted."""
 
     def __init__(
         self,
@@ -72,15 +72,15 @@ class Told:
         return names([outcome.database for outcome in self.outcomes])
 
 
-def test_every_one_has_its_turn_once_and_is_told_of_in_the_caller_s_thread() -> None:
+def test_every_database_is_visited_once_and_reported_in_the_caller_s_thread() -> None:
     told = Told(ended, 500)
 
     assert (sorted(told.order), told.halt) == (list(range(500)), None)
     assert told.threads == {threading.get_ident()}
 
 
-def test_several_are_worked_on_at_once_and_no_more_than_that() -> None:
-    """Each of four waits until all four are at it; a fifth would be one too many."""
+def test_at_most_workers_databases_are_visited_concurrently() -> None:
+    """Each of four visits waits until all four run; a fifth would break the barrier."""
     barrier = threading.Barrier(4, timeout=DEADLINE)
     running: set[str] = set()
     most = 0
@@ -101,7 +101,7 @@ def test_several_are_worked_on_at_once_and_no_more_than_that() -> None:
     assert most == 4
 
 
-def test_what_has_nothing_to_do_needs_no_other_thread() -> None:
+def test_databases_with_nothing_to_do_use_no_worker_thread() -> None:
     threads: set[int] = set()
 
     def visit(turn: Visit) -> Outcome:
@@ -113,7 +113,7 @@ def test_what_has_nothing_to_do_needs_no_other_thread() -> None:
     assert threads == {threading.get_ident()}
 
 
-def test_canary_fails_and_nobody_else_is_touched() -> None:
+def test_failed_canary_halts_the_rollout() -> None:
     told = Told(lambda turn: ended(turn, OutcomeKind.FAILED, BROKEN), 200)
 
     assert told.order == [0]
@@ -122,7 +122,7 @@ def test_canary_fails_and_nobody_else_is_touched() -> None:
     assert names(told.halt.untouched) == list(range(1, 200))
 
 
-def test_those_that_have_it_already_are_no_canaries() -> None:
+def test_current_databases_do_not_count_as_canaries() -> None:
     def visit(turn: Visit) -> Outcome:
         is_current = turn.database.name in {"0.db", "1.db", "2.db"}
         return ended(turn, OutcomeKind.CURRENT) if is_current else ended(turn, OutcomeKind.FAILED, BROKEN)
@@ -142,13 +142,13 @@ def test_those_that_have_it_already_are_no_canaries() -> None:
         pytest.param(LockHeldError("held"), OutcomeKind.UNAVAILABLE, id="locked"),
     ],
 )
-def test_what_is_not_the_migration_s_fault_breaks_nothing_off(error: MigrationError, result: OutcomeKind) -> None:
+def test_failure_not_caused_by_the_migration_does_not_halt(error: MigrationError, result: OutcomeKind) -> None:
     told = Told(lambda turn: ended(turn, result, error), 100)
 
     assert (len(told.outcomes), told.halt) == (100, None)
 
 
-def test_old_failure_is_no_sign_that_what_is_new_is_at_fault() -> None:
+def test_known_failure_does_not_halt() -> None:
     def visit(turn: Visit) -> Outcome:
         return ended(turn, OutcomeKind.FAILED, BROKEN) if turn.database.name == "0.db" else ended(turn)
 
@@ -157,7 +157,7 @@ def test_old_failure_is_no_sign_that_what_is_new_is_at_fault() -> None:
     assert (len(told.outcomes), told.halt) == (100, None)
 
 
-def test_busy_one_has_another_turn_after_all_others() -> None:
+def test_busy_database_is_visited_again_after_all_others() -> None:
     seen: list[tuple[str, bool]] = []
 
     def visit(turn: Visit) -> Outcome:
@@ -171,26 +171,26 @@ def test_busy_one_has_another_turn_after_all_others() -> None:
     assert [name for name, is_last in seen if is_last] == ["0.db", "3.db"]
 
 
-def test_one_that_stays_busy_is_told_of_once() -> None:
+def test_database_that_stays_busy_is_reported_once() -> None:
     told = Told(lambda turn: ended(turn, OutcomeKind.UNAVAILABLE, BUSY), 3, retry_busy=True)
 
     assert sorted(told.order) == [0, 1, 2]
 
 
-def test_only_the_first_wave_is_told_in_full() -> None:
-    in_full: list[str] = []
+def test_only_the_first_wave_is_verbose() -> None:
+    verbose: list[str] = []
 
     def visit(turn: Visit) -> Outcome:
         if turn.verbose:
-            in_full.append(turn.database.name)
+            verbose.append(turn.database.name)
         return ended(turn)
 
     Told(visit, 100)
 
-    assert in_full == ["0.db"]
+    assert verbose == ["0.db"]
 
 
-def test_when_told_to_stop_nothing_more_begins() -> None:
+def test_no_visit_begins_after_a_stop_request() -> None:
     supervision = CancelToken()
 
     def visit(turn: Visit) -> Outcome:
@@ -202,7 +202,7 @@ def test_when_told_to_stop_nothing_more_begins() -> None:
     assert (told.order, told.halt) == ([0], None)
 
 
-def test_surprise_in_another_thread_is_raised_here() -> None:
+def test_exception_in_a_worker_is_raised_in_the_caller_s_thread() -> None:
     def visit(turn: Visit) -> Outcome:
         if turn.database.name == "7.db":
             raise ZeroDivisionError
@@ -213,7 +213,7 @@ def test_surprise_in_another_thread_is_raised_here() -> None:
 
 
 class TestSharedLocks:
-    def test_one_lock_serves_several_threads_and_is_given_back_in_the_end(self, tmp_path: Path) -> None:
+    def test_lock_is_shared_by_threads_and_released_at_the_end(self, tmp_path: Path) -> None:
         barrier = threading.Barrier(3, timeout=DEADLINE)
         failures: list[BaseException] = []
 
@@ -249,7 +249,7 @@ class TestSharedLocks:
             with pytest.raises(LockHeldError):
                 take("link.db")
 
-    def test_lock_of_another_is_waited_for_once(self, tmp_path: Path) -> None:
+    def test_lock_of_another_process_is_waited_for_once(self, tmp_path: Path) -> None:
         waits: list[str] = []
 
         def take() -> None:

@@ -26,16 +26,18 @@ def base(tmp_path: Path) -> Path:
     ("configured", "found"),
     [
         pytest.param(["a.db"], ["a.db"], id="path"),
-        pytest.param(["new.db"], ["new.db"], id="path of nothing yet"),
+        pytest.param(["new.db"], ["new.db"], id="missing path"),
         pytest.param(["b.db", "a.db"], ["b.db", "a.db"], id="paths in the order configured"),
         pytest.param(["*.db"], ["a.db", "b.db"], id="glob, sorted"),
         pytest.param(["?.db"], ["a.db", "b.db"], id="question mark"),
         pytest.param(["[b-z].db"], ["b.db"], id="character class"),
-        pytest.param(["*/*.db"], ["tenants/c.db"], id="one folder down"),
-        pytest.param(["**/*.db"], ["a.db", "b.db", "tenants/c.db", "tenants/deep/d.db"], id="all folders down"),
-        pytest.param(["x*.db"], [], id="glob of nothing"),
-        pytest.param(["nowhere/*.db"], [], id="glob in no folder"),
-        pytest.param(["*"], ["a.db", "b.db"], id="folders are no databases"),
+        pytest.param(["*/*.db"], ["tenants/c.db"], id="one directory down"),
+        pytest.param(
+            ["**/*.db"], ["a.db", "b.db", "tenants/c.db", "tenants/deep/d.db"], id="all directories down"
+        ),
+        pytest.param(["x*.db"], [], id="glob without matches"),
+        pytest.param(["nowhere/*.db"], [], id="glob in a missing directory"),
+        pytest.param(["*"], ["a.db", "b.db"], id="directories are not matched"),
         pytest.param(["b.db", "*.db"], ["b.db", "a.db"], id="each once, where it came first"),
         pytest.param(["*.db", "b.db", "new.db"], ["a.db", "b.db", "new.db"], id="glob, then paths"),
         pytest.param([], [], id="none"),
@@ -45,7 +47,7 @@ def test_databases_of_a_target(base: Path, configured: list[str], found: list[st
     assert found == names(base, *configured)
 
 
-def test_what_sqlite_keeps_beside_a_database_is_none(base: Path) -> None:
+def test_files_of_sqlite_beside_a_database_are_not_matched(base: Path) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         (base / f"a.db{suffix}").touch()
 
@@ -53,14 +55,14 @@ def test_what_sqlite_keeps_beside_a_database_is_none(base: Path) -> None:
 
 
 @pytest.mark.parametrize("lookalike", ["wal", "my-wal.db", "a.db-walrus", "a.db.bak"])
-def test_lookalike_of_a_sibling_is_a_database(base: Path, lookalike: str) -> None:
+def test_file_named_like_a_sibling_is_a_database(base: Path, lookalike: str) -> None:
     (base / lookalike).touch()
 
     assert lookalike in names(base, "*")
 
 
 @pytest.mark.parametrize("pattern", [".migrated/*", "*/*", "**/*", ".*/*", "tenants/.migrated/*"])
-def test_folder_of_the_locks_is_passed_over(base: Path, pattern: str) -> None:
+def test_folder_of_the_locks_is_skipped(base: Path, pattern: str) -> None:
     for folder in (base / ".migrated", base / "tenants" / ".migrated"):
         folder.mkdir()
         (folder / "lock").touch()
@@ -130,25 +132,25 @@ def test_absolute_path_and_glob_stay_absolute(base: Path, tmp_path_factory: pyte
     assert [str(elsewhere / "new.db"), str(elsewhere / "e.db")] == [database.path for database in found]
 
 
-def test_link_to_a_database_is_one_and_a_dangling_link_is_not(base: Path) -> None:
+def test_link_to_a_database_is_matched_and_a_dangling_link_is_not(base: Path) -> None:
     (base / "link.db").symlink_to("a.db")
     (base / "lost.db").symlink_to("nowhere")
 
     assert names(base, "l*.db") == ["link.db"]
 
 
-def test_file_with_a_name_that_looks_like_a_pattern_is_itself(base: Path) -> None:
+def test_existing_file_with_a_name_like_a_pattern_is_a_path(base: Path) -> None:
     (base / "[b].db").touch()
 
     assert names(base, "[b].db") == ["[b].db"]
     assert names(base, "[ab].db") == ["a.db", "b.db"]
 
 
-def test_one_file_written_in_two_ways_is_one_database(base: Path) -> None:
+def test_two_spellings_of_a_path_are_one_database(base: Path) -> None:
     assert names(base, "a.db", "./a.db", "tenants/../a.db") == ["a.db"]
 
 
-def test_database_of_several_targets_is_the_first_s(base: Path) -> None:
+def test_database_of_several_targets_belongs_to_the_first(base: Path) -> None:
     first, second, third = (
         Target(str(base), configured, "m") for configured in (("b.db",), ("*.db", "new.db"), ("a.db", "./b.db"))
     )
@@ -160,7 +162,7 @@ def test_database_of_several_targets_is_the_first_s(base: Path) -> None:
     ] == [(target, [database.name for database in found]) for target, found in assign([first, second, third])]
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["there", "not there yet"])
+@pytest.mark.parametrize("there", [True, False], ids=["existing", "missing"])
 @pytest.mark.parametrize(
     ("configured", "path", "expected"),
     [
@@ -184,7 +186,7 @@ def test_database_of_several_targets_is_the_first_s(base: Path) -> None:
         ("x**/app.db", "xx/y/app.db", False),
     ],
 )
-def test_what_would_be_found_is_what_is_found_once_it_is_there(
+def test_would_be_found_agrees_with_discover(
     tmp_path: Path, configured: str, path: str, *, expected: bool, there: bool
 ) -> None:
     for directory in ("x/y/z", "x/.y", "xx/y", "y/z"):
@@ -198,7 +200,7 @@ def test_what_would_be_found_is_what_is_found_once_it_is_there(
     assert would_be_found(target, str(tmp_path / path)) is expected
 
 
-def test_what_would_be_found_is_seen_through_links(tmp_path: Path) -> None:
+def test_would_be_found_follows_links(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     through_link = Target(str(tmp_path / "link"), ("*.db", "one.sqlite"), str(tmp_path / "migrations"))

@@ -31,7 +31,7 @@ def test_option_is_accepted_before_and_after_the_command(
     assert (expected, expected) == (overrides(*given, command), overrides(command, *given))
 
 
-def test_nothing_given_overrides_nothing() -> None:
+def test_no_options_override_nothing() -> None:
     assert overrides("status") == Overrides(databases=[])
 
 
@@ -39,13 +39,13 @@ def test_databases_before_and_after_the_command_add_up() -> None:
     assert overrides("-d", "a.db", "up", "-d", "b.db").databases == ["a.db", "b.db"]
 
 
-def test_what_stands_after_the_command_wins() -> None:
+def test_option_after_the_command_wins() -> None:
     assert overrides("-c", "a.toml", "-m", "a", "up", "-c", "b.toml") == Overrides(
         file="b.toml", databases=[], migrations="a"
     )
 
 
-def test_databases_of_one_call_do_not_stay_for_the_next() -> None:
+def test_databases_of_one_call_do_not_leak_into_the_next() -> None:
     overrides("up", "-d", "a.db")
 
     assert overrides("up").databases == []
@@ -55,7 +55,7 @@ def test_databases_of_one_call_do_not_stay_for_the_next() -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("250ms", 0.25), ("10", 10.0), ("1.5", 1.5), ("5m", 300.0), ("0", 0.0)]
 )
-def test_lock_timeout_of_the_commands_that_change_databases(command: str, text: str, seconds: float) -> None:
+def test_commands_that_change_databases_have_lock_timeout(command: str, text: str, seconds: float) -> None:
     assert seconds == overrides(command, "--lock-timeout", text).lock_timeout
 
 
@@ -86,7 +86,7 @@ def test_wrong_usage_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixtu
     "text",
     ["", "s", "-1s", "1 s", "1d", "1S", "1e3", "1.5.5", ".", "1s2s", "\u00b2", "\u0661s", "nan", "inf"],
 )
-def test_what_is_no_duration_is_told_as_it_was_typed(text: str) -> None:
+def test_invalid_duration_is_quoted_in_the_error(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         options.duration(text)
 
@@ -94,14 +94,14 @@ def test_what_is_no_duration_is_told_as_it_was_typed(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("7", 7), ("007", 7), ("20240101120000", 20240101120000)])
-def test_version_is_digits(text: str, number: int) -> None:
+def test_version_consists_of_digits(text: str, number: int) -> None:
     assert number == options.version(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "-1", "+1", "1.0", "1_000", " 1", "x", "\u0661", "\u00b2", "7_add_users", str(2**63), "9" * 5000]
 )
-def test_what_is_no_version_is_told(text: str) -> None:
+def test_invalid_version_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         options.version(text)
 
@@ -109,14 +109,14 @@ def test_what_is_no_version_is_told(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "00", "-1", "1.5", "x", "\u0661", "\u00b2"])
-def test_what_is_no_count_is_told(text: str) -> None:
+def test_invalid_count_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         options.count(text)
 
     assert str(caught.value) == f"expected a number, 1 or more, got {text!r}"
 
 
-def test_count_is_a_number_from_1_on() -> None:
+def test_count_is_1_or_more() -> None:
     assert options.count("12") == 12
 
 

@@ -30,15 +30,15 @@ def sizes(total: int, policy: WavePolicy = WavePolicy()) -> list[int]:  # noqa: 
         pytest.param(10_000, None, [1, 10, 1000, 8989], id="10,000"),
         pytest.param(200, (), [200], id="no waves"),
         pytest.param(5, (Share(2),), [2, 3], id="configured, whatever the size"),
-        pytest.param(9, (Share(0), Share(4)), [4, 5], id="a wave of nothing"),
+        pytest.param(9, (Share(0), Share(4)), [4, 5], id="wave of size 0"),
         pytest.param(4, (Share(1), Share(100, is_percent=True)), [1, 3], id="all of them"),
     ],
 )
-def test_sizes(total: int, waves: tuple[Share, ...] | None, expected: list[int]) -> None:
+def test_wave_sizes(total: int, waves: tuple[Share, ...] | None, expected: list[int]) -> None:
     assert sizes(total, WavePolicy(waves)) == expected
 
 
-def test_next_wave_begins_only_when_nothing_of_this_one_is_running() -> None:
+def test_next_wave_begins_only_when_nothing_is_running() -> None:
     waves = Waves(200, WavePolicy())
 
     assert (waves.room(0), waves.room(1)) == (1, 0)
@@ -48,7 +48,7 @@ def test_next_wave_begins_only_when_nothing_of_this_one_is_running() -> None:
     assert waves.room(4) == 6
 
 
-def test_canary_that_fails_is_the_only_one() -> None:
+def test_failed_canary_halts() -> None:
     waves = Waves(10_000, WavePolicy())
     waves.count_failure()
 
@@ -86,7 +86,7 @@ def in_last_wave(total: int, policy: WavePolicy = WavePolicy()) -> Waves:  # noq
         pytest.param(1000, TEN_PERCENT, 100, id="ten percent"),
     ],
 )
-def test_wave_is_broken_off_beyond_the_limit(total: int, limit: Share | None, tolerated: int) -> None:
+def test_wave_halts_beyond_max_failures(total: int, limit: Share | None, tolerated: int) -> None:
     waves = in_last_wave(total, WavePolicy(max_failures=limit))
     for _ in range(tolerated):
         waves.count_failure()
@@ -97,7 +97,7 @@ def test_wave_is_broken_off_beyond_the_limit(total: int, limit: Share | None, to
 
 
 @pytest.mark.parametrize("waves", [Waves(10, WavePolicy()), Waves(500, WavePolicy(()))], ids=["few", "no waves"])
-def test_without_waves_every_one_is_tried(waves: Waves) -> None:
+def test_every_database_is_tried_without_waves(waves: Waves) -> None:
     for _ in range(500):
         assert waves.room(0) > 0
         waves.count_failure()
@@ -105,7 +105,9 @@ def test_without_waves_every_one_is_tried(waves: Waves) -> None:
 
 
 @given(st.integers(11, 5000), st.lists(st.booleans(), max_size=60), st.integers(1, 8))
-def test_what_fails_everywhere_costs_few(total: int, nothing_to_do: list[bool], workers: int) -> None:
+def test_migration_that_fails_everywhere_reaches_few_databases(
+    total: int, nothing_to_do: list[bool], workers: int
+) -> None:
     """Whatever stands between: those that have nothing to do are no reason to go on."""
     waves = Waves(total, WavePolicy())
     running = failed = 0
@@ -134,12 +136,12 @@ def test_what_fails_everywhere_costs_few(total: int, nothing_to_do: list[bool], 
         ("100 %", Share(100, is_percent=True)),
     ],
 )
-def test_share(written: int | str, share: Share) -> None:
+def test_share_is_parsed(written: int | str, share: Share) -> None:
     assert parse_share(written) == share
 
 
 @pytest.mark.parametrize("written", [-1, True, 1.5, "", "%", "10", "101%", "-1%", "x%", "1e1%", None, [1]])
-def test_what_is_no_share(written: object) -> None:
+def test_invalid_share_is_refused(written: object) -> None:
     with pytest.raises(ValueError, match=r"expected a number or a percentage such as .10%., got"):
         parse_share(written)
 
@@ -148,5 +150,5 @@ def test_what_is_no_share(written: object) -> None:
     ("share", "total", "number"),
     [(Share(5), 3, 5), (TEN_PERCENT, 99, 9), (TEN_PERCENT, 5, 1), (Share(0), 100, 0)],
 )
-def test_share_of_so_many(share: Share, total: int, number: int) -> None:
+def test_share_of_a_total(share: Share, total: int, number: int) -> None:
     assert share.of(total) == number

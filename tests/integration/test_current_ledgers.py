@@ -48,11 +48,11 @@ def is_current(known: CurrentLedgers, path: Path) -> bool:
     return known.is_current(DatabasePath(path.name, str(path)))
 
 
-def test_nothing_is_known_at_first(model: Path) -> None:
+def test_no_ledger_is_known_at_first(model: Path) -> None:
     assert not is_current(alike(), model)
 
 
-def test_database_that_is_alike_is_current_whatever_else_is_in_it(model: Path, tmp_path: Path) -> None:
+def test_database_with_a_known_ledger_is_current_whatever_its_rows(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     shutil.copy(model, other)
     execute(other, "INSERT INTO users VALUES (7); CREATE TABLE theirs (x);")
@@ -75,7 +75,7 @@ def test_database_that_is_alike_is_current_whatever_else_is_in_it(model: Path, t
         "CREATE TABLE _migrations_repeatable (x)",
     ],
 )
-def test_database_with_another_record_is_not(model: Path, tmp_path: Path, change: str) -> None:
+def test_database_with_another_ledger_is_not_current(model: Path, tmp_path: Path, change: str) -> None:
     other = tmp_path / "other.db"
     shutil.copy(model, other)
     execute(other, change)
@@ -92,7 +92,9 @@ def test_database_with_another_record_is_not(model: Path, tmp_path: Path, change
         pytest.param(lambda path: path.write_text("no database" * 200), id="a text"),
     ],
 )
-def test_what_is_no_database_is_not(model: Path, tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_file_that_is_not_a_database_is_not_current(
+    model: Path, tmp_path: Path, make: Callable[[Path], object]
+) -> None:
     other = tmp_path / "other.db"
     make(other)
 
@@ -102,7 +104,7 @@ def test_what_is_no_database_is_not(model: Path, tmp_path: Path, make: Callable[
     assert other.exists() is before
 
 
-def test_locked_one_is_not(model: Path, tmp_path: Path) -> None:
+def test_locked_database_is_not_current(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     shutil.copy(model, other)
     writer = apsw.Connection(str(other))
@@ -113,7 +115,7 @@ def test_locked_one_is_not(model: Path, tmp_path: Path) -> None:
     assert is_current(alike(model), other)
 
 
-def test_nothing_is_learnt_from_one_that_lacks_something(tmp_path: Path) -> None:
+def test_ledger_with_pending_migrations_is_not_remembered(tmp_path: Path) -> None:
     half, changed = tmp_path / "half.db", tmp_path / "changed.db"
     bring_up(half, MIGRATIONS[:1])
     bring_up(changed, [MIGRATIONS[0], Migration(2, "posts", "CREATE TABLE other (x);")])
@@ -127,10 +129,10 @@ def test_nothing_is_learnt_from_one_that_lacks_something(tmp_path: Path) -> None
     ("before", "change"),
     [
         pytest.param(1, bring_up, id="brought up"),
-        pytest.param(2, lambda path: execute(path, "DELETE FROM _migrations WHERE version = 2"), id="put back"),
+        pytest.param(2, lambda path: execute(path, "DELETE FROM _migrations WHERE version = 2"), id="row deleted"),
     ],
 )
-def test_nothing_is_learnt_from_one_that_is_changed_between_the_looks(
+def test_ledger_that_changes_between_two_reads_is_not_remembered(
     tmp_path: Path, before: int, change: Callable[[Path], None]
 ) -> None:
     """One of the two looks sees what another database that still lacks something is like."""
@@ -165,11 +167,11 @@ def between_the_looks(path: Path, action: Callable[[], None]) -> Iterator[None]:
 @pytest.mark.parametrize(
     "known",
     [
-        pytest.param(lambda path: alike(path, policy=Policy(on_changed=OnChanged.REDO)), id="edits are followed"),
-        pytest.param(lambda path: alike(path, application_id=7), id="only some program's databases"),
+        pytest.param(lambda path: alike(path, policy=Policy(on_changed=OnChanged.REDO)), id="redo policy"),
+        pytest.param(lambda path: alike(path, application_id=7), id="other application_id"),
     ],
 )
-def test_where_more_has_to_be_looked_at_nothing_is_learnt(
+def test_no_ledger_is_remembered_if_its_summary_is_not_sufficient(
     model: Path, known: Callable[[Path], CurrentLedgers]
 ) -> None:
     assert not is_current(known(model), model)

@@ -119,7 +119,7 @@ def finished(outcome: str, applied: int, pending: int, level: str = "info") -> L
 CREATED = {"event": "database.created", "level": "info", "message": "created app.db"}
 
 
-def test_applied(work: Work, migrations: Path) -> None:
+def test_events_of_applied_migrations(work: Work, migrations: Path) -> None:
     write_migration(migrations, 1)
     write_migration(migrations, 2)
 
@@ -131,7 +131,7 @@ def test_applied(work: Work, migrations: Path) -> None:
     assert (outcome.result, outcome.applied, outcome.pending, outcome.error) == (OutcomeKind.APPLIED, 2, 0, None)
 
 
-def test_snapshots_are_told(work: Work, migrations: Path) -> None:
+def test_snapshots_are_logged(work: Work, migrations: Path) -> None:
     write_migration(migrations, 1)
     work.do()
     write_migration(migrations, 2)
@@ -148,7 +148,7 @@ def test_snapshots_are_told(work: Work, migrations: Path) -> None:
     assert taken == {"event": "snapshot.taken", "level": "info"}
 
 
-def test_snapshot_that_is_too_large_is_told_as_skipped(work: Work, migrations: Path) -> None:
+def test_skipped_snapshot_is_logged(work: Work, migrations: Path) -> None:
     write_migration(migrations, 1)
     work.do()
     write_migration(migrations, 2)
@@ -162,7 +162,7 @@ def test_snapshot_that_is_too_large_is_told_as_skipped(work: Work, migrations: P
     assert not (work.home / ".migrated/snapshots").exists()
 
 
-def test_up_to_a_version(work: Work, migrations: Path) -> None:
+def test_events_of_up_to_a_version(work: Work, migrations: Path) -> None:
     for version in (1, 2, 3):
         write_migration(migrations, version)
 
@@ -172,7 +172,7 @@ def test_up_to_a_version(work: Work, migrations: Path) -> None:
     assert (outcome.applied, outcome.pending) == (1, 2)
 
 
-def test_current_says_nothing(work: Work, migrations: Path) -> None:
+def test_current_database_logs_nothing(work: Work, migrations: Path) -> None:
     write_migration(migrations, 1)
     work.do()
 
@@ -191,7 +191,7 @@ def test_rows_changed_are_counted(work: Work, migrations: Path) -> None:
     assert [line["rows_changed"] for line in lines if "rows_changed" in line] == [5]
 
 
-def test_rolled_back(work: Work, migrations: Path) -> None:
+def test_events_of_a_rollback(work: Work, migrations: Path) -> None:
     write_migration(migrations, 1, down="DROP TABLE t1;")
     work.do()
 
@@ -230,7 +230,7 @@ def test_rolled_back(work: Work, migrations: Path) -> None:
     assert (outcome.applied, outcome.rolled_back) == (0, 1)
 
 
-def test_failed(work: Work, migrations: Path) -> None:
+def test_events_of_a_failure(work: Work, migrations: Path) -> None:
     write_migration(migrations, 1)
     write_migration(migrations, 2, up="CREATE TABLE b (x);\nINSERT INTO nowhere VALUES ('secret');")
     write_migration(migrations, 3)
@@ -327,7 +327,7 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
     assert (outcome.result, outcome.applied, outcome.pending) == (OutcomeKind.REFUSED, 0, 1)
 
 
-def test_what_is_kept_of_a_changed_text_is_short(work: Work, migrations: Path) -> None:
+def test_outcome_stores_only_an_excerpt_of_a_changed_text(work: Work, migrations: Path) -> None:
     """The daemon keeps it for each of its databases for as long as they are refused."""
     write_migration(migrations, 1, up="\n".join(f"SELECT '{'x' * 1000}', {n};" for n in range(1000)))
     work.do()
@@ -341,7 +341,7 @@ def test_what_is_kept_of_a_changed_text_is_short(work: Work, migrations: Path) -
     assert 1000 < len(str(outcome.changes[1]["difference"])) < 10_000
 
 
-def test_late_is_applied_and_told(work: Work, migrations: Path) -> None:
+def test_applied_late_migration_is_logged(work: Work, migrations: Path) -> None:
     write_migration(migrations, 2)
     work.do()
     write_migration(migrations, 1)
@@ -362,7 +362,7 @@ def test_late_is_applied_and_told(work: Work, migrations: Path) -> None:
     ]
 
 
-def test_late_is_refused(work: Work, migrations: Path) -> None:
+def test_events_of_a_refused_late_migration(work: Work, migrations: Path) -> None:
     write_migration(migrations, 2)
     work.do()
     write_migration(migrations, 1)
@@ -397,7 +397,7 @@ def test_late_is_refused(work: Work, migrations: Path) -> None:
     assert outcome.result is OutcomeKind.REFUSED
 
 
-def test_missing_is_rolled_back_and_told(work: Work, migrations: Path) -> None:
+def test_rolled_back_missing_migration_is_logged(work: Work, migrations: Path) -> None:
     write_migration(migrations, 1, down="DROP TABLE t1;").rename(migrations / "1_change.sql")
     work.do()
     (migrations / "1_change.sql").unlink()

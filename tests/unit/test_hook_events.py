@@ -42,12 +42,12 @@ def occasions(*outcomes: Outcome, is_new: bool = True) -> list[HookEvent]:
     return gathering.hook_events()
 
 
-def test_nothing_to_tell_gives_none() -> None:
+def test_no_change_and_no_failure_make_no_event() -> None:
     assert occasions() == []
     assert occasions(outcome("a", OutcomeKind.CURRENT), outcome("b", OutcomeKind.CURRENT)) == []
 
 
-def test_all_that_was_applied_is_one_occasion() -> None:
+def test_all_changes_are_one_event() -> None:
     found = occasions(
         outcome("b", OutcomeKind.APPLIED, 9, 10),
         outcome("c", OutcomeKind.CURRENT),
@@ -57,7 +57,7 @@ def test_all_that_was_applied_is_one_occasion() -> None:
     assert found == [HookEvent(APPLY, "r1", "applied", ("/srv/b", "/srv/a"), (2, 9, 10))]
 
 
-def test_all_that_is_wrong_is_one_occasion_named_after_the_worst() -> None:
+def test_all_failures_are_one_event_with_the_worst_outcome() -> None:
     found = occasions(
         outcome("a", OutcomeKind.UNAVAILABLE, error=BUSY),
         outcome("b", OutcomeKind.REFUSED, error=CHANGED),
@@ -77,7 +77,7 @@ def test_all_that_is_wrong_is_one_occasion_named_after_the_worst() -> None:
     ]
 
 
-def test_what_was_applied_before_a_failure_is_an_occasion_of_its_own() -> None:
+def test_changes_before_a_failure_are_a_separate_event() -> None:
     found = occasions(
         outcome("a", OutcomeKind.FAILED, 5, 6, error=BROKEN),
         outcome("b", OutcomeKind.APPLIED, 8),
@@ -89,19 +89,19 @@ def test_what_was_applied_before_a_failure_is_an_occasion_of_its_own() -> None:
     ]
 
 
-def test_trouble_that_is_no_news_gives_none_but_what_was_applied_does() -> None:
+def test_known_failure_makes_no_event_but_changes_do() -> None:
     assert occasions(outcome("a", OutcomeKind.FAILED, error=BROKEN), is_new=False) == []
     (found,) = occasions(outcome("a", OutcomeKind.FAILED, 5, error=BROKEN), is_new=False)
     assert (found.hook, found.versions) == (APPLY, (5,))
 
 
-def test_what_was_interrupted_on_demand_did_not_fail() -> None:
+def test_requested_interruption_is_not_a_failure() -> None:
     interrupted = ExecutionFailedError("it was interrupted: SIGTERM", version=7, code=INTERRUPTED)
 
     assert occasions(outcome("a", OutcomeKind.FAILED, error=interrupted)) == []
 
 
-def test_fault_of_a_directory_concerns_its_databases() -> None:
+def test_error_of_a_directory_concerns_its_databases() -> None:
     gathering = HookCollector("r1")
     fault = InvalidFormatError("version 7 is claimed twice", version=7, file="/srv/007_x.sql")
     gathering.add_failure(OutcomeKind.REFUSED, fault, ["/srv/a", "/srv/b"])
@@ -112,7 +112,7 @@ def test_fault_of_a_directory_concerns_its_databases() -> None:
     ]
 
 
-def test_two_runs_in_one_are_about_all_and_come_to_the_later_one() -> None:
+def test_merged_events_have_all_databases_and_the_later_outcome() -> None:
     first = HookEvent(FAILURE, "r1", "failed", ("/srv/a", "/srv/b"), (7, 9), "first", "/srv/7_x.sql")
     second = HookEvent(FAILURE, "r2", "refused", ("/srv/c", "/srv/a"), (8,), "second")
 
@@ -124,7 +124,7 @@ def test_two_runs_in_one_are_about_all_and_come_to_the_later_one() -> None:
 # What the program is told
 
 
-def test_variables() -> None:
+def test_environment_variables() -> None:
     told = HookEvent(FAILURE, "r1", "failed", ("/srv/a",), (7, 9), "no such table: x", "/srv/7_x.sql").variables()
 
     assert told == {
@@ -139,7 +139,7 @@ def test_variables() -> None:
     }
 
 
-def test_of_several_databases_none_is_the_database() -> None:
+def test_several_databases_set_no_single_database_variable() -> None:
     told = HookEvent(APPLY, "r1", "applied", ("/srv/a", "/srv/b")).variables()
 
     assert told == {
@@ -152,7 +152,7 @@ def test_of_several_databases_none_is_the_database() -> None:
 
 
 @pytest.mark.parametrize("name", ["tenant", "täñänt", os.fsdecode(b"\xff\xfe")], ids=ascii)
-def test_what_the_kernel_would_not_take_is_cut_between_two_and_said(name: str) -> None:
+def test_too_long_list_is_cut_between_two_entries_and_marked(name: str) -> None:
     paths = [f"/srv/{name}{number}.db" for number in range(20_000)]
     told = HookEvent(APPLY, "r1", "applied", tuple(paths), tuple(range(10**14, 10**14 + 20_000))).variables()
 

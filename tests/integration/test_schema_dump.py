@@ -1,4 +1,4 @@
-"""Schema files kept up to date: when they are written, and what is said when they cannot be."""
+"""Schema files: when they are written, and what is logged if writing fails."""
 
 import fcntl
 import json
@@ -40,7 +40,7 @@ SchemaFiles().update(target, outcome, logger.configure("json", "info"), CancelTo
 
 @contextmanager
 def noticed_when_opened(file: BinaryIO) -> Iterator[Callable[[], bool]]:
-    """Who opens the file waits until the block ends; the function given says whether somebody does."""
+    """Block every open of the file until the context ends; the yielded function tells whether one waits."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     try:
@@ -96,8 +96,14 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.close()
 
 
+def stamp(file: Path) -> tuple[int, int]:
+    """Return what a write would change. The access time may change at any read."""
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 class TestWriting:
-    def test_first_time_it_is_written_and_told(self, bench: Bench) -> None:
+    def test_first_update_writes_and_logs(self, bench: Bench) -> None:
         bench.update()
 
         assert "CREATE TABLE one (a);" in bench.file.read_text()
@@ -105,16 +111,16 @@ class TestWriting:
         assert (line["level"], line["event"]) == ("info", "schema.dumped")
         assert (line["database"], line["file"]) == ("app.db", str(bench.file))
 
-    def test_what_differs_in_nothing_is_not_touched(self, bench: Bench) -> None:
+    def test_equal_schema_file_is_not_written(self, bench: Bench) -> None:
         bench.update()
-        before = bench.file.stat()
+        before = stamp(bench.file)
         execute(bench.database, "INSERT INTO one VALUES (1)")
         bench.update()
         bench.schemas = SchemaFiles()
         bench.update()
 
         assert bench.events() == ["schema.dumped"]
-        assert bench.file.stat() == before
+        assert stamp(bench.file) == before
 
     def test_change_is_written(self, bench: Bench) -> None:
         bench.update()
@@ -124,8 +130,8 @@ class TestWriting:
         assert "CREATE TABLE one (a, b);" in bench.file.read_text()
         assert bench.events() == ["schema.dumped"] * 2
 
-    def test_person_may_edit_it_until_the_schema_changes(self, bench: Bench) -> None:
-        """Who resolves a conflict in it, say, is not disturbed."""
+    def test_edited_file_is_not_overwritten_until_the_schema_changes(self, bench: Bench) -> None:
+        """A person may be resolving a merge conflict in it."""
         bench.update()
         bench.file.write_text("<<<<<<<")
         bench.update()
@@ -135,7 +141,7 @@ class TestWriting:
         bench.update()
         assert "two" in bench.file.read_text()
 
-    def test_without_the_setting_nothing_is_written(self, tmp_path: Path, bench: Bench) -> None:
+    def test_nothing_is_written_without_schema_file(self, tmp_path: Path, bench: Bench) -> None:
         bench.target = Target(str(tmp_path), ("app.db",), str(tmp_path / "migrations"))
         bench.update()
 
@@ -163,7 +169,7 @@ class TestWriting:
             (OutcomeKind.UNAVAILABLE, DatabaseError("x"), 0, 3, True),
         ],
     )
-    def test_only_after_a_change_or_where_all_is_well(
+    def test_update_needs_a_change_or_a_successful_outcome(
         self,
         bench: Bench,
         result: OutcomeKind,
@@ -177,9 +183,7 @@ class TestWriting:
 
         assert bench.file.exists() is written
 
-    def test_while_a_migration_is_half_done_the_file_says_what_was_before(
-        self, bench: Bench, migrations: Path
-    ) -> None:
+    def test_unfinished_migration_leaves_the_old_schema_file(self, bench: Bench, migrations: Path) -> None:
         bench.update()
         before = bench.file.read_bytes()
         write_migration(migrations, 1)
@@ -194,8 +198,8 @@ class TestWriting:
 
         assert bench.file.read_bytes() == before
 
-    def test_whoever_writes_last_writes_the_latest(self, bench: Bench, children: Children) -> None:
-        """As `up` beside a daemon: one has read the schema, the other changes it and writes the file meanwhile."""
+    def test_last_of_concurrent_writers_writes_the_latest_schema(self, bench: Bench, children: Children) -> None:
+        """One process has read the schema; another changes it and writes the file before the first one does."""
         bench.file.write_text("before")
         with bench.file.open("r+b") as file, noticed_when_opened(file) as is_noticed:
             slow = children.start(UPDATE, bench.database, bench.file)
@@ -212,7 +216,7 @@ class TestWriting:
 
 
 class TestFailing:
-    def test_missing_directory_is_told_once(self, bench: Bench) -> None:
+    def test_missing_directory_is_logged_once(self, bench: Bench) -> None:
         bench.file.parent.rmdir()
         bench.update()
         bench.update()
@@ -224,7 +228,7 @@ class TestFailing:
         assert line["hint"] == "create its directory, or set schema_file to another path"
         assert line["error"]["code"] == "ENOENT"
 
-    def test_another_cause_is_told_and_so_is_the_same_after_it_was_well(self, bench: Bench) -> None:
+    def test_new_cause_is_logged_and_the_same_cause_after_a_success(self, bench: Bench) -> None:
         bench.file.parent.rmdir()
         bench.file.parent.write_text("no directory")
         bench.update()
@@ -245,7 +249,7 @@ class TestFailing:
             ("schema.dump_failed", "No such file or directory"),
         ]
 
-    def test_it_is_tried_again_until_it_succeeds(self, bench: Bench) -> None:
+    def test_failed_write_is_retried(self, bench: Bench) -> None:
         bench.file.parent.rmdir()
         bench.update()
         bench.file.parent.mkdir()
@@ -253,7 +257,7 @@ class TestFailing:
 
         assert "CREATE TABLE one" in bench.file.read_text()
 
-    def test_directory_in_its_place(self, bench: Bench) -> None:
+    def test_directory_at_the_path_of_the_schema_file(self, bench: Bench) -> None:
         bench.file.mkdir()
         bench.update()
 
@@ -264,7 +268,7 @@ class TestFailing:
         )
         assert bench.file.is_dir()
 
-    def test_database_that_cannot_be_read(self, bench: Bench) -> None:
+    def test_unreadable_database_is_logged(self, bench: Bench) -> None:
         bench.update()
         before = bench.file.read_bytes()
         bench.database.write_bytes(b"no database, and longer than the header of one" * 20)
