@@ -1,1 +1,1 @@
-"""What usually is wrong, and how to mend it: checks of everything that the daemon stands on, changing nothing."""
+"""Check everything that the daemon depends on, without changing anything, and say how to fix it."""

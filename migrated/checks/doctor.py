@@ -73,9 +73,11 @@ def _examine_target(config: Config, target: Target, found: list[DatabasePath]) -
         require_some(target, found)
     except MigrationError as error:
         yield from_error("database.found", ", ".join(target.databases), error)
+    # An incomplete listing would make applied migrations look missing.
     usable = listing.migrations if listing and not listing.invalid and not listing.unfinished else None
     for database in found:
         yield from _examine_database(database, target, usable)
+    # Locks and file times belong to the directory: check each directory once, not once per database.
     for place, database in {os.path.dirname(os.path.realpath(each.path)): each for each in found}.items():
         yield from _guarded("locks", place, partial(machine.check_locks, database.path))
         yield from _guarded("clock.files", place, partial(machine.check_clock, place))
@@ -120,5 +122,5 @@ def _guarded(check: str, subject: str, work: Callable[[], Iterable[Finding]]) ->
         yield from work()
     except MigrationError as error:
         yield from_error(check, subject, error)
-    except Exception as surprise:  # noqa: BLE001 - a bug in one check must not stop the others
-        yield problem(check, subject, f"the check failed: {surprise}", None)
+    except Exception as error:  # noqa: BLE001 - a bug in one check must not stop the others
+        yield problem(check, subject, f"the check failed: {error}", None)

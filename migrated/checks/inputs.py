@@ -36,6 +36,7 @@ _MARGIN = 1_000_000
 
 def check_usable(database: DatabasePath, target: Target) -> Iterator[Finding]:
     """Check that this user can migrate the database, and its owner use it afterwards. Raises `DatabaseError`."""
+    # A glob matches existing files only, so a run never creates its databases.
     may_be_created = target.create and not database.matched
     preflight.require_usable(database.path, create=may_be_created)
     try:
@@ -71,6 +72,7 @@ def check_content(
         ledger = handle.look()
         mode = journal_mode(database.path, busy_timeout=BUSY_SECONDS)
     except DatabaseError as error:
+        # A busy database is no problem: another process may be migrating it right now.
         if not error.code.startswith("SQLITE_BUSY"):
             raise
         by = f", by {error.holder}" if error.holder else ""
@@ -116,6 +118,7 @@ def check_owners(database: DatabasePath) -> Iterator[Finding]:
         owner = os.stat(real).st_uid
     except OSError:
         return
+    # A default ACL decides who can use new files here; judging by mode bits would give false alarms.
     if permissions.has_default_acl(os.path.dirname(real)):
         return
     snapshots = catalog.folder_of(real)
@@ -205,6 +208,7 @@ def check_files(directory: str, listing: Listing) -> Iterator[Finding]:
 def check_safety(directory: str, listing: Listing, *, insecure_allowed: bool) -> Iterator[Finding]:
     """Report who else can change migrations. Refused permissions were already reported by reading the files."""
     trust = Trust()
+    # Without the setting, reading the directory has already refused weak permissions.
     if insecure_allowed:
         files = [migration.file for migration in listing.migrations if migration.file]
         for path in [directory, *files]:
@@ -238,6 +242,7 @@ def check_events(directory: str, mode: WatchMode) -> Iterator[Finding]:
         )
         return
     parent = os.path.dirname(real)
+    # On another file system the test would prove nothing about this one.
     if os.stat(parent).st_dev != os.stat(real).st_dev or not os.access(parent, os.W_OK | os.X_OK):
         yield ok(
             "watch.hears", directory, f"not tested: no writable directory beside it on its file system ({kind})"
@@ -256,9 +261,9 @@ def _probe(directory: str, beside: str, mode: WatchMode, kind: str) -> Finding:
     event_received = threading.Event()
     watch = DirectoryWatch(beside, mode, lambda _name: event_received.set())
     try:
-        news = watch.check()
-        if news is None or news.kind == "lost":
-            reason = news.reason if news else "no reason is known"
+        change = watch.check()
+        if change is None or change.kind == "lost":
+            reason = change.reason if change else "unknown reason"
             return problem("watch.hears", directory, f"cannot be watched: {reason}", 'set watch = "polling"')
         (Path(beside) / "probe").write_bytes(b"")
         if not event_received.wait(EVENT_TIMEOUT_SECONDS):
@@ -268,7 +273,8 @@ def _probe(directory: str, beside: str, mode: WatchMode, kind: str) -> Finding:
             return problem("watch.hears", directory, text, 'set watch = "polling"')
     finally:
         watch.stop()
-    if news.reason == "polling" and mode == "auto" and not is_shared(beside):
+    # Polling was not configured, so the fallback has a cause that the administrator can remove.
+    if change.reason == "polling" and mode == "auto" and not is_shared(beside):
         hint = "raise fs.inotify.max_user_instances and max_user_watches (sysctl)"
         return warning("watch.hears", directory, "polled, because no inotify watches are left", hint)
-    return ok("watch.hears", directory, f"changes are noticed by {news.reason} ({kind})")
+    return ok("watch.hears", directory, f"changes are noticed by {change.reason} ({kind})")

@@ -108,6 +108,7 @@ def _leads_to_inotify(link: Path) -> bool:
 
 def check_time() -> Iterator[Finding]:
     """Check that the kernel considers its clock synchronised."""
+    # Not every libc has adjtimex.
     adjtimex = getattr(ctypes.CDLL(None, use_errno=True), "adjtimex", None)
     # With a structure of zeros (modes = 0) the call only reads (https://man7.org/linux/man-pages/man2/adjtimex.2.html).
     yield judge_time(adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) if adjtimex else -1)
@@ -137,6 +138,7 @@ def check_locks(database: str) -> Iterator[Finding]:
         (file_locks.DAEMON, "a daemon is running", "no daemon is running"),
         (file_locks.APPLYING, "migrations are being applied", "nothing is being applied"),
     ):
+        # A missing lock file is normal: no daemon or run has ever worked here.
         path = file_locks.lock_path(database, which)
         if not path.exists():
             yield ok(f"locks.{which.partition('.')[0]}", str(path), f"{free}: the lock was never taken")

@@ -1,1 +1,1 @@
-"""Many databases: found, migrated in waves, inspected, and reported on."""
+"""Many databases: find, migrate in waves, inspect and report them."""

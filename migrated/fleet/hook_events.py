@@ -38,6 +38,7 @@ class HookCollector:
 
     def add_failure(self, result: OutcomeKind, error: MigrationError, databases: Iterable[str]) -> None:
         """Add one error that several databases share. An interruption by the user is not a failure."""
+        # The user pressed Ctrl-C or stopped the service, and knows.
         if error.code != INTERRUPTED:
             self._failures.append(_Event(tuple(databases), result, _failing(error), error))
 

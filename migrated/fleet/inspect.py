@@ -147,6 +147,7 @@ def _handle(database: DatabasePath, target: Target) -> "Database":
     return open_database(
         database.path,
         create=target.create,
+        # A file that a glob matched and that was deleted since must not be created again.
         must_exist=database.matched,
         busy_timeout=target.busy_timeout,
         application_id=target.application_id,

@@ -119,6 +119,7 @@ class DatabaseJob:
         observer = LoggingObserver(self.log.bind(database=database.name), also, verbose=verbose)
         started = time.monotonic()
         runner = self._runner(database, observer, busy_timeout)
+        # Both are checked before the run: an empty file is new for the template, but was not created by us.
         is_new = is_absent_or_empty(database.path)
         was_there = not is_new or os.path.exists(database.path)
         error: MigrationError | None = None
@@ -174,6 +175,7 @@ class DatabaseJob:
 
     def _pending(self, runner: MigrationRunner, result: OutcomeKind, error: MigrationError | None) -> int:
         succeeded = result is OutcomeKind.CURRENT or (self.applies_all and error is None)
+        # A stopped run may have left migrations although it raised no error.
         is_whole = succeeded and not (self.cancel_token and self.cancel_token.stop_requested())
         # Counting would wait a second time for a busy database.
         if is_whole or isinstance(error, DatabaseError):

@@ -59,6 +59,7 @@ def internal_error(error: Exception) -> dict[str, str]:
     return {
         "message": f"internal error: {error!r}",
         "hint": "this is a bug in migrated; please report it with this line",
+        # The end of a traceback has the raising frames.
         "statement": "".join(traceback.format_exception(error))[-1500:],
     }
 
@@ -74,6 +75,7 @@ class FailureCause(NamedTuple):
 
 def cause_of(outcome: Outcome) -> FailureCause | None:
     """Return the cause of a failed outcome; None if it has no error."""
+    # The versions, not the message, identify a cause: messages contain names and paths.
     error = outcome.error
     if error is None:
         return None

@@ -38,6 +38,7 @@ def report_error(outcome: Outcome, log: Log) -> None:
     match outcome.error:
         case None:
             return
+        # A refusal without offenders has its whole text in the reason.
         case RefusedError() as refusal if not refusal.offenders:
             log.failure(events.MIGRATION_MISSING._replace(sentence="{reason}"), refusal)
         case RefusedError() as refusal:
@@ -94,6 +95,7 @@ def report_others(example: Outcome, number: int, log: Log) -> None:
         return
     is_unavailable = example.result is OutcomeKind.UNAVAILABLE
     event = events.DATABASE_UNAVAILABLE if is_unavailable else events.DATABASE_BLOCKED
+    # Excerpt and statement belong to the example; this line is about other databases.
     keys = failure_keys(example.error) | {"excerpt": None, "statement": None}
     log(event._replace(sentence="{databases} more databases: {reason}"), **keys, databases=number)
 
@@ -138,6 +140,7 @@ class RunTotals:
     def add(self, outcome: Outcome) -> None:
         """Count an outcome."""
         self._results[outcome.result] += 1
+        # A failed database counts as blocked or unavailable, not as pending.
         self._pending += bool(outcome.pending and outcome.error is None)
         self._applied += outcome.applied
         self._rolled_back += outcome.rolled_back
@@ -227,6 +230,7 @@ class LoggingObserver(Observer):
         self.applied += up
         self.rolled_back += not up
         self.versions.append(done.entry.version)
+        # Repeatable migrations have version 0 in the ledger; the log omits the key.
         keys = {"version": done.entry.version or None, "name": done.entry.name, "direction": direction.value}
         if done.dropped:
             self.log(events.SCHEMA_OBJECTS_DROPPED, **keys, reason=", ".join(done.dropped))

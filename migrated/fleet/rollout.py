@@ -129,9 +129,11 @@ class Rollout:
 
     def _record(self, visit: Visit, outcome: Outcome) -> None:
         error = outcome.error
+        # A tenant deleted during the rollout is not a failure.
         if outcome.is_gone:
             return
         if outcome.result is OutcomeKind.FAILED and error is not None:
+            # A temporary error, such as a full disk or an interruption, says nothing about the migration.
             if not error.transient and not self._is_known(outcome):
                 self._failure = self._failure or error
                 self._waves.count_failure()

@@ -41,6 +41,7 @@ class Waves:
 
         Begins the next wave when the current one is complete and nothing is running.
         """
+        # A running database may still fail: the next wave waits until all have finished.
         if self._room <= 0 and running == 0 and not self.is_halted:
             self._begin_next()
         return 0 if self.is_halted else self._room - running
@@ -63,6 +64,7 @@ class Waves:
         return 1 if self.number == 1 else USUAL_LIMIT.of(self._total)
 
     def _begin_next(self) -> None:
+        # A wave with any failure is the last one, so this counter is never reset.
         if self._failed_in_wave:
             self.is_halted = True
             return

@@ -44,6 +44,7 @@ def execute_up(arguments: argparse.Namespace) -> int:
     config = options.configuration(arguments)
     target: int | None = arguments.to
     if arguments.dry_run:
+        # Imported here: applying does not need the plan command, and start-up stays short.
         from migrated.cli.commands.plan import show_plans
 
         return show_plans(config, target, as_json=False, never_down=True)
@@ -113,6 +114,7 @@ class _Run:
             self._migrate(target, databases, migrations)
         self._failure_groups.report(self._log)
         self._totals.report(self._log)
+        # `migrated up` in a hook would otherwise run the hook again, without end.
         if not within_a_hook():
             for event in self._hooks.hook_events():
                 run_hook(self._config, event, self._log, self._cancel_token)
@@ -156,6 +158,7 @@ class _Run:
 
             def run_visit(visit: Visit) -> Outcome:
                 if is_fleet:
+                    # A first visit waits briefly; the last one waits as long as the target is configured to.
                     busy_timeout = None if visit.is_last else BUSY_SECONDS
                     return job.run(visit.database, busy_timeout=busy_timeout, verbose=visit.verbose)
                 work = partial(job.run, visit.database, bar)
@@ -164,6 +167,7 @@ class _Run:
             outcomes: dict[DatabasePath, tuple[Outcome, bool]] = {}
 
             def on_done(outcome: Outcome) -> None:
+                # The schema file shows the schema of the first database only.
                 if outcome.database is databases[0]:
                     SchemaFiles().update(target, outcome, self._log, self._cancel_token)
                 outcomes[outcome.database] = outcome, not cancelled_while_waiting(outcome, self._cancel_token)
@@ -210,6 +214,7 @@ def _read(target: Target, trust: Trust | None, log: Log) -> list[Migration]:
     for migration in listing.migrations:
         if migration.is_draft and migration.origin:
             log(events.FILE_DRAFT, file=migration.file, version=migration.version, name=migration.name)
+    # The first error is raised below, and logged by the caller.
     for error in listing.invalid[1:]:
         log.failure(events.FILE_INVALID, error)
     if listing.invalid:

@@ -82,6 +82,7 @@ def _wait_with_daemon(paths: list[str], left: float | None) -> bool:
         return False
     socket, databases = next(iter(found.items()))
     request = {"request": "wait", "databases": databases, "timeout": left}
+    # The names of a large fleet may exceed the limit of the protocol: then poll instead.
     if len(protocol.line_of(request)) > protocol.LONGEST_REQUEST:
         return False
     try:
@@ -136,6 +137,7 @@ def execute_reload(arguments: argparse.Namespace) -> int:
     from migrated.daemon.control import client
 
     config = options.configuration(arguments)
+    # With --wait the daemon answers only when the configuration is in force, which may take long.
     limit = None if arguments.wait else client.PROMPT_ANSWER_SECONDS
     client.ask_every(config, limit, request="reload", wait=arguments.wait)
     return 0

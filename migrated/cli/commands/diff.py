@@ -109,6 +109,7 @@ def _show(found: _Found) -> None:
     """Print each change once, with all databases that have it."""
     groups: dict[object, list[tuple[str, Change]]] = {}
     for database, change in found.changes:
+        # Databases with the same edit share one diff; only the time of applying differs.
         key = change.present.label, change.present.file, change.applied.checksum, change.up, change.down
         groups.setdefault(key, []).append((database, change))
     for number, group in enumerate(groups.values()):

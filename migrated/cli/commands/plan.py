@@ -70,6 +70,7 @@ def show_plans(
             with JsonDocument() as document:
                 document.elements("databases", (_document(plan) for plan in plans))
                 document.member("problems", problems)
+        # With --json the generator is exhausted here, and nothing more is printed.
         for plan in plans:
             if is_grouped:
                 _note(plan, report)
@@ -125,6 +126,7 @@ def _plan(
             if plan.direction is MigrationDirection.DOWN:
                 refusals.refuse_changed(statuses, view.handle.stored_migrations)
                 return agenda_of(plan), None
+        # The plan is returned beside the refusal: JSON shows what would be done once the cause is fixed.
         if view.refusal:
             return agenda_of(plan_up(statuses, target)), view.refusal
         return plan_run(status, view.handle.stored_migrations, view.target.policy, target), None

@@ -85,6 +85,7 @@ def _show(config: "Config", *, as_json: bool) -> int:
                 print(f"{view.name}: {_sentence(unfinished) if unfinished else 'no unfinished migration'}")
     if as_json:
         print_json({"unfinished": documents})
+    # With many databases the others were not listed, so say once that there is nothing.
     elif not (names_all or documents):
         print("no unfinished migration")
     return combined_exit_code(codes)
@@ -146,6 +147,7 @@ def _repair(config: "Config", version: int, how: Repair, reason: str | None, can
                 repaired += 1
                 runner = MigrationRunner(
                     view.database.path,
+                    # An unfinished migration implies an existing database: never create one here.
                     create=False,
                     lock_timeout=config.lock_timeout,
                     busy_timeout=view.target.busy_timeout,
@@ -159,6 +161,7 @@ def _repair(config: "Config", version: int, how: Repair, reason: str | None, can
                 codes.append(error.exit_code)
             else:
                 print(f"{view.name}: {version} {_DONE[how]}")
+    # After an error the version may be unfinished in the database that could not be read.
     if not repaired and not codes:
         print_problem(f"no database has an unfinished migration {version}")
         codes.append(MigrationNotFoundError.exit_code)

@@ -15,6 +15,7 @@ from migrated.core.errors import MigrationFileError, RefusedError
 
 _UNIT = "migrated.service"
 _SYSTEM = "/etc/systemd/system"
+# With ProtectHome= systemd hides these directories from the service.
 _HOMES = ("/home", "/root", "/run/user")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+,:@=")
 
@@ -74,6 +75,7 @@ def _for_user(arguments: argparse.Namespace, config: Config) -> str:
 def _command(name: str, arguments: argparse.Namespace, config: Config) -> str:
     """Return the command line that runs a command of this installation with the given options."""
     program = Path(sys.argv[0]).absolute()
+    # Started with `python -m migrated`, argv[0] is __main__.py, which cannot be executed.
     words = [sys.executable, "-m", "migrated"] if program.suffix == ".py" else [str(program)]
     given = options.overrides(arguments)
     databases = given.databases
@@ -88,6 +90,7 @@ def _command(name: str, arguments: argparse.Namespace, config: Config) -> str:
         "--log-level": [given.log_level],
     }
     options_given = [word for key, values in chosen.items() for value in values if value for word in (key, value)]
+    # systemd expands $NAME in ExecStart; `$$` is a literal dollar sign.
     return " ".join([*map(_word, words), name, *(_word(word).replace("$", "$$") for word in options_given)])
 
 
@@ -107,6 +110,7 @@ def _name_of(user: int) -> str:
 
 
 def _escaped(text: str) -> str:
+    # A percent sign begins a specifier in unit files.
     return text.replace("%", "%%")
 
 

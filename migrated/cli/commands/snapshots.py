@@ -54,6 +54,7 @@ def _find(config: "Config", identifier: str) -> "_Found":
         for database in databases
         if (snapshot := find_snapshot(database.path, identifier))
     ]
+    # Copied directories may contain the same snapshot; guessing could overwrite the wrong database.
     if len(found) > 1:
         raise DatabaseError(
             f"{identifier} is a snapshot of several databases: {', '.join(each.database.name for each in found)}",
@@ -111,6 +112,7 @@ def _restore(config: "Config", found: "_Found", reason: str | None, cancel_token
         return Outcome(database, OutcomeKind.APPLIED)
 
     outcome = with_daemon_lock(database, work)
+    # The schema file shows the schema of the first database only.
     if is_first:
         SchemaFiles().update(target, outcome, log, cancel_token)
     report_error(outcome, log)

@@ -42,6 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
     live = _ask_daemons(paths)
     by_path, developed = _by_path(live), _developed(live)
     found = StatusTotals(problem.exit_code for target in targets for problem in target.problems)
+    # If every database prints lines to this terminal, a bar between them would flicker.
     with FleetBar(len(paths), is_wanted=is_summary or not sys.stdout.isatty()) as bar:
         looks = [(target, bar.track(found.over(target.views(developed)))) for target in targets]
         if arguments.json:
@@ -62,6 +63,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _exit_code(found: StatusTotals, *, is_strict: bool) -> int:
     codes = found.codes | (found.refusals if is_strict else set())
+    # An error matters more than pending migrations, so its exit code wins.
     if is_strict and found.pending and not any(codes):
         return _PENDING_EXIT_CODE
     return combined_exit_code(codes)
@@ -186,6 +188,7 @@ def _repeatable(status: Any) -> dict[str, Any]:
 
 def _migration(status: Any) -> dict[str, Any]:
     migration, applied = status.migration, status.applied
+    # A stopped migration without a file or a ledger row is known only from the history.
     known = applied or migration or status.unfinished.recorded
     entry = {
         "version": status.version,
@@ -239,6 +242,7 @@ def _watch(directory: Mapping[str, Any]) -> str:
 
 def _duration(seconds: float) -> str:
     for unit, length in _UNITS:
+        # From two units on, the larger unit is precise enough: `90 min`, but `2 h`.
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} s"

@@ -45,6 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
             with JsonDocument() as document:
                 document.elements("databases", (_document(view) for view in views))
                 document.member("problems", [inspect.error_dict(problem) for problem in problems])
+        # With --json the generator is exhausted here, and nothing more is printed.
         for view in views:
             if is_grouped:
                 _note(view, report)
