@@ -340,7 +340,7 @@ class TestUp:
     def test_up_works_beside_a_daemon(self, tmp_path: Path, three: Path, database: Path) -> None:
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait_until_ready()
-            # So that it is not the daemon who does it.
+            # So that `up` applies it and not the daemon.
             daemon.send(signal.SIGSTOP)
             write_migration(three, 4)
             done = migrated(tmp_path, "up")
@@ -495,7 +495,7 @@ class TestStatus:
                 while piece := screen.read(65536):
                     shown += piece
             except OSError:
-                # The kernel's way to say that the other side is closed.
+                # Linux reports a closed terminal as EIO.
                 pass
             assert status.wait(DEADLINE) == 0
         text = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())

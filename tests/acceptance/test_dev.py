@@ -1,4 +1,4 @@
-"""`migrated dev`: a developer's day, and that production knows nothing of it."""
+"""`migrated dev`: a day of a developer; `migrated run` must do none of it."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ NOTES = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT);"
 
 
 class Day:
-    """A project under git, with `migrated dev` running in it."""
+    """A git project in which `migrated dev` runs."""
 
     def __init__(self, home: Path, daemon: DaemonProcess) -> None:
         self.home = home
@@ -39,7 +39,7 @@ class Day:
         )
 
     def followed(self) -> None:
-        """Wait for the end of the pass that what was done last began, then compare with a new database."""
+        """Wait for the end of the pass after the last change, then compare with a new database."""
         self.daemon.look()
         self.fresh += 1
         name = f"fresh-{self.fresh}.db"
@@ -63,14 +63,14 @@ def test_day_of_a_developer(tmp_path: Path) -> None:
         merge_and_tidy_up(day)
         assert daemon.stop() == 0
 
-    # Nothing typed is lost: what has no table any more is in a snapshot that was named.
+    # No row is lost: rows of a table that no longer exists are in a snapshot named in the log.
     left = [line for line in daemon.logged("rows.left_out") if "tags" in line["reason"]]
     snapshot = next(tmp_path.glob(f".migrated/snapshots/app.db/{left[0]['snapshot']}.*"))
     assert query(snapshot, "SELECT label FROM tags") == [("new",)]
 
 
 def create_and_edit(day: Day) -> None:
-    """Create and type rows, then edit five times, twice broken."""
+    """Create tables, insert rows, then edit five times, twice with errors."""
     day.git("init", "-q", "-b", "main")
     day.save(1, "users", USERS, "users")
     day.followed()
@@ -98,7 +98,7 @@ def create_and_edit(day: Day) -> None:
 
 
 def switch_branches(day: Day) -> None:
-    """Two branches of which each has its own migrations; one is irreversible."""
+    """Two branches with their own migrations; one migration is irreversible."""
     day.git("switch", "-qc", "tags")
     day.save(4, "tags", TAGS)
     day.followed()
@@ -118,7 +118,7 @@ def switch_branches(day: Day) -> None:
 
 
 def merge_and_tidy_up(day: Day) -> None:
-    """Merged, one migration is late; then rename, delete, and a view."""
+    """After a merge one migration is late; then a rename, a deletion and a view."""
     execute(day.database, "INSERT INTO tags VALUES (7, 'mine')")
     day.git("merge", "-q", "--no-edit", "notes")
     day.followed()
@@ -187,7 +187,7 @@ def test_files_that_appear_and_disappear_at_once_cause_no_change(tmp_path: Path)
 
 @needs_git
 def test_nothing_is_applied_during_a_git_checkout(tmp_path: Path) -> None:
-    """However long it takes: a file that is missing for a moment must not cost its table."""
+    """A file that is missing during the checkout must not cost its table, however long it takes."""
     (tmp_path / "migrations").mkdir()
     (tmp_path / "migrated.toml").write_text('settle = "1ms"\nsettle_max = "60s"\nresync_interval = "100ms"\n')
     with DaemonProcess(tmp_path, command="dev") as daemon:
@@ -198,7 +198,7 @@ def test_nothing_is_applied_during_a_git_checkout(tmp_path: Path) -> None:
         lock = tmp_path / ".git" / "index.lock"
         lock.touch()
         path.unlink()
-        # Hundreds of times what it would take to notice.
+        # Hundreds of times longer than a change takes to be noticed.
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:
             assert schema(day.database) != []

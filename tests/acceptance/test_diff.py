@@ -1,4 +1,4 @@
-"""What changed, on the terminal: `migrated diff`, and the log of a mismatch."""
+"""`migrated diff`, and the difference in the log of a mismatch."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def applied(tmp_path: Path, migrations: Path) -> Path:
 
 @pytest.fixture
 def diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Diff:
-    """The command in this process: exit code, standard output and standard error."""
+    """Run the command in this process; return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -310,7 +310,7 @@ def test_daemon_logs_whether_a_change_is_cosmetic(tmp_path: Path, applied: Path)
 
 
 def test_saving_a_changed_file_logs_two_lines(tmp_path: Path, applied: Path) -> None:
-    """Four in JSON: that it begins, the snapshot, that it is done, and the run's end."""
+    """Four lines in JSON: applying, snapshot, applied, run finished."""
     write_migration(applied, 3)
     _, seen = on_a_terminal(tmp_path, "up")
 

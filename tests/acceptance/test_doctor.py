@@ -1,4 +1,4 @@
-"""`migrated doctor`: what is wrong is found, the hint mends it, and nothing is changed or left behind."""
+"""`migrated doctor`: problems are found, hints fix them, and nothing is changed or left behind."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Doctor = Callable[..., tuple[int, list[dict[str, Any]]]]
 
 
 def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Every file's mode, owner, time and content, and the modes and owners of directories."""
+    """Return mode, owner, time and content of files, and mode and owner of directories."""
     found = {}
     for path in [directory, *directory.rglob("*")]:
         status = path.lstat()
@@ -46,7 +46,7 @@ def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
 
 @pytest.fixture
 def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
-    """The command in this process: exit code and findings; it must leave everything as it was."""
+    """Run the command in this process and check that it changes nothing; return exit code and findings."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
@@ -67,14 +67,14 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 @pytest.fixture
 def project(tmp_path: Path, migrations: Path) -> Path:
-    """One applied migration, and all is well."""
+    """A project with one applied migration and no problem."""
     write_migration(migrations, 1, down="DROP TABLE t1;")
     bring_up(tmp_path)
     return tmp_path
 
 
 def wrong(doctor: Doctor, *arguments: str) -> list[tuple[str, str, str, str | None]]:
-    """The problems alone: check, subject, message and hint."""
+    """Return the problems: check, subject, message and hint."""
     _, findings = doctor(*arguments)
     return [
         (each["check"], each["subject"], each["message"], each["hint"])
@@ -87,7 +87,7 @@ def found(doctor: Doctor, check: str) -> list[dict[str, Any]]:
     return [finding for finding in doctor()[1] if finding["check"] == check]
 
 
-# All is well
+# No problem
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
@@ -96,7 +96,7 @@ def test_healthy_project_has_no_problem(project: Path, doctor: Doctor, journal: 
     write_migration(project / "migrations", 2)
     code, findings = doctor()
 
-    # Whether this machine keeps its clock is not ours.
+    # Whether the clock of this machine is synchronised is beyond this test.
     assert {each["check"] for each in findings if each["level"] != "ok"} <= {"clock.synchronised"}
     assert code == 0
     said = {(each["check"], each["subject"]): each["message"] for each in findings}
@@ -136,7 +136,7 @@ def test_text_output_has_a_level_and_a_hint_per_finding(project: Path) -> None:
     assert "\n1 problem, " in shown
 
 
-# Something is wrong
+# Problems
 
 
 def test_every_error_of_the_configuration_is_listed(project: Path, doctor: Doctor) -> None:
@@ -275,7 +275,7 @@ def test_changes_that_are_not_noticed_are_a_problem(
 
 
 def test_nothing_is_created_in_the_migrations_directory_or_without_permission(project: Path) -> None:
-    """Then it cannot be tried whether changes are heard, and that is said."""
+    """Noticing changes cannot be tested then, which the finding says."""
     require(BOUND_BY_PERMISSIONS)
     (project / "data").mkdir()
     project.chmod(0o555)
@@ -288,7 +288,7 @@ def test_nothing_is_created_in_the_migrations_directory_or_without_permission(pr
     assert f"ok       {project}/migrations: not tested: no writable directory beside it" in done.stdout
 
 
-# What is not wrong in itself
+# Warnings and facts
 
 
 def test_lock_holders_are_named(project: Path, doctor: Doctor) -> None:
@@ -337,7 +337,7 @@ def test_failing_check_does_not_stop_the_others(
     assert {"locks.lock", "clock.files"} <= {each["check"] for each in findings}
 
 
-# What no test can bring about
+# States of the machine that a test cannot create
 
 
 @pytest.mark.parametrize(("version", "level"), [("3.51.2", "problem"), ("3.51.3", "ok"), ("3.100.0", "ok")])

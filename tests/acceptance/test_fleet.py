@@ -143,7 +143,7 @@ class TestHalt:
                 daemon.wait_for("fleet.halted", untouched=18)
                 daemon.wait_for("fleet.finished")
             daemon.pass_over_notices()
-            # Of its own back-off.
+            # Retried by its own back-off.
             daemon.wait_for_notice("X_MIGRATED_PASS")
 
             assert versions(databases) == {(1, 2): 20}
@@ -261,7 +261,7 @@ class TestOneLine:
         events = Counter(line["event"] for line in lines)
         assert done.returncode == 0
         assert events["run.finished"] == 40
-        # Of the first one everything is told, as for a single database.
+        # Every step in the first database is logged, as for a single database.
         assert {line["database"] for line in lines if line["event"] == "migration.applied"} == {"tenants/t0000.db"}
 
     def test_debug_level_logs_every_step(self, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_unchanged_databases_are_not_opened(tmp_path: Path) -> None:
     long_ago = time.time() - 60
     for path in [*databases, *(tmp_path / "migrations").iterdir()]:
         os.utime(path, (long_ago, long_ago))
-    # The time of a change of its rights, say, cannot be set: what is as young as that is read anew.
+    # The change time (ctime) of a file cannot be set: recently changed files are read again.
     poll(
         lambda: time.time() - max(path.stat().st_ctime for path in (tmp_path / "migrations").iterdir()) > 2, "rest"
     )
@@ -482,7 +482,7 @@ class TestLargeFleet:
             daemon.wait_until_ready()
             write_migration(tmp_path / "migrations", 3)
             daemon.wait_for("run.finished", outcome="applied")
-            # While the pass is under way.
+            # During the pass.
             appearing.touch()
             vanishing.unlink()
             daemon.wait_for("fleet.finished")

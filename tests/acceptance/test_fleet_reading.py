@@ -205,7 +205,7 @@ class TestStatusAsJson:
     def test_closed_pipe_is_no_error(self, tmp_path: Path, tenants: Path, command: str) -> None:
         config = tmp_path / "migrated.toml"
         config.write_text(config.read_text().replace("50ms", "30s"))
-        # It is waiting when the reader leaves.
+        # The command is waiting for a lock when the reader closes the pipe.
         with everybody_kept_out(tenants / "t00.db") as release, reading(tmp_path, command, "--json") as left:
             assert left.stdout is not None
             assert left.stderr is not None

@@ -1,4 +1,4 @@
-"""migrated install-service: the unit it writes, and what it leaves alone."""
+"""`migrated install-service`: the unit that it writes, and files that it must not change."""
 
 import configparser
 import shlex
@@ -15,7 +15,7 @@ from migrated.core.errors import RefusedError
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with databases in several places; the program as if installed in it."""
+    """A working directory with databases in several directories, and the program installed in it."""
     for name in ("data", "tenants", "migrations"):
         (tmp_path / name).mkdir()
     (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["data/app.db", "tenants/*/x.db"]\n')
@@ -27,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
-    """The last value of every key of the unit that is printed."""
+    """Return the last value of every key of the printed unit."""
     assert main(["install-service", "--print", *arguments]) == 0
     parser = configparser.RawConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]

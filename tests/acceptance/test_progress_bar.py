@@ -6,13 +6,13 @@ from pathlib import Path
 from daemon_process import on_a_terminal
 from support import applied_versions, write_migration
 
-# The bar is drawn after one second. A hundred thousand rows take 0.02 s of the processor or so.
+# The bar is drawn after one second. A hundred thousand rows take about 0.02 s of CPU time.
 LONG = "WITH RECURSIVE c (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < {})\nSELECT max(n) FROM c;"
 DRAWN = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
 
 
 def seen_of_up(directory: Path) -> str:
-    """What a person sees, without the colours and movements of the cursor."""
+    """Return the visible text, without colours and cursor movements."""
     code, seen = on_a_terminal(directory, "up", NO_COLOR="1")
     assert code == 0
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
@@ -27,7 +27,7 @@ def test_bar_of_a_long_run_is_below_the_log(tmp_path: Path, migrations: Path) ->
     seen = seen_of_up(tmp_path)
 
     assert re.search(rf"3_short {DRAWN}+ 2/2 ", seen)
-    # Each line of the log has a line of its own, also while the bar is there.
+    # Every log line is a separate line, also while the bar is drawn.
     lines = [line.strip() for line in re.split(r"[\r\n]+", seen)]
     assert [
         line for line in lines if re.fullmatch(r"\d\d:\d\d:\d\d info    applied 3_short to app.db in \d+ ms", line)
@@ -40,7 +40,7 @@ def test_bar_of_a_fleet_is_below_the_log(tmp_path: Path, migrations: Path) -> No
     for number in range(12):
         (tmp_path / "tenants" / f"{number:02}.db").touch()
     (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["tenants/*.db"]\n')
-    # The rows would be copied, if they could not be others each time.
+    # random() prevents the template: otherwise the rows would be copied, which is too fast.
     write_migration(
         migrations, 1, up=f"CREATE TABLE a (x); INSERT INTO a VALUES (random()); {LONG.format(1_500_000)}"
     )

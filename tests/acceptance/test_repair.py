@@ -1,4 +1,4 @@
-"""`migrated repair`, and every other command beside a migration that stopped half way."""
+"""`migrated repair`, and every other command beside a stopped migration."""
 
 import json
 import signal
@@ -39,7 +39,7 @@ def history(database: Path) -> list[tuple[object, ...]]:
 
 
 def files_in(directory: Path) -> list[tuple[str, bytes]]:
-    """What lies there, with its content, but for locks; no connection may be open on any of it."""
+    """Return every file with its content, except locks. No connection may be open on any of them."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.parent.name != ".migrated"]
     return [(str(path), path.read_bytes()) for path in files]
 
@@ -100,7 +100,7 @@ def test_unfinished_migration_as_json(tmp_path: Path, stopped: Path) -> None:
     }
 
 
-# Settling
+# Repairing
 
 
 def test_resume_runs_the_remaining_statements(tmp_path: Path, stopped: Path) -> None:
@@ -238,7 +238,7 @@ def test_wrong_usage(tmp_path: Path, stopped: Path, arguments: list[str]) -> Non
 
 
 def test_repair_respects_the_lock_of_another_runner(tmp_path: Path, stopped: Path) -> None:
-    # The option, and not what is configured: that would be waited for beyond the limit of this test.
+    # The option must apply: waiting for the configured time would exceed the limit of this test.
     (tmp_path / "migrated.toml").write_text('lock_timeout = "1h"\n')
     before = everything(stopped)
 
@@ -277,7 +277,7 @@ def test_missing_directory_is_an_error(tmp_path: Path, migrations: Path, stopped
     assert everything(stopped) == before
 
 
-# Until it is settled
+# Before the repair
 
 REFUSED = [
     pytest.param(["up"], 4, id="up"),
@@ -316,7 +316,7 @@ def test_status_shows_a_stopped_migration(tmp_path: Path, stopped: Path) -> None
 
 
 def _migrations(document: object) -> list[dict[str, object]]:
-    """The entries of the one database in a status, however deep."""
+    """Return the list of migrations at any depth of a status document."""
     if isinstance(document, dict):
         if "migrations" in document and isinstance(document["migrations"], list):
             return list(document["migrations"])
@@ -376,7 +376,7 @@ def test_one_of_several_databases_can_be_chosen(tmp_path: Path, migrations: Path
     assert [history(tmp_path / name)[-1][0] for name in ("a.db", "b.db")] == ["apply-statement", "forget"]
 
 
-# Stopped from outside
+# Killed or interrupted
 
 
 def test_repair_resumes_after_a_kill(tmp_path: Path, migrations: Path, database: Path) -> None:

@@ -1,4 +1,4 @@
-"""`migrated snapshots` and `migrated restore`, as their users have them."""
+"""`migrated snapshots` and `migrated restore`, as users run them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`schema_file`, as users have it: written by the commands and by the daemon, and good for a new database."""
+"""`schema_file`: written by commands and by the daemon, and usable to create a database."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def test_commands_update_the_schema_file(tmp_path: Path, migrations: Path, file:
     write_migration(migrations, 3, up="SELECT nothing;")
     done = migrated(tmp_path, "up")
 
-    # What was applied before the failure is there for good.
+    # Migrations before the failure stay applied.
     assert done.returncode == 1
     assert tables(file) == ["t1", "t2"]
 
@@ -78,7 +78,7 @@ def test_database_created_from_the_schema_file_is_current(tmp_path: Path, migrat
     up = migrated(tmp_path, "up", "-d", "fresh.db")
 
     assert (status.returncode, re.findall("[0-9]+ pending", status.stdout)) == (0, ["0 pending"])
-    # It would also tell of a schema that differs from the file's.
+    # A second write would mean that the schema differs from the file.
     assert (up.returncode, up.stderr) == (0, "")
     assert schema(tmp_path / "fresh.db") == schema(tmp_path / "app.db")
     assert query(tmp_path / "fresh.db", "PRAGMA user_version") == [(5,)]
@@ -119,13 +119,13 @@ def test_daemon_updates_the_schema_file(tmp_path: Path, migrations: Path, file: 
         assert tables(file) == ["t1", "t2"]
         before = file.stat()
 
-        # A change of the rows is none of the schema; nor is one of the second database.
+        # Neither changed rows nor the second database affect the schema file.
         execute(tmp_path / "app.db", "INSERT INTO t1 VALUES (1)")
         execute(tmp_path / "other.db", "CREATE TABLE tother (a)")
         daemon.look()
         assert file.stat() == before
 
-        # What somebody else did to the schema is seen at the next look.
+        # A schema change by another process is noticed at the next pass.
         execute(tmp_path / "app.db", "CREATE TABLE tanother (a)")
         daemon.look()
         assert tables(file) == ["t1", "t2", "tanother"]

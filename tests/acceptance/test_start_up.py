@@ -1,4 +1,4 @@
-"""Reading commands start quickly: what is slow to import is imported by what needs it."""
+"""Reading commands start quickly: slow modules are imported only by code that needs them."""
 
 import functools
 import subprocess
@@ -38,7 +38,7 @@ apply.on_every_database = lambda *_, **__: tell()
 cli.run()
 """
 HEAVY = {"watchdog", "filelock", "structlog", "rich", "msgspec"}
-# Of the standard library, what takes a millisecond or more with what it loads in its turn.
+# Modules of the standard library that take a millisecond or more to import, with their own imports.
 SLOW = {
     *("dataclasses", "inspect", "pathlib", "urllib", "json", "tomllib", "subprocess", "socket", "uuid", "logging"),
     *("asyncio", "shutil", "traceback", "email", "http", "ssl", "difflib", "tempfile", "threading"),
@@ -47,14 +47,14 @@ SLOW = {
 
 @functools.cache
 def modules_of_argparse() -> frozenset[str]:
-    """What the interpreter itself loads to read arguments: from Python 3.14 on, that is dataclasses too."""
+    """Return what argparse itself imports: from Python 3.14 on also dataclasses."""
     program = "import argparse, sys; argparse.ArgumentParser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return frozenset(name.partition(".")[0] for name in done.stdout.split())
 
 
 def modules_after(directory: Path, *arguments: str) -> set[str]:
-    """What a command had loaded at its end: every module of ours, and of others those at the top."""
+    """Return the modules loaded at the end of a command: ours in full, others by top-level name."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments],
         cwd=directory,
@@ -106,7 +106,7 @@ def test_up_with_nothing_to_do_imports_neither_log_nor_lock(tmp_path: Path, migr
     loaded = modules_after(tmp_path, "up")
 
     assert "migrated.fleet.job" in loaded
-    # That belongs to what supervises the work.
+    # Imported by the worker thread and its signal handling.
     assert loaded & (HEAVY | SLOW - {"threading"}) - modules_of_argparse() == set()
 
 
@@ -129,7 +129,7 @@ def test_json_and_a_configuration_file_import_only_what_they_need(tmp_path: Path
 
 
 def test_applying_imports_only_what_it_needs(tmp_path: Path, migrations: Path) -> None:
-    """Structlog would load rich, which only the progress bar needs."""
+    """Structlog would import rich, which only the progress bar needs."""
     write_migration(migrations, 1)
     loaded = modules_after(tmp_path, "up")
 

@@ -1,4 +1,4 @@
-"""A database that is like one which has everything has everything; nothing else passes for that."""
+"""CurrentLedgers: a database with the ledger of a current one is current; no other is."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ MIGRATIONS = [
 
 
 def bring_up(path: Path, migrations: list[Migration] = MIGRATIONS) -> None:
-    # The look that may be under way has the database open, and no lock on it that could be lost.
+    # A read in progress may have the database open, but holds no lock that could be lost.
     runner = MigrationRunner(path, is_alone_in_process=True)
     runner.add_migrations(migrations)
     runner.run()
@@ -30,7 +30,7 @@ def bring_up(path: Path, migrations: list[Migration] = MIGRATIONS) -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A database that has everything."""
+    """A database with every migration applied."""
     path = tmp_path / "model.db"
     bring_up(path)
     return path
@@ -135,7 +135,7 @@ def test_ledger_with_pending_migrations_is_not_remembered(tmp_path: Path) -> Non
 def test_ledger_that_changes_between_two_reads_is_not_remembered(
     tmp_path: Path, before: int, change: Callable[[Path], None]
 ) -> None:
-    """One of the two looks sees what another database that still lacks something is like."""
+    """One of the two reads sees the ledger of a database with pending migrations."""
     model, behind = tmp_path / "model.db", tmp_path / "behind.db"
     bring_up(model, MIGRATIONS[:before])
     bring_up(behind, MIGRATIONS[:1])
@@ -149,7 +149,7 @@ def test_ledger_that_changes_between_two_reads_is_not_remembered(
 
 @contextmanager
 def between_the_looks(path: Path, action: Callable[[], None]) -> Iterator[None]:
-    """Do something when a database was opened once, and is open for the second time."""
+    """Call a function at the second opening of a database."""
     opened: list[str] = []
 
     def count(connection: apsw.Connection) -> None:

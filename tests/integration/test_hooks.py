@@ -1,4 +1,4 @@
-"""Real programs as hooks: what they find, how they end, and what the log says of it."""
+"""Hooks with real programs: their environment, how they end, and what is logged."""
 
 import json
 import os
@@ -26,7 +26,7 @@ DIRECTORY_HINT = "a name without a slash is looked for in PATH, other paths begi
 
 
 class Place:
-    """A directory with a configuration file and a hook in it."""
+    """A directory with a configuration file and a hook."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -42,7 +42,7 @@ class Place:
     def run(
         self, *command: str, script: str | None = None, timeout: float = 30.0, of: HookEvent = APPLIED
     ) -> Line:
-        """Run a hook, and return the one line that the log has of it."""
+        """Run a hook; return its one log line."""
         if script is not None:
             self.put(f"#!/bin/sh\n{script}\n")
         found = command or ("./hook",)
@@ -69,7 +69,7 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     before = children(os.getpid())
     yield Place(tmp_path)
-    # Whatever a test started is reaped, unless it was meant to live on.
+    # Every child of a test must be reaped, unless it is meant to survive.
     assert set(children(os.getpid())) - set(before) == set()
 
 
@@ -81,7 +81,7 @@ def is_alive(pid: str) -> bool:
     return state != "Z"
 
 
-# What it finds
+# Environment
 
 
 def test_environment_of_the_program(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,14 +160,14 @@ def test_program_starts_with_a_clean_process_state(place: Place) -> None:
 
     mask, ignored, here, stdin, numbers = lines[0]["output"].split("\n")
     assert mask.split() == ["SigBlk:", "0" * 16]
-    # What this very process was started with, say SIGHUP under nohup, is left as it is.
+    # Signals ignored when this process started, such as SIGHUP under nohup, stay ignored.
     assert int(ignored.split()[1], 16) & (1 << signal.SIGPIPE - 1) == 0
     assert (here, stdin) == (str(place.home), "/dev/null")
-    # A process group and a session of its own.
+    # The hook has its own process group and session.
     assert len(set(numbers.split())) == 1
 
 
-# How it ends
+# Exit
 
 
 def test_program_is_found_beside_the_configuration_or_in_path(place: Place) -> None:
@@ -201,7 +201,7 @@ def test_no_descriptor_left_for_the_output_of_the_program(place: Place) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = os.open("/dev/null", os.O_RDONLY)
     os.close(highest)
-    # One is left, for the log.
+    # One descriptor is left, for the log.
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
     try:
         reason, _ = place.failure("true")
@@ -276,7 +276,7 @@ def test_program_that_closes_its_output_is_waited_for(place: Place) -> None:
     assert (place.home / "ended").exists()
 
 
-# What it prints
+# Output
 
 
 def test_output_that_is_not_utf8(place: Place) -> None:
@@ -318,7 +318,7 @@ def test_control_characters_are_escaped(place: Place, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err.partition("\n")[2] == "         one\\x1b[2J\n         two\n"
 
 
-# When we are to stop
+# Stopping
 
 
 def test_hook_is_ended_after_stop_grace(place: Place) -> None:

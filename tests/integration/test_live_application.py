@@ -1,4 +1,4 @@
-"""An application goes on working while its database is migrated, and neither of the two harms the other."""
+"""An application continues while its database is migrated; neither disturbs the other."""
 
 import json
 import os
@@ -28,7 +28,7 @@ CREATE TABLE entry (
 );
 INSERT INTO account VALUES (1, 0), (2, 0);
 """
-# Ten migrations of which each set leaves one column more in the table that the application writes.
+# Ten migrations; each set adds one column to the table that the application writes.
 CYCLE = [
     "CREATE TABLE extra (id INTEGER PRIMARY KEY, x);\nINSERT INTO extra (x) SELECT number FROM entry;",
     "CREATE INDEX by_number ON entry (number, writer);",
@@ -57,7 +57,7 @@ def migration_texts(count: int) -> list[str]:
 
 
 class Workers:
-    """The processes of the application. They take turns with nobody: each turn is work that goes on meanwhile."""
+    """The processes of the application. They work concurrently with the migrations."""
 
     def __init__(self, children: Children, database: Path, load: int) -> None:
         self._load = load
@@ -77,7 +77,7 @@ class Workers:
         return [*self._writers, *self._readers]
 
     def next_turn(self) -> None:
-        """Have them go on, once they have all done what they were told before."""
+        """Give them more work after all have finished the work before."""
         self.finish_turn()
         for child in self._all:
             tell(child, str(self._load))
@@ -102,7 +102,7 @@ class Workers:
 
 
 class Conductor(Observer):
-    """Before each migration begins, which is outside of any transaction, the application gets its next work."""
+    """Gives the application its next work before each migration, outside of any transaction."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -113,13 +113,13 @@ class Conductor(Observer):
 
 @pytest.fixture(params=["wal", "delete"])
 def live(request: pytest.FixtureRequest, database: Path) -> Path:
-    """The application's database, in both journal modes."""
+    """The application's database in each journal mode."""
     execute(database, f"PRAGMA journal_mode = {request.param}; {GROUND}")
     return database
 
 
 def hard_work(load: int, count: int, long_load: int, long_count: int) -> pytest.MarkDecorator:
-    """So much work of every process in each turn, and so many migrations: in every run, and in a long one."""
+    """The work per process and the number of migrations, for normal and for long runs."""
     long = [pytest.mark.long, pytest.mark.timeout(1800)]
     return pytest.mark.parametrize(
         ("load", "count"),
@@ -137,7 +137,7 @@ def assert_nobody_was_harmed(database: Path, workers: Workers, load: int, count:
     assert query(database, "SELECT sum(total) FROM account") == [(2 * turns * load,)]
     assert turns >= count
     assert workers.reads == 2 * turns * load
-    # It did go on while the schema changed under it.
+    # The application worked while the schema changed.
     assert len(workers.schemas) > schemas
     assert applied_versions(database) == list(range(1, count + 1))
     assert (
@@ -145,7 +145,7 @@ def assert_nobody_was_harmed(database: Path, workers: Workers, load: int, count:
     )
     assert query(database, "PRAGMA integrity_check") == [("ok",)]
     assert query(database, "PRAGMA foreign_key_check") == []
-    # What the migrations filled in was filled in whole: only what came later has the default.
+    # The migrations updated every row: only rows inserted later have the default.
     unfilled = "note0 = 'new' AND id <= (SELECT max(id) FROM entry WHERE note0 != 'new')"
     assert query(database, f"SELECT count(*) FROM entry WHERE {unfilled}") == [(0,)]
 
@@ -170,7 +170,7 @@ def test_application_continues_while_a_runner_migrates(
 def test_application_continues_while_the_daemon_migrates(
     live: Path, migrations: Path, children: Children, load: int, count: int
 ) -> None:
-    """Files come singly and in bursts, while the daemon still applies the ones before."""
+    """Files arrive singly and in bursts while the daemon still applies earlier ones."""
     workers = Workers(children, live, load)
     texts = iter(enumerate(migration_texts(count), 1))
     with DaemonProcess(live.parent) as daemon:
@@ -189,7 +189,7 @@ def test_application_continues_while_the_daemon_migrates(
 
 
 def _coming(texts: Iterator[tuple[int, str]], applied: int) -> Iterator[tuple[int, str]]:
-    """The files that come before this version is awaited: seven, and three while those are being applied."""
+    """Return the files to write before waiting for this version: seven, and three while those are applied."""
     wanted = {1: 7, 4: 3}.get(applied % 10, 0)
     for _, file in zip(range(wanted), texts, strict=False):
         yield file
@@ -203,7 +203,7 @@ FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
 def test_application_continues_while_migrations_are_redone(
     live: Path, children: Children, load: int, count: int, down: str | None
 ) -> None:
-    """Without a down text the content goes back to an old snapshot each time, and no row may be missing after."""
+    """Without a down text the content is restored from a snapshot each time; no row may be missing afterwards."""
     workers = Workers(children, live, load)
     for number in range(count):
         up = (
@@ -232,7 +232,7 @@ def test_long_wal_reader_keeps_its_view_and_blocks_nothing(database: Path, child
     assert line_from(holder) == "ready"
     look = _looking_with(holder)
     before = look(1)
-    # Nobody is waited for.
+    # Nothing waits for the reader.
     runner = MigrationRunner(database, busy_timeout=0)
     runner.add_migrations(
         Migration(version, "change", text) for version, text in enumerate(migration_texts(count), 1)

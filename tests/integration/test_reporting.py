@@ -1,4 +1,4 @@
-"""What the log says of one piece of work on one database, compared whole."""
+"""The complete log of one operation on one database."""
 
 import json
 import os
@@ -29,7 +29,7 @@ Line = dict[str, Any]
 
 
 class Work:
-    """A target of one database, and the log of what was done to it."""
+    """A target with one database, and the log of operations on it."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -38,7 +38,7 @@ class Work:
         self.snapshots = NO_SNAPSHOTS
 
     def do(self, operation: Operation = lambda runner: runner.run()) -> tuple[Outcome, list[Line]]:
-        """Work on the database and return the outcome and the lines of the log."""
+        """Run an operation; return the outcome and the lines of the log."""
         log_file = self.home / "log"
         target = Target(
             str(self.home),
@@ -62,7 +62,7 @@ class Work:
 
 
 def _steady(text: str) -> Line:
-    """A line without what differs from run to run, each of which is checked for its form here."""
+    """Return a line without values that differ between runs, after checking their form."""
     line: Line = json.loads(text)
     timestamp = line.pop("timestamp")
     assert (len(timestamp), timestamp[-8], timestamp[-1]) == (27, ".", "Z")
@@ -71,7 +71,7 @@ def _steady(text: str) -> Line:
     assert line.pop("database") == "app.db"
     if "execution_time_ms" in line:
         assert isinstance(line.pop("execution_time_ms"), int)
-    # The sentence is filled in with a time.
+    # The sentence contains a time.
     if line["event"] in {"migration.applied", "migration.rolled_back"}:
         line["message"] = line["message"].rpartition(" in ")[0]
     return line
@@ -83,7 +83,7 @@ def work(tmp_path: Path, migrations: Path) -> Work:
 
 
 def steps(migrations: Path, version: int, *, rows: int = 0) -> list[Line]:
-    """The two lines of one migration that is applied."""
+    """Return the two lines of an applied migration."""
     up = f"CREATE TABLE t{version} (id INTEGER PRIMARY KEY);"
     common = {"version": version, "name": "change", "checksum": checksum(up), "direction": "up"}
     return [
@@ -105,7 +105,7 @@ def steps(migrations: Path, version: int, *, rows: int = 0) -> list[Line]:
 
 
 def finished(outcome: str, applied: int, pending: int, level: str = "info") -> Line:
-    """Build the last line."""
+    """Return the line `run.finished`."""
     return {
         "event": "run.finished",
         "level": level,
@@ -125,7 +125,7 @@ def test_events_of_applied_migrations(work: Work, migrations: Path) -> None:
 
     outcome, lines = work.do()
 
-    # They share the transaction of a new database, and are told of once that is committed.
+    # They share the transaction of a new database, and are logged after its commit.
     both = list(zip(steps(migrations, 1), steps(migrations, 2), strict=True))
     assert lines == [*both[0], *both[1], CREATED, finished("applied", 2, 0)]
     assert (outcome.result, outcome.applied, outcome.pending, outcome.error) == (OutcomeKind.APPLIED, 2, 0, None)
@@ -328,7 +328,7 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
 
 
 def test_outcome_stores_only_an_excerpt_of_a_changed_text(work: Work, migrations: Path) -> None:
-    """The daemon keeps it for each of its databases for as long as they are refused."""
+    """The daemon stores the outcome of each database while it is refused."""
     write_migration(migrations, 1, up="\n".join(f"SELECT '{'x' * 1000}', {n};" for n in range(1000)))
     work.do()
     write_migration(migrations, 1, up="\n".join(f"SELECT '{'y' * 1000}', {n};" for n in range(1000)))

@@ -90,7 +90,7 @@ def test_at_most_workers_databases_are_visited_concurrently() -> None:
         number = int(turn.database.name.removesuffix(".db"))
         running.add(turn.database.name)
         most = max(most, len(running))
-        # The first one comes alone; the others four by four.
+        # The first database is visited alone, the others four at a time.
         if number:
             barrier.wait()
         running.discard(turn.database.name)

@@ -1,4 +1,4 @@
-"""What outcomes give reason to run hooks for, and what these are told."""
+"""HookCollector: the hook events of a pass, and their environment variables."""
 
 import os
 
@@ -121,7 +121,7 @@ def test_merged_events_have_all_databases_and_the_later_outcome() -> None:
     )
 
 
-# What the program is told
+# Environment variables
 
 
 def test_environment_variables() -> None:

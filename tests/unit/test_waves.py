@@ -9,7 +9,7 @@ TEN_PERCENT = Share(10, is_percent=True)
 
 
 def sizes(total: int, policy: WavePolicy = WavePolicy()) -> list[int]:  # noqa: B008 - frozen
-    """How many are changed in each wave, where all goes well."""
+    """Return how many databases each wave changes if none fails."""
     waves = Waves(total, policy)
     found = [0] * 20
     for _ in range(total):
@@ -108,7 +108,7 @@ def test_every_database_is_tried_without_waves(waves: Waves) -> None:
 def test_migration_that_fails_everywhere_reaches_few_databases(
     total: int, nothing_to_do: list[bool], workers: int
 ) -> None:
-    """Whatever stands between: those that have nothing to do are no reason to go on."""
+    """Databases with nothing to do in between must not begin the next wave."""
     waves = Waves(total, WavePolicy())
     running = failed = 0
     for nothing in [*nothing_to_do, *[False] * total]:
