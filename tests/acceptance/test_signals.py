@@ -115,7 +115,7 @@ class TestCommands:
         with reader_holding(there) as release, command(tmp_path, "up") as up:
             up.wait_for("migration.applying")
             up.send(number)
-            up.wait_for(f"{number.name}: what is running may finish within 30 s")
+            up.wait_for(f"{number.name}: the running step may finish within 30 s")
             release()
 
             assert up.end() == 128 + number

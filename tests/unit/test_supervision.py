@@ -162,7 +162,7 @@ class TestWorker:
         assert seen == [(True, False, True), (True, True, True)][: len(numbers)]
         told = capsys.readouterr().err
         assert told.count("\n") == 1
-        assert f"{numbers[0].name}: what is running may finish within 12.5 s" in told
+        assert f"{numbers[0].name}: the running step may finish within 12.5 s" in told
 
     def test_the_time_to_finish_begins_with_the_signal(self) -> None:
         ends: list[bool] = []
