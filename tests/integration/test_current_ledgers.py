@@ -36,7 +36,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def alike(*learned: Path, policy: Policy = Policy(), application_id: int = 0) -> CurrentLedgers:  # noqa: B008 - frozen
+def ledgers_of(*learned: Path, policy: Policy = Policy(), application_id: int = 0) -> CurrentLedgers:  # noqa: B008 - frozen
     target = Target("/", ("x",), "/m", policy=policy, application_id=application_id)
     known = CurrentLedgers(MigrationSet(MIGRATIONS), target)
     for path in learned:
@@ -49,7 +49,7 @@ def is_current(known: CurrentLedgers, path: Path) -> bool:
 
 
 def test_no_ledger_is_known_at_first(model: Path) -> None:
-    assert not is_current(alike(), model)
+    assert not is_current(ledgers_of(), model)
 
 
 def test_database_with_a_known_ledger_is_current_whatever_its_rows(model: Path, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_database_with_a_known_ledger_is_current_whatever_its_rows(model: Path, 
     execute(other, "INSERT INTO users VALUES (7); CREATE TABLE theirs (x);")
     execute(other, "UPDATE _migrations SET applied_at = '2020-01-01 00:00:00', execution_time_ms = 9")
 
-    assert is_current(alike(model), other)
+    assert is_current(ledgers_of(model), other)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_database_with_another_ledger_is_not_current(model: Path, tmp_path: Path
     shutil.copy(model, other)
     execute(other, change)
 
-    assert not is_current(alike(model), other)
+    assert not is_current(ledgers_of(model), other)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_file_that_is_not_a_database_is_not_current(
 
     before = other.exists()
 
-    assert not is_current(alike(model), other)
+    assert not is_current(ledgers_of(model), other)
     assert other.exists() is before
 
 
@@ -110,16 +110,16 @@ def test_locked_database_is_not_current(model: Path, tmp_path: Path) -> None:
     writer = apsw.Connection(str(other))
     writer.execute("BEGIN EXCLUSIVE")
 
-    assert not is_current(alike(model), other)
+    assert not is_current(ledgers_of(model), other)
     writer.execute("ROLLBACK")
-    assert is_current(alike(model), other)
+    assert is_current(ledgers_of(model), other)
 
 
 def test_ledger_with_pending_migrations_is_not_remembered(tmp_path: Path) -> None:
     half, changed = tmp_path / "half.db", tmp_path / "changed.db"
     bring_up(half, MIGRATIONS[:1])
     bring_up(changed, [MIGRATIONS[0], Migration(2, "posts", "CREATE TABLE other (x);")])
-    known = alike(half, changed)
+    known = ledgers_of(half, changed)
 
     assert not is_current(known, half)
     assert not is_current(known, changed)
@@ -141,7 +141,7 @@ def test_ledger_that_changes_between_two_reads_is_not_remembered(
     bring_up(behind, MIGRATIONS[:1])
 
     with between_the_looks(model, lambda: change(model)):
-        known = alike(model)
+        known = ledgers_of(model)
 
     assert not is_current(known, behind)
     assert not is_current(known, model)
@@ -167,8 +167,8 @@ def between_the_looks(path: Path, action: Callable[[], None]) -> Iterator[None]:
 @pytest.mark.parametrize(
     "known",
     [
-        pytest.param(lambda path: alike(path, policy=Policy(on_changed=OnChanged.REDO)), id="redo policy"),
-        pytest.param(lambda path: alike(path, application_id=7), id="other application_id"),
+        pytest.param(lambda path: ledgers_of(path, policy=Policy(on_changed=OnChanged.REDO)), id="redo policy"),
+        pytest.param(lambda path: ledgers_of(path, application_id=7), id="other application_id"),
     ],
 )
 def test_no_ledger_is_remembered_if_its_summary_is_not_sufficient(

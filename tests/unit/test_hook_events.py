@@ -35,20 +35,20 @@ def outcome(
     return Outcome(path, result, len(versions), rolled_back, error=error, versions=versions)
 
 
-def occasions(*outcomes: Outcome, is_new: bool = True) -> list[HookEvent]:
-    gathering = HookCollector("r1")
+def hook_events(*outcomes: Outcome, is_new: bool = True) -> list[HookEvent]:
+    collector = HookCollector("r1")
     for each in outcomes:
-        gathering.add(each, is_new=is_new)
-    return gathering.hook_events()
+        collector.add(each, is_new=is_new)
+    return collector.hook_events()
 
 
 def test_no_change_and_no_failure_make_no_event() -> None:
-    assert occasions() == []
-    assert occasions(outcome("a", OutcomeKind.CURRENT), outcome("b", OutcomeKind.CURRENT)) == []
+    assert hook_events() == []
+    assert hook_events(outcome("a", OutcomeKind.CURRENT), outcome("b", OutcomeKind.CURRENT)) == []
 
 
 def test_all_changes_are_one_event() -> None:
-    found = occasions(
+    found = hook_events(
         outcome("b", OutcomeKind.APPLIED, 9, 10),
         outcome("c", OutcomeKind.CURRENT),
         outcome("a", OutcomeKind.APPLIED, 10, 2),
@@ -58,7 +58,7 @@ def test_all_changes_are_one_event() -> None:
 
 
 def test_all_failures_are_one_event_with_the_worst_outcome() -> None:
-    found = occasions(
+    found = hook_events(
         outcome("a", OutcomeKind.UNAVAILABLE, error=BUSY),
         outcome("b", OutcomeKind.REFUSED, error=CHANGED),
         outcome("c", OutcomeKind.FAILED, error=BROKEN),
@@ -78,7 +78,7 @@ def test_all_failures_are_one_event_with_the_worst_outcome() -> None:
 
 
 def test_changes_before_a_failure_are_a_separate_event() -> None:
-    found = occasions(
+    found = hook_events(
         outcome("a", OutcomeKind.FAILED, 5, 6, error=BROKEN),
         outcome("b", OutcomeKind.APPLIED, 8),
     )
@@ -90,24 +90,24 @@ def test_changes_before_a_failure_are_a_separate_event() -> None:
 
 
 def test_known_failure_makes_no_event_but_changes_do() -> None:
-    assert occasions(outcome("a", OutcomeKind.FAILED, error=BROKEN), is_new=False) == []
-    (found,) = occasions(outcome("a", OutcomeKind.FAILED, 5, error=BROKEN), is_new=False)
+    assert hook_events(outcome("a", OutcomeKind.FAILED, error=BROKEN), is_new=False) == []
+    (found,) = hook_events(outcome("a", OutcomeKind.FAILED, 5, error=BROKEN), is_new=False)
     assert (found.hook, found.versions) == (APPLY, (5,))
 
 
 def test_requested_interruption_is_not_a_failure() -> None:
     interrupted = ExecutionFailedError("it was interrupted: SIGTERM", version=7, code=INTERRUPTED)
 
-    assert occasions(outcome("a", OutcomeKind.FAILED, error=interrupted)) == []
+    assert hook_events(outcome("a", OutcomeKind.FAILED, error=interrupted)) == []
 
 
 def test_error_of_a_directory_concerns_its_databases() -> None:
-    gathering = HookCollector("r1")
+    collector = HookCollector("r1")
     fault = InvalidFormatError("version 7 is claimed twice", version=7, file="/srv/007_x.sql")
-    gathering.add_failure(OutcomeKind.REFUSED, fault, ["/srv/a", "/srv/b"])
+    collector.add_failure(OutcomeKind.REFUSED, fault, ["/srv/a", "/srv/b"])
 
     reason, file = "version 7 is claimed twice", "/srv/007_x.sql"
-    assert gathering.hook_events() == [
+    assert collector.hook_events() == [
         HookEvent(FAILURE, "r1", "refused", ("/srv/a", "/srv/b"), (7,), reason, file),
     ]
 
