@@ -31,11 +31,13 @@ def names(databases: Sequence[DatabasePath]) -> list[int]:
     return [int(database.name.removesuffix(".db")) for database in databases]
 
 
-def ended(turn: Visit, result: OutcomeKind = OutcomeKind.APPLIED, error: MigrationError | None = None) -> Outcome:
-    return Outcome(turn.database, result, applied=result is OutcomeKind.APPLIED, error=error)
+def ended(
+    visited: Visit, result: OutcomeKind = OutcomeKind.APPLIED, error: MigrationError | None = None
+) -> Outcome:
+    return Outcome(visited.database, result, applied=result is OutcomeKind.APPLIED, error=error)
 
 
-class Told:
+class Result:
     """The result of a rollout: the reported outcomes in order, and why it halted."""
 
     def __init__(
@@ -52,13 +54,13 @@ class Told:
         self.outcomes: list[Outcome] = []
         self.threads: set[int] = set()
 
-        def tell(outcome: Outcome) -> None:
+        def report(outcome: Outcome) -> None:
             self.outcomes.append(outcome)
             self.threads.add(threading.get_ident())
 
         rollout = Rollout(
             visit,
-            tell,
+            report,
             Waves(size, policy),
             workers,
             supervision or CancelToken(),
@@ -73,10 +75,10 @@ class Told:
 
 
 def test_every_database_is_visited_once_and_reported_in_the_caller_s_thread() -> None:
-    told = Told(ended, 500)
+    result = Result(ended, 500)
 
-    assert (sorted(told.order), told.halt) == (list(range(500)), None)
-    assert told.threads == {threading.get_ident()}
+    assert (sorted(result.order), result.halt) == (list(range(500)), None)
+    assert result.threads == {threading.get_ident()}
 
 
 def test_at_most_workers_databases_are_visited_concurrently() -> None:
@@ -85,18 +87,18 @@ def test_at_most_workers_databases_are_visited_concurrently() -> None:
     running: set[str] = set()
     most = 0
 
-    def visit(turn: Visit) -> Outcome:
+    def visit(visited: Visit) -> Outcome:
         nonlocal most
-        number = int(turn.database.name.removesuffix(".db"))
-        running.add(turn.database.name)
+        number = int(visited.database.name.removesuffix(".db"))
+        running.add(visited.database.name)
         most = max(most, len(running))
         # The first database is visited alone, the others four at a time.
         if number:
             barrier.wait()
-        running.discard(turn.database.name)
-        return ended(turn)
+        running.discard(visited.database.name)
+        return ended(visited)
 
-    Told(visit, 9, policy=WavePolicy(()))
+    Result(visit, 9, policy=WavePolicy(()))
 
     assert most == 4
 
@@ -104,37 +106,37 @@ def test_at_most_workers_databases_are_visited_concurrently() -> None:
 def test_databases_with_nothing_to_do_use_no_worker_thread() -> None:
     threads: set[int] = set()
 
-    def visit(turn: Visit) -> Outcome:
+    def visit(visited: Visit) -> Outcome:
         threads.add(threading.get_ident())
-        return ended(turn, OutcomeKind.CURRENT)
+        return ended(visited, OutcomeKind.CURRENT)
 
-    Told(visit, 100)
+    Result(visit, 100)
 
     assert threads == {threading.get_ident()}
 
 
 def test_failed_canary_halts_the_rollout() -> None:
-    told = Told(lambda turn: ended(turn, OutcomeKind.FAILED, BROKEN), 200)
+    result = Result(lambda visited: ended(visited, OutcomeKind.FAILED, BROKEN), 200)
 
-    assert told.order == [0]
-    assert told.halt is not None
-    assert (told.halt.error, told.halt.failures, told.halt.changed) == (BROKEN, 1, 0)
-    assert names(told.halt.untouched) == list(range(1, 200))
+    assert result.order == [0]
+    assert result.halt is not None
+    assert (result.halt.error, result.halt.failures, result.halt.changed) == (BROKEN, 1, 0)
+    assert names(result.halt.untouched) == list(range(1, 200))
 
 
 def test_current_databases_do_not_count_as_canaries() -> None:
-    def visit(turn: Visit) -> Outcome:
-        is_current = turn.database.name in {"0.db", "1.db", "2.db"}
-        return ended(turn, OutcomeKind.CURRENT) if is_current else ended(turn, OutcomeKind.FAILED, BROKEN)
+    def visit(visited: Visit) -> Outcome:
+        is_current = visited.database.name in {"0.db", "1.db", "2.db"}
+        return ended(visited, OutcomeKind.CURRENT) if is_current else ended(visited, OutcomeKind.FAILED, BROKEN)
 
-    told = Told(visit, 200)
+    result = Result(visit, 200)
 
-    assert told.order == [0, 1, 2, 3]
-    assert told.halt is not None
+    assert result.order == [0, 1, 2, 3]
+    assert result.halt is not None
 
 
 @pytest.mark.parametrize(
-    ("error", "result"),
+    ("error", "kind"),
     [
         pytest.param(BUSY, OutcomeKind.UNAVAILABLE, id="busy"),
         pytest.param(DatabaseError("damaged", code="SQLITE_CORRUPT"), OutcomeKind.UNAVAILABLE, id="damaged"),
@@ -142,50 +144,50 @@ def test_current_databases_do_not_count_as_canaries() -> None:
         pytest.param(LockHeldError("held"), OutcomeKind.UNAVAILABLE, id="locked"),
     ],
 )
-def test_failure_not_caused_by_the_migration_does_not_halt(error: MigrationError, result: OutcomeKind) -> None:
-    told = Told(lambda turn: ended(turn, result, error), 100)
+def test_failure_not_caused_by_the_migration_does_not_halt(error: MigrationError, kind: OutcomeKind) -> None:
+    result = Result(lambda visited: ended(visited, kind, error), 100)
 
-    assert (len(told.outcomes), told.halt) == (100, None)
+    assert (len(result.outcomes), result.halt) == (100, None)
 
 
 def test_known_failure_does_not_halt() -> None:
-    def visit(turn: Visit) -> Outcome:
-        return ended(turn, OutcomeKind.FAILED, BROKEN) if turn.database.name == "0.db" else ended(turn)
+    def visit(visited: Visit) -> Outcome:
+        return ended(visited, OutcomeKind.FAILED, BROKEN) if visited.database.name == "0.db" else ended(visited)
 
-    told = Told(visit, 100, is_known=lambda outcome: outcome.database.name == "0.db")
+    result = Result(visit, 100, is_known=lambda outcome: outcome.database.name == "0.db")
 
-    assert (len(told.outcomes), told.halt) == (100, None)
+    assert (len(result.outcomes), result.halt) == (100, None)
 
 
 def test_busy_database_is_visited_again_after_all_others() -> None:
     seen: list[tuple[str, bool]] = []
 
-    def visit(turn: Visit) -> Outcome:
-        seen.append((turn.database.name, turn.is_last))
-        is_busy = turn.database.name in {"0.db", "3.db"} and not turn.is_last
-        return ended(turn, OutcomeKind.UNAVAILABLE, BUSY) if is_busy else ended(turn)
+    def visit(visited: Visit) -> Outcome:
+        seen.append((visited.database.name, visited.is_last))
+        is_busy = visited.database.name in {"0.db", "3.db"} and not visited.is_last
+        return ended(visited, OutcomeKind.UNAVAILABLE, BUSY) if is_busy else ended(visited)
 
-    told = Told(visit, 6, workers=1, retry_busy=True)
+    result = Result(visit, 6, workers=1, retry_busy=True)
 
-    assert told.order == [1, 2, 4, 5, 0, 3]
+    assert result.order == [1, 2, 4, 5, 0, 3]
     assert [name for name, is_last in seen if is_last] == ["0.db", "3.db"]
 
 
 def test_database_that_stays_busy_is_reported_once() -> None:
-    told = Told(lambda turn: ended(turn, OutcomeKind.UNAVAILABLE, BUSY), 3, retry_busy=True)
+    result = Result(lambda visited: ended(visited, OutcomeKind.UNAVAILABLE, BUSY), 3, retry_busy=True)
 
-    assert sorted(told.order) == [0, 1, 2]
+    assert sorted(result.order) == [0, 1, 2]
 
 
 def test_only_the_first_wave_is_verbose() -> None:
     verbose: list[str] = []
 
-    def visit(turn: Visit) -> Outcome:
-        if turn.verbose:
-            verbose.append(turn.database.name)
-        return ended(turn)
+    def visit(visited: Visit) -> Outcome:
+        if visited.verbose:
+            verbose.append(visited.database.name)
+        return ended(visited)
 
-    Told(visit, 100)
+    Result(visit, 100)
 
     assert verbose == ["0.db"]
 
@@ -193,23 +195,23 @@ def test_only_the_first_wave_is_verbose() -> None:
 def test_no_visit_begins_after_a_stop_request() -> None:
     supervision = CancelToken()
 
-    def visit(turn: Visit) -> Outcome:
+    def visit(visited: Visit) -> Outcome:
         supervision.stop("SIGTERM", 0)
-        return ended(turn)
+        return ended(visited)
 
-    told = Told(visit, 100, supervision=supervision)
+    result = Result(visit, 100, supervision=supervision)
 
-    assert (told.order, told.halt) == ([0], None)
+    assert (result.order, result.halt) == ([0], None)
 
 
 def test_exception_in_a_worker_is_raised_in_the_caller_s_thread() -> None:
-    def visit(turn: Visit) -> Outcome:
-        if turn.database.name == "7.db":
+    def visit(visited: Visit) -> Outcome:
+        if visited.database.name == "7.db":
             raise ZeroDivisionError
-        return ended(turn)
+        return ended(visited)
 
     with pytest.raises(ZeroDivisionError):
-        Told(visit, 50, policy=WavePolicy(()))
+        Result(visit, 50, policy=WavePolicy(()))
 
 
 class TestSharedLocks:
