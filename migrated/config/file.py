@@ -124,7 +124,7 @@ def read_config_file(path: Path, *, trusting: bool = False) -> tuple[Config, Fau
     values = _converted(top, TOP_KEYS, faults)
     for key in _NOT_NOUGHT:
         if values.get(key, 1) <= 0:
-            faults.add(key, "must be more than nothing")
+            faults.add(key, "must be greater than zero")
     values["hooks"] = _hooks(values.pop("hooks", {}), faults)
     targets = _tables(table.get("target", [{}]), faults)
     base = path.absolute().parent
@@ -156,8 +156,8 @@ def _require_safe(path: Path, status: os.stat_result, trust: Trust) -> None:
     if weakness is None:
         return
     # A key in the file cannot speak for the file: whoever can write the one can write the other.
-    fault = f"{path}: the configuration file is not safe: {weakness.reason}"
-    hint = f"`{weakness.fix}`; or give --allow-insecure-permissions, if whoever can write it may be trusted"
+    fault = f"{path}: the configuration file has insecure permissions: {weakness.reason}"
+    hint = f"`{weakness.fix}`; or pass --allow-insecure-permissions if everyone who can write to it is trusted"
     raise ConfigError(fault, faults=[fault], code=CODE, hint=hint)
 
 
@@ -171,7 +171,7 @@ def _metrics_file(name: str, base: Path, faults: Faults) -> str | None:
     if not name:
         return None
     if not name.endswith(".prom"):
-        faults.add("metrics_file", f"must end in .prom, as the collector reads no other file, got {name!r}")
+        faults.add("metrics_file", f"must end in .prom, because the collector ignores other files, got {name!r}")
     if find_spec("prometheus_client") is None:
         faults.add("metrics_file", "needs the library prometheus_client: pip install 'migrated[metrics]'")
     return str(base / name)
@@ -190,7 +190,7 @@ def _hooks(value: object, faults: Faults) -> Hooks:
         return Hooks()
     values = _converted(value, HOOK_KEYS, faults, prefix="hooks.")
     if values.get("timeout", 1) <= 0:
-        faults.add("hooks.timeout", "must be more than nothing")
+        faults.add("hooks.timeout", "must be greater than zero")
     return Hooks(**values)
 
 
@@ -253,11 +253,11 @@ def _measure(kind: type[Any], value: object) -> object:
 def _command(value: object) -> Command:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         example = ", ".join(msgspec.json.encode(word).decode() for word in _split(value))
-        raise ValueError(f"expected a list of texts, the program and its arguments, such as [{example}]")
+        raise ValueError(f"expected a list of strings, the program and its arguments, such as [{example}]")
     if value and not value[0]:
-        raise ValueError("expected the name of a program first")
+        raise ValueError("expected a program name as the first element")
     if any("\0" in word for word in value):
-        raise ValueError("no argument can hold a NUL")
+        raise ValueError("arguments must not contain a NUL character")
     return Command(value)
 
 

@@ -78,7 +78,7 @@ def _without_file(here: str, overrides: Overrides, faults: Faults) -> Config:
     if url and not overrides.databases:
         database = _from_url(url, faults)
     target = Target(here, (database,), joined(here, DEFAULT_MIGRATIONS))
-    return Config("defaults and options, no file", (target,))
+    return Config("defaults and options, no configuration file", (target,))
 
 
 def _from_url(url: str, faults: Faults) -> str:
@@ -97,20 +97,20 @@ def _unfit(schema_file: str, number: int, targets: Sequence[Target]) -> str | No
         return f"{schema_file} is a directory"
     for target in targets:
         if os.path.dirname(path) == os.path.realpath(target.migrations):
-            return f"{schema_file} lies in the migrations directory, where it would be taken for a migration"
+            return f"{schema_file} is in the migrations directory, where it would be read as a migration"
         # Or would be as soon as it is written.
         if would_be_found(target, schema_file):
-            return f"{schema_file} is, or would be taken for, one of the databases {', '.join(target.databases)}"
+            return f"{schema_file} is, or would match, one of the databases {', '.join(target.databases)}"
     others = (target.schema_file for target in targets[:number] if target.schema_file is not None)
     if path in map(os.path.realpath, others):
-        return f"{schema_file} is that of another target; each needs one of its own"
+        return f"{schema_file} is also the schema_file of another target; each target needs its own"
     return None
 
 
 def _override(config: Config, overrides: Overrides, here: str, faults: Faults) -> Config:
     target = config.targets[0]
     if (overrides.databases or overrides.migrations) and len(config.targets) > 1:
-        faults.add("target", "-d and -m stand for one target; the configuration has several")
+        faults.add("target", "-d and -m replace a single target; the configuration has several")
     for path in overrides.databases:
         faults.require_path(path, "-d")
     if overrides.databases:

@@ -196,7 +196,7 @@ class Faults:
     def require_path(self, path: str, key: str, *, table: int | None = None) -> bool:
         """Whether `path` can be that of a file; note a fault if not."""
         if not path or path == ":memory:" or "\0" in path:
-            self.add(key, f"{path!r} is not the path of a file", table=table)
+            self.add(key, f"{path!r} is not a file path", table=table)
             return False
         return True
 
@@ -208,7 +208,7 @@ class Faults:
             raise ConfigError(
                 f"the configuration has {len(self.found)} faults:\n{text}" if several else text,
                 faults=self.found,
-                hint="the README lists every key and its values",
+                hint="`migrated help configuration` lists every key and its values",
             )
 
     def _line_of(self, key: str, number: int | None, within: str) -> int | None:

@@ -96,7 +96,8 @@ class Migration:
         self._down: Final = _section(down_sql or "")
         if not all(map(_is_text, (name, up_sql, down_sql or ""))):
             raise InvalidFormatError(
-                f"migration {version} holds a NUL or half a character, which no SQL text can", version=version
+                f"migration {version} contains a NUL character or a lone surrogate, which SQL text cannot",
+                version=version,
             )
         self._checksum_is_given: Final = bool(checksum)
         self.checksum: Final = checksum or self.compute_checksum(up_sql)
@@ -136,7 +137,9 @@ class Migration:
             raise InvalidFormatError(f"version {self.version!r} is not a whole number")
         if self.is_repeatable:
             if self.version or self.down_sql is not None:
-                raise InvalidFormatError("a repeatable migration has no version and no down text", name=self.name)
+                raise InvalidFormatError(
+                    "a repeatable migration must not have a version or a down text", name=self.name
+                )
         elif not 1 <= self.version <= HIGHEST_VERSION:
             raise InvalidFormatError(
                 f"version {self.version} is out of range: expected 1 to {HIGHEST_VERSION}",
@@ -278,7 +281,7 @@ def directive_in(comment: str) -> Directive | None:
     except ValueError:
         known = ", ".join(Directive)
         raise InvalidFormatError(
-            f"unknown directive {value!r}", hint=f"write one of: {known}; or remove the line"
+            f"unknown directive {value!r}", hint=f"use one of: {known}; or remove the line"
         ) from None
 
 

@@ -291,7 +291,7 @@ def require_known(statuses: Iterable[MigrationStatus], target: int) -> None:
     """Raise `MigrationNotFoundError` unless `target` is 0 (empty) or a version that either side knows."""
     if target != 0 and not any(status.version == target for status in statuses):
         raise MigrationNotFoundError(
-            f"version {target} is unknown: neither the migrations nor the ledger have it",
+            f"version {target} is unknown: it is in neither the migrations nor the migrations table",
             version=target,
-            hint="`migrated status` lists the versions; 0 stands for an empty database",
+            hint="`migrated status` lists the versions; 0 means an empty database",
         )

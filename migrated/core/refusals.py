@@ -42,11 +42,11 @@ def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
     if there[: len(done)] == done and len(there) > len(done):
         return
     place = next((n for n, text in enumerate(done) if there[n : n + 1] != [text]), None)
-    other = f"statement {(place or 0) + 1} is done and is another one now"
-    found = "nothing follows what is done" if place is None else other
+    other = f"statement {(place or 0) + 1} has been executed and was changed since"
+    found = "no statement is left to run" if place is None else other
     raise ChecksumMismatchError(
         f"{present.label} cannot be resumed: {found}",
-        hint="restore the statements that are done and change only those after them; or finish by hand and use "
+        hint="restore the executed statements and change only those after them; or finish by hand and use "
         "--mark-applied",
         version=present.version,
         name=present.name,
@@ -67,7 +67,7 @@ def refuse_mixture(steps: Sequence[Step], statuses: Sequence[MigrationStatus]) -
     versions = {step.migration.version for step in odd}
     labels = ", ".join(step.migration.label for step in odd)
     raise RefusedError(
-        f'with transaction = "run" {labels} cannot be applied together with others: it says {directive}',
+        f'with transaction = "run" {labels} cannot share a transaction: it has the directive {directive}',
         hint="apply those before it first (`migrated up --to V`), then it alone, then the rest",
         version=min(versions),
         offenders=[status for status in statuses if status.version in versions],
@@ -145,7 +145,7 @@ def _stopped(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
         return None
     unfinished = stopped[0].unfinished
     return UnfinishedError(
-        f"{unfinished}: what was done stays done, and the rest is not" if unfinished else stopped[0].label,
+        f"{unfinished}: the executed statements stay in effect" if unfinished else stopped[0].label,
         hint=f"`migrated repair` shows what is open; `migrated repair {stopped[0].version}` settles it, with "
         "--resume (go on with the next statement), --mark-applied or --forget (finished or undone by hand)",
         **_of_first(stopped),
@@ -218,7 +218,7 @@ def _missing(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
     if not missing:
         return None
     return MigrationNotFoundError(
-        f"applied, but no migration has it any more: {names(missing)}",
+        f"applied, but no longer among the migrations: {names(missing)}",
         hint="bring the file back, roll it back with `migrated down` (its down text was recorded), "
         'or set on_missing = "ignore"',
         **_of_first(missing),
@@ -231,7 +231,7 @@ def _late(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
         return None
     return LateMigrationError(
         f"pending below the highest applied version: {names(late)}",
-        hint='give them a version above, or set on_late = "apply"',
+        hint='give them a higher version, or set on_late = "apply"',
         **_of_first(late),
     )
 

@@ -97,7 +97,7 @@ class Console:
 
 def _sentence(line: Mapping[str, Any]) -> str:
     if _is_told_already(line):
-        return f"nothing more is applied to {line.get('database')} until that is settled"
+        return f"{line.get('database')} is blocked until this is fixed"
     return str(line["message"])
 
 

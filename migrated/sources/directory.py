@@ -98,9 +98,9 @@ def read_finished(
         if time.monotonic() > deadline:
             first = listing.unfinished[0]
             raise MigrationFileError(
-                f"the file is not finished: {first.reason}",
+                f"the file is not complete yet: {first.reason}",
                 file=first.file,
-                hint="try again once it is whole",
+                hint="try again when it is complete",
             )
         time.sleep(0.05)
     return listing
@@ -168,7 +168,7 @@ def _read_whole(path: str, trust: Trust | None) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         # Removed since it was listed, or a link whose target has not come yet (Kubernetes makes them so).
-        raise _UnfinishedError("it is a link without a target, or was just removed") from None
+        raise _UnfinishedError("it is a dangling symbolic link, or was just removed") from None
     except OSError as error:
         raise _file_error(path, "migration", error) from error
     try:
@@ -237,10 +237,10 @@ def _duplicates(claims: Mapping[int, Sequence[str]]) -> Iterator[InvalidFormatEr
     for version, files in sorted(claims.items()):
         if len(files) > 1:
             yield InvalidFormatError(
-                f"version {version} is claimed by more than one file: {', '.join(files)}",
+                f"version {version} is used by more than one file: {', '.join(files)}",
                 version=version,
                 file=files[0],
-                hint="give one of them another version, as `migrated new` would",
+                hint="rename one of them to an unused version, such as the one `migrated new` would choose",
             )
 
 
@@ -256,14 +256,15 @@ def _file_error(path: str | os.PathLike[str], what: str, error: OSError) -> Migr
     return MigrationFileError(
         f"the {what} cannot be read: {error.strerror or error}",
         file=str(path),
-        hint="check that it exists, is of the right kind and may be read by this user",
+        hint="check that it exists, has the right type and is readable by this user",
     )
 
 
 def _insecure(path: str, what: str, weakness: Weakness) -> MigrationError:
     return MigrationFileError(
-        f"the {what} is not safe to run from: {weakness.reason}",
+        f"the {what} has insecure permissions: {weakness.reason}",
         file=str(path),
         code=CODE,
-        hint=f"`{weakness.fix}`; or set allow_insecure_permissions = true, if whoever can write it may be trusted",
+        hint=f"`{weakness.fix}`; or set allow_insecure_permissions = true if everyone "
+        "who can write to it is trusted",
     )

@@ -85,9 +85,9 @@ class ProcessLock:
                 return
         except (OSError, NotImplementedError) as error:
             raise DatabaseError(
-                f"the lock {self.path} cannot be taken: {error}",
+                f"cannot take the lock {self.path}: {error}",
                 transient=True,
-                hint="check that the directory of the database exists and may be written by this user",
+                hint="check that the directory of the database exists and is writable by this user",
             ) from error
         holder = self.holder()
         raise LockHeldError(
@@ -154,7 +154,7 @@ class ProcessLock:
             raise DatabaseError(
                 f"the directory {folder.parent} does not exist",
                 transient=True,
-                hint="make it, or check the path of the database",
+                hint="create it, or check the path of the database",
             )
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)

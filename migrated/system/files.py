@@ -46,7 +46,7 @@ def _present(path: str) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode):
-        raise FileExistsError(None, "it is not a file", path)
+        raise FileExistsError(None, "it is not a regular file", path)
     return status
 
 

@@ -52,5 +52,5 @@ def _require_exact_scanner() -> None:
         if found != expected:
             raise UnsupportedPythonError(
                 f"this Python reads the SQL text {sql!r} as {found}",
-                hint="its regular expressions are faulty; install migrated with another release of Python",
+                hint="its `re` module is faulty; install migrated with another release of Python",
             )

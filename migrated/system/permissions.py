@@ -116,7 +116,7 @@ class Trust:
         """What is wrong with a file or directory of this status, if anything is."""
         if status.st_uid not in {0, self._us} and self._us != 0:
             us, them = name_of(self._us), name_of(status.st_uid)
-            return Weakness(f"it belongs to {them}, and this is {us}", f"chown root {_quoted(path)}")
+            return Weakness(f"it belongs to {them}, but migrated runs as {us}", f"chown root {_quoted(path)}")
         return self._of_mode("it", path, status)
 
     def of_place(self, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
@@ -148,10 +148,10 @@ class Trust:
         by_group = bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in self._groups(status.st_uid)
         if not by_others and not by_group:
             return None
-        who = "everybody" if by_others else f"the group {group_name_of(status.st_gid)}"
+        who = "everyone" if by_others else f"the group {group_name_of(status.st_gid)}"
         bits = ("g" if by_group else "") + ("o" if by_others else "")
         mode = f"{stat.S_IMODE(status.st_mode):04o}"
-        return Weakness(f"{who} may write {name} (mode {mode})", f"chmod {bits}-w {_quoted(path)}")
+        return Weakness(f"{who} can write to {name} (mode {mode})", f"chmod {bits}-w {_quoted(path)}")
 
     def _groups(self, owner: int) -> frozenset[int]:
         """The groups that are trusted with what belongs to `owner`."""

@@ -70,13 +70,16 @@ def run_program(
         if run.wait(lambda now: now >= deadline or supervision.deadline_passed(now)):
             return _exited(process.wait(), run, directory)
         if supervision.deadline_passed(time.monotonic()):
-            reason, hint = f"it was ended, since migrated is stopping: {supervision.reason}", "raise stop_grace"
+            reason, hint = (
+                f"it was terminated because migrated is stopping: {supervision.reason}",
+                "raise stop_grace",
+            )
         else:
-            reason, hint = f"it took longer than {timeout:g} s, and was ended", "raise `timeout` in [hooks]"
+            reason, hint = f"it ran longer than {timeout:g} s and was terminated", "raise `timeout` in [hooks]"
         if run.end():
             process.wait()
         else:
-            reason += "; it lives on, even after SIGKILL"
+            reason += "; it is still running, even after SIGKILL"
         return Ended(reason, hint, bytes(run.output), run.is_cut)
     finally:
         os.close(reader)
@@ -168,21 +171,21 @@ def _exited(code: int, run: _Run, directory: str) -> Ended:
     output = bytes(run.output)
     if code == 0:
         return Ended(None, None, output, run.is_cut)
-    reason = f"it was ended by {_signal_name(-code)}" if code < 0 else f"it exited with {code}"
+    reason = f"it was terminated by {_signal_name(-code)}" if code < 0 else f"it exited with code {code}"
     return Ended(reason, f"run it by hand in {directory} to see why", output, run.is_cut)
 
 
 def _not_started(error: Exception, program: str, directory: str) -> Ended:
     if isinstance(error, OSError) and error.filename == directory:
-        return Ended(f"{directory}, where it would run, cannot be entered: {error.strerror}")
+        return Ended(f"cannot enter its working directory {directory}: {error.strerror}")
     match getattr(error, "errno", None):
         case errno.ENOENT:
-            hint = f"a name without a slash is looked for in PATH, other paths begin in {directory}"
-            return Ended(f"{program}, or the program that its first line names, was not found", hint)
+            hint = f"a name without a slash is looked up in PATH, other paths are relative to {directory}"
+            return Ended(f"{program} or its interpreter was not found", hint)
         case errno.EACCES:
             return Ended(f"{program} is not executable", f"chmod +x {program}")
         case errno.ENOEXEC:
-            return Ended(f"{program} is no program", "a script begins with a line such as #!/bin/sh")
+            return Ended(f"{program} is not a program", "a script begins with a line such as #!/bin/sh")
         case _:
             return Ended(f"{program} could not be started: {error}")
 

@@ -263,7 +263,7 @@ def test_mismatch_has_a_diff_on_the_console_but_not_in_json(tmp_path: Path, appl
         "          );\n"
         "         <36>hint:<0> `migrated diff 1` shows what changed; restore the text that was applied (only the "
         "UP section counts) and make the change a new migration\n"
-        "<2>TIME<0> <31>error   nothing more is applied to app.db until that is settled<0>\n"
+        "<2>TIME<0> <31>error   app.db is blocked until this is fixed<0>\n"
     )
     assert (told["event"], told["reason"]) == ("checksum.mismatch", "statements differ")
     assert "title" not in json.dumps(told)
@@ -315,6 +315,6 @@ def test_saving_a_changed_file_logs_two_lines(tmp_path: Path, applied: Path) -> 
     _, seen = on_a_terminal(tmp_path, "up")
 
     first, second, *rest = without_times(shown_colours(seen)).splitlines()
-    assert re.fullmatch(r"<2>TIME info    kept app\.db as snapshot app\.db\.\w+, \d+ bytes, in \d+ ms<0>", first)
+    assert re.fullmatch(r"<2>TIME info    took snapshot app\.db\.\w+ of app\.db \(\d+ bytes, \d+ ms\)<0>", first)
     assert re.fullmatch(r"<2>TIME info    <0><32>applied 3_change<0> to app\.db in \d+ ms", second)
     assert rest == []

@@ -130,7 +130,7 @@ def test_text_output_has_a_level_and_a_hint_per_finding(project: Path) -> None:
     assert code == 1
     assert "\033[32mok       \033[0mapp.db: 1 applied" in shown
     assert (
-        f"\033[31mproblem  \033[0m{project}/migrations: the migrations directory is not safe to run from" in shown
+        f"\033[31mproblem  \033[0m{project}/migrations: the migrations directory has insecure permissions" in shown
     )
     assert f"\n         hint: `chmod o-w {project}/migrations`" in shown
     assert "\n1 problem, " in shown
@@ -148,7 +148,7 @@ def test_every_error_of_the_configuration_is_listed(project: Path, doctor: Docto
         ("configuration", "watch"),
         ("configuration", "colour"),
     ]
-    assert {hint for *_, hint in problems} == {"the README lists every key and its values"}
+    assert {hint for *_, hint in problems} == {"`migrated help configuration` lists every key and its values"}
 
 
 def test_missing_migrations_directory_is_a_problem(tmp_path: Path, doctor: Doctor) -> None:

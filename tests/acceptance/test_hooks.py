@@ -90,7 +90,7 @@ class TestCommands:
         assert done.returncode == 0
         assert applied_versions(tmp_path / "app.db") == [1, 2]
         (failed,) = events(done.stderr, "hook.")
-        assert (failed["event"], failed["reason"]) == ("hook.failed", "it exited with 3")
+        assert (failed["event"], failed["reason"]) == ("hook.failed", "it exited with code 3")
         assert log_lines(done.stderr)[-1] == failed
         assert runs(tmp_path) == [
             {
@@ -154,9 +154,9 @@ class TestCommands:
         (run,) = runs(tmp_path)
         assert (run["EVENT"], run["VERSIONS"], run["OUTCOME"]) == ("on_failure", "7", "refused")
         assert run["DATABASE"] == str(tmp_path / "app.db")
-        assert run["REASON"].startswith("version 7 is claimed by more than one file")
+        assert run["REASON"].startswith("version 7 is used by more than one file")
         (failed,) = events(done.stderr, "hook.")
-        assert failed["reason"] == "it exited with 4"
+        assert failed["reason"] == "it exited with code 4"
         assert '"event":"file.invalid"' in str(failed["output"])
 
     def test_first_signal_lets_the_hook_finish(self, tmp_path: Path, migrations: Path) -> None:
@@ -208,7 +208,7 @@ class TestDaemon:
         write_migration(migrations, 1)
         with DaemonProcess(tmp_path) as daemon:
             failed = daemon.wait_for("hook.failed", name="after_apply", level="error")
-            assert "./missing, or the program that its first line names, was not found" in failed["reason"]
+            assert "./missing or its interpreter was not found" in failed["reason"]
             assert applied_versions(database) == [1]
             text = (tmp_path / "migrated.toml").read_text().replace("./missing", "./record")
             (tmp_path / "migrated.toml").write_text(text)
@@ -270,7 +270,7 @@ class TestDaemon:
         ]
         reasons = [run["REASON"] for run in runs(tmp_path)]
         assert reasons[0] == "no such table: nowhere"
-        assert reasons[1].startswith("version 2 is claimed by more than one file")
+        assert reasons[1].startswith("version 2 is used by more than one file")
         assert reasons[2].startswith("1_change was changed after it was applied")
         assert {run["DATABASE"] for run in runs(tmp_path)} == {str(tmp_path / "app.db")}
 
@@ -316,7 +316,7 @@ class TestStop:
 
             assert daemon.wait() == 0
         assert [line["reason"] for line in daemon.logged("hook.failed")] == [
-            "it was ended, since migrated is stopping: SIGTERM",
+            "it was terminated because migrated is stopping: SIGTERM",
             "not run, because migrated is stopping: SIGTERM",
         ]
         assert daemon.lines[-1]["event"] == "daemon.stopped"

@@ -177,7 +177,7 @@ def test_unusable_metrics_file_is_a_configuration_error(
         load_config(Overrides(), tmp_path)
 
     reason = (
-        "must end in .prom, as the collector reads no other file, got 'metrics.txt'"
+        "must end in .prom, because the collector ignores other files, got 'metrics.txt'"
         if installed
         else "needs the library prometheus_client: pip install 'migrated[metrics]'"
     )

@@ -155,7 +155,7 @@ def test_resume_uses_an_edited_rest_and_refuses_an_edited_beginning(
     refused = migrated(tmp_path, "repair", "2", "--resume")
 
     assert refused.returncode == 4
-    assert "2_stops cannot be resumed: statement 1 is done and is another one now" in refused.stderr
+    assert "2_stops cannot be resumed: statement 1 has been executed and was changed since" in refused.stderr
     assert everything(stopped) == before
     write_migration(migrations, 2, "stops", up=f"{DIRECTIVE}\nCREATE TABLE a (x);\nVACUUM;")
     assert migrated(tmp_path, "repair", "2", "--resume").returncode == 0

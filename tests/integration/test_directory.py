@@ -14,8 +14,8 @@ from migrated import InvalidFormatError, MigrationFileError, read_migrations
 from migrated.sources.directory import QUIET_SECONDS, read_directory, read_finished
 
 MISNAMED = (
-    "the name does not fit: expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or "
-    "R__<name>.sql; the name of letters, digits, _ and -"
+    "the file name is invalid: expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or "
+    "R__<name>.sql; the name may contain letters, digits, _ and -"
 )
 OUT_OF_RANGE = "the version is out of range: expected 1 to 9223372036854775807"
 WRITING = "another process has it open for writing"
@@ -168,7 +168,7 @@ except MigrationError as error:
     print(type(error).__name__, error.exit_code)
     print(error)
 """
-HINT = "hint: check that it exists, is of the right kind and may be read by this user\n"
+HINT = "hint: check that it exists, has the right type and is readable by this user\n"
 
 
 def test_unreadable_file_blocks_the_directory(migrations: Path) -> None:
@@ -221,8 +221,8 @@ def test_two_files_of_one_version_are_refused_naming_both(migrations: Path) -> N
         read_migrations(migrations)
 
     assert str(refused.value) == (
-        f"{first}: version 7 is claimed by more than one file: {first}, {second}\n"
-        "hint: give one of them another version, as `migrated new` would"
+        f"{first}: version 7 is used by more than one file: {first}, {second}\n"
+        "hint: rename one of them to an unused version, such as the one `migrated new` would choose"
     )
     assert refused.value.version == 7
 
@@ -235,7 +235,7 @@ def test_two_files_of_one_version_are_found_even_when_one_is_invalid(migrations:
 
     messages = [error.message for error in listing.invalid]
     assert any("unknown directive" in message for message in messages)
-    assert any("version 7 is claimed by more than one file" in message for message in messages)
+    assert any("version 7 is used by more than one file" in message for message in messages)
 
 
 def test_every_fault_is_told_at_once(migrations: Path) -> None:
@@ -258,7 +258,7 @@ def test_every_fault_is_told_at_once(migrations: Path) -> None:
         "5_e.sql:1: a statement above",
     ):
         assert f"{migrations}/{place}" in text
-    assert "version 4 is claimed by more than one file" in text
+    assert "version 4 is used by more than one file" in text
 
 
 # Files that are being written
@@ -338,7 +338,9 @@ def test_reading_gives_up_on_a_file_that_is_never_finished(migrations: Path) -> 
     with path.open("w"), pytest.raises(MigrationFileError) as refused:
         read_finished(migrations, timeout=0.1)
 
-    assert str(refused.value) == (f"{path}: the file is not finished: {WRITING}\nhint: try again once it is whole")
+    assert str(refused.value) == (
+        f"{path}: the file is not complete yet: {WRITING}\nhint: try again when it is complete"
+    )
 
 
 def test_read_migrations_gives_up_too(migrations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +348,10 @@ def test_read_migrations_gives_up_too(migrations: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
 
-    with (migrations / "1_a.sql").open("w"), pytest.raises(MigrationFileError, match="the file is not finished"):
+    with (
+        (migrations / "1_a.sql").open("w"),
+        pytest.raises(MigrationFileError, match="the file is not complete yet"),
+    ):
         read_migrations(migrations)
 
     # Long enough for a file whose rest has to be waited for.

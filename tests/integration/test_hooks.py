@@ -22,7 +22,7 @@ from migrated.system.cancellation import CancelToken
 
 Line = dict[str, Any]
 APPLIED = HookEvent(HookName.AFTER_APPLY, "r1", "applied", ("/srv/a.db",), (7, 8))
-DIRECTORY_HINT = "a name without a slash is looked for in PATH, other paths begin in"
+DIRECTORY_HINT = "a name without a slash is looked up in PATH, other paths are relative to"
 
 
 class Place:
@@ -180,16 +180,16 @@ def test_program_that_cannot_be_started(place: Place, monkeypatch: pytest.Monkey
     # A directory on the path that may not be entered would leave open whether the program is there.
     monkeypatch.setenv("PATH", os.defpath)
     assert place.failure("no-such-program", "x") == (
-        "no-such-program, or the program that its first line names, was not found",
+        "no-such-program or its interpreter was not found",
         f"{DIRECTORY_HINT} {place.home}",
     )
     place.put("#!/no/such/shell\n", "orphan")
-    assert place.failure("./orphan")[0] == "./orphan, or the program that its first line names, was not found"
+    assert place.failure("./orphan")[0] == "./orphan or its interpreter was not found"
     place.put("#!/bin/sh\n", "plain", 0o644)
     assert place.failure("./plain") == ("./plain is not executable", "chmod +x ./plain")
     place.put("echo no first line\n", "shapeless")
     assert place.failure("./shapeless") == (
-        "./shapeless is no program",
+        "./shapeless is not a program",
         "a script begins with a line such as #!/bin/sh",
     )
     assert place.failure("true", "x" * 200_000)[0] == (
@@ -219,26 +219,26 @@ def test_deleted_working_directory(place: Place, tmp_path: Path) -> None:
     line = json.loads((tmp_path / "log").read_text())
 
     gone = tmp_path / "gone"
-    assert line["reason"] == f"{gone}, where it would run, cannot be entered: No such file or directory"
+    assert line["reason"] == f"cannot enter its working directory {gone}: No such file or directory"
 
 
 def test_exit_code_is_logged_with_the_output(place: Place) -> None:
     line = place.run(script="echo out; echo err >&2; exit 3")
 
-    assert (line["event"], line["reason"], line["output"]) == ("hook.failed", "it exited with 3", "out\nerr")
+    assert (line["event"], line["reason"], line["output"]) == ("hook.failed", "it exited with code 3", "out\nerr")
     assert line["hint"] == f"run it by hand in {place.home} to see why"
-    assert line["message"] == "hook after_apply failed: it exited with 3"
+    assert line["message"] == "hook after_apply failed: it exited with code 3"
 
 
 @pytest.mark.parametrize(("number", "name"), [("KILL", "SIGKILL"), ("40", "signal 40")])
 def test_signal_that_ended_the_program_is_logged(place: Place, number: str, name: str) -> None:
-    assert place.failure(script=f"kill -{number} $$")[0] == f"it was ended by {name}"
+    assert place.failure(script=f"kill -{number} $$")[0] == f"it was terminated by {name}"
 
 
 def test_timeout_ends_the_whole_process_group(place: Place) -> None:
     reason, hint = place.failure(script="sleep 600 & echo $$ $! > pids; echo begun; sleep 600", timeout=0.3)
 
-    assert (reason, hint) == ("it took longer than 0.3 s, and was ended", "raise `timeout` in [hooks]")
+    assert (reason, hint) == ("it ran longer than 0.3 s and was terminated", "raise `timeout` in [hooks]")
     assert json.loads(place.raw)["output"] == "begun"
     assert json.loads(place.raw)["execution_time_ms"] >= 300
     pids = (place.home / "pids").read_text().split()
@@ -248,7 +248,7 @@ def test_timeout_ends_the_whole_process_group(place: Place) -> None:
 def test_program_has_time_to_end_after_sigterm(place: Place) -> None:
     reason, _ = place.failure(script="trap 'echo tidy; exit 0' TERM; while :; do sleep 0.05; done", timeout=0.3)
 
-    assert reason == "it took longer than 0.3 s, and was ended"
+    assert reason == "it ran longer than 0.3 s and was terminated"
     assert json.loads(place.raw)["output"].endswith("tidy")
 
 
@@ -272,7 +272,7 @@ def test_background_processes_are_not_waited_for(place: Place) -> None:
 def test_program_that_closes_its_output_is_waited_for(place: Place) -> None:
     line = place.run(script="exec >&- 2>&-; sleep 0.3; : > ended; exit 4")
 
-    assert line["reason"] == "it exited with 4"
+    assert line["reason"] == "it exited with code 4"
     assert (place.home / "ended").exists()
 
 
@@ -293,13 +293,13 @@ def test_long_output_is_cut_to_its_end(place: Place, what: str) -> None:
     assert line["output"].endswith("\nthe last line")
     assert 1000 < len(json.dumps(line["output"], ensure_ascii=False)) <= hooks.LONGEST_OUTPUT
     assert len(place.raw) < LONGEST_LINE
-    assert line["reason"] == "it exited with 1"
+    assert line["reason"] == "it exited with code 1"
 
 
 def test_endless_output_uses_little_memory_and_ends_at_the_timeout(place: Place) -> None:
     line = place.run("yes", timeout=0.3)
 
-    assert line["reason"] == "it took longer than 0.3 s, and was ended"
+    assert line["reason"] == "it ran longer than 0.3 s and was terminated"
     assert set(line["output"].split("\n")) == {"y"}
 
 
@@ -325,7 +325,7 @@ def test_hook_is_ended_after_stop_grace(place: Place) -> None:
     place.supervision.stop("SIGTERM", time.monotonic() + 0.3)
     reason, hint = place.failure(script="sleep 600")
 
-    assert (reason, hint) == ("it was ended, since migrated is stopping: SIGTERM", "raise stop_grace")
+    assert (reason, hint) == ("it was terminated because migrated is stopping: SIGTERM", "raise stop_grace")
 
 
 def test_hook_does_not_start_after_stop_grace(place: Place) -> None:

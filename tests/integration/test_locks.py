@@ -244,7 +244,7 @@ def test_lock_in_a_missing_directory_is_a_clear_error(tmp_path: Path) -> None:
         pass
 
     assert str(refused.value) == (
-        f"the directory {tmp_path / 'gone'} does not exist\nhint: make it, or check the path of the database"
+        f"the directory {tmp_path / 'gone'} does not exist\nhint: create it, or check the path of the database"
     )
     assert refused.value.transient
     assert list(tmp_path.iterdir()) == []
@@ -266,7 +266,7 @@ def test_lock_in_a_read_only_directory_is_a_clear_error(database: Path) -> None:
 
     folder = database.parent / ".migrated"
     assert (done.stdout, done.stderr) == (
-        f"the lock {folder}/lock cannot be taken: [Errno 13] Permission denied: '{folder}' 6\n",
+        f"cannot take the lock {folder}/lock: [Errno 13] Permission denied: '{folder}' 6\n",
         "",
     )
     assert applied_versions(database) == []
@@ -279,7 +279,7 @@ def test_symbolic_link_in_place_of_the_lock_is_not_followed(database: Path) -> N
     path.parent.mkdir()
     path.symlink_to(precious)
 
-    with pytest.raises(DatabaseError, match="cannot be taken"), holding(str(database), APPLYING, 0):
+    with pytest.raises(DatabaseError, match="cannot take the lock"), holding(str(database), APPLYING, 0):
         pass
 
     assert precious.read_text() == "keep me"

@@ -531,7 +531,7 @@ def test_everything_is_refused_until_it_is_settled(database: Path, action: str, 
     with pytest.raises(UnfinishedError) as refused:
         ACTIONS[action](runner)
 
-    assert refused.value.message == f"{what}: what was done stays done, and the rest is not"
+    assert refused.value.message == f"{what}: the executed statements stay in effect"
     assert (refused.value.version, refused.value.exit_code, refused.value.code) == (2, 4, "UNFINISHED")
     assert [(status.version, status.state) for status in refused.value.offenders] == [(2, MigrationState.STOPPED)]
     assert "migrated repair 2" in str(refused.value.hint)
@@ -762,14 +762,18 @@ def test_layout_between_finished_statements_may_be_edited(database: Path, commen
 
 EDITS = [
     pytest.param(
-        pieces("CREATE TABLE a (x, y)", *STOPS[1:]), "statement 1 is done and is another one now", id="other"
+        pieces("CREATE TABLE a (x, y)", *STOPS[1:]),
+        "statement 1 has been executed and was changed since",
+        id="other",
     ),
-    pytest.param(pieces(*STOPS[1:]), "statement 1 is done and is another one now", id="removed"),
+    pytest.param(pieces(*STOPS[1:]), "statement 1 has been executed and was changed since", id="removed"),
     pytest.param(
-        pieces("CREATE TABLE z (x)", *STOPS), "statement 1 is done and is another one now", id="one before it"
+        pieces("CREATE TABLE z (x)", *STOPS),
+        "statement 1 has been executed and was changed since",
+        id="one before it",
     ),
-    pytest.param(pieces(STOPS[0]), "nothing follows what is done", id="none left"),
-    pytest.param(pieces(), "statement 1 is done and is another one now", id="emptied"),
+    pytest.param(pieces(STOPS[0]), "no statement is left to run", id="none left"),
+    pytest.param(pieces(), "statement 1 has been executed and was changed since", id="emptied"),
 ]
 
 

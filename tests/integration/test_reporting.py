@@ -144,7 +144,7 @@ def test_snapshots_are_logged(work: Work, migrations: Path) -> None:
     assert kept.name == f"{identifier}.1.before-run.snapshot"
     assert size == kept.stat().st_size
     message = taken.pop("message")
-    assert message.startswith(f"kept app.db as snapshot {identifier}, {size} bytes, in ")
+    assert message.startswith(f"took snapshot {identifier} of app.db ({size} bytes, ")
     assert taken == {"event": "snapshot.taken", "level": "info"}
 
 
@@ -290,7 +290,7 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
     )
     reason = (
         f"1_change was changed after it was applied: expected checksum {applied}, found {edited}; "
-        "applied, but no migration has it any more: 2_change"
+        "applied, but no longer among the migrations: 2_change"
     )
     mismatch = {"version": 1, "name": "change", "file": str(migrations / "1_change.sql"), "hint": hint}
     assert lines == [
@@ -354,7 +354,7 @@ def test_applied_late_migration_is_logged(work: Work, migrations: Path) -> None:
         | {
             "event": "migration.late",
             "level": "warning",
-            "message": "1_change lies below the highest version applied to app.db",
+            "message": "1_change is below the highest version applied to app.db",
         },
         applying,
         applied,
@@ -375,13 +375,13 @@ def test_events_of_a_refused_late_migration(work: Work, migrations: Path) -> Non
         "version": 1,
         "name": "change",
         "file": str(migrations / "1_change.sql"),
-        "hint": 'give them a version above, or set on_late = "apply"',
+        "hint": 'give them a higher version, or set on_late = "apply"',
     }
     assert lines == [
         {
             "event": "migration.late",
             "level": "warning",
-            "message": "1_change lies below the highest version applied to app.db",
+            "message": "1_change is below the highest version applied to app.db",
             **common,
         },
         {

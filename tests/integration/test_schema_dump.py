@@ -263,7 +263,7 @@ class TestFailing:
 
         (line,) = bench.logged()
         assert (line["reason"], line["hint"]) == (
-            "it is not a file",
+            "it is not a regular file",
             "check schema_file and what exists at that path",
         )
         assert bench.file.is_dir()

@@ -66,7 +66,7 @@ def test_others_may_not(tmp_path: Path, mode: int) -> None:
     path = made(tmp_path, mode, name="it's")
 
     assert weakness(path) == Weakness(
-        f"everybody may write it (mode {mode:04o})", f"""chmod o-w '{tmp_path}/it'"'"'s'"""
+        f"everyone can write to it (mode {mode:04o})", f"""chmod o-w '{tmp_path}/it'"'"'s'"""
     )
 
 
@@ -75,10 +75,10 @@ def test_another_group_may_not(tmp_path: Path) -> None:
     path = made(tmp_path, 0o775, gid=THEM)
 
     assert weakness(path) == Weakness(
-        f"the group {group_name_of(THEM)} may write it (mode 0775)", f"chmod g-w {path}"
+        f"the group {group_name_of(THEM)} can write to it (mode 0775)", f"chmod g-w {path}"
     )
     path.chmod(0o777)
-    assert weakness(path) == Weakness("everybody may write it (mode 0777)", f"chmod go-w {path}")
+    assert weakness(path) == Weakness("everyone can write to it (mode 0777)", f"chmod go-w {path}")
 
 
 def test_what_the_fix_says_helps(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_place_that_others_may_write_lets_them_put_another_there(tmp_path: Path)
     place = made(tmp_path, 0o777)
     path = made(place, 0o755)
 
-    assert weakness(path) == Weakness(f"everybody may write {place} (mode 0777)", f"chmod o-w {place}")
+    assert weakness(path) == Weakness(f"everyone can write to {place} (mode 0777)", f"chmod o-w {place}")
     place.chmod(0o1777)
     assert weakness(path) is None
 
@@ -110,13 +110,13 @@ def test_link_counts_as_what_it_leads_to_and_its_place_must_be_safe(tmp_path: Pa
 
     assert weakness(link) is None
     place.chmod(0o777)
-    assert weakness(link) == Weakness(f"everybody may write {place} (mode 0777)", f"chmod o-w {place}")
+    assert weakness(link) == Weakness(f"everyone can write to {place} (mode 0777)", f"chmod o-w {place}")
     place.chmod(0o755)
     path.chmod(0o777)
-    assert weakness(link) == Weakness("everybody may write it (mode 0777)", f"chmod o-w {link}")
+    assert weakness(link) == Weakness("everyone can write to it (mode 0777)", f"chmod o-w {link}")
     path.chmod(0o755)
     tmp_path.chmod(0o777)
-    assert weakness(link) == Weakness(f"everybody may write {tmp_path} (mode 0777)", f"chmod o-w {tmp_path}")
+    assert weakness(link) == Weakness(f"everyone can write to {tmp_path} (mode 0777)", f"chmod o-w {tmp_path}")
 
 
 # Owners
@@ -137,10 +137,10 @@ def test_user_trusts_root_and_himself_and_his_groups_alone(shared: Path) -> None
         None,
         None,
         None,
-        [f"it belongs to uid {THEM}, and this is uid {US}", f"chown root {theirs}"],
+        [f"it belongs to uid {THEM}, but migrated runs as uid {US}", f"chown root {theirs}"],
     ]
     assert seen_by_us(trusted[-1]) == [
-        [f"the group {THEM} may write it (mode 0775)", f"chmod g-w {shared}/deployed"],
+        [f"the group {THEM} can write to it (mode 0775)", f"chmod g-w {shared}/deployed"],
     ]
 
 
@@ -150,11 +150,11 @@ def test_root_judges_as_the_owner_would_but_not_where_anybody_could_have_put_it(
 
     assert weakness(theirs) is None
     os.chown(theirs, THEM, US)
-    assert weakness(theirs) == Weakness(f"the group {US} may write it (mode 0775)", f"chmod g-w {theirs}")
+    assert weakness(theirs) == Weakness(f"the group {US} can write to it (mode 0775)", f"chmod g-w {theirs}")
     os.chown(theirs, THEM, THEM)
     tmp_path.chmod(0o1777)
     assert weakness(theirs) == Weakness(
-        f"it belongs to uid {THEM}, and everybody may write {tmp_path} (mode 1777)", f"chown root {theirs}"
+        f"it belongs to uid {THEM}, and everyone can write to {tmp_path} (mode 1777)", f"chown root {theirs}"
     )
     os.chown(theirs, 0, 0)
     assert weakness(theirs) is None
@@ -172,9 +172,9 @@ def test_directory_that_others_may_write_is_not_read(migrations: Path) -> None:
 
     assert (caught.value.file, caught.value.code) == (str(migrations), "INSECURE_PERMISSIONS")
     assert str(caught.value) == (
-        f"{migrations}: the migrations directory is not safe to run from: everybody may write it (mode 0777)\n"
-        f"hint: `chmod o-w {migrations}`; or set allow_insecure_permissions = true, "
-        "if whoever can write it may be trusted"
+        f"{migrations}: the migrations directory has insecure permissions: everyone can write to it (mode 0777)\n"
+        f"hint: `chmod o-w {migrations}`; or set allow_insecure_permissions = true "
+        "if everyone who can write to it is trusted"
     )
     assert [migration.version for migration in read_directory(migrations).migrations] == [1]
 
@@ -242,8 +242,9 @@ def test_configuration_that_others_may_write_is_refused_whatever_it_says(tmp_pat
 
     assert (caught.value.exit_code, caught.value.code) == (78, "INSECURE_PERMISSIONS")
     assert str(caught.value) == (
-        f"{path}: the configuration file is not safe: everybody may write it (mode 0666)\n"
-        f"hint: `chmod o-w {path}`; or give --allow-insecure-permissions, if whoever can write it may be trusted"
+        f"{path}: the configuration file has insecure permissions: everyone can write to it (mode 0666)\n"
+        f"hint: `chmod o-w {path}`; or pass --allow-insecure-permissions if everyone "
+        "who can write to it is trusted"
     )
     assert load_config(Overrides(allow_insecure_permissions=True), tmp_path).trust() is None
     path.chmod(0o664)
@@ -255,7 +256,7 @@ def test_shared_configuration_counts_only_where_it_speaks_of_us(tmp_path: Path) 
     path.write_text('[project]\nname = "not-migrated"\n')
     path.chmod(0o666)
 
-    assert load_config(Overrides(), tmp_path).source == "defaults and options, no file"
+    assert load_config(Overrides(), tmp_path).source == "defaults and options, no configuration file"
     path.write_text("[tool.migrated]\n")
-    with pytest.raises(ConfigError, match="is not safe"):
+    with pytest.raises(ConfigError, match="insecure permissions"):
         load_config(Overrides(), tmp_path)

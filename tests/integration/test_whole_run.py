@@ -313,7 +313,7 @@ def test_odd_one_among_others_is_refused_before_anything_runs(
 
     name = directive.removeprefix("-- migrated: ").strip()
     assert refused.value.message == (
-        f'with transaction = "run" 2_odd cannot be applied together with others: it says {name}'
+        f'with transaction = "run" 2_odd cannot share a transaction: it has the directive {name}'
     )
     assert (refused.value.version, refused.value.exit_code, refused.value.completed) == (2, 4, ())
     assert versions(refused.value.offenders) == [2]
@@ -717,7 +717,7 @@ def test_mixture_is_refused_by_the_program_with_its_name(tmp_path: Path, migrati
     refused = migrated(tmp_path, "up")
 
     assert refused.returncode == 4
-    assert "2_odd cannot be applied together with others: it says no-transaction" in refused.stderr
+    assert "2_odd cannot share a transaction: it has the directive no-transaction" in refused.stderr
     assert everything(database) == before
     assert [migrated(tmp_path, "up", "--to", version).returncode for version in "12"] == [0, 0]
 

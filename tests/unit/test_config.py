@@ -8,7 +8,7 @@ from migrated.config.settings import Config, HookName, Hooks, Target, parse_dura
 from migrated.core.errors import ConfigError
 from migrated.core.status import OnChanged, OnLate, OnMissing, Policy
 
-HINT = "\nhint: the README lists every key and its values"
+HINT = "\nhint: `migrated help configuration` lists every key and its values"
 DURATION = 'expected a duration such as "250ms", "30s" or "5m", got '
 
 
@@ -93,7 +93,7 @@ def test_what_is_no_size(text: str) -> None:
 
 def test_defaults(tmp_path: Path) -> None:
     assert load_config(Overrides(), tmp_path) == Config(
-        "defaults and options, no file",
+        "defaults and options, no configuration file",
         (Target(str(tmp_path), ("app.db",), str(tmp_path / "migrations")),),
         log_format="auto",
         log_level="info",
@@ -243,7 +243,9 @@ def test_table_in_pyproject(tmp_path: Path) -> None:
 def test_pyproject_without_the_table_does_not_count(tmp_path: Path, text: str) -> None:
     write(tmp_path, text, "pyproject.toml")
 
-    assert load_config(Overrides(), tmp_path) == Config("defaults and options, no file", (target(tmp_path),))
+    assert load_config(Overrides(), tmp_path) == Config(
+        "defaults and options, no configuration file", (target(tmp_path),)
+    )
 
 
 def test_own_file_comes_before_pyproject(tmp_path: Path) -> None:
@@ -328,7 +330,7 @@ def test_options_cannot_stand_for_several_targets(tmp_path: Path, overrides: Ove
     path = write(tmp_path, '[[target]]\ndatabases = ["a.db"]\n[[target]]\ndatabases = ["b.db"]\n')
 
     assert str(refusal(tmp_path, overrides)) == (
-        f"{path}:1: target: -d and -m stand for one target; the configuration has several{HINT}"
+        f"{path}:1: target: -d and -m replace a single target; the configuration has several{HINT}"
     )
 
 
@@ -336,7 +338,7 @@ def test_options_cannot_stand_for_several_targets(tmp_path: Path, overrides: Ove
 def test_database_option_must_be_a_file(tmp_path: Path, database: str) -> None:
     error = refusal(tmp_path, Overrides(databases=[database]))
 
-    assert str(error) == f"options: -d: {database!r} is not the path of a file{HINT}"
+    assert str(error) == f"options: -d: {database!r} is not a file path{HINT}"
 
 
 # Faults
@@ -386,7 +388,7 @@ databases = ["", ":memory:", "a.db"]
         "6: watch: expected one of auto, events, polling, got 'no'",
         f"7: lock_timeout: {DURATION}'soon'",
         f"8: colour: unknown key; known are {top_keys}",
-        "5: resync_interval: must be more than nothing",
+        "5: resync_interval: must be greater than zero",
         "11: target[0].databases: expected `array`, got 'a.db'",
         "12: target[0].migrations: expected `str`, got 7",
         "13: target[0].create: expected `bool`, got 'yes'",
@@ -396,9 +398,9 @@ databases = ["", ":memory:", "a.db"]
         f"17: target[0].extra: unknown key; known are {target_keys}",
         f"22: target[1].busy_timeout: {DURATION}'-1s'",
         "20: target[1].databases: expected at least one path or glob",
-        "21: target[1].migrations: '' is not the path of a file",
-        "25: target[2].databases: '' is not the path of a file",
-        "25: target[2].databases: ':memory:' is not the path of a file",
+        "21: target[1].migrations: '' is not a file path",
+        "25: target[2].databases: '' is not a file path",
+        "25: target[2].databases: ':memory:' is not a file path",
     ]
     expected = tuple(f"{path}:{fault}" for fault in faults)
 
@@ -503,7 +505,7 @@ def test_faults_of_file_and_options_come_together(tmp_path: Path) -> None:
 
     assert refusal(tmp_path, Overrides(databases=[":memory:"])).faults == (
         f"{path}:1: settle: {DURATION}1",
-        f"{path}: -d: ':memory:' is not the path of a file",
+        f"{path}: -d: ':memory:' is not a file path",
     )
 
 
@@ -539,7 +541,7 @@ timeout = 60
 before_apply = ["x"]
 """,
     )
-    expected = "expected a list of texts, the program and its arguments, such as"
+    expected = "expected a list of strings, the program and its arguments, such as"
     line = "sqlc generate --file 'a b'"
 
     assert refusal(tmp_path).faults == (
@@ -555,23 +557,23 @@ before_apply = ["x"]
     [
         pytest.param("hooks = 3", "1: hooks: expected a table, written [hooks]", id="a number"),
         pytest.param("[[hooks]]", "1: hooks: expected a table, written [hooks]", id="a list of tables"),
-        pytest.param('[hooks]\ntimeout = "0s"', "2: hooks.timeout: must be more than nothing", id="no time"),
+        pytest.param('[hooks]\ntimeout = "0s"', "2: hooks.timeout: must be greater than zero", id="no time"),
         pytest.param(
             "hooks = { timeout = 1 }", f"1: hooks.timeout: {DURATION}1", id="inline, at the line of the table"
         ),
         pytest.param(
             '[hooks]\non_failure = [""]',
-            "2: hooks.on_failure: expected the name of a program first, got ['']",
+            "2: hooks.on_failure: expected a program name as the first element, got ['']",
             id="no program",
         ),
         pytest.param(
             '[hooks]\non_failure = ["a", "\\u0000"]',
-            "2: hooks.on_failure: no argument can hold a NUL, got ['a', '\\x00']",
+            "2: hooks.on_failure: arguments must not contain a NUL character, got ['a', '\\x00']",
             id="NUL",
         ),
         pytest.param(
             '[hooks]\non_failure = "it\'s"',
-            '2: hooks.on_failure: expected a list of texts, the program and its arguments, such as ["sqlc", '
+            '2: hooks.on_failure: expected a list of strings, the program and its arguments, such as ["sqlc", '
             '"generate"], got "it\'s"',
             id="a quotation mark left open",
         ),
@@ -664,14 +666,14 @@ def test_schema_file_is_relative_to_the_file(tmp_path: Path) -> None:
     assert [one.schema_file for one in config.targets] == [str(tmp_path / "db/schema.sql"), None]
 
 
-MIGRATIONS_DIRECTORY = "lies in the migrations directory, where it would be taken for a migration"
+MIGRATIONS_DIRECTORY = "is in the migrations directory, where it would be read as a migration"
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        pytest.param('schema_file = ""', "'' is not the path of a file", id="empty"),
-        pytest.param('schema_file = "a\\u0000"', "'a\\x00' is not the path of a file", id="NUL"),
+        pytest.param('schema_file = ""', "'' is not a file path", id="empty"),
+        pytest.param('schema_file = "a\\u0000"', "'a\\x00' is not a file path", id="NUL"),
         pytest.param("schema_file = 7", "expected `str`, got 7", id="no text"),
         pytest.param('schema_file = "there"', "{here}/there is a directory", id="directory"),
         pytest.param(
@@ -691,12 +693,12 @@ MIGRATIONS_DIRECTORY = "lies in the migrations directory, where it would be take
         ),
         pytest.param(
             'schema_file = "./there/../app.db"',
-            "{here}/there/../app.db is, or would be taken for, one of the databases app.db",
+            "{here}/there/../app.db is, or would match, one of the databases app.db",
             id="database",
         ),
         pytest.param(
             'schema_file = "data/schema.sql"\ndatabases = ["a.db", "data/*"]',
-            "{here}/data/schema.sql is, or would be taken for, one of the databases a.db, data/*",
+            "{here}/data/schema.sql is, or would match, one of the databases a.db, data/*",
             id="database by a pattern",
         ),
     ],
@@ -721,7 +723,7 @@ def test_two_targets_cannot_have_one_schema_file(tmp_path: Path, second: str) ->
 
     (fault,) = refusal(tmp_path).faults
 
-    reason = f"{tmp_path}/{second} is that of another target; each needs one of its own"
+    reason = f"{tmp_path}/{second} is also the schema_file of another target; each target needs its own"
     assert fault == f"{path}:5: target[1].schema_file: {reason}"
 
 

@@ -156,9 +156,7 @@ def test_repeated_complaint_does_not_show_it_again() -> None:
 def test_what_the_lines_before_have_told_is_not_told_again(kind: str, repeated: int | None) -> None:
     keys = {"error": {"type": kind}, "repeated": repeated, "expected": "aa", "found": "bb", "hint": "mend it"}
 
-    assert shown(line(events.DATABASE_BLOCKED, **keys)) == [
-        "error   nothing more is applied to app.db until that is settled"
-    ]
+    assert shown(line(events.DATABASE_BLOCKED, **keys)) == ["error   app.db is blocked until this is fixed"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_unknown_directive_is_an_error(value: str) -> None:
 
     assert str(caught.value) == (
         f"unknown directive {value!r}\n"
-        "hint: write one of: no-transaction, foreign-keys=on, nothing-to-do, nothing-to-undo; or remove the line"
+        "hint: use one of: no-transaction, foreign-keys=on, nothing-to-do, nothing-to-undo; or remove the line"
     )
 
 

@@ -178,7 +178,10 @@ def test_text_that_sqlite_could_not_take_is_refused(text: str) -> None:
         with pytest.raises(InvalidFormatError) as caught:
             Migration(1, *parts)
 
-        assert caught.value.message == "migration 1 holds a NUL or half a character, which no SQL text can"
+        assert (
+            caught.value.message
+            == "migration 1 contains a NUL character or a lone surrogate, which SQL text cannot"
+        )
 
 
 def test_plans_of_the_same_steps_are_equal_and_can_be_gone_through() -> None:

@@ -3,8 +3,8 @@ import pytest
 from migrated.sources.formats.native import FileName, Misnamed, file_name, read_name
 
 UNFIT = Misnamed(
-    "the name does not fit: expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or "
-    "R__<name>.sql; the name of letters, digits, _ and -"
+    "the file name is invalid: expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or "
+    "R__<name>.sql; the name may contain letters, digits, _ and -"
 )
 OUT_OF_RANGE = Misnamed("the version is out of range: expected 1 to 9223372036854775807")
 
@@ -108,4 +108,4 @@ def test_name_with_other_characters_makes_no_file_name(name: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
         file_name(1, name)
 
-    assert str(caught.value) == f"{name!r} may only hold letters, digits, _ and -"
+    assert str(caught.value) == f"{name!r} may only contain letters, digits, _ and -"

@@ -231,7 +231,7 @@ def test_utf16_is_told() -> None:
 def test_nul_is_told_with_its_line(ends: str) -> None:
     error = refusal(ends.join(["-- UP", "SELECT 1;", "SELECT '\0';"]))
 
-    assert str(error) == f"{FILE}:3: a NUL character\nhint: SQL text cannot hold one; remove it"
+    assert str(error) == f"{FILE}:3: a NUL character\nhint: SQL text cannot contain one; remove it"
 
 
 def test_only_the_first_byte_order_mark_is_dropped() -> None:
@@ -399,7 +399,7 @@ def test_unknown_directive_is_refused_wherever_it_stands(text: str, line: int) -
 
     assert str(error) == (
         f"{FILE}:{line}: unknown directive 'no-transactions'\n"
-        "hint: write one of: no-transaction, foreign-keys=on, nothing-to-do, nothing-to-undo; or remove the line"
+        "hint: use one of: no-transaction, foreign-keys=on, nothing-to-do, nothing-to-undo; or remove the line"
     )
 
 
@@ -418,7 +418,7 @@ def test_directive_below_a_statement_is_refused(text: str, line: int) -> None:
     error = refusal(text)
 
     assert str(error) == (
-        f"{FILE}:{line}: the directive 'no-transaction' stands below a statement\n"
+        f"{FILE}:{line}: the directive 'no-transaction' is below a statement\n"
         "hint: move it to the top of its section, or above the first marker"
     )
 

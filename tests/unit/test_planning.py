@@ -174,8 +174,8 @@ def test_unknown_target_is_refused(target: int) -> None:
         plan_to(statuses, target, nothing_recorded)
 
     assert str(caught.value) == (
-        f"version {target} is unknown: neither the migrations nor the ledger have it\n"
-        "hint: `migrated status` lists the versions; 0 stands for an empty database"
+        f"version {target} is unknown: it is in neither the migrations nor the migrations table\n"
+        "hint: `migrated status` lists the versions; 0 means an empty database"
     )
     assert caught.value.version == target
 
@@ -303,7 +303,7 @@ HOW_MISSING = (
     "bring the file back, roll it back with `migrated down` (its down text was recorded), "
     'or set on_missing = "ignore"'
 )
-HOW_LATE = 'give them a version above, or set on_late = "apply"'
+HOW_LATE = 'give them a higher version, or set on_late = "apply"'
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ HOW_LATE = 'give them a version above, or set on_late = "apply"'
             [1, 2, 3],
             Policy(),
             MigrationNotFoundError,
-            "applied, but no migration has it any more: 1_m1, 3_m3",
+            "applied, but no longer among the migrations: 1_m1, 3_m3",
             HOW_MISSING,
             [1, 3],
             id="missing",
@@ -344,7 +344,7 @@ HOW_LATE = 'give them a version above, or set on_late = "apply"'
             [2, 3, 4],
             STRICT,
             ChecksumMismatchError,
-            f"{mismatch(4)}; applied, but no migration has it any more: 2_m2; "
+            f"{mismatch(4)}; applied, but no longer among the migrations: 2_m2; "
             "pending below the highest applied version: 1_m1",
             f"{how_changed(' 4')}; {HOW_MISSING}; {HOW_LATE}",
             [1, 2, 4],
@@ -355,7 +355,7 @@ HOW_LATE = 'give them a version above, or set on_late = "apply"'
             [2, 3],
             STRICT,
             MigrationNotFoundError,
-            "applied, but no migration has it any more: 2_m2; pending below the highest applied version: 1_m1",
+            "applied, but no longer among the migrations: 2_m2; pending below the highest applied version: 1_m1",
             f"{HOW_MISSING}; {HOW_LATE}",
             [1, 2],
             id="missing before late",

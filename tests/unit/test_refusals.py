@@ -41,7 +41,7 @@ def test_unfinished_migration_is_refused_with_how_it_is_settled(direction: Migra
 
     going = "" if direction is UP else "the rollback of "
     assert refused.value.message == (
-        f"{going}2_m2 stopped after statement 1 of 3: what was done stays done, and the rest is not"
+        f"{going}2_m2 stopped after statement 1 of 3: the executed statements stay in effect"
     )
     assert (refused.value.version, refused.value.name, refused.value.file) == (2, "m2", "2_m2.sql")
     assert refused.value.offenders == (statuses[1],)
@@ -102,15 +102,18 @@ def test_rest_and_layout_may_be_others(now: str, direction: MigrationDirection) 
 @pytest.mark.parametrize(
     ("now", "reason"),
     [
-        (text("CREATE TABLE a (y)", *DONE[1:]), "statement 1 is done and is another one now"),
-        (text(DONE[0], "INSERT INTO a VALUES (7)", DONE[2]), "statement 2 is done and is another one now"),
-        (text(DONE[1], DONE[0], DONE[2]), "statement 1 is done and is another one now"),
-        (text(DONE[0], DONE[2]), "statement 2 is done and is another one now"),
-        (text(DONE[0]), "statement 2 is done and is another one now"),
-        (text("SELECT 0", *DONE), "statement 1 is done and is another one now"),
-        (text("create table a (x)", *DONE[1:]), "statement 1 is done and is another one now"),
-        (text(*DONE[:2]), "nothing follows what is done"),
-        ("", "statement 1 is done and is another one now"),
+        (text("CREATE TABLE a (y)", *DONE[1:]), "statement 1 has been executed and was changed since"),
+        (
+            text(DONE[0], "INSERT INTO a VALUES (7)", DONE[2]),
+            "statement 2 has been executed and was changed since",
+        ),
+        (text(DONE[1], DONE[0], DONE[2]), "statement 1 has been executed and was changed since"),
+        (text(DONE[0], DONE[2]), "statement 2 has been executed and was changed since"),
+        (text(DONE[0]), "statement 2 has been executed and was changed since"),
+        (text("SELECT 0", *DONE), "statement 1 has been executed and was changed since"),
+        (text("create table a (x)", *DONE[1:]), "statement 1 has been executed and was changed since"),
+        (text(*DONE[:2]), "no statement is left to run"),
+        ("", "statement 1 has been executed and was changed since"),
     ],
 )
 def test_other_beginning_is_refused(now: str, reason: str, direction: MigrationDirection) -> None:
@@ -183,7 +186,7 @@ def test_odd_ones_are_refused_by_name(
 
     labels = ", ".join(f"{number}_m{number}" for number in odd)
     assert refused.value.message == (
-        f'with transaction = "run" {labels} cannot be applied together with others: it says {directive}'
+        f'with transaction = "run" {labels} cannot share a transaction: it has the directive {directive}'
     )
     assert (refused.value.version, refused.value.exit_code) == (odd[0], 4)
     assert [status.version for status in refused.value.offenders] == odd

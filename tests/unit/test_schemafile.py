@@ -91,7 +91,7 @@ def test_directory_must_be_there(path: Path) -> None:
 
 def test_what_is_no_file_is_left_alone(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(FileExistsError, match="it is not a file"):
+    with pytest.raises(FileExistsError, match="it is not a regular file"):
         write_if_other(str(path), b"text")
 
     assert stat.S_ISFIFO(path.stat().st_mode)

@@ -20,8 +20,8 @@ from migrated.core.sections import Section, cut_sections, cut_text, line_of, rea
 from migrated.core.sql import LineComment, first_token
 
 RULE = (
-    "expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or R__<name>.sql; the name of letters, "
-    "digits, _ and -"
+    "expected <version>_<name>.sql, such as 20240101120000_add_users.sql, or R__<name>.sql; the name may "
+    "contain letters, digits, _ and -"
 )
 _NAME = re.compile(r"(?P<version>[0-9]+)_(?P<name>[A-Za-z0-9_-]+)\.sql", re.ASCII)
 _REPEATABLE = re.compile(rf"{REPEATABLE}(?P<name>[A-Za-z0-9_-]+)\.sql", re.ASCII)
@@ -55,7 +55,7 @@ def read_name(file_name: str) -> FileName | RepeatableName | Misnamed | None:
     if fits is None:
         if repeatable := _REPEATABLE.fullmatch(file_name):
             return RepeatableName(repeatable["name"])
-        return Misnamed(f"the name does not fit: {RULE}")
+        return Misnamed(f"the file name is invalid: {RULE}")
     # A number of this many digits could not be an SQLite integer, and int() itself refuses very long ones.
     digits = fits["version"].lstrip("0")
     if len(digits) > len(str(HIGHEST_VERSION)) or not 1 <= int(digits or "0") <= HIGHEST_VERSION:
@@ -67,7 +67,7 @@ def file_name(version: int | str, name: str) -> str:
     """The file name of a migration. Raises `ValueError` where the name has other characters than allowed."""
     written = f"{version}_{name}.sql"
     if _NAME.fullmatch(written) is None:
-        raise ValueError(f"{name!r} may only hold letters, digits, _ and -")
+        raise ValueError(f"{name!r} may only contain letters, digits, _ and -")
     return written
 
 
@@ -90,7 +90,7 @@ def decode(content: bytes) -> str:
         ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InvalidFormatError("a NUL character", line=line, hint="SQL text cannot hold one; remove it")
+        raise InvalidFormatError("a NUL character", line=line, hint="SQL text cannot contain one; remove it")
     return text
 
 
@@ -143,9 +143,9 @@ def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
     comments, markers = read_comments(text)
     if markers:
         raise InvalidFormatError(
-            "a repeatable migration has no sections",
+            "a repeatable migration cannot have sections",
             line=line_of(text, markers[0].start),
-            hint="remove the marker; let the file itself drop what it makes anew, with DROP ... IF EXISTS",
+            hint="remove the marker; the file itself must drop what it creates, with DROP ... IF EXISTS",
         )
     _checked_directives(text, comments, [])
     _check_header(named, text, comments, first_token(text))
@@ -209,7 +209,7 @@ def _checked_directives(
         top = tops[section_start]
         if comment.inside_statement or (top is not None and top < comment.start):
             raise InvalidFormatError(
-                f"the directive {directive.value!r} stands below a statement",
+                f"the directive {directive.value!r} is below a statement",
                 line=line_of(text, comment.start),
                 hint="move it to the top of its section, or above the first marker",
             )
