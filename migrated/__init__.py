@@ -1,10 +1,10 @@
-"""migrated: a migration daemon for SQLite, and the library that it is made of."""
+"""A migration daemon for SQLite, and the library it is built on."""
 
 from importlib import import_module
 
 from migrated import core
 
-TYPE_CHECKING = False  # typing's own costs 5 ms of every start
+TYPE_CHECKING = False  # not typing's: importing typing here adds 5 ms to every start
 if TYPE_CHECKING:
     from migrated.config.settings import SnapshotPolicy, SnapshotWhen, TransactionMode
     from migrated.core.errors import (
@@ -116,7 +116,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # A module is loaded when a name of it is first asked for: the command line needs few, and starts sooner.
+    # Load a module when one of its names is first used: most commands need few of them and start sooner.
     for home, names in _HOMES.items():
         if name in names:
             import_module("migrated.system.interpreter").require_supported_python()

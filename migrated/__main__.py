@@ -1,4 +1,4 @@
-"""python -m migrated."""
+"""Entry point of `python -m migrated`."""
 
 from migrated.cli import run
 

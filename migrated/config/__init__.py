@@ -1,1 +1,1 @@
-"""Configuration: the settings as values, the TOML file, and where it is looked for."""
+"""Configuration: settings, the TOML file, and where it is searched for."""

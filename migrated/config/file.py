@@ -1,4 +1,4 @@
-"""`migrated.toml`, or `[tool.migrated]` in `pyproject.toml` -> Config; all faults at once."""
+"""Read `migrated.toml`, or `[tool.migrated]` of `pyproject.toml`, and collect all its faults."""
 
 import os
 import tomllib
@@ -37,33 +37,33 @@ MOST_WORKERS = 64
 
 
 class Duration(float):
-    """Seconds, written as a text."""
+    """Seconds, written as a string such as "250ms"."""
 
 
 class Size(int):
-    """Bytes, written as a text."""
+    """Bytes, written as a string such as "256MB"."""
 
 
 class Portions(tuple[Share, ...]):
-    """Numbers of databases, or percentages of all, written as a list."""
+    """A list of numbers of databases or percentages of all databases."""
 
     __slots__ = ()
 
 
 class Portion(Portions):
-    """One of these, written by itself."""
+    """One number of databases or percentage, not in a list."""
 
     __slots__ = ()
 
 
 class Command(tuple[str, ...]):
-    """A program and its arguments, written as a list of texts; empty for none."""
+    """A program and its arguments, written as a list of strings; empty for none."""
 
     __slots__ = ()
 
 
 class SnapshotTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The table `snapshots`; what is left out has the default."""
+    """The table `snapshots`; missing keys have their defaults."""
 
     when: SnapshotWhen = SnapshotPolicy().when
     keep: Annotated[int, msgspec.Meta(ge=1)] = SnapshotPolicy().keep
@@ -103,14 +103,17 @@ _NOT_NOUGHT = ("settle", "settle_max", "resync_interval")
 
 
 def has_table(path: Path) -> bool:
-    """Whether a `pyproject.toml` has the table `[tool.migrated]`. Raises `ConfigError` when it is not TOML."""
+    """Return True if a `pyproject.toml` has the table `[tool.migrated]`.
+
+    Raises `ConfigError` if the file cannot be read or is not TOML.
+    """
     return _tool_table(_read(path)[0]) is not None
 
 
 def read_config_file(path: Path, *, trusting: bool = False) -> tuple[Config, Faults]:
-    """Read a file. Its faults are for the caller to raise; a file that is not TOML raises `ConfigError`.
+    """Read a configuration file. Return it with its faults, which the caller raises.
 
-    So does one that others can write, unless the caller is `trusting`.
+    Raises `ConfigError` if the file cannot be read, is not TOML, or is writable by others and not `trusting`.
     """
     table, text = _read(path, None if trusting else Trust())
     shared = path.name == "pyproject.toml"
@@ -146,7 +149,7 @@ def _read(path: Path, trust: Trust | None = None) -> tuple[dict[str, Any], str]:
     except RecursionError:
         fault = f"{path}: not TOML: nested too deeply"
     except ValueError as error:
-        # Not TOML, not UTF-8, or a number of thousands of digits.
+        # Not TOML, not UTF-8, or an integer of thousands of digits (int() refuses those).
         fault = f"{path}: not TOML: {error}"
     raise ConfigError(fault, faults=[fault], hint="check the file given with -c, or the one in this directory")
 
@@ -155,7 +158,7 @@ def _require_safe(path: Path, status: os.stat_result, trust: Trust) -> None:
     weakness = trust.of(path, status)
     if weakness is None:
         return
-    # A key in the file cannot speak for the file: whoever can write the one can write the other.
+    # The key allow_insecure_permissions cannot apply to its own file: anyone who can write the file can set it.
     fault = f"{path}: the configuration file has insecure permissions: {weakness.reason}"
     hint = f"`{weakness.fix}`; or pass --allow-insecure-permissions if everyone who can write to it is trusted"
     raise ConfigError(fault, faults=[fault], code=CODE, hint=hint)
@@ -218,7 +221,7 @@ def _target(entry: Mapping[str, Any], number: int, base: Path, faults: Faults) -
 def _converted(
     entry: Mapping[str, Any], keys: Mapping[str, Any], faults: Faults, number: int | None = None, prefix: str = ""
 ) -> dict[str, Any]:
-    """Convert each key by itself, so that one fault does not hide the next."""
+    """Convert each key separately, so that one fault does not hide others."""
     values = {}
     for key, value in entry.items():
         if key not in keys:
@@ -262,7 +265,7 @@ def _command(value: object) -> Command:
 
 
 def _split(line: object) -> list[str]:
-    """What a shell would make of a line, for an example."""
+    """Split a command line as a shell would, to show it as an example in a message."""
     import shlex
 
     try:
@@ -273,7 +276,7 @@ def _split(line: object) -> list[str]:
 
 
 def _readable(error: Exception, kind: Any) -> tuple[str, str]:
-    """What is wrong, for people, and with which key of an inner table."""
+    """Return a readable reason, and the key within an inner table as a suffix."""
     choices = tuple(kind) if isinstance(kind, EnumType) else get_args(kind)
     if choices and all(isinstance(choice, str) for choice in choices):
         return f"expected one of {', '.join(choices)}", ""

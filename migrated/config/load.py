@@ -1,6 +1,6 @@
-"""Find and load the configuration: the defaults, overridden by a file, overridden by the command line.
+"""Find and load the configuration: defaults, overridden by a file, overridden by the command line.
 
-Without a file the reader of TOML is not even loaded: reading commands start in half the time.
+Without a file the TOML reader is not imported, which halves the start-up time of reading commands.
 """
 
 import os
@@ -12,7 +12,7 @@ from migrated.system.files import joined
 
 
 class Overrides(NamedTuple):
-    """What the command line says, over the file."""
+    """Values from the command line, which override the file."""
 
     file: str | None = None
     databases: Sequence[str] = ()
@@ -24,10 +24,10 @@ class Overrides(NamedTuple):
 
 
 def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -> Config:
-    """Find and read the configuration: `overrides.file`, else what `directory` holds, else the defaults.
+    """Read the configuration: `overrides.file`, else a file in `directory`, else the defaults.
 
-    That is `migrated.toml`, or `pyproject.toml` if it has a table `[tool.migrated]`. Raises `ConfigError` with
-    every fault, each with its key, and its line where known.
+    The file in `directory` is `migrated.toml`, or `pyproject.toml` if it has a table `[tool.migrated]`. Raises
+    `ConfigError` with every fault, each with its key, and its line if known.
     """
     here = joined(os.getcwd(), directory)
     file = _find(overrides, here)
@@ -54,7 +54,7 @@ def _find(overrides: Overrides, here: str) -> str | None:
     own, shared = joined(here, "migrated.toml"), joined(here, "pyproject.toml")
     if os.path.exists(own):
         return own
-    if os.path.exists(shared) and _may_speak_of_us(shared):
+    if os.path.exists(shared) and _may_configure_us(shared):
         from pathlib import Path
 
         from migrated.config.file import has_table
@@ -63,8 +63,9 @@ def _find(overrides: Overrides, here: str) -> str | None:
     return None
 
 
-def _may_speak_of_us(path: str) -> bool:
-    # Most files can be told apart without reading TOML; one that cannot be read is the reader's to complain of.
+def _may_configure_us(path: str) -> bool:
+    # Most pyproject.toml files do not contain our name, so TOML need not be parsed. The later read reports a file
+    # that cannot be opened.
     try:
         with open(path, "rb") as file:
             return b"migrated" in file.read()
@@ -91,14 +92,17 @@ def _from_url(url: str, faults: Faults) -> str:
 
 
 def _unfit(schema_file: str, number: int, targets: Sequence[Target]) -> str | None:
-    """Why the file may not be that of target `number`; it is written over."""
+    """Return why the schema file of target `number` is refused; None if it is fine.
+
+    The file is overwritten, so it must not be anything else that is in use.
+    """
     path = os.path.realpath(schema_file)
     if os.path.isdir(path):
         return f"{schema_file} is a directory"
     for target in targets:
         if os.path.dirname(path) == os.path.realpath(target.migrations):
             return f"{schema_file} is in the migrations directory, where it would be read as a migration"
-        # Or would be as soon as it is written.
+        # A file that does not exist yet also counts: a glob would match it as soon as it is written.
         if would_be_found(target, schema_file):
             return f"{schema_file} is, or would match, one of the databases {', '.join(target.databases)}"
     others = (target.schema_file for target in targets[:number] if target.schema_file is not None)
@@ -127,7 +131,7 @@ def _override(config: Config, overrides: Overrides, here: str, faults: Faults) -
 
 
 def would_be_found(target: Target, path: str) -> bool:
-    """Whether a file at an absolute `path` is one of a target's databases, or would be if it were there."""
+    """Return True if `path` (absolute) is, or would match, one of a target's databases."""
     names = [os.path.abspath(path), os.path.realpath(path)]
     wanted = [os.path.abspath(os.path.join(target.base, configured)) for configured in target.databases]
     return names[1] in map(os.path.realpath, wanted) or any(
@@ -136,7 +140,7 @@ def would_be_found(target: Target, path: str) -> bool:
 
 
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether a path is one that `glob` gives for a pattern, both as the names they consist of."""
+    """Return True if `glob` would find a path for a pattern, both split into their parts."""
     import fnmatch
 
     if not patterns or not parts:

@@ -1,4 +1,4 @@
-"""The settings as values, with their defaults, and the faults that reading them may find."""
+"""The settings with their defaults, and the collection of configuration faults."""
 
 import os
 import re
@@ -17,14 +17,14 @@ WatchMode = Literal["auto", "events", "polling"]
 
 
 class TransactionMode(StrEnum):
-    """Whether each migration is a transaction, or all that is pending for a database is one."""
+    """One transaction for each migration, or one for the whole run on a database."""
 
     EACH = "each"
     RUN = "run"
 
 
 class SnapshotWhen(StrEnum):
-    """When the content of a database is kept before it is changed."""
+    """When a snapshot is taken before a database is changed."""
 
     NEVER = "never"
     BEFORE_RUN = "before-run"
@@ -32,7 +32,7 @@ class SnapshotWhen(StrEnum):
 
 
 class SnapshotPolicy(NamedTuple):
-    """Of a database of at most `max_size` bytes, the `keep` newest snapshots are there."""
+    """When to take snapshots of databases up to `max_size` bytes; the newest `keep` are kept."""
 
     when: SnapshotWhen = SnapshotWhen.BEFORE_RUN
     keep: int = 5
@@ -40,26 +40,26 @@ class SnapshotPolicy(NamedTuple):
 
 
 DEVELOPMENT_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.BEFORE_EACH, keep=20)
-"""What `migrated dev` keeps, unless it is told otherwise: an edited migration may have no other way back."""
+"""Default of `migrated dev`: an edited migration without a DOWN section needs a snapshot."""
 NO_SNAPSHOTS = SnapshotPolicy(SnapshotWhen.NEVER)
 
 
 class HookName(StrEnum):
-    """On which occasion a program is run."""
+    """The event after which a hook's program is run."""
 
     AFTER_APPLY = "after_apply"
     ON_FAILURE = "on_failure"
 
 
 class Hooks(NamedTuple):
-    """Programs with their arguments, none where empty, and how many seconds each may take."""
+    """Programs with arguments (empty: none), and the time limit of each in seconds."""
 
     after_apply: tuple[str, ...] = ()
     on_failure: tuple[str, ...] = ()
     timeout: float = 60.0
 
     def command(self, name: HookName) -> tuple[str, ...]:
-        """The program of a hook, with its arguments."""
+        """Return the program of a hook, with its arguments."""
         return self.after_apply if name is HookName.AFTER_APPLY else self.on_failure
 
 
@@ -74,7 +74,10 @@ _BYTES = {"B": 1} | {
 
 
 def parse_size(text: str) -> int:
-    """Bytes, from a text such as "256MB" (1000s) or "1GiB" (1024s). Raises `ValueError` for anything else."""
+    """Return the bytes for "256MB" (powers of 1000) or "1GiB" (powers of 1024).
+
+    Raises `ValueError` for anything else.
+    """
     found = _SIZE.fullmatch(text)
     if found is None:
         raise ValueError(f'expected a size such as "256MB" or "1GiB", got {text!r}')
@@ -82,7 +85,10 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, from a text such as "250ms". Raises `ValueError` for anything but a number and ms, s, m or h."""
+    """Return the seconds for a string such as "250ms".
+
+    Raises `ValueError` for anything but a number followed by ms, s, m or h.
+    """
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ValueError(f'expected a duration such as "250ms", "30s" or "5m", got {text!r}')
@@ -90,21 +96,22 @@ def parse_duration(text: str) -> float:
 
 
 class Share(NamedTuple):
-    """A number of databases, or so many percent of all."""
+    """A number of databases, or a percentage of all databases."""
 
     number: float
     is_percent: bool = False
 
     def of(self, total: int) -> int:
-        """How many that is, of so many; at least one, where it is a percentage."""
+        """Return the number of databases out of `total`; at least one for a percentage."""
         return max(1, int(total * self.number / 100)) if self.is_percent else int(self.number)
 
 
 class WavePolicy(NamedTuple):
-    """`waves` are the sizes of all but the last, which is the rest; None: the usual ones, where there are enough.
+    """Sizes of the waves of a rollout, and the failures that halt it.
 
-    `max_failures` is how many databases may fail before a wave is broken off; None: one of the first wave, later
-    one in a hundred.
+    `waves` are the sizes of all waves but the last, which has the remaining databases. None means the default
+    sizes, if there are enough databases. A rollout halts when more than `max_failures` databases have failed; None
+    means one in the first wave, later one in a hundred.
     """
 
     waves: tuple[Share, ...] | None = None
@@ -112,7 +119,7 @@ class WavePolicy(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Databases, as paths or globs relative to `base`, and the directory whose migrations they take."""
+    """Databases (paths or globs relative to `base`) and their migrations directory."""
 
     base: str
     databases: tuple[str, ...]
@@ -129,7 +136,10 @@ class Target(NamedTuple):
 
 
 class Config(NamedTuple):
-    """The configuration in force. Durations are seconds; the paths of migrations and schema files are absolute."""
+    """The whole configuration. Durations are in seconds.
+
+    Paths of migrations directories and schema files are absolute.
+    """
 
     source: str
     targets: tuple[Target, ...]
@@ -148,26 +158,26 @@ class Config(NamedTuple):
 
     @property
     def directory(self) -> str:
-        """That of the configuration file: what its relative paths begin at, and where hooks run."""
+        """The directory of the configuration file: base of relative paths, and where hooks run."""
         return os.path.dirname(os.path.abspath(self.source))
 
     def trust(self) -> Trust | None:
-        """Whom to trust with what is run; None for everybody."""
+        """Return a `Trust` for permission checks; None if insecure permissions are allowed."""
         return None if self.allow_insecure_permissions else Trust()
 
 
 def for_development(config: Config) -> Config:
-    """The same, with databases that follow the directory whatever happens there."""
+    """Return the configuration of `migrated dev`: databases follow every change of the directory."""
     return config._replace(targets=tuple(_for_development(target) for target in config.targets))
 
 
 def without_waves(config: Config) -> Config:
-    """The same, with every database tried, however many fail."""
+    """Return the configuration without waves: every database is tried, however many fail."""
     return config._replace(targets=tuple(target._replace(waves=WavePolicy(())) for target in config.targets))
 
 
 def following(policy: Policy) -> Policy:
-    """The same, so that a database follows its migrations."""
+    """Return the policy that redoes changed migrations and rolls back missing ones."""
     return policy._replace(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
 
 
@@ -178,7 +188,10 @@ def _for_development(target: Target) -> Target:
 
 
 class Faults:
-    """Everything that is wrong, each with its key, and its line where `text` shows it below `table`, if any."""
+    """Collects configuration faults, each with its key, and its line if `text` has it.
+
+    `table` is the table of `text` that holds our keys; empty if they are at the top.
+    """
 
     def __init__(self, source: str, text: str = "", table: str = "") -> None:
         self.source = source
@@ -187,21 +200,21 @@ class Faults:
         self.found: list[str] = []
 
     def add(self, key: str, reason: str, *, table: int | None = None) -> None:
-        """Note one; `table` is the number of the `[[target]]` that the key stands in."""
+        """Add a fault; `table` is the index of the `[[target]]` that has the key."""
         parts = [part for part in key.split(".") if not part.startswith("target[")]
         within = parts[0] if table is None and len(parts) > 1 else ""
         line = next((line for part in reversed(parts) if (line := self._line_of(part, table, within))), None)
         self.found.append(f"{self.source}{f':{line}' if line else ''}: {key}: {reason}")
 
     def require_path(self, path: str, key: str, *, table: int | None = None) -> bool:
-        """Whether `path` can be that of a file; note a fault if not."""
+        """Return True if `path` can be a file path; otherwise add a fault."""
         if not path or path == ":memory:" or "\0" in path:
             self.add(key, f"{path!r} is not a file path", table=table)
             return False
         return True
 
     def raise_if_any(self) -> None:
-        """Raise one `ConfigError` with all of them."""
+        """Raise one `ConfigError` with all faults, if there are any."""
         if self.found:
             several = len(self.found) > 1
             text = "\n".join(self.found)
@@ -212,13 +225,16 @@ class Faults:
             )
 
     def _line_of(self, key: str, number: int | None, within: str) -> int | None:
-        """The line of a key, for a message alone: the first that looks like it below the right header."""
+        """Return the line of a key: the first match below the right header.
+
+        Only for messages; the text is not parsed, so the line can be wrong in unusual files.
+        """
         inner = f"{self.table}.{within}" if self.table else within
         if number is not None:
             name = re.escape(f"{self.table}.target" if self.table else "target")
             start = self._below(rf"\[\[[ \t]*{name}[ \t]*\]\]", number)
         else:
-            # A table may have a header of its own, or stand in a line below that of ours.
+            # A table may have its own header, or be an inline table below ours.
             names = [re.escape(name) for name in (self.table, inner if key != within else "") if name]
             start = max((self._below(rf"\[[ \t]*{name}[ \t]*\]", 0) for name in names), default=0)
         pattern = rf"^[ \t]*(?:\[\[?[^\]\n]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=\]]"
@@ -231,7 +247,7 @@ class Faults:
 
 
 def parse_share(value: object) -> Share:
-    """A number, or a text such as "10%". Raises `ValueError` for anything else."""
+    """Convert a number or a string such as "10%". Raises `ValueError` for anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Share(value)
     if isinstance(value, str) and value.endswith("%"):

@@ -1,4 +1,4 @@
-"""What became of a migration's text since it was applied: a unified diff, and whether the difference matters."""
+"""Compare a migration's text with the text that was applied: verdict, reason and unified diff."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -13,20 +13,21 @@ from migrated.core.sql import exact_tokens
 
 UNRECORDED = "the text that was applied is not recorded"
 LONGEST_EXCERPT = 40
-"""How many lines of a diff are shown where it is not what was asked for."""
+"""Maximum number of diff lines shown inside other output, such as a log line."""
 
 _WIDEST_EXCERPT = 200
 _CONTEXT = 3
-# Comparing line by line takes up to 0.2 s for so many, and a minute for ten times as many.
+# difflib takes up to 0.2 s for this many lines and a minute for ten times as many. Longer texts are shown as one
+# replaced block.
 _MOST_LINES = 10_000
 _Opcode = tuple[str, int, int, int, int]
 
 
 class Verdict(StrEnum):
-    """Whether a difference matters.
+    """Whether a difference changes what SQLite executes.
 
-    Cosmetic: only comments and white space differ, directives aside. Letter case is never cosmetic, since a
-    column keeps the case that it was made with, and programs see that.
+    Cosmetic: only comments and white space differ, and the directives are the same. Letter case is never cosmetic:
+    a column keeps the case it was created with, and programs see it.
     """
 
     COSMETIC = "cosmetic"
@@ -34,7 +35,7 @@ class Verdict(StrEnum):
 
 
 class Difference(NamedTuple):
-    """How two texts differ. `hunks` are those of a unified diff; both sides have the line numbers of the file."""
+    """How two texts differ. `hunks` are unified-diff hunks; both sides use the line numbers of the file."""
 
     verdict: Verdict
     reason: str
@@ -42,10 +43,10 @@ class Difference(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What has become of an applied migration.
+    """An applied migration compared with the present one.
 
-    `up` and `down` are None for a section that is as it was, or whose old text is not known. `misread` says
-    that the whole file was executed as the UP section; then `up` compares the whole text, and `down` is None.
+    `up` and `down` are None if that section is unchanged, or if its applied text is unknown. If `misread` is set,
+    the whole file was executed as the UP section; `up` then compares the whole text, and `down` is None.
     """
 
     applied: AppliedMigration
@@ -56,23 +57,26 @@ class Change(NamedTuple):
 
     @property
     def is_mismatch(self) -> bool:
-        """Whether the checksum is another one, so that the migration counts as changed."""
+        """True if the checksums differ, so that the migration counts as changed."""
         return self.applied.checksum != self.present.checksum
 
     @property
     def what(self) -> str:
-        """What happened to the migration, for people; the reason says more."""
+        """Short description of what happened to the migration, for messages."""
         return "was read wrongly when it was applied" if self.misread else "was changed after it was applied"
 
     @property
     def reason(self) -> str:
-        """In what a mismatch consists, for people."""
+        """Explanation of the mismatch, for messages."""
         if self.misread:
             return self.misread
         return self.up.reason if self.up else UNRECORDED
 
     def diff(self, difference: Difference, times: Sequence[datetime] = ()) -> list[str]:
-        """The lines of a unified diff; `times` are those of several databases that have the same change."""
+        """Return the lines of a unified diff.
+
+        `times` are the times of application if several databases have the same change.
+        """
         moments = sorted(f"{when:%Y-%m-%d %H:%M:%S}" for when in times or [self.applied.applied_at])
         when = " to ".join(dict.fromkeys((moments[0], moments[-1])))
         new = self.present.file or f"{self.present.label} as it is now"
@@ -80,9 +84,10 @@ class Change(NamedTuple):
 
 
 def change(applied: AppliedMigration, present: Migration, recorded: Migration | None) -> Change:
-    """Compare a migration with what was `recorded` when it was applied, if that is what the ledger's entry is of.
+    """Compare a migration with the text `recorded` when it was applied.
 
-    An entry that was made by other means has no text, or another one than the history's last.
+    The recorded text is ignored if its checksum is not the ledger's: an entry made by other means (such as
+    `repair --mark-applied`) has no text, or a different one than the last in the history.
     """
     if recorded is None or Migration.compute_checksum(recorded.up_sql) != applied.checksum:
         return Change(applied, present)
@@ -93,7 +98,7 @@ def change(applied: AppliedMigration, present: Migration, recorded: Migration | 
 
 
 def excerpt(diff: Sequence[str], version: int) -> str:
-    """As much of a diff as may stand among other things, and how to see the rest."""
+    """Shorten a diff for display inside other output, and name the command that shows the rest."""
     shown = [line if len(line) <= _WIDEST_EXCERPT else f"{line[:_WIDEST_EXCERPT]} …" for line in diff]
     left = len(diff) - LONGEST_EXCERPT
     if left > 0:
@@ -107,7 +112,7 @@ def _difference(old: Step, new: Step) -> Difference | None:
     return _compared(old.sql, new.sql, new.place.line, same_directives=old.directives == new.directives)
 
 
-# The databases of a fleet, and one that stays refused, ask the same again and again.
+# Cached: every database of a fleet, and every repeated refusal of one database, compares the same two texts.
 @lru_cache(maxsize=32)
 def _compared(old: str, new: str, first_line: int, *, same_directives: bool) -> Difference:
     if exact_tokens(old) != exact_tokens(new):
@@ -120,7 +125,7 @@ def _compared(old: str, new: str, first_line: int, *, same_directives: bool) -> 
 
 
 def _lines(text: str) -> list[str]:
-    # Not splitlines(): to SQLite, and to an editor, only a line feed ends a line.
+    # Not splitlines(): for SQLite and for editors only a line feed ends a line.
     return text.split("\n") if text else []
 
 
@@ -140,7 +145,7 @@ def _hunks(old: list[str], new: list[str], first_line: int) -> Iterator[str]:
 
 
 def _common(old: list[str], new: list[str]) -> tuple[int, int]:
-    """How many equal lines may be cut off above and below: all but those that are shown around a difference."""
+    """Count the equal lines above and below that can be dropped, keeping the lines of context."""
     shorter = min(len(old), len(new))
     above = next((n for n in range(shorter) if old[n] != new[n]), shorter)
     below = next((n for n in range(shorter - above) if old[-1 - n] != new[-1 - n]), shorter - above)
@@ -150,14 +155,14 @@ def _common(old: list[str], new: list[str]) -> tuple[int, int]:
 def _groups(old: list[str], new: list[str]) -> Iterable[Sequence[_Opcode]]:
     if max(len(old), len(new)) > _MOST_LINES:
         return [[("replace", 0, len(old), 0, len(new))]]
-    # Imported here: most of the time nothing differs.
+    # Imported here: most of the time nothing differs, and commands start sooner without it.
     from difflib import SequenceMatcher
 
     return SequenceMatcher(None, old, new).get_grouped_opcodes(_CONTEXT)
 
 
 def _range(start: int, end: int, first_line: int) -> str:
-    """Lines as diff writes them: an empty range is named by the line before it."""
+    """Format a line range as diff does: an empty range is named by the line before it."""
     length = end - start
     line = first_line + start - (length == 0)
     return str(line) if length == 1 else f"{line},{length}"

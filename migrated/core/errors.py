@@ -1,22 +1,22 @@
-"""The closed vocabulary of failures. Attributes are the interface, the text is for people."""
+"""All errors that this package raises. Attributes are the interface; texts may change."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 
 def label_of(version: object, name: str) -> str:
-    """How people name a migration: `<version>_<name>`; a repeatable one has only its name, `R__<name>`."""
+    """Return `<version>_<name>`, or the name alone (`R__<name>`) for a repeatable migration."""
     return f"{version}_{name}" if version else name
 
 
 class MigrationError(Exception):
-    """Base of every failure of this package; never raised itself.
+    """Base class of all errors of this package; never raised itself.
 
-    `message` says what was found and what was expected, `hint` what to do next; `str()` gives both,
-    with the place in front. Lines and columns count from 1 and refer to `file`. `completed` holds
-    the `AppliedMigration`s that were committed before the failure, going the same way. `code` is stable:
-    SQLite's name of the result where SQLite reported the failure, else the class's own or a narrower one.
-    `transient` says that trying again later, with nothing changed by a person, may help.
+    `message` says what was found and what was expected, `hint` what to do next; `str()` contains both, after the
+    place. Lines and columns count from 1 and refer to `file`. `completed` holds the `AppliedMigration`s that were
+    committed before the failure, in the same direction. `code` is stable: SQLite's name of the result code if
+    SQLite reported the failure, otherwise the code of the class or a more specific one. `transient` means that a
+    retry may succeed without anybody changing anything.
     """
 
     exit_code = 1
@@ -54,12 +54,12 @@ class MigrationError(Exception):
 
     @property
     def label(self) -> str:
-        """The migration's, as people name it; an empty string where the failure is not one's."""
+        """The label of the migration; empty if the error is not about one."""
         return label_of(self.version, self.name or "")
 
     @property
     def place(self) -> str:
-        """`file:line:column` as far as known, else an empty string."""
+        """`file:line:column` as far as known; empty if unknown."""
         return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
 
     def __str__(self) -> str:
@@ -69,29 +69,29 @@ class MigrationError(Exception):
 
 
 INTERRUPTED = "INTERRUPTED"
-"""The code of a failure that was asked for: the program was told to stop."""
+"""The error code if a migration was interrupted by a stop request."""
 
 
 class ExecutionFailedError(MigrationError):
-    """A statement of a migration failed, is not allowed there, or was interrupted.
+    """A statement of a migration failed, is not allowed, or was interrupted.
 
-    All of that migration was undone; of one without a transaction, only the failing statement was.
+    The whole migration was rolled back. Without a transaction, only the failing statement was.
     """
 
     code = "EXECUTION_FAILED"
 
 
 class RollbackFailedError(MigrationError):
-    """A rollback cannot begin (a step has no down text) or failed and was undone."""
+    """A rollback cannot start (a step has no down text), or failed and was undone."""
 
     code = "ROLLBACK_FAILED"
 
 
 class RefusedError(MigrationError):
-    """Base of what blocks a database until a person settles it: nothing was changed.
+    """Base class of errors that block a database until a person acts. Nothing was changed.
 
-    `offenders` names every migration concerned, lowest version first. `recorded` has, by version, those of them
-    whose text changed as they were when applied, as far as that was recorded.
+    `offenders` holds the status of every migration concerned, lowest version first. `recorded` maps the version of
+    each changed migration to the migration as it was applied, as far as the history has it.
     """
 
     exit_code = 4
@@ -104,9 +104,9 @@ class RefusedError(MigrationError):
 
 
 class ChecksumMismatchError(RefusedError):
-    """Applied migrations whose text is no longer what was applied.
+    """The text of applied migrations has changed.
 
-    `expected` (as recorded when applied) and `found` (of the present text) are those of the first one.
+    `expected` (recorded when applied) and `found` (of the present text) are the checksums of the first one.
     """
 
     code = "CHECKSUM_MISMATCH"
@@ -120,25 +120,25 @@ class ChecksumMismatchError(RefusedError):
 
 
 class MigrationNotFoundError(RefusedError):
-    """A version was asked for, or is recorded as applied, and no migration has it."""
+    """A requested or applied version does not exist among the migrations."""
 
     code = "MIGRATION_NOT_FOUND"
 
 
 class LateMigrationError(RefusedError):
-    """Pending migrations lie below the highest applied one, and `on_late` is `refuse`."""
+    """Pending migrations are below the highest applied version, and `on_late` is `refuse`."""
 
     code = "LATE_MIGRATION"
 
 
 class UnfinishedError(RefusedError):
-    """A migration without a transaction stopped half way; a person has to say how it goes on."""
+    """A migration without a transaction stopped in the middle; `migrated repair` resolves it."""
 
     code = "UNFINISHED"
 
 
 class InvalidFormatError(RefusedError):
-    """A migration's name, text, header or directive is not what the file format asks for."""
+    """The name, text, header or a directive of a migration is invalid."""
 
     code = "INVALID_FORMAT"
 
@@ -150,10 +150,10 @@ class MigrationFileError(RefusedError):
 
 
 class DatabaseError(MigrationError):
-    """A database could not be opened, read or written. `code` is SQLite's name of the result, or ours.
+    """A database could not be opened, read or written.
 
-    `transient` for what passes by itself: busy, I/O errors, a full disk, a file not there yet. `holder` names
-    the process that keeps it busy, where that can be told.
+    `code` is SQLite's name of the result code, or one of ours. `transient` is set for busy databases, I/O errors,
+    a full disk and a file that does not exist yet. `holder` names the process that keeps it busy, if known.
     """
 
     exit_code = 6
@@ -168,9 +168,9 @@ class DatabaseError(MigrationError):
 
 
 class LockHeldError(MigrationError):
-    """Another process holds the lock; `holder` is what it wrote there (pid, host, command, since).
+    """Another process holds the lock; `holder` is the note in the lock file (pid, host, command, since).
 
-    Always `transient`: the kernel frees the lock when its holder ends, however it ends.
+    Always `transient`: the kernel releases the lock when its holder exits, even by a crash.
     """
 
     exit_code = 5
@@ -182,14 +182,14 @@ class LockHeldError(MigrationError):
 
 
 class NoDaemonError(MigrationError):
-    """A running daemon was to be asked something, and none that looks after these databases answered."""
+    """No daemon that serves these databases answered on its control socket."""
 
     exit_code = 3
     code = "NO_DAEMON"
 
 
 class ConfigError(MigrationError):
-    """The configuration has faults; `faults` lists every one, each with its key and line where known."""
+    """The configuration is invalid; `faults` lists every fault with its key, and line if known."""
 
     exit_code = 78
     code = "CONFIG"
@@ -200,7 +200,7 @@ class ConfigError(MigrationError):
 
 
 class UnsupportedPythonError(MigrationError):
-    """This Python is too old, or cannot read SQL text correctly. Nothing was read or run."""
+    """This Python is too old, or its `re` reads SQL incorrectly. Nothing was read or run."""
 
     exit_code = 78
     code = "UNSUPPORTED_PYTHON"
@@ -210,5 +210,5 @@ _SEVERITY = (ExecutionFailedError.exit_code, RefusedError.exit_code, DatabaseErr
 
 
 def combined_exit_code(codes: Collection[int]) -> int:
-    """The one exit code for work on several databases: the first of 1, 4, 6, 5 that occurred, else 0."""
+    """Return the exit code for several databases: the first of 1, 4, 6, 5 that occurred, else 0."""
     return next((code for code in _SEVERITY if code in codes), 0)

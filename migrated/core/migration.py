@@ -10,27 +10,27 @@ from migrated.core.sql import first_token, line_comments
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
-"""The largest number that SQLite keeps in an INTEGER PRIMARY KEY."""
+"""The largest value of an SQLite INTEGER PRIMARY KEY."""
 REPEATABLE = "R__"
-"""What the name of a repeatable migration's file begins with."""
+"""Prefix of the file names of repeatable migrations."""
 
 
 class MigrationDirection(Enum):
-    """Which way a plan goes."""
+    """Direction of a plan or a step."""
 
     UP = "up"
     DOWN = "down"
 
 
 class Place(NamedTuple):
-    """Where a section's text begins in its file; lines and columns count from 1."""
+    """Start of a section's text in its file; lines and columns count from 1."""
 
     line: int = 1
     column: int = 1
 
 
 class Origin(NamedTuple):
-    """Where a migration came from, for error messages alone."""
+    """The file of a migration and the places of its sections, for error messages only."""
 
     file: str
     up: Place = Place()
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
 
 
 class Directive(StrEnum):
-    """What such a line may say."""
+    """Values of a `-- migrated:` comment."""
 
     NO_TRANSACTION = "no-transaction"
     FOREIGN_KEYS_ON = "foreign-keys=on"
@@ -47,24 +47,23 @@ class Directive(StrEnum):
 
 
 class _Section(NamedTuple):
-    """What is known of the text of a section: its own directives, and whether there is anything to run."""
+    """Facts about a section: its own directives, and whether it contains a statement."""
 
     directives: frozenset[Directive]
     has_statement: bool
 
 
 class Migration:
-    """What the directory, or the program, says: one change and how to undo it. It cannot be changed.
+    """One schema change and its rollback, immutable.
 
-    `checksum` is the lower-case hex SHA-256 of `up_sql` in UTF-8: the text hashed is the text executed.
-    It is computed unless given. `header` holds the directives that stand above both sections; those at the
-    top of a section are read from its text. One that `is_repeatable` has no version (0 stands there) and no down
-    text: it is applied after all others, whenever its text is new. Where it came from, its `origin`, does not
-    count when two are compared. Raises `InvalidFormatError` for a version outside 1 … 2^63-1, an empty name, an
-    unknown directive, or text that SQLite could not take.
+    `checksum` is the lower-case hex SHA-256 of `up_sql` in UTF-8: the text hashed is the text executed. It is
+    computed unless given. `header` holds the directives above both sections; directives at the top of a section
+    are read from its text. A repeatable migration (`is_repeatable`) has version 0 and no down text; it is applied
+    after all others, whenever its text is new. `origin` is ignored in comparisons. Raises `InvalidFormatError` for
+    a version outside 1 … 2^63-1, an empty name, an unknown directive, or text that SQLite cannot store.
     """
 
-    # By hand: `dataclasses` takes a sixth of the time in which `migrated status` answers.
+    # Written by hand: importing `dataclasses` takes a sixth of the run time of `migrated status`.
     __slots__ = (
         *("version", "name", "up_sql", "down_sql", "checksum", "header", "is_repeatable", "origin"),
         *("_checksum_is_given", "_up", "_down"),
@@ -129,7 +128,7 @@ class Migration:
 
     @staticmethod
     def repeatable(name: str, sql: str) -> "Migration":
-        """One without a version: a view or a trigger, say, whose text drops and makes it."""
+        """Return a repeatable migration, such as a view or trigger that its own text drops and creates."""
         return Migration(0, name, sql, is_repeatable=True)
 
     def _require_version(self) -> None:
@@ -149,11 +148,11 @@ class Migration:
 
     @staticmethod
     def compute_checksum(sql: str) -> str:
-        """Lower-case hex SHA-256 of `sql` encoded as UTF-8, byte for byte."""
+        """Return the lower-case hex SHA-256 of `sql` encoded as UTF-8."""
         return hashlib.sha256(sql.encode()).hexdigest()
 
     def with_down(self, sql: str | None) -> "Migration":
-        """Return the same migration with `sql` as its down text; None for none."""
+        """Return a copy with `sql` as its down text; None removes the down text."""
         return Migration(
             self.version,
             self.name,
@@ -166,42 +165,42 @@ class Migration:
         )
 
     def verify_checksum(self) -> bool:
-        """Whether `checksum` is that of `up_sql`; false only where a checksum was given that does not fit."""
+        """Return False if a checksum was given that is not the checksum of `up_sql`."""
         return not self._checksum_is_given or self.checksum == self.compute_checksum(self.up_sql)
 
     @property
     def label(self) -> str:
-        """`<version>_<name>`, as people name it; `R__<name>` for a repeatable one."""
+        """`<version>_<name>`, or `R__<name>` for a repeatable migration."""
         return f"{REPEATABLE}{self.name}" if self.is_repeatable else f"{self.version}_{self.name}"
 
     @property
     def known_as(self) -> tuple[int | None, str]:
-        """Version and name, as errors and the log have them; a repeatable one is known by its label alone."""
+        """Version and name for errors and the log; None and the label for a repeatable migration."""
         return (None, self.label) if self.is_repeatable else (self.version, self.name)
 
     @property
     def file(self) -> str | None:
-        """The file that it was read from, if it was."""
+        """The file that the migration was read from; None if it was made by a program."""
         return self.origin.file if self.origin else None
 
     @property
     def up_directives(self) -> frozenset[Directive]:
-        """Those in force for the up section."""
+        """Directives in force for the UP section."""
         return self.header | self._up.directives
 
     @property
     def down_directives(self) -> frozenset[Directive]:
-        """Those in force for the down section."""
+        """Directives in force for the DOWN section."""
         return self.header | self._down.directives
 
     @property
     def is_draft(self) -> bool:
-        """Whether the up text holds no statement and does not say so on purpose; a draft is never applied."""
+        """True if the up text has no statement and no `nothing-to-do`. Drafts are never applied."""
         return not self._up.has_statement and Directive.NOTHING_TO_DO not in self.up_directives
 
     @property
     def is_reversible(self) -> bool:
-        """Whether there is something to run, or nothing to undo by the author's word."""
+        """True if the down text has a statement or the directive `nothing-to-undo`."""
         if self.down_sql is None:
             return False
         return self._down.has_statement or Directive.NOTHING_TO_UNDO in self.down_directives
@@ -217,9 +216,9 @@ def _is_text(text: str) -> bool:
 
 
 class ChecksumMismatch(NamedTuple):
-    """An applied migration whose up text is no longer what was applied.
+    """An applied migration whose up text has changed.
 
-    `expected` is the checksum in the ledger, `found` that of the present text.
+    `expected` is the checksum in the ledger, `found` the checksum of the present text.
     """
 
     version: int
@@ -233,7 +232,7 @@ class ChecksumMismatch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A migration on its way up or down; `is_redo` says that it was rolled back a moment ago."""
+    """One migration in one direction; `is_redo` if the same run rolled it back before."""
 
     migration: Migration
     direction: MigrationDirection
@@ -241,23 +240,26 @@ class Step(NamedTuple):
 
     @property
     def directives(self) -> frozenset[Directive]:
-        """Those in force for the section that runs."""
+        """Directives in force for the section that is executed."""
         up = self.direction is MigrationDirection.UP
         return self.migration.up_directives if up else self.migration.down_directives
 
     @property
     def sql(self) -> str:
-        """The text that runs."""
+        """The text that is executed."""
         return self.migration.up_sql if self.direction is MigrationDirection.UP else self.migration.down_sql or ""
 
     @property
     def needs_own_transaction(self) -> bool:
-        """Whether it cannot share one with any other step: it has none, or foreign keys are enforced in it."""
+        """True if the step runs without a transaction, or with foreign keys enforced.
+
+        Such a step cannot share a transaction with any other.
+        """
         return bool(self.directives & {Directive.NO_TRANSACTION, Directive.FOREIGN_KEYS_ON})
 
     @property
     def place(self) -> Place:
-        """Where the text that runs begins in its file."""
+        """Start of the executed text in its file."""
         origin = self.migration.origin
         if origin is None:
             return Place()
@@ -268,9 +270,9 @@ _DIRECTIVE = re.compile(r"--[ \t]*migrated:[ \t]*(?P<value>.*?)[ \t]*\Z", re.IGN
 
 
 def directive_in(comment: str) -> Directive | None:
-    """The directive that a `--` comment holds, None for an ordinary comment.
+    """Return the directive in a `--` comment, or None for an ordinary comment.
 
-    Raises `InvalidFormatError` for one that does not exist: a misspelt directive must not be ignored.
+    Raises `InvalidFormatError` for an unknown directive: a misspelt one must not be ignored.
     """
     found = _DIRECTIVE.match(comment)
     if found is None:
@@ -286,12 +288,12 @@ def directive_in(comment: str) -> Directive | None:
 
 
 def directives_at_top(sql: str) -> frozenset[Directive]:
-    """Those above the first statement of a section."""
+    """Return the directives above the first statement of a section."""
     return directives_above(sql, first_token(sql))
 
 
 def directives_above(sql: str, end: int | None) -> frozenset[Directive]:
-    """Those above an offset; None is the end of the text."""
+    """Return the directives above an offset; None means the end of the text."""
     if end == 0:
         return frozenset()
     found = (directive_in(comment.text) for comment in line_comments(sql[:end]))

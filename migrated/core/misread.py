@@ -1,7 +1,7 @@
-"""Which applied migrations were executed with their whole file as the UP section.
+"""Find applied migrations whose whole file was executed as the UP section.
 
-On Python 3.11.2 to 3.11.4 earlier versions overlooked the section markers: the DOWN section ran too, directives
-were not in force, and the ledger has the checksum of the whole text.
+On Python 3.11.2 to 3.11.4, earlier versions of migrated overlooked the section markers: the DOWN section was
+executed too, directives were not in force, and the ledger has the checksum of the whole text.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from migrated.core.status import MigrationState, MigrationStatus
 
 
 class Misreading(StrEnum):
-    """What executing the whole file came to, as a sentence for people."""
+    """Consequence of executing the whole file, as a sentence for messages."""
 
     DOWN_RAN_AFTER = (
         "its whole file was executed as the UP section; the DOWN section ran right after UP, so the tables that "
@@ -30,16 +30,17 @@ class Misreading(StrEnum):
 
 
 def misreadings(statuses: Iterable[MigrationStatus], recorded: Mapping[int, Migration]) -> dict[int, Misreading]:
-    """Find those of the changed migrations that only count as changed because the whole file was executed.
+    """Find the migrations that count as changed only because their whole file was executed.
 
-    `recorded` has the texts that were executed. A migration whose UP section was edited since is not among them.
+    `recorded` maps versions to the migrations as executed. Migrations whose UP section was edited later are left
+    out.
     """
     found = {status.version: _of(status, recorded.get(status.version)) for status in statuses}
     return {version: misreading for version, misreading in found.items() if misreading}
 
 
 def misreading(expected: str, present: Migration, recorded: Migration | None) -> Misreading | None:
-    """Judge one migration: its checksum in the ledger, its file, and the text that was executed, if known."""
+    """Classify one migration by its ledger checksum, its file, and the executed text if known."""
     if recorded is None or Migration.compute_checksum(recorded.up_sql) != expected:
         return None
     return _judged(recorded.up_sql, present.up_sql)
@@ -51,10 +52,10 @@ def _of(status: MigrationStatus, recorded: Migration | None) -> Misreading | Non
     return misreading(status.applied.checksum, status.migration, recorded)
 
 
-# The databases of a fleet, and one that stays refused, ask the same again and again.
+# Cached: every database of a fleet, and every repeated refusal of one database, compares the same two texts.
 @lru_cache(maxsize=32)
 def _judged(executed: str, up_sql: str) -> Misreading | None:
-    # Nearly every edited migration is told by this, without parsing.
+    # This rules out nearly every edited migration without parsing.
     if up_sql not in executed:
         return None
     try:
@@ -63,9 +64,10 @@ def _judged(executed: str, up_sql: str) -> Misreading | None:
         if up is None or cut_text(executed, up.start, up.end)[0] != up_sql:
             return None
     except InvalidFormatError:
-        # No file has such a text, so it was not read from one.
+        # The text is not valid in a file, so it was not read from one.
         return None
     if down is not None and has_statement(executed[down.start : down.end]):
         return Misreading.DOWN_RAN_AFTER if up.start < down.start else Misreading.DOWN_RAN_BEFORE
-    # Though foreign-keys=on was not in force: a delete that should have cascaded failed for its violations.
+    # Harmless even though foreign-keys=on was not in force: a DELETE that should have cascaded failed because of
+    # the violations it left.
     return Misreading.HARMLESS

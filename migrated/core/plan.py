@@ -1,6 +1,7 @@
-"""What a run has to do: roll back, apply, correct the record; decided from the states and the policy alone.
+"""Plan a run from the migrations' states and the policy: roll back, apply, update the ledger.
 
-What is pending is a set difference, never a high-water mark. Only what the ledger has can be rolled back.
+Pending migrations are a set difference, not everything above the highest applied version. Only versions in the
+ledger can be rolled back.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,13 +28,13 @@ from migrated.core.status import (
 
 
 class MigrationPlan:
-    """What will happen, in this order. True while there is something to do."""
+    """The migrations to run, in order, and their direction. True unless empty."""
 
     __slots__ = ("direction", "migrations")
 
     def __init__(self, direction: MigrationDirection, migrations: Sequence[Migration] = ()) -> None:
         self.direction = direction
-        # Two plans of the same steps are equal, whatever the steps came in.
+        # A list whatever the type of the argument, so that two plans of the same steps are equal.
         self.migrations: Sequence[Migration] = [*migrations]
 
     def __eq__(self, other: object) -> bool:
@@ -41,7 +42,7 @@ class MigrationPlan:
             return NotImplemented
         return (self.direction, self.migrations) == (other.direction, other.migrations)
 
-    __hash__ = None  # type: ignore[assignment] # as that of a list
+    __hash__ = None  # type: ignore[assignment] # mutable, like a list
 
     def __repr__(self) -> str:
         return f"MigrationPlan({self.direction!r}, {self.migrations!r})"
@@ -53,7 +54,7 @@ class MigrationPlan:
         return len(self.migrations)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """True if there is nothing to do."""
         return not self.migrations
 
 
@@ -62,12 +63,13 @@ _NO_WAY_UP = MigrationPlan(MigrationDirection.UP)
 
 
 class RunPlan(NamedTuple):
-    """First `down`, then `up`, then `repeat`; true while there is anything to do.
+    """Everything that one run does: first `down`, then `up`, then `apply_repeatables`. True unless empty.
 
-    What the repeatable migrations in `undo` made is dropped first: it could stand in the way, and would not be
-    there in a database made anew. With `is_redo` all of it is done or nothing, and what a person typed into the
-    database is kept. `updates` are applied migrations whose name, down text or header is another now: only the
-    record changes. `direction` is the way that was asked for: rolling back may only clear the way for going up.
+    The objects of the repeatable migrations in `drop_repeatables` are dropped first: they could block a change,
+    and a new database would not have them. With `is_redo` the run is done completely or not at all, and rows that
+    were written by others are preserved. `updates` are applied migrations whose name, down text or header has
+    changed: only their rows in the ledger and the history change. `direction` is the requested direction: a
+    rollback may only be the preparation for going up.
     """
 
     down: MigrationPlan = _NO_WAY_DOWN
@@ -83,24 +85,27 @@ class RunPlan(NamedTuple):
 
     @property
     def steps(self) -> list[Step]:
-        """Every step in its order."""
+        """All steps, in order."""
         return self.versioned + self.repetitions
 
     @property
     def repetitions(self) -> list[Step]:
-        """Those of repeatable migrations."""
+        """The steps of repeatable migrations."""
         return [Step(migration, MigrationDirection.UP) for migration in self.repeat]
 
     @property
     def versioned(self) -> list[Step]:
-        """Those of the others."""
+        """The steps of versioned migrations."""
         back = {migration.version for migration in self.down}
         down = [Step(migration, MigrationDirection.DOWN) for migration in self.down]
         return down + [Step(each, MigrationDirection.UP, each.version in back) for each in self.up]
 
     @property
     def needs_copy(self) -> bool:
-        """Whether it cannot be one transaction and has to be: it is done on a copy then."""
+        """True if a redo contains a step that cannot share a transaction.
+
+        The redo then runs on a copy of the database.
+        """
         return self.is_redo and any(step.needs_own_transaction for step in self.steps)
 
 
@@ -118,10 +123,10 @@ def plan_run(
     target: int | None = None,
     again: Collection[int] = (),
 ) -> RunPlan:
-    """Bring the database to what the migrations say, at or below `target` where one is given.
+    """Plan the run that makes the database match the migrations, up to `target` if given.
 
-    Versions in `again` are applied whatever the target; repeatable migrations only without one. Raises the refusal
-    that the policy asks for, `RollbackFailedError` when what has to be rolled back cannot be.
+    Versions in `again` are applied regardless of the target; repeatable migrations only without a target. Raises
+    the `RefusedError` that the policy demands, or `RollbackFailedError` if a required rollback is impossible.
     """
     statuses, repeatables = findings
     refusals.refuse_by_policy(statuses, policy, recorded)
@@ -141,9 +146,10 @@ def plan_run(
 def plan_redo(
     findings: DatabaseStatus, recorded: LookUpStored, versions: Collection[int], again: Collection[int]
 ) -> RunPlan:
-    """Roll back `versions`, as far as they are applied, and apply those in `again` as they are now.
+    """Plan to roll back the applied ones of `versions` and to apply those in `again` with their present text.
 
-    Likewise the repeatable migrations that are applied.
+    All applied repeatable migrations are dropped and applied again. Raises `RollbackFailedError` if a rollback is
+    impossible.
     """
     statuses, repeatables = findings
     if not versions:
@@ -157,7 +163,7 @@ def plan_redo(
 def _repetitions(
     repeatables: Sequence[RepeatableStatus], policy: Policy
 ) -> tuple[list[Migration], list[AppliedRepeatable]]:
-    """What is new or changed; and what has to be undone before, or is gone."""
+    """Return the new or changed repeatable migrations, and the applied ones to drop first."""
     undone = {MigrationState.PENDING} if policy.on_changed is OnChanged.REDO else set()
     if policy.on_missing is OnMissing.ROLLBACK:
         undone.add(MigrationState.MISSING)
@@ -170,13 +176,16 @@ def _repetitions(
 def _all_again(
     repeatables: Sequence[RepeatableStatus], wanted: Iterable[Migration | None]
 ) -> tuple[list[Migration], list[AppliedRepeatable]]:
-    """Views stand in the way of changes to their tables, and triggers go with theirs."""
+    """Drop every repeatable migration first and create it last.
+
+    Views block ALTER TABLE, and dropping a table drops its triggers.
+    """
     repeat = [migration for migration in wanted if migration and not migration.is_draft]
     return repeat, [each.applied for each in repeatables if each.applied]
 
 
 def versions_to_roll_back(statuses: Sequence[MigrationStatus], policy: Policy) -> list[int]:
-    """Those that the policy wants rolled back: what is missing; what was changed, and all that lies above it."""
+    """Return the versions to roll back by policy: missing ones; changed ones and all above them."""
     changed = [status.version for status in statuses if status.state is MigrationState.CHANGED]
     redone_from = min(changed) if changed and policy.on_changed is OnChanged.REDO else None
     missing = set(missing_versions(statuses))
@@ -185,7 +194,7 @@ def versions_to_roll_back(statuses: Sequence[MigrationStatus], policy: Policy) -
 
 
 def _without(statuses: Sequence[MigrationStatus], versions: Collection[int]) -> list[MigrationStatus]:
-    """The states once `versions` are rolled back."""
+    """Return the states after a rollback of `versions`."""
     gone = set(versions)
     return examine(
         [status.migration for status in statuses if status.migration],
@@ -218,7 +227,7 @@ def _is_other(present: Migration, name: str, recorded: Migration | None) -> bool
 def plan_up(
     statuses: Sequence[MigrationStatus], target: int | None = None, again: Collection[int] = ()
 ) -> MigrationPlan:
-    """Everything pending, at or below `target` where one is given; those in `again` whatever the target."""
+    """Plan all pending migrations up to `target` if given; those in `again` regardless of it."""
     steps = [
         step for step in pending(statuses) if target is None or step.version <= target or step.version in again
     ]
@@ -228,10 +237,10 @@ def plan_up(
 def plan_down(
     statuses: Sequence[MigrationStatus], recorded: Mapping[int, Migration], versions: Iterable[int]
 ) -> MigrationPlan:
-    """Roll back those of `versions` that are applied, newest first.
+    """Plan the rollback of the applied ones of `versions`, newest first.
 
-    The down text is the file's while the file still is what was applied, else the one that was `recorded`
-    when it was. Raises `RollbackFailedError` naming every step that has none: before the first step.
+    The down text is the file's if the UP section is unchanged since it was applied, otherwise the one `recorded`
+    then. Raises `RollbackFailedError` that names every step without a down text, before the first step is run.
     """
     wanted = set(versions)
     steps = [
@@ -258,7 +267,7 @@ def _undo(status: MigrationStatus, recorded: Mapping[int, Migration]) -> Migrati
 
 
 def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
-    """The first steps from `start` on that may share one transaction; at least one where there are any."""
+    """Return the first steps from `start` that may share one transaction; at least one if any is left."""
     end = start
     while end < len(steps) and not steps[end].needs_own_transaction:
         end += 1
@@ -266,7 +275,7 @@ def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
 
 
 def plan_to(statuses: Sequence[MigrationStatus], target: int | None, recorded: LookUpStored) -> MigrationPlan:
-    """The contract of `MigrationRunner.plan`. `recorded` is asked only for what a rollback needs."""
+    """Plan as `MigrationRunner.plan` documents. The history is read only for a rollback."""
     if target is not None:
         require_known(statuses, target)
     upward = plan_up(statuses, target)
@@ -277,18 +286,18 @@ def plan_to(statuses: Sequence[MigrationStatus], target: int | None, recorded: L
 
 
 def applied_above(statuses: Iterable[MigrationStatus], target: int | None) -> list[int]:
-    """The applied versions above `target`; none where there is no target."""
+    """Return the applied versions above `target`; none without a target."""
     return [s.version for s in statuses if target is not None and s.applied and s.version > target]
 
 
 def newest_applied(statuses: Sequence[MigrationStatus], steps: int) -> list[int]:
-    """The `steps` highest applied versions."""
+    """Return the `steps` highest applied versions."""
     applied = [status.version for status in statuses if status.applied]
     return applied[max(len(applied) - steps, 0) :]
 
 
 def require_known(statuses: Iterable[MigrationStatus], target: int) -> None:
-    """Raise `MigrationNotFoundError` unless `target` is 0 (empty) or a version that either side knows."""
+    """Raise `MigrationNotFoundError` unless `target` is 0 (empty), a migration or an applied version."""
     if target != 0 and not any(status.version == target for status in statuses):
         raise MigrationNotFoundError(
             f"version {target} is unknown: it is in neither the migrations nor the migrations table",

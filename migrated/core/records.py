@@ -1,4 +1,4 @@
-"""What a database has on record: applied, repeatable and unfinished migrations; and its snapshots."""
+"""Values stored in a database: applied, repeatable and unfinished migrations, and snapshots."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from migrated.core.sql import statements
 
 
 class AppliedMigration(NamedTuple):
-    """What the ledger of one database says. `applied_at` is aware and in UTC."""
+    """One row of the ledger. `applied_at` is timezone-aware, in UTC."""
 
     version: int
     name: str
@@ -21,19 +21,19 @@ class AppliedMigration(NamedTuple):
 
     @property
     def label(self) -> str:
-        """`<version>_<name>`, as people name it."""
+        """`<version>_<name>`."""
         return label_of(self.version, self.name)
 
 
 def highest_version(applied: Iterable[AppliedMigration]) -> int | None:
-    """That of the newest; None where nothing is applied."""
+    """Return the highest applied version; None if nothing is applied."""
     return max((entry.version for entry in applied), default=None)
 
 
 class AppliedRepeatable(NamedTuple):
-    """What a database says of a repeatable migration: when it was applied last, with which text.
+    """The last application of a repeatable migration. `applied_at` is in UTC.
 
-    `objects` are the views and triggers that it made then, each as its kind and its name.
+    `objects` are the views and triggers that it created, each as type and name.
     """
 
     name: str
@@ -44,9 +44,10 @@ class AppliedRepeatable(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """A migration without a transaction that stopped: `statement` of its `statements` are done, for good.
+    """A migration without a transaction that stopped after `statement` of its `statements`.
 
-    `recorded` is the migration as it was when it began; `happened_at` is when the last statement was done.
+    The executed statements stay in effect. `recorded` is the migration as it was at its start; `happened_at` is
+    the time of the last executed statement.
     """
 
     recorded: Migration
@@ -59,17 +60,17 @@ class Unfinished(NamedTuple):
 
     @property
     def version(self) -> int:
-        """That of the migration."""
+        """The version of the migration."""
         return self.recorded.version
 
     @property
     def text(self) -> str:
-        """What was being run."""
+        """The text that was being executed."""
         return Step(self.recorded, self.direction).sql
 
     @property
     def next_statement(self) -> str:
-        """The first that is not done, as it was when the migration began."""
+        """The first statement that was not executed, from the recorded text."""
         spans = statements(self.text)
         start, end = spans[self.statement] if self.statement < len(spans) else (0, 0)
         return self.text[start:end]
@@ -80,7 +81,7 @@ class Unfinished(NamedTuple):
 
 
 class LedgerState(NamedTuple):
-    """What a database says of itself: what is applied, and what stopped half way, if anything did."""
+    """The ledger of a database: applied, unfinished and repeatable migrations."""
 
     applied: list[AppliedMigration]
     unfinished: Unfinished | None = None
@@ -88,9 +89,10 @@ class LedgerState(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A copy of a database as it was at `taken_at` (aware, UTC); `version` was the highest applied, if any was.
+    """A copy of a database at `taken_at` (timezone-aware, UTC).
 
-    `size` is in bytes; `reason` is "before-run", "before-each", "before-restore" or "before-redo".
+    `version` is the highest version applied then, None for none. `size` is in bytes; `reason` is "before-run",
+    "before-each", "before-restore" or "before-redo".
     """
 
     id: str
@@ -103,7 +105,7 @@ class Snapshot(NamedTuple):
 
 
 class Repair(StrEnum):
-    """How a person settles an unfinished migration."""
+    """How `migrated repair` resolves an unfinished migration."""
 
     RESUME = "resume"
     MARK_APPLIED = "mark-applied"

@@ -1,4 +1,4 @@
-"""What would be wrong to go on with: the refusals, each with every offender, before anything ran."""
+"""Checks that refuse a run before its first step; each error names every offender."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,12 +30,12 @@ from migrated.core.status import (
 
 
 def refuse_unfinished(statuses: Iterable[MigrationStatus]) -> None:
-    """Raise `UnfinishedError` when a migration without a transaction stopped half way: nothing else is sure."""
+    """Raise `UnfinishedError` if a migration without a transaction stopped in the middle."""
     _raise_first([_stopped(statuses)])
 
 
 def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
-    """Raise `ChecksumMismatchError` when what is done of an unfinished migration is no longer its beginning."""
+    """Raise `ChecksumMismatchError` if executed statements of an unfinished migration were changed."""
     was, now = unfinished.text, Step(present, unfinished.direction).sql
     done = [was[start:end].rstrip(";") for start, end in statements(was)[: unfinished.statement]]
     there = [now[start:end].rstrip(";") for start, end in statements(now)]
@@ -57,7 +57,7 @@ def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
 
 
 def refuse_mixture(steps: Sequence[Step], statuses: Sequence[MigrationStatus]) -> None:
-    """Raise `RefusedError` when steps that are to be one transaction cannot be."""
+    """Raise `RefusedError` if steps that must share one transaction cannot."""
     keys = {Directive.FOREIGN_KEYS_ON in step.directives for step in steps}
     none = [step for step in steps if Directive.NO_TRANSACTION in step.directives]
     if not none and len(keys) == 1:
@@ -77,9 +77,10 @@ def refuse_mixture(steps: Sequence[Step], statuses: Sequence[MigrationStatus]) -
 def refuse_redo(
     statuses: Sequence[MigrationStatus], versions: Collection[int], recorded: LookUpStored = nothing_recorded
 ) -> None:
-    """Raise what stands against rolling back `versions` and applying them again: among these, what is missing;
-    among the others, what was changed.
-    """  # noqa: D205 - one sentence
+    """Raise the refusal of a redo of `versions`, if any.
+
+    A redo is refused if one of `versions` is missing, or if one of the other migrations was changed.
+    """
     redone = set(versions)
     _raise_first(
         [
@@ -90,17 +91,18 @@ def refuse_redo(
 
 
 def refuse_changed(statuses: Iterable[MigrationStatus], recorded: LookUpStored = nothing_recorded) -> None:
-    """Raise `ChecksumMismatchError` naming every applied migration whose text is no longer what was applied.
+    """Raise `ChecksumMismatchError` that names every changed migration.
 
-    `recorded` is asked only for those.
+    The history is read only for those.
     """
     _raise_first([_changed(statuses, recorded)])
 
 
 def refuse_misread(statuses: Iterable[MigrationStatus], version: int | None, recorded: LookUpStored) -> None:
-    """Raise `ChecksumMismatchError` if `version`, which has no down text, is there with its whole file executed.
+    """Raise `ChecksumMismatchError` if the whole file of `version` was executed as its UP section.
 
-    Every such migration is named: the file has a down text, and adding one to it would not help.
+    Called when `version` has no recorded down text. The error names every such migration. The file does have a
+    DOWN section, so the usual advice to add one would not help.
     """
     changed = _in_state(statuses, MigrationState.CHANGED)
     misread = misreadings(changed, _texts(changed, recorded))
@@ -111,10 +113,10 @@ def refuse_misread(statuses: Iterable[MigrationStatus], version: int | None, rec
 def refuse_by_policy(
     statuses: Sequence[MigrationStatus], policy: Policy, recorded: LookUpStored = nothing_recorded
 ) -> None:
-    """Raise the refusal that `policy` asks for, if any, naming every offender.
+    """Raise the refusal that `policy` demands, if any. The error names every offender.
 
-    `recorded` is asked only for changed migrations. The error's class is that of the gravest: stopped before
-    changed before missing before late.
+    The history is read only for changed migrations. The class of the error is that of the most serious cause:
+    stopped, then changed, missing, late.
     """
     _raise_first(
         [
@@ -170,7 +172,7 @@ def _changed(statuses: Iterable[MigrationStatus], recorded: LookUpStored) -> Ref
 
 
 def _texts(changed: Sequence[MigrationStatus], recorded: LookUpStored) -> dict[int, Migration]:
-    # What cannot be read now, or is of a later version, must not hide the refusal.
+    # A history that cannot be read, or has the format of a later version, must not hide the refusal.
     with suppress(MigrationError):
         return dict(recorded([status.version for status in changed]))
     return {}
@@ -186,7 +188,7 @@ def _mismatch(status: MigrationStatus, misread: Misreading | None) -> str:
 
 
 def _remedies(changed: Sequence[MigrationStatus], misread: Mapping[int, Misreading]) -> Iterator[str]:
-    """What to do about those that were edited, then about the others, by what executing the whole file came to."""
+    """Yield the hint for edited migrations, then one for each kind of misread migrations."""
     edited = [status for status in changed if status.version not in misread]
     if edited:
         which = f" {edited[0].version}" if len(edited) == 1 else ""

@@ -1,4 +1,4 @@
-"""Where the sections of a migration's text begin and end."""
+"""Find the UP and DOWN sections of a migration's text."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _DIRECTIONS = {"UP": MigrationDirection.UP, "DOWN": MigrationDirection.DOWN}
 
 
 class Marker(NamedTuple):
-    """A `-- UP` or `-- DOWN` line: the offsets at which its comment starts and ends."""
+    """A `-- UP` or `-- DOWN` line: the start and end offsets of the comment."""
 
     direction: MigrationDirection
     start: int
@@ -20,7 +20,7 @@ class Marker(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One section: the offsets of its marker, and of the text that belongs to it."""
+    """One section: the offset of its marker, and the start and end of its text."""
 
     direction: MigrationDirection
     marker: int
@@ -29,7 +29,7 @@ class Section(NamedTuple):
 
 
 def read_comments(text: str) -> tuple[list[LineComment], list[Marker]]:
-    """The line comments that may say something, and those of all that are markers."""
+    """Return the line comments that may be directives or headers, and the section markers."""
     markers: list[Marker] = []
     goes_on_at = 0
 
@@ -38,23 +38,25 @@ def read_comments(text: str) -> tuple[list[LineComment], list[Marker]]:
         direction = _direction(text, comment)
         if direction is None or comment.start < goes_on_at:
             return False
-        # The last semicolon of a section may be missing. But where the text goes on as only the same statement can
-        # (UPDATE … -- DOWN … WHERE), cutting there would make another, worse one.
+        # The last semicolon of a section may be missing. But if the text after the comment can only continue the
+        # same statement (UPDATE … -- DOWN … WHERE), a cut here would leave a different, more destructive
+        # statement.
         if comment.after_open_statement and (goes_on := continuation(text, comment.start)) is not None:
-            # Nor can any comment before that place: to look for it from each would be quadratic.
+            # No comment before that place can be a marker either. Searching again from each would take quadratic
+            # time.
             goes_on_at = goes_on
             return False
         markers.append(Marker(direction, comment.start, comment.start + len(comment.text)))
         return True
 
-    # All of them could take many times the memory of the text.
+    # Only comments with a colon: keeping all could take many times the memory of the text.
     return [comment for comment in line_comments(text, is_marker) if ":" in comment.text], markers
 
 
 def cut_sections(text: str, markers: list[Marker]) -> list[Section]:
-    """The sections that the markers begin, in the order of the text; none without markers.
+    """Return the sections that the markers start, in text order; none without markers.
 
-    Raises `InvalidFormatError` for a section that is there twice, and for a statement above the first marker.
+    Raises `InvalidFormatError` for a duplicate section, and for a statement above the first marker.
     """
     sections: list[Section] = []
     ends = [*(marker.start for marker in markers[1:]), len(text)]
@@ -76,7 +78,7 @@ def cut_sections(text: str, markers: list[Marker]) -> list[Section]:
 
 
 def cut_text(text: str, start: int, end: int) -> tuple[str, Place]:
-    """A part of the text without white space at its ends, and where it begins."""
+    """Return a part of the text stripped of outer white space, and the place where it begins."""
     section = text[start:end].lstrip()
     begin = end - len(section)
     column = begin - (text.rfind("\n", 0, begin) + 1) + 1
@@ -84,12 +86,12 @@ def cut_text(text: str, start: int, end: int) -> tuple[str, Place]:
 
 
 def line_of(text: str, offset: int) -> int:
-    """The line that an offset lies in, from 1."""
+    """Return the line number of an offset, counted from 1."""
     return text.count("\n", 0, offset) + 1
 
 
 def _direction(text: str, comment: LineComment) -> MigrationDirection | None:
-    """Which section a comment begins, if it stands where a marker may."""
+    """Return the direction of the section that a comment starts; None if it is not a marker."""
     found = _MARKER.match(comment.text)
     if found is None or comment.inside_statement:
         return None

@@ -1,7 +1,7 @@
-"""Where strings, comments, statements and trigger bodies begin and end in SQL text.
+"""Scan SQL text for strings, comments, statements and trigger bodies.
 
-SQLite itself splits and runs the statements of a migration; this module only answers what has to be
-known before: which comment lines stand between statements, and whether there is a statement at all.
+SQLite itself splits and runs the statements of a migration. This module only answers what must be known before:
+which comments are between statements, and whether the text contains a statement at all.
 The rules are those of SQLite's tokenizer and of sqlite3_complete() (https://www.sqlite.org/c3ref/complete.html).
 """
 
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-# No possessive quantifiers and no atomic groups: before CPython 3.11.5 matching continues from a wrong place after
-# one of them fails (https://github.com/python/cpython/issues/106052), and a whole file was read as its UP section.
-# None is needed: each pattern is one token, and whatever a repetition in it stops at, the rest matches there. So
-# nothing backtracks, and a token costs time in proportion to its length and no memory.
-# A vertical tab is white space only after white space, as in SQLite's tokenizer; sqlite3_complete() knows none.
+# No possessive quantifiers and no atomic groups: before CPython 3.11.5, matching continues from a wrong position
+# after one of them fails (https://github.com/python/cpython/issues/106052), and a whole file was read as its UP
+# section. They are not needed: each pattern is one token, and wherever a repetition in it stops, the rest matches.
+# So nothing backtracks, and a token takes time in proportion to its length and no extra memory. A vertical tab is
+# white space only after other white space, as in SQLite's tokenizer; sqlite3_complete() accepts none.
 _SPACE = r"[ \t\n\f\r][ \t\n\v\f\r]*|\ufeff"
 _LINE_COMMENT = r"--[^\n]*"
 _BLOCK_COMMENT = r"/\*[^*]*(?s:.*?)(?:\*/|\Z)"
-# A quoted quote ('it''s') reads as two strings side by side, which ends at the same place.
+# A doubled quote ('it''s') is read as two adjacent strings, which end at the same place.
 _QUOTED = r"""'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
 # Letters, digits, "_", "$" and all that is not ASCII. Written as what it excludes: `re` takes 5 ms to compile the
 # range of all that is included, a tenth of the time that `migrated status` takes.
@@ -33,10 +33,10 @@ _TOKEN = re.compile(
     |(?P<other>.)""",
     re.VERBOSE,
 )
-# What may stand between statements.
+# Everything that may be between statements.
 _GAP = re.compile(rf"{_SPACE}|;|{_LINE_COMMENT}|{_BLOCK_COMMENT}")
-# All that matters in a statement that is not a trigger. Every alternative begins with a character of its own and
-# without a group, so that `re` looks for those characters alone: a third of the time.
+# Everything that matters in a statement that is not a trigger. Every alternative begins with a literal character
+# and has no group, so that `re` searches for those characters only; that takes a third of the time.
 _LANDMARK = re.compile(rf";|\(|\)|{_QUOTED}|{_LINE_COMMENT}|{_BLOCK_COMMENT}")
 _MAY_BE_TRIGGER = re.compile(r"EXPLAIN|CREATE(?! (?:TABLE|INDEX|UNIQUE|VIEW) )", re.IGNORECASE | re.ASCII)
 _TRIGGER = re.compile(
@@ -44,9 +44,9 @@ _TRIGGER = re.compile(
 )
 _MOST_WORDS_TO_TRIGGER = 6
 _BLANK = {"space", "line_comment", "block_comment"}
-# SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), each to its last character: x'41' is one, and
-# x '41' are two that mean something else. A quoted quote is joined to its string by `exact_tokens`.
-# Compiled when it is first used: only comparing texts needs it.
+# SQLite's own tokens (https://sqlite.org/src/file/src/tokenize.c), complete: x'41' is one token, x '41' are two
+# with another meaning. `exact_tokens` joins a doubled quote to its string. Compiled at first use: only comparing
+# texts needs it.
 _EXACT_TOKEN = rf"""(?P<blank>[ \t\n\f\r][ \t\n\v\f\r]*|--[^\n]*|/\*(?!\Z)(?s:.*?)(?:\*/|\Z))
     |\ufeff
     |[xX]'[^']*(?:'|\Z)
@@ -56,7 +56,7 @@ _EXACT_TOKEN = rf"""(?P<blank>[ \t\n\f\r][ \t\n\v\f\r]*|--[^\n]*|/\*(?!\Z)(?s:.*
     |{_NAME}+
     |->>?|==?|<[=><]?|>[=>]?|!=|\|\|
     |(?s:.)"""
-# Of the statements that a migration may hold; END, which may not begin one, ends many a CASE.
+# First words of the statements allowed in a migration. END is not among them: it ends a CASE expression.
 _BEGINNINGS = re.compile(
     r"(?:ALTER|ANALYZE|CREATE|DELETE|DROP|EXPLAIN|INSERT|PRAGMA|REINDEX|REPLACE|SELECT|UPDATE|VACUUM|VALUES|WITH)"
     rf"(?!{_NAME})",
@@ -65,9 +65,9 @@ _BEGINNINGS = re.compile(
 
 
 class LineComment(NamedTuple):
-    """One `--` comment: its text from the dashes on, and how it lies to the statements around it.
+    """One `--` comment: its text including the dashes, and its position relative to statements.
 
-    It may stand inside one; or behind one that is whole but for its semicolon (`after_open_statement`).
+    It may be inside a statement, or after one that is complete except for its semicolon (`after_open_statement`).
     """
 
     start: int
@@ -77,7 +77,10 @@ class LineComment(NamedTuple):
 
 
 def first_token(sql: str, start: int = 0) -> int | None:
-    """Offset of the first statement at or after `start`, past white space, comments and stray semicolons."""
+    """Return the offset of the first statement at or after `start`; None if there is none.
+
+    White space, comments and stray semicolons are skipped.
+    """
     while gap := _GAP.match(sql, start):
         start = gap.end()
     return start if start < len(sql) else None
@@ -88,13 +91,16 @@ def has_statement(sql: str) -> bool:
 
 
 def continuation(sql: str, start: int) -> int | None:
-    """Where what comes next, past comments, goes on with a statement; None where one may begin, or at the end."""
+    """Return the offset of the next token if it can only continue a statement.
+
+    None if the token may begin a statement, or at the end of the text.
+    """
     token = first_token(sql, start)
     return token if token is not None and _BEGINNINGS.match(sql, token) is None else None
 
 
 def statement_end(sql: str, start: int) -> int:
-    """Offset just past the statement that begins at `start`, its semicolon included."""
+    """Return the offset after the statement that begins at `start`, including its semicolon."""
     statement = _Statement(sql, start)
     while statement.next_comment():
         pass
@@ -102,12 +108,12 @@ def statement_end(sql: str, start: int) -> int:
 
 
 def statements(sql: str) -> list[tuple[int, int]]:
-    """Where each statement begins, at its first token, and ends, just past its semicolon or the text."""
+    """Return the start and end offset of each statement, from its first token to after its semicolon."""
     return list(each_statement(sql))
 
 
 def each_statement(sql: str) -> Iterator[tuple[int, int]]:
-    """As `statements`, one after another: of a long text, all of them take more memory than the text."""
+    """Yield what `statements` returns. For a long text, the list takes more memory than the text."""
     start = first_token(sql)
     while start is not None:
         end = statement_end(sql, start)
@@ -116,7 +122,7 @@ def each_statement(sql: str) -> Iterator[tuple[int, int]]:
 
 
 def words(sql: str) -> Iterator[str]:
-    """The names and keywords of a text one after another, quoted ones without their quotes; no texts in ''."""
+    """Yield names and keywords, quoted names without their quotes; strings in '' are skipped."""
     for token in _TOKEN.finditer(sql):
         if token.lastgroup == "word":
             yield token.group()
@@ -125,33 +131,36 @@ def words(sql: str) -> Iterator[str]:
 
 
 def folded(name: str) -> str:
-    """A name as SQLite compares it: only the letters A to Z have two cases (https://www.sqlite.org/faq.html#q18)."""
+    """Return a name as SQLite compares it: only A to Z are case-folded.
+
+    See https://www.sqlite.org/faq.html#q18.
+    """
     return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
 
 
 def quoted(name: str) -> str:
-    """A name as an identifier in SQL, whatever it consists of."""
+    """Return a name as a quoted SQL identifier."""
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
 
 
 def terminated(sql: str) -> str:
-    """A whole statement with its semicolon, which no comment at its end may swallow.
+    """Return a statement with a semicolon that is not inside a trailing comment.
 
-    The semicolon stands right behind the text: SQLite keeps what is before it, white space too.
+    The semicolon directly follows the text: SQLite stores everything before it, including white space.
     """
     if "--" not in sql.rpartition("\n")[2] and "/*" not in sql:
         return f"{sql};"
     *_, last = _TOKEN.finditer(sql)
     if last.lastgroup == "line_comment":
-        # SQLite takes white space off the end of a view, so that it must not come and go here.
+        # SQLite strips trailing white space from the stored text of a view, so it must not vary here either.
         return f"{sql.rstrip()}\n;"
     unfinished = last.lastgroup == "block_comment" and not last.group().endswith("*/", 2)
     return f"{sql}*/;" if unfinished else f"{sql};"
 
 
 def significant(sql: str) -> list[str]:
-    """The tokens of a text without white space and comments; names folded and without their quotes."""
+    """Return the tokens without white space and comments; names folded and unquoted."""
     found = []
     for token in _TOKEN.finditer(sql):
         match token.lastgroup:
@@ -167,14 +176,14 @@ def significant(sql: str) -> list[str]:
 
 
 def exact_tokens(sql: str) -> list[str]:
-    """The tokens of a text as SQLite reads them, each as it is written; white space and comments left out."""
+    """Return the tokens as SQLite reads them, unchanged, without white space and comments."""
     found: list[str] = []
     start = quoted_end = -1
     for token in re.finditer(_EXACT_TOKEN, sql, re.VERBOSE):
         if token.lastgroup == "blank":
             continue
         if token.start() == quoted_end and sql[token.start()] == sql[start]:
-            # 'it''s': one string with a quote in it.
+            # 'it''s' is one string that contains a quote: join the two parts.
             found.pop()
         else:
             start = token.start()
@@ -186,9 +195,9 @@ def exact_tokens(sql: str) -> list[str]:
 def line_comments(
     sql: str, ends_statement: Callable[[LineComment], bool] = lambda _comment: False
 ) -> Iterator[LineComment]:
-    """Every `--` comment that is one: not inside a string, a quoted name or a block comment.
+    """Yield every `--` comment that is not inside a string, a quoted name or a block comment.
 
-    A statement is over at a comment that `ends_statement`, also without its semicolon.
+    A statement also ends, without its semicolon, at a comment for which `ends_statement` returns true.
     """
     position = 0
     while position < len(sql):
@@ -209,7 +218,7 @@ def line_comments(
 
 
 class _Statement:
-    """One open statement, read up to `position`. A trigger ends only at `; END ;`, as in sqlite3_complete()."""
+    """One statement, read up to `position`. A trigger ends only at `; END ;`, as in sqlite3_complete()."""
 
     def __init__(self, sql: str, start: int) -> None:
         self.position = start
@@ -221,11 +230,14 @@ class _Statement:
 
     @property
     def may_end(self) -> bool:
-        """True if what was read so far would be whole if only its last semicolon were there."""
+        """True if the text read so far is a complete statement except for its semicolon."""
         return self._after_end if self._trigger else self._depth <= 0
 
     def next_comment(self) -> re.Match[str] | None:
-        """The next line comment in it, None at its end; `position` is past that comment, or past its semicolon."""
+        """Return the next line comment in the statement; None at its end.
+
+        `position` is then after that comment, or after the semicolon.
+        """
         if self._trigger:
             return self._next_in_trigger()
         for mark in _LANDMARK.finditer(self._sql, self.position):

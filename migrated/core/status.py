@@ -1,4 +1,4 @@
-"""The state of every migration: the files that are available, compared with what the ledger has."""
+"""Compute the state of every migration from the available migrations and the ledger."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -8,11 +8,11 @@ from migrated.core.migration import ChecksumMismatch, Migration
 from migrated.core.records import AppliedMigration, AppliedRepeatable, LedgerState, Unfinished
 
 LookUpStored = Callable[[list[int]], Mapping[int, Migration]]
-"""Asked for versions: those migrations as they were applied, as far as that is known."""
+"""Maps versions to the migrations as they were applied, as far as the history has them."""
 
 
 def nothing_recorded(_versions: Iterable[int]) -> dict[int, Migration]:
-    """For those who do not know what was applied."""
+    """A `LookUpStored` that knows no applied text."""
     return {}
 
 
@@ -32,14 +32,14 @@ _WAITING = (MigrationState.PENDING, MigrationState.LATE)
 
 
 class OnChanged(StrEnum):
-    """What to do when an applied migration's text has changed."""
+    """Reaction to a changed text of an applied migration."""
 
     REFUSE = "refuse"
     REDO = "redo"
 
 
 class OnMissing(StrEnum):
-    """What to do when an applied migration is no longer there."""
+    """Reaction to an applied migration that no longer exists."""
 
     REFUSE = "refuse"
     IGNORE = "ignore"
@@ -47,14 +47,14 @@ class OnMissing(StrEnum):
 
 
 class OnLate(StrEnum):
-    """What to do when a pending migration lies below the highest applied one."""
+    """Reaction to a pending migration below the highest applied version."""
 
     APPLY = "apply"
     REFUSE = "refuse"
 
 
 class Policy(NamedTuple):
-    """How a database that does not agree with the directory is dealt with."""
+    """Reactions to differences between a database and the migrations."""
 
     on_changed: OnChanged = OnChanged.REFUSE
     on_missing: OnMissing = OnMissing.REFUSE
@@ -62,9 +62,9 @@ class Policy(NamedTuple):
 
 
 class MigrationStatus(NamedTuple):
-    """One version, as the directory and the record of the database have it; at least one of them does.
+    """One version in the migrations and in the ledger; at least one of them has it.
 
-    The record says what is applied, and which migration, if any, is `unfinished`.
+    `unfinished` is set if the migration has no transaction and stopped in the middle.
     """
 
     version: int
@@ -75,7 +75,7 @@ class MigrationStatus(NamedTuple):
 
     @property
     def mismatch(self) -> ChecksumMismatch | None:
-        """How the checksums differ; None unless the migration is applied, is there, and they do."""
+        """The two checksums if an applied migration was changed; otherwise None."""
         if self.migration is None or self.applied is None or self.migration.checksum == self.applied.checksum:
             return None
         return ChecksumMismatch(self.version, self.name, self.applied.checksum, self.migration.checksum)
@@ -86,7 +86,7 @@ class MigrationStatus(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The directory's where there is one."""
+        """The present name; the applied one if the migration no longer exists."""
         return self._known.name if self._known else ""
 
     @property
@@ -96,7 +96,7 @@ class MigrationStatus(NamedTuple):
 
 
 class RepeatableStatus(NamedTuple):
-    """One repeatable migration, as the directory and the database have it; at least one of them does."""
+    """One repeatable migration in the migrations and in the ledger; at least one has it."""
 
     name: str
     state: MigrationState
@@ -107,7 +107,7 @@ class RepeatableStatus(NamedTuple):
 def examine_repeatables(
     available: Iterable[Migration], applied: Iterable[AppliedRepeatable]
 ) -> list[RepeatableStatus]:
-    """The state of every repeatable migration that either side knows, by name; `pending` when its text is new."""
+    """Return the state of every repeatable migration, sorted by name; `pending` if its text is new."""
     migrations = {migration.name: migration for migration in available if migration.is_repeatable}
     ledger = {entry.name: entry for entry in applied}
     return [
@@ -129,7 +129,7 @@ def _repeatable_state(migration: Migration | None, applied: AppliedRepeatable | 
 def examine(
     available: Iterable[Migration], applied: Iterable[AppliedMigration], unfinished: Unfinished | None = None
 ) -> list[MigrationStatus]:
-    """The state of every version that either side knows, ascending."""
+    """Return the state of every version in the migrations or the ledger, ascending."""
     migrations = {migration.version: migration for migration in available if not migration.is_repeatable}
     ledger = {entry.version: entry for entry in applied}
     stopped = {unfinished.version: unfinished} if unfinished else {}
@@ -153,17 +153,17 @@ def _state(migration: Migration | None, applied: AppliedMigration | None, highes
 
 
 def pending(statuses: Iterable[MigrationStatus]) -> list[Migration]:
-    """What is not applied and could be, ascending, late ones included."""
+    """Return the migrations that can be applied, ascending, including late ones."""
     return [status.migration for status in statuses if status.migration and status.state in _WAITING]
 
 
 def missing_versions(statuses: Iterable[MigrationStatus]) -> list[int]:
-    """Versions that are applied and that no migration has."""
+    """Return the applied versions that no longer exist among the migrations."""
     return [status.version for status in statuses if status.state is MigrationState.MISSING]
 
 
 def names(named: Iterable[MigrationStatus | Migration]) -> str:
-    """Their labels, for people."""
+    """Join the labels with commas, for messages."""
     return ", ".join(each.label for each in named)
 
 
@@ -175,13 +175,13 @@ class DatabaseStatus(NamedTuple):
 
     @property
     def pending(self) -> int:
-        """How many could be applied, repeatable ones included."""
+        """Number of migrations that can be applied, including repeatable ones."""
         repeatables = sum(each.state is MigrationState.PENDING for each in self.repeatables)
         return len(pending(self.statuses)) + repeatables
 
 
 def evaluate(available: Iterable[Migration], record: LedgerState) -> DatabaseStatus:
-    """Compare what there is with what the database says."""
+    """Compare the available migrations with the ledger."""
     migrations = list(available)
     return DatabaseStatus(
         examine(migrations, record.applied, record.unfinished),

@@ -1,4 +1,4 @@
-"""The log for a person at a terminal: what happened, where, and what to do; its colours."""
+"""Render log lines for a terminal: what happened, where, what to do; and colours."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from migrated.core.errors import label_of
 
 _INDENT = " " * 9
 BOLD_RED = "31;1"
-"""Parameters of the escape sequence that sets them."""
+"""Parameter of the SGR escape sequence, as are the colours below."""
 DIM = "2"
 RED = "31"
 YELLOW = "33"
@@ -27,7 +27,7 @@ _TOLD_ONCE = {"ExecutionFailedError", "RollbackFailedError"}
 
 
 def is_for_programs(line: Mapping[str, Any]) -> bool:
-    """Whether other lines tell a person all that this one says."""
+    """Return True if other lines already tell a person everything in this one."""
     if line["event"] == "run.finished":
         adds_nothing = line.get("applied", 0) <= 1 and not line.get("pending") and not line.get("direction")
         return line.get("outcome") != "applied" or adds_nothing
@@ -35,7 +35,7 @@ def is_for_programs(line: Mapping[str, Any]) -> bool:
 
 
 class Console:
-    """Renders a line: time, level, sentence; below them the place, the excerpt or the difference, and the hint."""
+    """Renders a line: time, level and sentence; below it place, excerpt or difference, and hint."""
 
     def __init__(self, *, colours: bool) -> None:
         self._colours = colours
@@ -43,7 +43,7 @@ class Console:
         self._shown: dict[object, list[str]] = {}
 
     def __call__(self, line: Mapping[str, Any]) -> bytes:
-        """The text, without the last line feed."""
+        """Return the text without the last line feed."""
         rows = [self._first(line), *(f"{_INDENT}{row}" if row else "" for row in self._details(line))]
         return "\n".join(rows).encode(errors="backslashreplace")
 
@@ -56,7 +56,7 @@ class Console:
         if level != "info":
             return f"{self._paint(clock, DIM)} {self._paint(f'{tag}{sentence}', _OF_LEVEL[level])}"
         if event in _GOOD:
-            # The verb and the migration; where and how long it took stand beside them.
+            # Highlight the verb and the migration; database and duration stay plain.
             verb, label, rest = sentence.partition(label_of(line.get("version"), str(line.get("name"))))
             sentence = self._paint(f"{verb}{label}", GREEN) + rest
         return f"{self._paint(f'{clock} {tag}', DIM)}{sentence}"
@@ -78,13 +78,13 @@ class Console:
             yield f"{self._paint('hint:', CYAN)} {visible(str(line['hint']))}"
 
     def _difference(self, line: Mapping[str, Any]) -> Iterator[str]:
-        """Once for all the databases of a run that have the same, and not again when the complaint is repeated."""
+        """Yield a difference once for all databases of a run that have it, and not in repeated lines."""
         if line.get("repeated"):
             return
         if self._run != line.get("run_id"):
             self._run, self._shown = line.get("run_id"), {}
         rows = visible(str(line["difference"])).split("\n")
-        # The first two are labels, with the time at which each database had it.
+        # The first two lines are labels, whose time differs for each database.
         if self._shown.get(line.get("version")) == rows[2:]:
             yield "the difference is the one shown above"
             return
@@ -102,7 +102,7 @@ def _sentence(line: Mapping[str, Any]) -> str:
 
 
 def _is_told_already(line: Mapping[str, Any]) -> bool:
-    """Whether this only says that a database is blocked, and the lines before it have said by what."""
+    """Return True if a database is blocked by a cause that earlier lines have explained."""
     error = line.get("error")
     if line["event"] != "database.blocked" or "databases" in line or not isinstance(error, Mapping):
         return False
@@ -118,21 +118,21 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def are_wanted(environment: Mapping[str, str], *, on_terminal: bool) -> bool:
-    """Whether to colour what is written: on a terminal, unless NO_COLOR says otherwise (https://no-color.org)."""
+    """Return True on a terminal, unless NO_COLOR is set (https://no-color.org)."""
     return on_terminal and not environment.get("NO_COLOR")
 
 
 def painted(text: str, colour: str) -> str:
-    """The text in a colour; as it is for none."""
+    """Return the text in a colour; unchanged if the colour is empty."""
     return f"\033[{colour}m{text}\033[0m" if colour and text else text
 
 
 def visible(text: str) -> str:
-    """The text with its control characters written out: in a file's name or text they could do anything."""
+    """Escape control characters: in a file's name or content they could control the terminal."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def painted_diff(lines: Sequence[str]) -> list[str]:
-    """The lines of a unified diff, which begins with its two labels, in the colours that diff uses."""
+    """Colour the lines of a unified diff, including its two labels, as diff does."""
     labels = [painted(line, BOLD) for line in lines[:_LABELS]]
     return labels + [painted(line, _OF_DIFF.get(line[:1], "")) for line in lines[_LABELS:]]

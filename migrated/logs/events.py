@@ -1,14 +1,14 @@
-"""The log events: their names are an interface, written against by alerts. Additions only.
+"""All log events. Their names are an interface that alerts depend on: only add, never rename.
 
-`sentence` becomes the `message`; it is filled from the event's own keys, and may change between versions.
-`{migration}` in it is the label of the migration that `version` and `name` stand for.
+`sentence` becomes the `message`. It is formatted with the event's keys, and may change between versions.
+`{migration}` in it becomes the label made of `version` and `name`.
 """
 
 from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """One kind of log line. `meaning` is what the README says of it."""
+    """One kind of log line. `meaning` is its description in the manual's table of events."""
 
     name: str
     level: str

@@ -1,7 +1,7 @@
-"""The finished log line in the shapes that others ask for: Elastic Common Schema, and OTLP for OpenTelemetry.
+"""Convert log lines to the Elastic Common Schema, and to OTLP for OpenTelemetry.
 
-Each shape is a table of renames that one function applies. What no table knows goes, under its own name, where
-that schema keeps such things, so that nothing is lost.
+Each format is a table of renamed keys that one function applies. Keys without an equivalent keep their names in
+the place that the schema has for custom fields, so that nothing is lost.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,17 +15,18 @@ Line = Mapping[str, Any]
 Shaper = Callable[[Line], Mapping[str, Any]]
 Converter = Callable[[Any], Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# In nanoseconds this is still a number of 64 bits.
+# The largest duration that fits in 64 bits as nanoseconds.
 _LONGEST_MS = 2**63 // 1_000_000
 _FAILURES = {"failed", "refused", "unavailable"}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a line is renamed. A name with slashes is a path into objects.
+    """Mapping of a log line to another schema. A name with slashes is a path into nested objects.
 
-    `renames` gives for each key, `error/code` for one inside, its new names and what makes the new value; one
-    that is None then is left out. `others` takes the keys that are not there. `constants` are on every line.
+    `renames` maps each key (`error/code` for a nested one) to its new names, each with a converter of the value;
+    None as the new value omits the key. `others` is the prefix of all other keys. `constants` are added to every
+    line.
     """
 
     renames: Mapping[str, Mapping[str, Converter]]
@@ -34,7 +35,7 @@ class Shape:
     finish: Callable[[dict[str, Any]], dict[str, Any]]
 
     def __call__(self, line: Line) -> dict[str, Any]:
-        """The line in this shape, ready to be encoded."""
+        """Return the line in this schema, ready to be encoded."""
         shaped: dict[str, Any] = {}
         for key, value in _flat(line):
             for name, renamed in self._renamed(key, value).items():
@@ -48,7 +49,8 @@ class Shape:
         try:
             return {name: convert(value) for name, convert in self.renames[key].items()}
         except (KeyError, TypeError, ValueError, AttributeError):
-            # Unknown, or not of its usual type: a log call never raises.
+            # An unknown key, or a value of an unexpected type: keep it as a custom field, because a log call never
+            # raises.
             return {self.others + key.replace("/", "."): value}
 
 
@@ -109,7 +111,7 @@ _SEVERITIES = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21
 
 
 def _unix_nanoseconds(timestamp: str) -> str:
-    # A text, as ProtoJSON writes numbers of 64 bits; and exact, which a float would not be.
+    # A string, as ProtoJSON encodes 64-bit numbers. Computed with integers, because a float would lose digits.
     return str((datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(microseconds=1) * 1000)
 
 
@@ -130,7 +132,7 @@ def _sqlite_code(code: str) -> str | None:
 
 
 def _export_request(shaped: dict[str, Any]) -> dict[str, Any]:
-    """One line is one ExportLogsServiceRequest with one record, which a collector takes as it is."""
+    """Wrap a line as one ExportLogsServiceRequest with one record, as collectors accept it."""
     resource = {"attributes": _key_values(shaped["resource"])}
     record = shaped["record"] | {"attributes": _key_values(shaped.get("attributes", {}))}
     scope = {"scope": {"name": "migrated", "version": VERSION}, "logRecords": [record]}
@@ -166,4 +168,4 @@ OTEL = Shape(
 )
 
 SHAPES: Mapping[str, Shaper] = {"json": _same, "ecs": ECS, "otel": OTEL}
-"""What the line becomes in each format for programs."""
+"""The converter of each machine-readable format."""

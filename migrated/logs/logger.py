@@ -1,7 +1,7 @@
-"""Structured logs: lines of JSON for programs, short ones for a person at a terminal.
+"""Structured logs: JSON lines for programs, short lines for a person at a terminal.
 
-A log call never raises. Every value is made plain before it is encoded; a line that cannot be written is
-counted, and the next one that can be says how many were lost.
+A log call never raises. Every value is converted to a simple type before it is encoded. A line that cannot be
+written is counted, and the next line has the count as `lost_lines`.
 """
 
 import os
@@ -17,16 +17,17 @@ __all__ = ["LONGEST_LINE", "Log", "configure", "failure_keys", "new_run_id"]
 
 
 class _Output(NamedTuple):
-    """Structlog's logger, and where it writes to."""
+    """Structlog's logger and its sink."""
 
     logger: Any
     sink: Sink
 
 
 class Log:
-    """Where events go. `bind` gives one that adds its keys to every line.
+    """Writes events. `bind` returns a log that adds keys to every line.
 
-    `output` is asked for whenever something is to be written, and makes what it gives when it is first asked.
+    `output` is called for every line and creates the output at the first call: commands that log nothing do not
+    load structlog.
     """
 
     def __init__(self, output: Callable[[], _Output], keys: Mapping[str, object]) -> None:
@@ -34,22 +35,22 @@ class Log:
         self._keys = keys
 
     def bind(self, **keys: object) -> "Log":
-        """Return a log whose every line carries `keys`."""
+        """Return a log that adds `keys` to every line."""
         return Log(self._output, {**self._keys, **keys})
 
     def write_through(self, write: Callable[[str], object] | None) -> None:
-        """Hand every line to `write` from now on: who draws on the terminal must put it above the drawing.
+        """Pass every line to `write` instead of the descriptor; None restores the descriptor.
 
-        None ends that.
+        A progress bar uses this to print lines above itself.
         """
         self._output().sink.through = write
 
     def close(self) -> None:
-        """Write what is still queued, waiting no more than a second or two for a reader that is stuck."""
+        """Write the queued lines, waiting at most two seconds for a stuck reader."""
         self._output().sink.close()
 
     def __call__(self, event: Event, **keys: object) -> None:
-        """Write one line. Keys that are None are left out."""
+        """Write one line. Keys with the value None are omitted."""
         write = getattr(self._output().logger, event.level)
         write(event.name, **{"sentence": event.sentence, **self._keys, **keys})
 
@@ -59,12 +60,12 @@ class Log:
 
 
 def new_run_id() -> str:
-    """What the lines of one run have in common."""
+    """Return a random id that all lines of one run share."""
     return os.urandom(8).hex()
 
 
 def failure_keys(error: MigrationError) -> dict[str, object]:
-    """The keys that tell of an error."""
+    """Return the log keys that describe an error."""
     return {
         "version": error.version,
         "name": error.name,
@@ -83,12 +84,11 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
 
 
 def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool = False) -> Log:
-    """Set the log up for this process. `auto` is console on a terminal, JSON otherwise.
+    """Create the log of this process. `auto` means console on a terminal, JSON otherwise.
 
-    `json`, `ecs` and `otel` are JSON with the keys that `formats` gives them.
-    The console leaves out what is only for programs, unless the level is debug.
-    `queued` is for a process that must not wait for whoever reads its log: a thread of its own writes, and
-    `Log.close` ends it.
+    `json`, `ecs` and `otel` are JSON with the keys defined in `formats`. The console omits lines that are only for
+    programs, unless the level is debug. With `queued`, a separate thread writes the lines, so that a stuck reader
+    does not stop the process; `Log.close` ends the thread.
     """
 
     @cache
@@ -102,6 +102,6 @@ def configure(log_format: str, level: str, descriptor: int = 2, *, queued: bool 
         return _Output(rendering.logger(sink, level, for_people=for_people), sink)
 
     if queued:
-        # Its threads may all begin to log at once.
+        # Create the output now: `cache` does not lock, and several threads may log at once for the first time.
         output()
     return Log(output, {})

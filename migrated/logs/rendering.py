@@ -1,6 +1,7 @@
-"""A line of the log, from its keys to its bytes: structlog, and what it is set up with.
+"""Render log lines from keys to bytes with structlog.
 
-Loaded for the first line: structlog and msgspec take longer than `migrated up` with nothing to do.
+Imported for the first line only: loading structlog and msgspec takes longer than a `migrated up` with nothing to
+do.
 """
 
 import math
@@ -20,13 +21,14 @@ from migrated.logs.sink import LONGEST_LINE, Line, Sink
 
 
 def _load_structlog() -> Any:
-    """Structlog without rich, which it loads where it can, for a renderer of its own that is not used here.
+    """Import structlog without rich.
 
-    That takes a fifth of the time that a command needs to start.
+    Structlog imports rich if installed, for a renderer that is not used here. That takes a fifth of the start-up
+    time of a command.
     """
     if "rich" in sys.modules:
         return import_module("structlog")
-    sys.modules["rich"] = None  # type: ignore[assignment] # None is how Python is told that there is no such module
+    sys.modules["rich"] = None  # type: ignore[assignment] # None makes `import rich` raise ImportError
     try:
         return import_module("structlog")
     finally:
@@ -43,24 +45,24 @@ _FIRST_KEYS = ("timestamp", "level", "event", "message", "service", "pid", "run_
 
 
 def renderer(log_format: str, descriptor: int) -> Callable[[Line], bytes]:
-    """What makes bytes of the keys of a line."""
+    """Return the function that renders a line to bytes."""
     if is_console(log_format, descriptor):
         return Console(colours=console.are_wanted(os.environ, on_terminal=os.isatty(descriptor)))
     return _json(descriptor, SHAPES.get(log_format, SHAPES["json"]))
 
 
 def is_console(log_format: str, descriptor: int) -> bool:
-    """Whether the lines are for a person."""
+    """Return True if lines are rendered for a person."""
     return log_format == "console" or (log_format == "auto" and os.isatty(descriptor))
 
 
 def logger(sink: Sink, level: str, *, for_people: bool) -> Any:
-    """Set structlog up for this process; it writes to `sink`."""
+    """Configure structlog for this process to write to `sink`, and return its logger."""
     structlog.configure(
         processors=[
             *([_drop_what_is_for_programs] if for_people and level != "debug" else []),
             structlog.processors.add_log_level,
-            # Not "iso": that leaves the fraction out when it is nought, and the width must not vary.
+            # Not "iso": it omits a fraction of zero, and the width must not vary.
             structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
             _Finish(),
         ],
@@ -68,7 +70,7 @@ def logger(sink: Sink, level: str, *, for_people: bool) -> Any:
         logger_factory=lambda: sink,
         cache_logger_on_first_use=False,
     )
-    # Bound, it stays as it is whatever is configured later.
+    # Bound, the logger keeps this configuration even if structlog is configured again.
     return structlog.get_logger().bind()
 
 
@@ -79,7 +81,7 @@ def _drop_what_is_for_programs(_logger: object, _method: str, line: Line) -> Lin
 
 
 class _Finish:
-    """The last processor: complete the line's keys, and make every value one that can be written."""
+    """The last processor: completes the keys and makes every value encodable."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -123,7 +125,10 @@ def _is_journal(descriptor: int) -> bool:
 
 
 def _fitting(line: Line, shape: Shaper) -> bytes:
-    """One JSON object in less than 4 KiB: long texts are cut, the longest first, and `truncated` says so."""
+    """Encode a line as JSON in less than 4 KiB. Long strings are cut, the longest first.
+
+    `truncated` is set on lines that were cut.
+    """
     if isinstance(line.get("statement"), str) and len(line["statement"]) > LONGEST_STATEMENT:
         line["statement"], line["truncated"] = line["statement"][:LONGEST_STATEMENT], True
     encoded = msgspec.json.encode(shape(line))
@@ -142,7 +147,7 @@ def _fitting(line: Line, shape: Shaper) -> bytes:
 
 
 def _plain(value: object) -> object:
-    """What every encoder takes: a text, a number or a truth value."""
+    """Convert a value to a type that every encoder accepts: string, number or boolean."""
     if type(value) is str:
         return _text(value)
     match value:
@@ -157,14 +162,14 @@ def _plain(value: object) -> object:
 
 
 def _text(value: object) -> str:
-    # Nearly all are, and it takes no look at the characters to tell.
+    # Fast path: nearly all values are ASCII strings, and isascii() only reads a flag.
     if type(value) is str and value.isascii():
         return value
     try:
         text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
     except Exception as error:  # noqa: BLE001 - whatever a value's own code does, the line is written
         return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
-    # A file name that is not UTF-8 comes as surrogates, which no encoder takes.
+    # A file name that is not UTF-8 contains surrogates, which no encoder accepts.
     try:
         return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Where the lines of the log go: a descriptor, or a queue before it that keeps a stuck reader from stopping us."""
+"""Write log lines to a descriptor, optionally through a queue that survives a stuck reader."""
 
 import contextlib
 import os
@@ -8,17 +8,17 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 LONGEST_LINE = 4096
-"""In bytes. A pipe takes so much at one stroke, whoever else writes to it."""
+"""In bytes. Writes of up to this size (PIPE_BUF) to a pipe are atomic."""
 QUEUED_LINES = 2000
 _PATIENCE_SECONDS = 1.0
 Line = MutableMapping[str, Any]
 
 
 class Sink:
-    """structlog's logger: writes lines to a descriptor. Its failures end here; what is lost is counted.
+    """structlog's logger: writes lines to a descriptor. Write errors are not raised; lost lines are counted.
 
-    With a thread, a line waits in a queue for it. A reader that is stuck fills the queue; the one line that
-    finds it full waits a second, those after it are dropped until a line gets through.
+    With a thread, lines wait in a queue. A stuck reader fills the queue: the first line that finds it full waits a
+    second, later lines are dropped until a line has been written.
     """
 
     def __init__(self, render: Callable[[Line], bytes], descriptor: int) -> None:
@@ -34,20 +34,20 @@ class Sink:
         self._thread: threading.Thread | None = None
 
     def start_thread(self) -> None:
-        """From now on, lines go through the queue."""
+        """Start the thread; from now on lines go through the queue."""
         self._queue = queue.Queue(QUEUED_LINES)
         self._thread = threading.Thread(target=self._drain, args=(self._queue,), name="migrated-log", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is queued, as far as that goes within a second."""
+        """Write the queued lines, as far as possible within two seconds, and end the thread."""
         if self._queue is not None and self._thread is not None:
             with contextlib.suppress(queue.Full):
                 self._queue.put(None, timeout=_PATIENCE_SECONDS)
             self._thread.join(_PATIENCE_SECONDS)
 
     def emit(self, line: Line) -> None:
-        """Write a line, or queue it."""
+        """Write or queue a line."""
         if self._queue is None:
             self._write(line)
             return
@@ -70,7 +70,7 @@ class Sink:
             if lost:
                 line["lost_lines"] = lost
             data = self._render(line) + b"\n"
-            # What follows half a line begins on a line of its own.
+            # After a partly written line, start on a new line, so that this one stays parseable.
             left = b"\n" + data if self._torn else data
             try:
                 if self.through is not None:
@@ -79,7 +79,7 @@ class Sink:
                 while left:
                     left = left[os.write(self._descriptor, left) :]
             except OSError:
-                # A full disk or a closed pipe: the daemon's work is worth more than its log.
+                # A full disk or a closed pipe must not stop the daemon.
                 self._torn = self._torn or len(left) < len(data)
                 self._count(1)
             else:

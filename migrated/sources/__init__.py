@@ -1,1 +1,1 @@
-"""Files -> Migrations. What leaves this room knows nothing of the format that it came in."""
+"""Read migration files. The resulting `Migration` objects do not depend on the file format."""

@@ -1,4 +1,4 @@
-"""Reading a migrations directory again and again: a file that looks as it did is not opened."""
+"""Cache of a migrations directory: a file with unchanged metadata is not opened again."""
 
 import os
 import time
@@ -14,23 +14,23 @@ _Stamp = tuple[int, ...]
 
 
 def has_rested(*times_ns: int) -> bool:
-    """Whether what was written at these times can be told by them from what is written from now on.
+    """Return True if a later write is certain to change these timestamps.
 
-    Within a tick of its file system's clock it may be written once more without its time showing that; some tick
-    only every two seconds (https://git-scm.com/docs/racy-git).
+    Within one tick of the file system's clock, a second write leaves the timestamps unchanged. Some file systems
+    tick only every two seconds (https://git-scm.com/docs/racy-git).
     """
     return time.time_ns() - max(times_ns) > _YOUNG_NS
 
 
 class Reading(NamedTuple):
-    """A listing, and a number that is another one whenever the migrations are others."""
+    """A listing, and a number that changes whenever the migrations change."""
 
     listing: Listing
     mark: int
 
 
 class _Files:
-    """What was read of the files of one directory, and how each looked from outside just before."""
+    """Parsed files of one directory, each with its metadata from just before it was read."""
 
     def __init__(self) -> None:
         self._read: dict[str, tuple[_Stamp, Migration]] = {}
@@ -38,7 +38,7 @@ class _Files:
         self._kept: dict[str, tuple[_Stamp, Migration]] = {}
 
     def recall(self, file: str) -> Migration | None:
-        """What was read of a file, if it looks as it did then."""
+        """Return the parsed migration if the file's metadata is unchanged; otherwise None."""
         try:
             stamp = _stamp(os.stat(file))
         except OSError:
@@ -51,26 +51,29 @@ class _Files:
         return None
 
     def learn(self, file: str, migration: Migration) -> None:
-        """Take what was read of a file after it could not be recalled."""
+        """Store a migration that was just parsed because `recall` returned None."""
         stamp = self._seen.get(file)
         if stamp and has_rested(*stamp[-2:]):
             self._kept[file] = stamp, migration
 
     def end(self) -> None:
-        """All were asked for: the others are gone."""
+        """End one pass over the directory: drop the files that were not seen in it."""
         self._read, self._kept = self._kept, {}
         self._seen.clear()
 
 
 class DirectoryReader:
-    """Used by one thread at a time."""
+    """Reads directories with a cache. Not thread-safe."""
 
     def __init__(self) -> None:
         self._files: dict[str, _Files] = {}
         self._last: dict[str, Reading] = {}
 
     def read(self, directory: str, trust: Trust | None = None) -> Reading:
-        """As `read_directory`, and the same object as before while nothing changes. Raises as that does."""
+        """Read like `read_directory`, raising the same errors.
+
+        Returns the same object as before if nothing has changed.
+        """
         files = self._files.setdefault(directory, _Files())
         listing = read_directory(directory, trust, files)
         files.end()

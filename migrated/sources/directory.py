@@ -1,4 +1,4 @@
-"""A directory -> migrations: whole files only, and nothing passed over in silence."""
+"""Read a migrations directory: complete files only; every skipped file is reported."""
 
 import fcntl
 import os
@@ -17,24 +17,24 @@ from migrated.system.files import is_shared, joined
 from migrated.system.permissions import CODE, Trust, Weakness
 
 QUIET_SECONDS = 2.0
-"""How long a file must rest where the kernel cannot say whether somebody still has it open for writing."""
+"""Minimum age of a file if the kernel cannot tell whether a process has it open for writing."""
 
 PATIENCE_SECONDS = 2 * QUIET_SECONDS
-"""How long a command that runs once waits for a file that is being written."""
+"""How long a one-shot command waits for a file that is being written."""
 
 
 class Remark(NamedTuple):
-    """A file that is not used, and why."""
+    """A file that is not used, and the reason."""
 
     file: str
     reason: str
 
 
 class Listing:
-    """What a migrations directory holds at one moment.
+    """The content of a migrations directory at one moment.
 
-    `migrations` is ascending and holds drafts too; repeatable ones come last, by name. While `invalid` or
-    `unfinished` is not empty the listing is not fit for applying anything.
+    `migrations` is ascending and includes drafts; repeatable ones come last, by name. Nothing may be applied from
+    a listing whose `invalid` or `unfinished` is not empty.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Listing:
         self.invalid = [*invalid]
 
     def require_valid(self) -> None:
-        """Raise one error naming every fault, of the first one's class and place, if there is any."""
+        """Raise the first fault, if any, with the others as its excerpt."""
         if not self.invalid:
             return
         first = self.invalid[0]
@@ -62,24 +62,24 @@ class Listing:
 
 
 class Memory(Protocol):
-    """What is remembered of the files from one reading of a directory to the next."""
+    """A cache of parsed files between two readings of a directory."""
 
     def recall(self, file: str) -> Migration | None:
-        """What was read of a file, if it is as it was then."""
+        """Return the cached migration if the file is unchanged; otherwise None."""
 
     def learn(self, file: str, migration: Migration) -> None:
-        """Take what was read of a file that could not be recalled."""
+        """Store a migration that `recall` did not have."""
 
 
 class _UnfinishedError(Exception):
-    """The file is not to be trusted yet."""
+    """The file may be incomplete."""
 
 
 def read_migrations(directory: str | os.PathLike[str]) -> list[Migration]:
-    """Read a directory's migrations, ascending by version, drafts included; repeatable ones come last, by name.
+    """Read a directory's migrations, ascending by version, including drafts; repeatable ones last, by name.
 
-    Raises `MigrationFileError` when the directory or a file cannot be read or is still being written,
-    `InvalidFormatError` when a file is invalid or two have one version. The error tells of every fault.
+    Raises `MigrationFileError` if the directory or a file cannot be read or is still being written,
+    `InvalidFormatError` if a file is invalid or two files have the same version. The error lists every fault.
     """
     listing = read_finished(directory)
     listing.require_valid()
@@ -89,9 +89,9 @@ def read_migrations(directory: str | os.PathLike[str]) -> list[Migration]:
 def read_finished(
     directory: str | os.PathLike[str], trust: Trust | None = None, *, timeout: float = PATIENCE_SECONDS
 ) -> Listing:
-    """Read a directory as `read_directory` does, waiting up to `timeout` seconds for files being written.
+    """Read a directory like `read_directory`, waiting up to `timeout` seconds for files being written.
 
-    Raises `MigrationFileError` when one is still being written then.
+    Raises `MigrationFileError` if one is still being written after that.
     """
     deadline = time.monotonic() + timeout
     while (listing := read_directory(directory, trust)).unfinished:
@@ -109,11 +109,10 @@ def read_finished(
 def read_directory(
     directory: str | os.PathLike[str], trust: Trust | None = None, memory: Memory | None = None
 ) -> Listing:
-    """Read every `*.sql` of a directory once. Raises `MigrationFileError` when that is not possible.
+    """Read every `*.sql` file of a directory once. Raises `MigrationFileError` if the directory cannot be read.
 
-    With `trust`, neither the directory nor a file of it may be such that others can write it: that is raised for
-    the directory, and a fault of the file. Without, the caller answers for them. What the `memory` recalls is not
-    opened.
+    With `trust`, permissions are checked: a directory that others can write to raises `MigrationFileError`, such a
+    file is listed as invalid. Without `trust`, nothing is checked. Files that `memory` recalls are not opened.
     """
     path = joined("", directory)
     with as_file_error(path, "migrations directory"):
@@ -140,7 +139,7 @@ def read_directory(
 def _read_entry(
     named: FileName | RepeatableName, file: str, listing: Listing, trust: Trust | None, memory: Memory | None
 ) -> bool:
-    """Whether it is a file of that name at all, valid or not."""
+    """Read one entry into the listing. Return True if it counts as a file of that version."""
     if memory is not None and (recalled := memory.recall(file)) is not None:
         listing.migrations.append(recalled)
         return True
@@ -162,12 +161,12 @@ def _read_entry(
 
 
 def _read_whole(path: str, trust: Trust | None) -> bytes | None:
-    """The content of a finished file, None if it is not a regular file."""
+    """Return the content of a complete file; None if it is not a regular file."""
     try:
-        # Without O_NONBLOCK a named pipe would hang us here.
+        # O_NONBLOCK: opening a named pipe without a writer would block forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        # Removed since it was listed, or a link whose target has not come yet (Kubernetes makes them so).
+        # Removed since it was listed, or a link whose target does not exist yet (Kubernetes creates such links).
         raise _UnfinishedError("it is a dangling symbolic link, or was just removed") from None
     except OSError as error:
         raise _file_error(path, "migration", error) from error
@@ -194,11 +193,11 @@ def _content(descriptor: int, path: str, trust: Trust | None) -> bytes | None:
 
 
 def _read_to_end(descriptor: int, size: int) -> bytes:
-    # One byte more: a read that gives less than it may has met the end, which needs no second one to be found.
+    # Ask for one byte more: a short read proves the end of the file without a second read.
     content = os.read(descriptor, size + 1)
     if len(content) == size:
         return content
-    # It grew, or is larger than one read can be.
+    # The file grew, or is larger than the maximum of one read().
     with FileIO(descriptor, closefd=False) as file:
         return content + file.readall()
 
@@ -212,20 +211,20 @@ def _require_finished(descriptor: int, status: os.stat_result) -> None:
 
 
 def _open_for_writing(descriptor: int) -> bool | None:
-    """Whether any process has the file open for writing; None where the kernel will not tell us.
+    """Return True if any process has the file open for writing; None if the kernel cannot tell.
 
-    A read lease is refused exactly then; it asks for ownership of the file or CAP_LEASE
+    A read lease is refused exactly in that case. It requires ownership of the file or CAP_LEASE
     (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:
-        # A writer that comes while we hold the lease makes the kernel signal us: by default with SIGIO,
-        # which kills; SIGURG is ignored unless somebody asked for it.
+        # If a writer opens the file while we hold the lease, the kernel sends us a signal. The default is SIGIO,
+        # which would kill this process; SIGURG is ignored by default.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except BlockingIOError:
-        # Some network file systems say so whenever the server has not handed them the file.
+        # Some network file systems refuse the lease whenever the server has not delegated the file to this client.
         return None if is_shared(os.path.realpath(f"/proc/self/fd/{descriptor}")) else True
     except OSError:
         return None

@@ -1,13 +1,13 @@
-"""What the thread that works and the thread that waits for it tell each other."""
+"""Cancellation and heartbeats between a working thread and the thread that waits for it."""
 
 import math
 
 
 class CancelToken:
-    """One piece of work, supervised: a request to stop goes one way, signs of life come back.
+    """Stop requests to a piece of work, and heartbeats back from it.
 
-    Every method only sets or reads a field, so that any may be called from any thread and from a signal
-    handler. Times are seconds of one monotonic clock, which the callers read.
+    Every method only sets or reads fields, so all are safe in any thread and in a signal handler. Times are
+    seconds of one monotonic clock, read by the callers.
     """
 
     def __init__(self) -> None:
@@ -18,42 +18,42 @@ class CancelToken:
         self._paused = False
 
     def stop(self, reason: str, must_end_at: float) -> None:
-        """Ask that nothing more begins, and that what is running ends by itself until `must_end_at`."""
+        """Request that no further step starts, and that the running one ends by `must_end_at`."""
         self.reason = reason
         self._must_end_at = min(self._must_end_at, must_end_at)
         self._requested = True
 
     def interrupt(self) -> None:
-        """Ask that what is running ends now."""
+        """Request that the running step is aborted now."""
         self._must_end_at = -math.inf
 
     def pause(self) -> None:
-        """Ask that nothing more begins until `resume`; what is running may take as long as it likes."""
+        """Request that no further step starts until `resume`; the running one has no deadline."""
         self._paused = True
         self.reason = self.reason or "paused"
 
     def resume(self) -> None:
-        """Take back a `pause`."""
+        """Undo `pause`."""
         self._paused = False
         self.reason = self.reason if self._requested else ""
 
     def stop_requested(self) -> bool:
-        """Whether nothing more should begin, for now or for good."""
+        """True if no further step should start: stopping or paused."""
         return self._requested or self._paused
 
     def is_stopping(self) -> bool:
-        """Whether nothing more should begin, for good."""
+        """True after `stop`; a pause does not count."""
         return self._requested
 
     def deadline_passed(self, now: float) -> bool:
-        """Whether what is running should be interrupted and undone."""
+        """True if the running step should be aborted and rolled back."""
         return now >= self._must_end_at
 
     def beat(self) -> None:
-        """Give a sign of life: the work advances."""
+        """Count one heartbeat: the work makes progress."""
         self.heartbeats += 1
 
-    # Names of earlier versions, for programs that use the library.
+    # Names of earlier versions, kept for programs that use the library.
 
     @property
     def beats(self) -> int:

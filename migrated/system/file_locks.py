@@ -1,7 +1,7 @@
-"""The two file locks beside the databases: `daemon.lock` for life, `lock` for as long as applying takes.
+"""The file locks beside the databases: `daemon.lock` while a daemon runs, `lock` while migrations are applied.
 
-Correctness never rests on them: each migration re-reads the ledger inside its own transaction. They keep two
-processes from doing the same work, and say who is at it.
+Correctness does not depend on them: each migration re-reads the ledger inside its own transaction. They keep two
+processes from doing the same work, and name the process that does it.
 """
 
 import json
@@ -26,18 +26,18 @@ _POLL_SECONDS = 0.02
 
 
 def lock_path(database: str, which: str) -> Path:
-    """Where a lock of the directory that a database lies in is kept."""
-    # Beside the file itself, where SQLite keeps its journal too: two links to one database share the lock.
+    """Return the path of a lock for a database."""
+    # In the directory of the real file, as SQLite's journal is: two links to one database share the lock.
     return lock_in(os.path.dirname(os.path.realpath(database)), which)
 
 
 def lock_in(folder: str, which: str) -> Path:
-    """Where a lock of the databases that lie in a directory is kept."""
+    """Return the path of a lock for the databases in a directory."""
     return Path(folder, FOLDER, which)
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """What the holder of the lock at `path`, or the last one, wrote there; nothing where that cannot be told."""
+    """Return the note of the present or last holder in a lock file; empty if it cannot be read."""
     try:
         note = json.loads(path.read_bytes()[:_LONGEST_NOTE])
     except (OSError, ValueError, RecursionError):
@@ -46,14 +46,15 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 class ProcessLock:
-    """A lock that the kernel frees when the process ends, however it ends. Keep the object: it is the lock.
+    """A file lock that the kernel releases when the process exits, even by a crash.
 
-    The file stays after release; removing it would let two processes hold "the" lock, each on its own inode.
-    `also` are keys that the note in it has beside the usual ones.
+    The lock is held as long as this object lives and is not released. The file stays after release: if it were
+    removed, two processes could hold "the" lock on different inodes. `also` has extra keys for the note in the
+    file.
     """
 
     def __init__(self, path: Path, also: Mapping[str, str] | None = None) -> None:
-        # Imported here: who only reads what a holder wrote starts sooner.
+        # Imported here: commands that only read the note start sooner.
         from filelock import FileLock
 
         self.path = path
@@ -75,9 +76,10 @@ class ProcessLock:
         cancelled: Callable[[], bool] = lambda: False,
         waiting: Callable[[str], None] = lambda _holder: None,
     ) -> None:
-        """Take the lock, waiting up to `timeout` seconds; `waiting` is told the holder before the wait begins.
+        """Acquire the lock, waiting up to `timeout` seconds. `waiting` is called with the holder before a wait.
 
-        Raises `LockHeldError` naming the holder, or `DatabaseError` when the lock cannot be made at all.
+        Raises `LockHeldError` that names the holder, or `DatabaseError` if the lock file cannot be created or
+        locked.
         """
         try:
             self._make_folder()
@@ -97,14 +99,15 @@ class ProcessLock:
         )
 
     def release(self) -> None:
-        """Give it back. Nothing happens when it is not held."""
+        """Release the lock; no effect if it is not held."""
         self._descriptor = None
-        # A failing unlock harms nobody: the kernel frees the lock with its descriptor, at the latest at our end.
+        # A failing unlock is harmless: the kernel releases the lock with its descriptor, at the latest when we
+        # exit.
         with suppress(OSError):
             self._lock.release(force=True)
 
     def is_intact(self) -> bool:
-        """Whether the lock is held and its file is still the one at its path (nobody removed it)."""
+        """Return True if the lock is held and its file has not been removed or replaced."""
         if self._descriptor is None or not self._lock.is_locked:
             return False
         try:
@@ -114,18 +117,18 @@ class ProcessLock:
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
     def holder(self) -> str:
-        """What the present holder wrote: pid, host, command, since when."""
+        """Return the holder's note as text: pid, host, command, since; or "unknown"."""
         try:
             return "pid {pid} on {host} ({command}), since {since}".format_map(read_note(self.path))
         except KeyError:
-            # Taken a moment ago and not written yet, or by something else that uses the file.
+            # The lock was just taken and the note is not written yet, or another program uses the file.
             return "unknown"
 
     def note(self, also: Mapping[str, str]) -> None:
-        """Have other keys in the note from now on. Nothing is written while the lock is not held."""
+        """Replace the extra keys of the note, and rewrite it if the lock is held."""
         self._also = also
         if self._descriptor is not None:
-            # Readers may see half of it, as they may see none: the lock is what counts.
+            # Readers may see half a note, or none; they must cope with both. Only the lock itself counts.
             with suppress(OSError):
                 self._write_note(self._descriptor)
 
@@ -139,7 +142,8 @@ class ProcessLock:
         return True
 
     def _wait(self, timeout: float, cancelled: Callable[[], bool], waiting: Callable[[str], None]) -> bool:
-        # Our own loop: a blocking acquire() beside another lock object of this process is an error.
+        # Our own loop: filelock raises an error for a blocking acquire() if another lock object of this process
+        # exists.
         waiting(self.holder())
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and not cancelled():
@@ -160,7 +164,7 @@ class ProcessLock:
             folder.mkdir(exist_ok=True)
             give_to_owner_of(folder.parent, folder)
         ignore = folder / ".gitignore"
-        # One who was killed in between may have left the folder without it, or with nothing in it.
+        # A process killed between the two may have left the folder without this file, or with an empty one.
         if not ignore.exists() or not ignore.stat().st_size:
             ignore.write_text("*\n")
             give_to_owner_of(folder.parent, ignore)
@@ -169,7 +173,7 @@ class ProcessLock:
         if descriptor != self._descriptor:
             self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._descriptor = descriptor
-        # Else a lock that root made once would keep the application's own user from taking it.
+        # Otherwise a lock file created by root would lock out the application's own user for good.
         give_to_owner_of(self.path.parent.parent, descriptor)
         note = {
             "pid": os.getpid(),
@@ -179,7 +183,7 @@ class ProcessLock:
             **self._also,
         }
         written = os.pwrite(descriptor, (json.dumps(note) + "\n").encode()[:_LONGEST_NOTE], 0)
-        # Most often it is as long as the one before, and to cut a file costs more than all the rest of this.
+        # Usually the note is as long as the previous one, and truncating costs more than everything else here.
         if os.fstat(descriptor).st_size != written:
             os.ftruncate(descriptor, written)
 
@@ -199,7 +203,7 @@ def holding(
     cancelled: Callable[[], bool] = lambda: False,
     waiting: Callable[[str], None] = lambda _holder: None,
 ) -> Iterator[ProcessLock]:
-    """Hold one of a database's locks for the length of a `with`. Raises as `ProcessLock.acquire` does."""
+    """Hold one of a database's locks in a `with` block. Raises like `ProcessLock.acquire`."""
     lock = ProcessLock(lock_path(database, which))
     lock.acquire(timeout, cancelled=cancelled, waiting=waiting)
     try:

@@ -1,4 +1,4 @@
-"""Files and folders: replaced only when they differ, grouped by folder, on which file system."""
+"""Files and directories: atomic replacement, grouping by directory, file-system type."""
 
 import os
 import re
@@ -14,10 +14,11 @@ _LEFT_BEHIND_SECONDS = 3600.0
 
 
 def write_if_other(path: str, text: bytes) -> bool:
-    """Make a file have this text; return whether it had another, or none.
+    """Write `text` to a file atomically, unless the file already has it. Return True if it was written.
 
-    Who reads it meanwhile gets the old text or the new one. A link stays one, and the mode and the owner stay.
-    Raises `OSError`, with the file as it was; also for what is there and is no text: a directory, a database.
+    Concurrent readers get the old text or the new one. A symbolic link, the mode and the owner are preserved.
+    Raises `OSError` and leaves the file unchanged on failure, and if the path is a directory or an SQLite
+    database.
     """
     path = os.path.realpath(path)
     before = _present(path)
@@ -27,7 +28,7 @@ def write_if_other(path: str, text: bytes) -> bool:
     for leftover in _leftovers(directory, name):
         with suppress(OSError):
             os.unlink(leftover)
-    # A name of its own, and not that of the process: those of two containers may have one number.
+    # A random name, not the pid: processes in two containers can have the same pid.
     part = os.path.join(directory, f".{name}.{os.urandom(4).hex()}.part")
     try:
         _write(part, text, before)
@@ -71,7 +72,10 @@ def _write(part: str, text: bytes, before: os.stat_result | None) -> None:
 
 
 def _leftovers(directory: str, name: str) -> Iterator[str]:
-    """What killed processes left. Nobody takes an hour to write one, so that none of those is somebody's."""
+    """Yield temporary files of killed processes: those older than an hour.
+
+    No write takes that long, so none of them is still in use.
+    """
     pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.part")
     for entry in os.listdir(directory):
         if pattern.fullmatch(entry):
@@ -82,20 +86,20 @@ def _leftovers(directory: str, name: str) -> Iterator[str]:
 
 
 FOLDER = ".migrated"
-"""Where the locks of the databases of a directory are kept."""
+"""Name of the folder beside the databases that holds their locks."""
 
 
 def by_folder(databases: Iterable[str]) -> dict[str, list[str]]:
-    """Every directory that one of the databases lies in, wherever links lead, each with the paths that lead there.
+    """Group databases by the directory of the real file, after following links.
 
-    Each directory is looked up once: a fleet has few.
+    Each directory is resolved once: a fleet has many databases in few directories.
     """
     real: dict[str, str] = {}
     found: dict[str, list[str]] = {}
     for database in databases:
         folder = os.path.dirname(database)
         if os.path.islink(database):
-            # Beside the file itself, where SQLite keeps its journal too.
+            # The directory of the real file, where SQLite puts the journal.
             home = os.path.dirname(os.path.realpath(database))
         else:
             home = real.get(folder) or real.setdefault(folder, os.path.realpath(folder))
@@ -104,27 +108,27 @@ def by_folder(databases: Iterable[str]) -> dict[str, list[str]]:
 
 
 def joined(base: str, path: str | os.PathLike[str]) -> str:
-    """`path` as seen from `base`, without what means nothing: `.`, doubled slashes and one at the end.
+    """Join `base` and `path`, and remove `.`, doubled slashes and a trailing slash.
 
-    What `pathlib` gives, which takes 3 ms to load. `..` stays: behind a link it leads elsewhere.
+    Same result as `pathlib`, whose import takes 3 ms. `..` is kept: after a link it leads elsewhere.
     """
     whole = os.path.join(base, path)
     root = "/" if whole.startswith("/") else ""
     return root + "/".join(part for part in whole.split("/") if part not in {"", "."}) or "."
 
 
-# What other machines, or programs below the mount, change there gives no events, and leases are not what they are
-# on a local disk.
+# On these file systems, changes by other machines, or by programs behind the mount, cause no inotify events, and
+# leases do not work as on a local disk.
 _SHARED = re.compile(r"nfs\d*|cifs|smb\d*|smbfs|9p|virtiofs|fuse\b.*|afs|ceph|glusterfs|lustre|ncpfs")
 
 
 def is_shared(real_path: str) -> bool:
-    """Whether others may change files there behind this kernel's back."""
+    """Return True if files there can change without this kernel noticing."""
     return _SHARED.fullmatch(file_system(real_path)) is not None
 
 
 def file_system(path: str) -> str:
-    """The type of the file system that a real path lies on, in the kernel's words; "" where it cannot be told."""
+    """Return the kernel's name of the file-system type of a real path; "" if unknown."""
     try:
         with open("/proc/self/mountinfo", errors="surrogateescape") as file:
             mounts = file.read().splitlines()
@@ -133,27 +137,27 @@ def file_system(path: str) -> str:
     best, kind = "", ""
     for mount in mounts:
         fields, _, rest = mount.partition(" - ")
-        # Blanks and the like are written as \040 (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+        # Spaces etc. are escaped as \040 (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4])
-        # Of two mounts on one point the later one is seen.
+        # `>=`: of two mounts on one mount point, the later one is visible.
         if len(point) >= len(best) and (path + "/").startswith(point.rstrip("/") + "/"):
             best, kind = point, rest.split(" ")[0]
     return kind
 
 
 def be_like(descriptor: int, like: os.stat_result) -> None:
-    """Give an open file or directory of ours the owner (where we are root), the group and the mode of another."""
+    """Copy group, mode and (as root) owner from a status to an open file or directory."""
     mode = stat.S_IMODE(like.st_mode) & ~stat.S_ISUID
     try:
         os.fchown(descriptor, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
     except PermissionError:
-        # What the mode lets a group do was meant for that group alone.
+        # The group stays ours, and the mode's group permissions were meant for the other group only.
         mode &= ~stat.S_IRWXG
     os.fchmod(descriptor, mode)
 
 
 def sync_directory(directory: str) -> None:
-    """Make the names in a directory survive a power cut."""
+    """Flush a directory, so that its names survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

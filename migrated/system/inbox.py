@@ -1,4 +1,4 @@
-"""Waiting for a message with a limit of time."""
+"""Receive a message from a queue with a timeout."""
 
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -7,12 +7,13 @@ Message = TypeVar("Message")
 
 
 def receive(inbox: "SimpleQueue[Message]", timeout: float) -> Message:
-    """The next message, waited for `timeout` seconds at most. Raises `Empty` when none came. For one reader alone.
+    """Return the next message, waiting at most `timeout` seconds. Raises `Empty` if none came.
 
-    `SimpleQueue.get` by itself may wait for ever: where its time is over before it has begun to wait, it goes on
-    with what is left, which is less than nothing, and a lock takes that for no limit (seen in CPython 3.11.7). It
-    does not begin anew behind a look that found nothing.
+    Only one thread may read from `inbox`.
     """
+    # SimpleQueue.get alone may block forever: if its timeout expires before it starts to wait, it continues with a
+    # negative remainder, which the lock takes as "no limit" (seen in CPython 3.11.7). It does not do that after a
+    # get_nowait() that found nothing.
     try:
         return inbox.get_nowait()
     except Empty:

@@ -1,4 +1,4 @@
-"""Refuse a Python that is too old, or that cannot read SQL text correctly."""
+"""Reject a Python that is too old, or whose `re` reads SQL incorrectly."""
 
 import sys
 
@@ -6,7 +6,7 @@ from migrated.core import MINIMUM_PYTHON
 from migrated.core.errors import UnsupportedPythonError
 from migrated.core.sql import line_comments, statements
 
-# Texts, and the statements and line comments in each.
+# SQL texts, each with its statements and line comments.
 _READINGS = {
     "SELECT 1; SELECT 2": ["SELECT 1;", "SELECT 2"],
     "-- UP\nDROP TABLE a;\n-- DOWN\nDROP TABLE b;": ["-- UP", "DROP TABLE a;", "-- DOWN", "DROP TABLE b;"],
@@ -29,9 +29,9 @@ _READINGS = {
 
 
 def require_supported_python() -> None:
-    """Raise `UnsupportedPythonError` on a Python older than the oldest that is tested, or with faulty `re`.
+    """Raise `UnsupportedPythonError` if Python is older than `MINIMUM_PYTHON` or its `re` is faulty.
 
-    Called before anything is read or run. It takes 0.1 ms, whatever is read later.
+    Called before anything is read or run. Takes 0.1 ms.
     """
     found = sys.version_info[:3]
     if found < MINIMUM_PYTHON:
@@ -43,8 +43,9 @@ def require_supported_python() -> None:
 
 
 def _require_exact_scanner() -> None:
-    # Where a marker is overlooked, a DOWN section runs as part of UP and data is lost: Python 3.11.2 did that with
-    # patterns of the kind that its `re` gets wrong. The next such fault is to be found here.
+    # If a section marker is overlooked, the DOWN section runs as part of UP and data is lost. Python 3.11.2 did
+    # that with possessive quantifiers. This check is meant to find the next such fault of `re` before it does
+    # damage.
     for sql, expected in _READINGS.items():
         pieces = [(start, sql[start:end]) for start, end in statements(sql)]
         pieces += [(comment.start, comment.text) for comment in line_comments(sql)]

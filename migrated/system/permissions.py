@@ -1,4 +1,4 @@
-"""Users, groups and permissions: who may read a file, who could change it, and who gets what root creates."""
+"""Users, groups and permissions of files, and the owner of files that root creates."""
 
 import grp
 import os
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 def name_of(uid: int) -> str:
-    """The user's name, or `uid 1234` where the system has none for it."""
+    """Return the user's name, or `uid 1234` if the system has no name for it."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -17,7 +17,7 @@ def name_of(uid: int) -> str:
 
 
 def group_name_of(gid: int) -> str:
-    """The group's name, or its number where the system has no name for it."""
+    """Return the group's name, or its number if the system has no name for it."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
@@ -25,7 +25,7 @@ def group_name_of(gid: int) -> str:
 
 
 def could_use(uid: int, *, group: int, mode: int) -> bool:
-    """Whether a user could read and write a file of this group and mode that belongs to somebody else."""
+    """Return True if a user could read and write another user's file of this group and mode."""
     by_group, by_others = (mode & needed == needed for needed in (0o060, 0o006))
     if uid == 0 or by_group == by_others:
         return uid == 0 or by_group
@@ -33,7 +33,7 @@ def could_use(uid: int, *, group: int, mode: int) -> bool:
 
 
 def has_default_acl(directory: str) -> bool:
-    """Whether a list of a directory's own, and not the mode alone, says who may use what is made in it."""
+    """Return True if a directory has a default ACL, which new files in it inherit."""
     try:
         return bool(os.getxattr(directory, "system.posix_acl_default"))
     except OSError:
@@ -41,9 +41,9 @@ def has_default_acl(directory: str) -> bool:
 
 
 def owner_for_new(directory: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """The uid and gid to give to what is made in a directory: its own, when root works in somebody else's.
+    """Return the uid and gid for new files in a directory if root works in another user's directory.
 
-    None when there is nothing to give away. Raises `OSError` when the directory is not there.
+    None if the files can stay as created. Raises `OSError` if the directory does not exist.
     """
     if os.geteuid() != 0:
         return None
@@ -52,11 +52,11 @@ def owner_for_new(directory: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def give_to_owner_of(directory: str | os.PathLike[str], made: str | os.PathLike[str] | int) -> None:
-    """Give a file or folder that root made to the owner of `directory`; no effect for anybody but root.
+    """Give a file or directory that root created to the owner of `directory`. No effect unless run as root.
 
-    `made` is a path, or the descriptor of an open file. What cannot be given away stays root's.
+    `made` is a path, or the descriptor of an open file. If the owner cannot be changed, root keeps the file.
     """
-    # Root may lack CAP_CHOWN, and NFS may not honour it: what was made works for root all the same.
+    # Root may lack CAP_CHOWN, and NFS may ignore it. The file still works for root.
     with suppress(OSError):
         owner = owner_for_new(directory)
         if owner is None:
@@ -64,8 +64,8 @@ def give_to_owner_of(directory: str | os.PathLike[str], made: str | os.PathLike[
         if isinstance(made, int):
             _give(made, made, owner)
             return
-        # Not by its path: the directory's owner could have put a link to a file of root's there by now. And
-        # with O_PATH, as closing any other descriptor of a database would drop SQLite's locks on it.
+        # Not by path: the directory's owner could by now have replaced it with a link to a file of root. And with
+        # O_PATH, because closing any other descriptor of a database would drop SQLite's POSIX locks on it.
         descriptor = os.open(made, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             _give(descriptor, f"/proc/self/fd/{descriptor}", owner)
@@ -81,7 +81,7 @@ def _give(descriptor: int, target: int | str, owner: tuple[int, int]) -> None:
 
 
 def groups_of(uid: int) -> list[int]:
-    """The numbers of the groups that a user is in; none where the system does not know the user."""
+    """Return the group ids of a user; empty if the system does not know the user."""
     try:
         user = pwd.getpwuid(uid)
         return os.getgrouplist(user.pw_name, user.pw_gid)
@@ -94,17 +94,18 @@ _BY_GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Weakness(NamedTuple):
-    """What lets somebody write who is not trusted, and the command that ends it."""
+    """Why an untrusted user can write, and the command that fixes it."""
 
     reason: str
     fix: str
 
 
 class Trust:
-    """Trusted are root, the user of this process and its groups. Modes count; access control lists are not read.
+    """Checks that only root, the user of this process and its groups can write to a file.
 
-    Root judges what belongs to somebody else as that user would: `sudo migrated up` in a user's own project is
-    no mistake. An object is for one look at one directory or file.
+    Only modes are checked, not access control lists. As root, files of another user are judged as that user would:
+    `sudo migrated up` in a user's own project is legitimate. Group memberships are cached, so use a new object for
+    each check.
     """
 
     def __init__(self) -> None:
@@ -113,18 +114,18 @@ class Trust:
         self._theirs: dict[int, frozenset[int]] = {}
 
     def of_file(self, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
-        """What is wrong with a file or directory of this status, if anything is."""
+        """Return the weakness of a file or directory with this status; None if it is safe."""
         if status.st_uid not in {0, self._us} and self._us != 0:
             us, them = name_of(self._us), name_of(status.st_uid)
             return Weakness(f"it belongs to {them}, but migrated runs as {us}", f"chown root {_quoted(path)}")
         return self._of_mode("it", path, status)
 
     def of_place(self, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
-        """What is wrong with the directories that `path` and what it leads to lie in, if anything is.
+        """Return the weakness of the directories that contain `path` and its link target; None if safe.
 
-        One that others may write lets them put something else there, unless it has the sticky bit; what root finds
-        there has to be root's, as anybody could have put it there. Those further up are not looked at. Raises
-        `OSError` when one is not there.
+        Whoever can write to such a directory can replace the file, unless the directory has the sticky bit. With
+        the sticky bit, root requires that the file belongs to root, because anyone could have created it.
+        Directories further up are not checked. Raises `OSError` if a directory does not exist.
         """
         places = (os.path.dirname(function(path)) for function in (os.path.abspath, os.path.realpath))
         for place in dict.fromkeys(places):
@@ -138,7 +139,7 @@ class Trust:
         return None
 
     def of(self, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
-        """What is wrong with something of this status, or with its place."""
+        """Return the weakness of a file or of its directories; None if both are safe."""
         return self.of_file(path, status) or self.of_place(path, status)
 
     def _of_mode(self, name: str, path: str | os.PathLike[str], status: os.stat_result) -> Weakness | None:
@@ -154,11 +155,11 @@ class Trust:
         return Weakness(f"{who} can write to {name} (mode {mode})", f"chmod {bits}-w {_quoted(path)}")
 
     def _groups(self, owner: int) -> frozenset[int]:
-        """The groups that are trusted with what belongs to `owner`."""
+        """Return the groups that may write to files of `owner`."""
         if self._us != 0 or owner == 0:
             return self._ours
         if owner not in self._theirs:
-            # A user that only another machine knows: the usual group of its own has the same number.
+            # A user that this system does not know: its private group usually has the same number.
             self._theirs[owner] = self._ours | frozenset(groups_of(owner) or [owner])
         return self._theirs[owner]
 

@@ -1,7 +1,7 @@
-"""Running one program to its end, or to the end of its time.
+"""Run one program until it exits or its time limit passes.
 
-It has a session of its own, so that nothing meant for us reaches it and all that it started can be ended with it.
-What it prints is read as it comes, and only the end of it is kept.
+The program gets its own session, so that signals for us do not reach it and its whole process group can be killed.
+Its output is read continuously, and only the last bytes are kept.
 """
 
 import errno
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import subprocess
 
 GRACE_SECONDS = 2.0
-"""How long a program that was told to end may take for it, before it is killed."""
+"""Time between SIGTERM and SIGKILL."""
 KEPT_BYTES = 8192
 _INTERVAL_SECONDS = 0.02
 _CHUNK = 65536
@@ -27,10 +27,9 @@ _MOST_CHUNKS_AFTER_THE_END = 16
 
 
 class Ended(NamedTuple):
-    """How it went. `reason` says what went wrong, and is None where the program ran and exited with 0.
+    """Result of a program. `reason` says what went wrong; None if it exited with code 0.
 
-    `output` has the last bytes of what it printed to standard output and standard error together; `is_cut` where
-    that was more.
+    `output` has the last bytes of standard output and standard error together; `is_cut` if there was more.
     """
 
     reason: str | None
@@ -46,12 +45,12 @@ def run_program(
     timeout: float,
     supervision: CancelToken,
 ) -> Ended:
-    """Run `command` in `directory`, for `timeout` seconds at most and no longer than `supervision` allows.
+    """Run `command` in `directory` for at most `timeout` seconds, and no longer than `cancel_token` allows.
 
-    It is over when the program itself ended; what that left running in the background is left alone. When its
-    time is over its whole process group is ended. Never raises for what a program can do.
+    Returns when the program itself has exited; processes that it left in the background are not touched. After a
+    timeout the whole process group is terminated. Never raises for anything a program can do.
     """
-    # Imported here: few configurations have a hook, and a command starts sooner without.
+    # Imported here: few configurations have a hook, and commands start sooner without it.
     import subprocess
 
     deadline = time.monotonic() + timeout
@@ -90,8 +89,8 @@ def _start(
 ) -> "subprocess.Popen[bytes]":
     import subprocess
 
-    # The thread that works in a command has signals blocked, and a program would inherit that: it could not
-    # be ended by SIGTERM. What we handle or Python ignores is at its default in the program anyway.
+    # The worker thread of a command has all signals blocked, and the program would inherit that mask: SIGTERM
+    # could not terminate it. Signal handlers need no reset: they are at their defaults in the program anyway.
     before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         return subprocess.Popen(  # noqa: S603 - which program is for the configuration's owner to say
@@ -108,7 +107,7 @@ def _start(
 
 
 class _Run:
-    """A program that runs, and what it has printed so far."""
+    """A running program and its output so far."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", reader: int) -> None:
         os.set_blocking(reader, False)
@@ -121,7 +120,7 @@ class _Run:
         self.is_cut = False
 
     def wait(self, is_over: Callable[[float], bool]) -> bool:
-        """Take in what it prints, until it has ended or until `is_over`; whether it has ended."""
+        """Read output until the program has exited or `is_over`. Return True if it has exited."""
         while not self._has_ended():
             if is_over(time.monotonic()):
                 return False
@@ -131,10 +130,10 @@ class _Run:
         return True
 
     def end(self) -> bool:
-        """End the whole process group: ask first, kill in the end. Whether it is gone now."""
+        """Terminate the process group: SIGTERM, then SIGKILL. Return True if the program is gone."""
         self._signal(signal.SIGTERM)
         expire_waits = time.monotonic() + GRACE_SECONDS
-        # Those that print into the pipe are still ending where the program itself has.
+        # An open pipe means that children of the program are still terminating, even if it has exited itself.
         while time.monotonic() < expire_waits and not (self._has_ended() and not self._is_open):
             self._take_in(_INTERVAL_SECONDS)
         self._signal(signal.SIGKILL)
@@ -143,13 +142,14 @@ class _Run:
 
     def _has_ended(self) -> bool:
         try:
-            # Not reaped yet: until then nobody else can get its number, and a signal cannot hit a stranger.
+            # WNOWAIT does not reap it: until it is reaped, its pid is not reused, so a signal cannot hit another
+            # process.
             return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return True
 
     def _signal(self, number: signal.Signals) -> None:
-        # Of a group that runs as another user, or is gone.
+        # The group is gone, or runs as another user (setuid).
         with suppress(OSError):
             os.killpg(self._pid, number)
 

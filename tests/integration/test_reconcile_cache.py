@@ -160,7 +160,7 @@ def test_log_of_a_file_that_took_the_place_of_a_link_lies_beside_it(path: Path, 
     assert not has_changed(roster, link)
     write_to_the_log(link)
 
-    assert has_changed(seen_before, link)
+    assert has_changed(roster, link)
 
 
 def test_recently_written_database_is_visited_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

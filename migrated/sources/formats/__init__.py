@@ -1,1 +1,1 @@
-"""The formats of migration files, one module a format."""
+"""Formats of migration files, one module per format."""

@@ -1,4 +1,4 @@
-"""The native format: file names, and the sections, header and directives in a file."""
+"""The native file format: file names, sections, header and directives."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ _REPEATABLE = re.compile(rf"{REPEATABLE}(?P<name>[A-Za-z0-9_-]+)\.sql", re.ASCII
 
 
 class FileName(NamedTuple):
-    """A name that fits."""
+    """The name of a versioned migration's file."""
 
     version: int
     name: str
@@ -42,13 +42,13 @@ class RepeatableName(NamedTuple):
 
 
 class Misnamed(NamedTuple):
-    """An SQL file whose name does not fit, and why."""
+    """An SQL file whose name is invalid, and the reason."""
 
     reason: str
 
 
 def read_name(file_name: str) -> FileName | RepeatableName | Misnamed | None:
-    """What a directory entry's name says; None for hidden files, editors' droppings and other kinds of file."""
+    """Parse the name of a directory entry; None for hidden files and files that are not `*.sql`."""
     if file_name.startswith(".") or not file_name.lower().endswith(".sql"):
         return None
     fits = _NAME.fullmatch(file_name)
@@ -56,7 +56,7 @@ def read_name(file_name: str) -> FileName | RepeatableName | Misnamed | None:
         if repeatable := _REPEATABLE.fullmatch(file_name):
             return RepeatableName(repeatable["name"])
         return Misnamed(f"the file name is invalid: {RULE}")
-    # A number of this many digits could not be an SQLite integer, and int() itself refuses very long ones.
+    # Checked by length first: int() raises ValueError for very long numbers.
     digits = fits["version"].lstrip("0")
     if len(digits) > len(str(HIGHEST_VERSION)) or not 1 <= int(digits or "0") <= HIGHEST_VERSION:
         return Misnamed(f"the version is out of range: expected 1 to {HIGHEST_VERSION}")
@@ -64,7 +64,7 @@ def read_name(file_name: str) -> FileName | RepeatableName | Misnamed | None:
 
 
 def file_name(version: int | str, name: str) -> str:
-    """The file name of a migration. Raises `ValueError` where the name has other characters than allowed."""
+    """Return the file name of a migration. Raises `ValueError` for characters that are not allowed."""
     written = f"{version}_{name}.sql"
     if _NAME.fullmatch(written) is None:
         raise ValueError(f"{name!r} may only contain letters, digits, _ and -")
@@ -75,9 +75,9 @@ _HEADER = re.compile(r"--[ \t]*(?P<key>Migration|Version):[ \t]*(?P<value>.*?)[ 
 
 
 def decode(content: bytes) -> str:
-    """The text of a file: UTF-8, without a byte-order mark, every line end a LF.
+    """Decode a file: UTF-8, byte-order mark removed, line ends converted to LF.
 
-    Raises `InvalidFormatError` with the line of a byte that is not UTF-8, or of a NUL.
+    Raises `InvalidFormatError` with the line of the first byte that is not UTF-8, or of a NUL.
     """
     content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
@@ -95,10 +95,9 @@ def decode(content: bytes) -> str:
 
 
 def parse_migration(named: FileName | RepeatableName, content: bytes, *, file: str) -> Migration:
-    """Read a migration file's content. `file` is only written into errors and the result's origin.
+    """Parse the content of a migration file. `file` is used only in errors and in the result's origin.
 
-    Raises `InvalidFormatError`, with the file and where it can be said the line, for anything that the
-    format does not allow.
+    Raises `InvalidFormatError` with the file, and the line if known, for any violation of the format.
     """
     try:
         text = decode(content)
@@ -134,12 +133,12 @@ def _parse(named: FileName, text: str, file: str) -> Migration:
         header=frozenset(above),
         origin=Origin(file, up_place, down_place),
     )
-    # A section that undoes nothing, without saying so, is the same as none: irreversible.
+    # A DOWN section without a statement and without nothing-to-undo counts as none: the migration is irreversible.
     return migration if down_sql is None or migration.is_reversible else migration.with_down(None)
 
 
 def _parse_repeatable(named: RepeatableName, text: str, file: str) -> Migration:
-    """The whole file is what is run, whenever it is another; there are no sections."""
+    """Parse a repeatable migration: the whole file is its text, without sections."""
     comments, markers = read_comments(text)
     if markers:
         raise InvalidFormatError(
@@ -184,7 +183,11 @@ def _check_header(
 def _checked_directives(
     text: str, comments: Iterable[LineComment], sections: Sequence[Section]
 ) -> list[tuple[int, Directive]]:
-    """Every directive with its offset; each exists and stands where it counts: in the header or atop a section."""
+    """Return every directive with its offset.
+
+    Raises `InvalidFormatError` for an unknown one, and for one that is not in the header or at the top of its
+    section.
+    """
     starts = [0, *(section.start for section in sections)]
     tops: dict[int, int | None] = {}
     found = []
@@ -218,7 +221,7 @@ def _checked_directives(
 
 
 def _of_the_other_section(directive: Directive, start: int, sections: Sequence[Section]) -> str | None:
-    """The name of the section that a directive stands in and does not belong to, if so."""
+    """Return the name of the section if the directive does not belong there; otherwise None."""
     wrong = {Directive.NOTHING_TO_DO: MigrationDirection.DOWN, Directive.NOTHING_TO_UNDO: MigrationDirection.UP}
     here = next((section.direction for section in sections if section.start == start), None)
     return here.name if here is not None and here is wrong.get(directive) else None
