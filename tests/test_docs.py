@@ -57,7 +57,7 @@ GUARANTEES = {
     ],
     "Only complete files": [
         "test_file_is_not_applied_while_its_writer_pauses",
-        "test_file_of_another_user_must_rest_where_no_lease_is_to_be_had",
+        "test_file_without_a_lease_must_reach_the_minimum_age",
     ],
     "Exact errors": ["test_error_is_placed_exactly", "test_places_are_those_of_the_file"],
     "Quoted names are checked": ["test_error_is_placed_exactly"],
@@ -84,7 +84,7 @@ GUARANTEES = {
     "Harmless edits are recognised": [
         "test_tokens_are_those_of_sqlite",
         "test_white_space_and_comments_between_tokens_are_cosmetic",
-        "test_another_token_is_real",
+        "test_changed_token_is_a_real_difference",
     ],
     "Safe table rebuilds": ["test_rebuilding_a_parent_keeps_the_rows_of_its_children"],
     "No new foreign-key violations": [
@@ -139,9 +139,9 @@ GUARANTEES = {
         "test_replaced_database_is_migrated_by_its_own_ledger",
     ],
     "Only trusted files": [
-        "test_directory_that_others_may_write_is_not_read",
-        "test_user_trusts_root_and_himself_and_his_groups_alone",
-        "test_configuration_that_others_may_write_is_refused_whatever_it_says",
+        "test_directory_writable_by_others_is_not_read",
+        "test_user_trusts_only_root_himself_and_his_groups",
+        "test_configuration_writable_by_others_is_refused_for_any_content",
     ],
     "Independent databases": ["test_broken_database_does_not_stop_the_others"],
     "Contained failures": [

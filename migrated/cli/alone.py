@@ -21,7 +21,7 @@ def with_daemon_lock(database: DatabasePath, work: Callable[[], Outcome]) -> Out
         # There is no database and never was a daemon: taking the lock would only create the folder `.migrated`.
         return work()
     try:
-        with file_locks.holding(database.path, file_locks.DAEMON, 0):
+        with file_locks.file_lock(database.path, file_locks.DAEMON, 0):
             return work()
     except LockHeldError as held:
         own_command = next((command for command in _OWN_COMMANDS if command in (held.holder or "")), None)

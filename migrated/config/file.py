@@ -99,7 +99,7 @@ TARGET_KEYS: dict[str, Any] = {
     "max_failures": Portion,
 }
 POLICY_KEYS: dict[str, Any] = {"on_changed": OnChanged, "on_missing": OnMissing, "on_late": OnLate}
-_NOT_NOUGHT = ("settle", "settle_max", "resync_interval")
+_POSITIVE = ("settle", "settle_max", "resync_interval")
 
 
 def has_table(path: Path) -> bool:
@@ -125,10 +125,11 @@ def read_config_file(path: Path, *, trusting: bool = False) -> tuple[Config, Fau
             faults.add("tool.migrated", "there is no such table")
     top = {key: value for key, value in table.items() if key != "target"}
     values = _converted(top, TOP_KEYS, faults)
-    for key in _NOT_NOUGHT:
+    for key in _POSITIVE:
         if values.get(key, 1) <= 0:
             faults.add(key, "must be greater than zero")
     values["hooks"] = _hooks(values.pop("hooks", {}), faults)
+    # Without [[target]] there is one target with all defaults.
     targets = _tables(table.get("target", [{}]), faults)
     base = path.absolute().parent
     values["metrics_file"] = _metrics_file(values.get("metrics_file", ""), base, faults)
@@ -141,6 +142,7 @@ def _read(path: Path, trust: Trust | None = None) -> tuple[dict[str, Any], str]:
     try:
         with path.open(encoding="utf-8") as file:
             if trust:
+                # Of the open file: the path could be replaced between the check and the read.
                 _require_safe(path, os.fstat(file.fileno()), trust)
             text = file.read()
         return tomllib.loads(text), text
@@ -175,6 +177,7 @@ def _metrics_file(name: str, base: Path, faults: Faults) -> str | None:
         return None
     if not name.endswith(".prom"):
         faults.add("metrics_file", f"must end in .prom, because the collector ignores other files, got {name!r}")
+    # find_spec only looks for the library; importing it would slow down every start.
     if find_spec("prometheus_client") is None:
         faults.add("metrics_file", "needs the library prometheus_client: pip install 'migrated[metrics]'")
     return str(base / name)
@@ -280,6 +283,7 @@ def _readable(error: Exception, kind: Any) -> tuple[str, str]:
     choices = tuple(kind) if isinstance(kind, EnumType) else get_args(kind)
     if choices and all(isinstance(choice, str) for choice in choices):
         return f"expected one of {', '.join(choices)}", ""
+    # msgspec appends the path of a nested key, such as " - at `$.keep`".
     text, _, path = str(error).partition(" - at `$")
     if text.startswith("Invalid enum value"):
         text = f"expected one of {', '.join(SnapshotWhen)}"

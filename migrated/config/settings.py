@@ -81,6 +81,7 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text)
     if found is None:
         raise ValueError(f'expected a size such as "256MB" or "1GiB", got {text!r}')
+    # kB is the SI spelling and KB the common one; both are 1000 bytes.
     return int(float(found["number"]) * _BYTES[found["unit"].replace("k", "K")])
 
 
@@ -248,9 +249,11 @@ class Faults:
 
 def parse_share(value: object) -> Share:
     """Convert a number or a string such as "10%". Raises `ValueError` for anything else."""
+    # bool is a subclass of int: True would pass as 1.
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Share(value)
     if isinstance(value, str) and value.endswith("%"):
+        # Not float() alone, which also accepts "nan", "inf" and "1e1".
         number = value[:-1].strip()
         if number.replace(".", "", 1).isdecimal() and float(number) <= 100:  # noqa: PLR2004 - percent
             return Share(float(number), is_percent=True)

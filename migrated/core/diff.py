@@ -24,7 +24,7 @@ _Opcode = tuple[str, int, int, int, int]
 
 
 class Verdict(StrEnum):
-    """Whether a difference changes what SQLite executes.
+    """Effect of a difference on what SQLite executes.
 
     Cosmetic: only comments and white space differ, and the directives are the same. Letter case is never cosmetic:
     a column keeps the case it was created with, and programs see it.

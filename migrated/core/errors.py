@@ -206,6 +206,7 @@ class UnsupportedPythonError(MigrationError):
     code = "UNSUPPORTED_PYTHON"
 
 
+# A failed migration matters more than a refusal, that more than an unavailable database or a held lock (5).
 _SEVERITY = (ExecutionFailedError.exit_code, RefusedError.exit_code, DatabaseError.exit_code, 5)
 
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from migrated.core.errors import InvalidFormatError, label_of
 from migrated.core.sql import first_token, line_comments
 
+# UTF-8 cannot encode lone surrogates, so neither the checksum nor SQLite could take such a text.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HIGHEST_VERSION = 2**63 - 1
 """The largest value of an SQLite INTEGER PRIMARY KEY."""
@@ -102,6 +103,7 @@ class Migration:
         self.checksum: Final = checksum or self.compute_checksum(up_sql)
 
     def __setattr__(self, name: str, value: object) -> None:
+        # Each slot is set once, in __init__. Imported here: dataclasses is slow to import and this error is rare.
         if hasattr(self, name):
             from dataclasses import FrozenInstanceError
 
@@ -132,6 +134,7 @@ class Migration:
         return Migration(0, name, sql, is_repeatable=True)
 
     def _require_version(self) -> None:
+        # bool is a subclass of int: True would pass as version 1.
         if isinstance(self.version, bool) or not isinstance(self.version, int):
             raise InvalidFormatError(f"version {self.version!r} is not a whole number")
         if self.is_repeatable:
@@ -212,6 +215,7 @@ def _section(sql: str) -> _Section:
 
 
 def _is_text(text: str) -> bool:
+    # isascii() only reads a flag, which saves the search in nearly all texts.
     return "\0" not in text and (text.isascii() or _SURROGATE.search(text) is None)
 
 

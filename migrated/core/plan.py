@@ -74,27 +74,27 @@ class RunPlan(NamedTuple):
 
     down: MigrationPlan = _NO_WAY_DOWN
     up: MigrationPlan = _NO_WAY_UP
-    repeat: Sequence[Migration] = ()
-    undo: Sequence[AppliedRepeatable] = ()
+    apply_repeatables: Sequence[Migration] = ()
+    drop_repeatables: Sequence[AppliedRepeatable] = ()
     updates: Sequence[Migration] = ()
     is_redo: bool = False
     direction: MigrationDirection = MigrationDirection.UP
 
     def __bool__(self) -> bool:
-        return bool(self.down or self.up or self.repeat or self.undo or self.updates)
+        return bool(self.down or self.up or self.apply_repeatables or self.drop_repeatables or self.updates)
 
     @property
     def steps(self) -> list[Step]:
         """All steps, in order."""
-        return self.versioned + self.repetitions
+        return self.versioned_steps + self.repeatable_steps
 
     @property
-    def repetitions(self) -> list[Step]:
+    def repeatable_steps(self) -> list[Step]:
         """The steps of repeatable migrations."""
-        return [Step(migration, MigrationDirection.UP) for migration in self.repeat]
+        return [Step(migration, MigrationDirection.UP) for migration in self.apply_repeatables]
 
     @property
-    def versioned(self) -> list[Step]:
+    def versioned_steps(self) -> list[Step]:
         """The steps of versioned migrations."""
         back = {migration.version for migration in self.down}
         down = [Step(migration, MigrationDirection.DOWN) for migration in self.down]
@@ -108,17 +108,17 @@ class RunPlan(NamedTuple):
         """
         return self.is_redo and any(step.needs_own_transaction for step in self.steps)
 
-
-def agenda_of(plan: MigrationPlan) -> RunPlan:
-    """Only that."""
-    if plan.direction is MigrationDirection.UP:
-        return RunPlan(up=plan)
-    return RunPlan(down=plan, direction=plan.direction)
+    @classmethod
+    def from_plan(cls, plan: MigrationPlan) -> "RunPlan":
+        """Wrap a plan that was requested explicitly: nothing else is rolled back, updated or repeated."""
+        if plan.direction is MigrationDirection.UP:
+            return cls(up=plan)
+        return cls(down=plan, direction=plan.direction)
 
 
 def plan_run(
-    findings: DatabaseStatus,
-    recorded: LookUpStored,
+    status: DatabaseStatus,
+    stored_migrations: LookUpStored,
     policy: Policy,
     target: int | None = None,
     again: Collection[int] = (),
@@ -128,39 +128,52 @@ def plan_run(
     Versions in `again` are applied regardless of the target; repeatable migrations only without a target. Raises
     the `RefusedError` that the policy demands, or `RollbackFailedError` if a required rollback is impossible.
     """
-    statuses, repeatables = findings
-    refusals.refuse_by_policy(statuses, policy, recorded)
+    statuses, repeatables = status
+    refusals.refuse_by_policy(statuses, policy, stored_migrations)
     redoes = policy.on_changed is OnChanged.REDO
     back = versions_to_roll_back(statuses, policy)
-    updates = _updates(statuses, recorded, back) if redoes else ()
-    repeat, undo = ([], []) if target is not None else _repetitions(repeatables, policy)
+    updates = _updates(statuses, stored_migrations, back) if redoes else ()
+    apply_repeatables, drop_repeatables = (
+        ([], []) if target is not None else _changed_repeatables(repeatables, policy)
+    )
     if not back:
-        return RunPlan(up=plan_up(statuses, target, again), repeat=repeat, undo=undo, updates=updates)
-    down = plan_down(statuses, recorded(back), back)
+        return RunPlan(
+            up=plan_up(statuses, target, again),
+            apply_repeatables=apply_repeatables,
+            drop_repeatables=drop_repeatables,
+            updates=updates,
+        )
+    down = plan_down(statuses, stored_migrations(back), back)
     up = plan_up(_without(statuses, back), target, {*back, *again})
     if redoes:
-        repeat, undo = _all_again(repeatables, [each.migration for each in repeatables])
-    return RunPlan(down, up, repeat, undo, updates, is_redo=redoes)
+        apply_repeatables, drop_repeatables = _all_repeatables(
+            repeatables, [each.migration for each in repeatables]
+        )
+    return RunPlan(down, up, apply_repeatables, drop_repeatables, updates, is_redo=redoes)
 
 
 def plan_redo(
-    findings: DatabaseStatus, recorded: LookUpStored, versions: Collection[int], again: Collection[int]
+    status: DatabaseStatus, stored_migrations: LookUpStored, versions: Collection[int], again: Collection[int]
 ) -> RunPlan:
     """Plan to roll back the applied ones of `versions` and to apply those in `again` with their present text.
 
     All applied repeatable migrations are dropped and applied again. Raises `RollbackFailedError` if a rollback is
     impossible.
     """
-    statuses, repeatables = findings
+    statuses, repeatables = status
     if not versions:
         return RunPlan()
-    down = plan_down(statuses, recorded(list(versions)), versions)
+    down = plan_down(statuses, stored_migrations(list(versions)), versions)
     up = [each for each in pending(_without(statuses, versions)) if each.version in again]
-    repeat, undo = _all_again(repeatables, [each.migration for each in repeatables if each.applied])
-    return RunPlan(down, MigrationPlan(MigrationDirection.UP, up), repeat, undo, is_redo=True)
+    apply_repeatables, drop_repeatables = _all_repeatables(
+        repeatables, [each.migration for each in repeatables if each.applied]
+    )
+    return RunPlan(
+        down, MigrationPlan(MigrationDirection.UP, up), apply_repeatables, drop_repeatables, is_redo=True
+    )
 
 
-def _repetitions(
+def _changed_repeatables(
     repeatables: Sequence[RepeatableStatus], policy: Policy
 ) -> tuple[list[Migration], list[AppliedRepeatable]]:
     """Return the new or changed repeatable migrations, and the applied ones to drop first."""
@@ -173,15 +186,15 @@ def _repetitions(
     )
 
 
-def _all_again(
+def _all_repeatables(
     repeatables: Sequence[RepeatableStatus], wanted: Iterable[Migration | None]
 ) -> tuple[list[Migration], list[AppliedRepeatable]]:
     """Drop every repeatable migration first and create it last.
 
     Views block ALTER TABLE, and dropping a table drops its triggers.
     """
-    repeat = [migration for migration in wanted if migration and not migration.is_draft]
-    return repeat, [each.applied for each in repeatables if each.applied]
+    apply_repeatables = [migration for migration in wanted if migration and not migration.is_draft]
+    return apply_repeatables, [each.applied for each in repeatables if each.applied]
 
 
 def versions_to_roll_back(statuses: Sequence[MigrationStatus], policy: Policy) -> list[int]:
@@ -189,6 +202,7 @@ def versions_to_roll_back(statuses: Sequence[MigrationStatus], policy: Policy) -
     changed = [status.version for status in statuses if status.state is MigrationState.CHANGED]
     redone_from = min(changed) if changed and policy.on_changed is OnChanged.REDO else None
     missing = set(missing_versions(statuses))
+    # Everything above a changed migration may depend on it.
     above = {s.version for s in statuses if s.applied and redone_from is not None and s.version >= redone_from}
     return sorted(above - missing | (missing if policy.on_missing is OnMissing.ROLLBACK else set()))
 
@@ -203,8 +217,9 @@ def _without(statuses: Sequence[MigrationStatus], versions: Collection[int]) -> 
 
 
 def _updates(
-    statuses: Sequence[MigrationStatus], recorded: LookUpStored, back: Collection[int]
+    statuses: Sequence[MigrationStatus], stored_migrations: LookUpStored, back: Collection[int]
 ) -> list[Migration]:
+    # Versions that are rolled back are applied again with their present text and need no update.
     leaving = set(back)
     unchanged = [
         (status.migration, status.applied.name)
@@ -214,7 +229,7 @@ def _updates(
         and status.applied
         and status.version not in leaving
     ]
-    texts = recorded([migration.version for migration, _ in unchanged])
+    texts = stored_migrations([migration.version for migration, _ in unchanged])
     return [present for present, name in unchanged if _is_other(present, name, texts.get(present.version))]
 
 
@@ -247,6 +262,7 @@ def plan_down(
         _undo(status, recorded) for status in reversed(statuses) if status.applied and status.version in wanted
     ]
     stuck = [step for step in steps if not step.is_reversible]
+    # Checked before the first step: a rollback that stops in the middle would leave a state that nobody planned.
     if stuck:
         raise RollbackFailedError(
             f"cannot roll back {names(stuck)}: no down text",
@@ -259,6 +275,7 @@ def plan_down(
 
 
 def _undo(status: MigrationStatus, recorded: Mapping[int, Migration]) -> Migration:
+    # The down text of a file whose UP section was changed would undo something other than what was applied.
     if status.migration is not None and status.state is MigrationState.APPLIED and status.migration.is_reversible:
         return status.migration
     fallback = status.migration if status.state is MigrationState.APPLIED else None
@@ -274,15 +291,18 @@ def leading_group(steps: Sequence[Step], start: int = 0) -> Sequence[Step]:
     return steps[start : max(end, start + 1)]
 
 
-def plan_to(statuses: Sequence[MigrationStatus], target: int | None, recorded: LookUpStored) -> MigrationPlan:
+def plan_to(
+    statuses: Sequence[MigrationStatus], target: int | None, stored_migrations: LookUpStored
+) -> MigrationPlan:
     """Plan as `MigrationRunner.plan` documents. The history is read only for a rollback."""
     if target is not None:
         require_known(statuses, target)
     upward = plan_up(statuses, target)
     above = applied_above(statuses, target)
+    # A plan has one direction: pending migrations come first, and a second call then goes down.
     if upward or not above:
         return upward
-    return plan_down(statuses, recorded(above), above)
+    return plan_down(statuses, stored_migrations(above), above)
 
 
 def applied_above(statuses: Iterable[MigrationStatus], target: int | None) -> list[int]:
@@ -293,6 +313,7 @@ def applied_above(statuses: Iterable[MigrationStatus], target: int | None) -> li
 def newest_applied(statuses: Sequence[MigrationStatus], steps: int) -> list[int]:
     """Return the `steps` highest applied versions."""
     applied = [status.version for status in statuses if status.applied]
+    # Not applied[-steps:], which is the whole list for steps == 0.
     return applied[max(len(applied) - steps, 0) :]
 
 

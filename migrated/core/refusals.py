@@ -25,7 +25,7 @@ from migrated.core.status import (
     OnMissing,
     Policy,
     names,
-    nothing_recorded,
+    nothing_stored,
 )
 
 
@@ -37,6 +37,7 @@ def refuse_unfinished(statuses: Iterable[MigrationStatus]) -> None:
 def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
     """Raise `ChecksumMismatchError` if executed statements of an unfinished migration were changed."""
     was, now = unfinished.text, Step(present, unfinished.direction).sql
+    # Without semicolons: the last statement of a section may have none.
     done = [was[start:end].rstrip(";") for start, end in statements(was)[: unfinished.statement]]
     there = [now[start:end].rstrip(";") for start, end in statements(now)]
     if there[: len(done)] == done and len(there) > len(done):
@@ -58,6 +59,7 @@ def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
 
 def refuse_mixture(steps: Sequence[Step], statuses: Sequence[MigrationStatus]) -> None:
     """Raise `RefusedError` if steps that must share one transaction cannot."""
+    # PRAGMA foreign_keys has no effect inside a transaction, so all steps of one must agree.
     keys = {Directive.FOREIGN_KEYS_ON in step.directives for step in steps}
     none = [step for step in steps if Directive.NO_TRANSACTION in step.directives]
     if not none and len(keys) == 1:
@@ -75,7 +77,9 @@ def refuse_mixture(steps: Sequence[Step], statuses: Sequence[MigrationStatus]) -
 
 
 def refuse_redo(
-    statuses: Sequence[MigrationStatus], versions: Collection[int], recorded: LookUpStored = nothing_recorded
+    statuses: Sequence[MigrationStatus],
+    versions: Collection[int],
+    stored_migrations: LookUpStored = nothing_stored,
 ) -> None:
     """Raise the refusal of a redo of `versions`, if any.
 
@@ -84,34 +88,36 @@ def refuse_redo(
     redone = set(versions)
     _raise_first(
         [
-            _changed((status for status in statuses if status.version not in redone), recorded),
+            _changed((status for status in statuses if status.version not in redone), stored_migrations),
             _missing(status for status in statuses if status.version in redone),
         ]
     )
 
 
-def refuse_changed(statuses: Iterable[MigrationStatus], recorded: LookUpStored = nothing_recorded) -> None:
+def refuse_changed(statuses: Iterable[MigrationStatus], stored_migrations: LookUpStored = nothing_stored) -> None:
     """Raise `ChecksumMismatchError` that names every changed migration.
 
     The history is read only for those.
     """
-    _raise_first([_changed(statuses, recorded)])
+    _raise_first([_changed(statuses, stored_migrations)])
 
 
-def refuse_misread(statuses: Iterable[MigrationStatus], version: int | None, recorded: LookUpStored) -> None:
+def refuse_misread(
+    statuses: Iterable[MigrationStatus], version: int | None, stored_migrations: LookUpStored
+) -> None:
     """Raise `ChecksumMismatchError` if the whole file of `version` was executed as its UP section.
 
     Called when `version` has no recorded down text. The error names every such migration. The file does have a
     DOWN section, so the usual advice to add one would not help.
     """
     changed = _in_state(statuses, MigrationState.CHANGED)
-    misread = misreadings(changed, _texts(changed, recorded))
+    misread = misreadings(changed, _texts(changed, stored_migrations))
     if version in misread:
-        _raise_first([_changed((status for status in changed if status.version in misread), recorded)])
+        _raise_first([_changed((status for status in changed if status.version in misread), stored_migrations)])
 
 
 def refuse_by_policy(
-    statuses: Sequence[MigrationStatus], policy: Policy, recorded: LookUpStored = nothing_recorded
+    statuses: Sequence[MigrationStatus], policy: Policy, stored_migrations: LookUpStored = nothing_stored
 ) -> None:
     """Raise the refusal that `policy` demands, if any. The error names every offender.
 
@@ -121,7 +127,7 @@ def refuse_by_policy(
     _raise_first(
         [
             _stopped(statuses),
-            _changed(statuses, recorded) if policy.on_changed is OnChanged.REFUSE else None,
+            _changed(statuses, stored_migrations) if policy.on_changed is OnChanged.REFUSE else None,
             _missing(statuses) if policy.on_missing is OnMissing.REFUSE else None,
             _late(statuses) if policy.on_late is OnLate.REFUSE else None,
         ]
@@ -132,6 +138,7 @@ def _raise_first(refusals: Sequence[RefusedError | None]) -> None:
     found = [refusal for refusal in refusals if refusal]
     if not found:
         return
+    # One error reports everything; the most serious refusal, which is first, gives its class and place.
     first = found[0]
     first.message = "; ".join(refusal.message for refusal in found)
     first.hint = "; ".join(refusal.hint for refusal in found if refusal.hint)
@@ -154,11 +161,11 @@ def _stopped(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
     )
 
 
-def _changed(statuses: Iterable[MigrationStatus], recorded: LookUpStored) -> RefusedError | None:
+def _changed(statuses: Iterable[MigrationStatus], stored_migrations: LookUpStored) -> RefusedError | None:
     changed = _in_state(statuses, MigrationState.CHANGED)
     if not changed:
         return None
-    texts = _texts(changed, recorded)
+    texts = _texts(changed, stored_migrations)
     misread = misreadings(changed, texts)
     refusal = ChecksumMismatchError(
         "; ".join(_mismatch(status, misread.get(status.version)) for status in changed),
@@ -171,10 +178,10 @@ def _changed(statuses: Iterable[MigrationStatus], recorded: LookUpStored) -> Ref
     return refusal
 
 
-def _texts(changed: Sequence[MigrationStatus], recorded: LookUpStored) -> dict[int, Migration]:
+def _texts(changed: Sequence[MigrationStatus], stored_migrations: LookUpStored) -> dict[int, Migration]:
     # A history that cannot be read, or has the format of a later version, must not hide the refusal.
     with suppress(MigrationError):
-        return dict(recorded([status.version for status in changed]))
+        return dict(stored_migrations([status.version for status in changed]))
     return {}
 
 

@@ -11,7 +11,7 @@ LookUpStored = Callable[[list[int]], Mapping[int, Migration]]
 """Maps versions to the migrations as they were applied, as far as the history has them."""
 
 
-def nothing_recorded(_versions: Iterable[int]) -> dict[int, Migration]:
+def nothing_stored(_versions: Iterable[int]) -> dict[int, Migration]:
     """A `LookUpStored` that knows no applied text."""
     return {}
 
@@ -133,6 +133,7 @@ def examine(
     migrations = {migration.version: migration for migration in available if not migration.is_repeatable}
     ledger = {entry.version: entry for entry in applied}
     stopped = {unfinished.version: unfinished} if unfinished else {}
+    # Missing versions count too: a migration below one of them is late.
     highest = max(ledger, default=0)
     statuses = []
     for version in sorted(migrations.keys() | ledger.keys() | stopped.keys()):
@@ -145,6 +146,7 @@ def examine(
 def _state(migration: Migration | None, applied: AppliedMigration | None, highest: int) -> MigrationState:
     if migration is None:
         return MigrationState.MISSING
+    # Before the check for drafts: an applied migration whose file was emptied is changed, not a draft.
     if applied is not None:
         return MigrationState.APPLIED if migration.checksum == applied.checksum else MigrationState.CHANGED
     if migration.is_draft:
@@ -180,10 +182,10 @@ class DatabaseStatus(NamedTuple):
         return len(pending(self.statuses)) + repeatables
 
 
-def evaluate(available: Iterable[Migration], record: LedgerState) -> DatabaseStatus:
+def evaluate(available: Iterable[Migration], ledger: LedgerState) -> DatabaseStatus:
     """Compare the available migrations with the ledger."""
     migrations = list(available)
     return DatabaseStatus(
-        examine(migrations, record.applied, record.unfinished),
-        examine_repeatables(migrations, record.repeatables),
+        examine(migrations, ledger.applied, ledger.unfinished),
+        examine_repeatables(migrations, ledger.repeatables),
     )

@@ -32,7 +32,7 @@ from migrated.fleet.schema_dump import SchemaFiles
 from migrated.fleet.waves import Waves
 from migrated.logs import events
 from migrated.logs.logger import Log
-from migrated.sources.cache import DirectoryReader, Reading, has_rested
+from migrated.sources.cache import DirectoryReader, Reading, timestamps_are_reliable
 from migrated.system.cancellation import CancelToken
 
 _UNKNOWN = Fingerprint(None, ())
@@ -77,7 +77,7 @@ class ReconcileCache:
         stamp = _stamp(path, log)
         self.forget(path)
         # stamp[3] is the time of the database file, stamp[-1] that of its WAL if there is one.
-        if stamp and has_rested(stamp[3], stamp[-1]):
+        if stamp and timestamps_are_reliable(stamp[3], stamp[-1]):
             self._known[path] = hash((revision, *stamp))
             if log != f"{path}-wal":
                 self._logs[path] = log
@@ -167,7 +167,7 @@ class Reconciliation:
             self.post(DirectoryScanned(target.migrations, listing, None, _paths(databases)))
         if listing.invalid or listing.unfinished:
             return
-        wanted = self._select(target, databases, reading.mark)
+        wanted = self._select(target, databases, reading.directory_revision)
         if wanted:
             self._roll_out(target, databases, wanted, reading)
 
@@ -218,7 +218,7 @@ class Reconciliation:
             rollout = Rollout(
                 lambda visit: self._visit(job, visit, BUSY_SECONDS if is_fleet else None, locked_directories),
                 lambda outcome: self._report(
-                    target, outcome, reading.mark, is_first=outcome.database is databases[0]
+                    target, outcome, reading.directory_revision, is_first=outcome.database is databases[0]
                 ),
                 Waves(len(databases), target.waves),
                 self.config.workers,
@@ -227,7 +227,7 @@ class Reconciliation:
             )
             halt = rollout.run(wanted)
         if halt is not None:
-            self.cache.halts[_key(target)] = reading.mark, halt
+            self.cache.halts[_key(target)] = reading.directory_revision, halt
             self._report_halt(halt.untouched, halt, len(databases), is_new=True)
 
     def _visit(

@@ -19,7 +19,6 @@ from migrated.core.migration import ChecksumMismatch, Directive, Migration, Migr
 from migrated.core.plan import (
     MigrationPlan,
     RunPlan,
-    agenda_of,
     applied_above,
     newest_applied,
     plan_down,
@@ -63,7 +62,7 @@ def _hold(
     # Imported here: the commands that only read start in half the time without filelock.
     from migrated.system import file_locks
 
-    return file_locks.holding(database, file_locks.APPLYING, timeout, cancelled=cancelled, waiting=waiting)
+    return file_locks.file_lock(database, file_locks.APPLYING, timeout, cancelled=cancelled, waiting=waiting)
 
 
 class MigrationSet:
@@ -342,7 +341,7 @@ class MigrationRunner:
     ) -> RunPlan:
         if self._policy.on_changed is OnChanged.REFUSE:
             refusals.refuse_changed(statuses, recorded)
-        return agenda_of(plan_down(statuses, recorded(versions), versions))
+        return RunPlan.from_plan(plan_down(statuses, recorded(versions), versions))
 
     def unfinished(self) -> Unfinished | None:
         """The migration without a transaction that stopped half way, if one did. Changes nothing."""

@@ -42,7 +42,7 @@ class StepExecutor:
 
         On a copy nothing has to be one transaction: all of it is thrown away when a step fails.
         """
-        versioned, repetitions = agenda.versioned, agenda.repetitions
+        versioned, repetitions = agenda.versioned_steps, agenda.repeatable_steps
         steps = versioned + repetitions
         is_whole = agenda.is_redo or (transaction is TransactionMode.RUN and len(steps) > 1)
         self._late = {status.version for status in statuses if status.state is MigrationState.LATE}
@@ -54,14 +54,14 @@ class StepExecutor:
         self._observer.planned(len(steps))
         if is_whole and not on_copy:
             refuse_mixture(steps, statuses)
-            self._execute_as_one(steps, agenda.undo, restore_rows=agenda.is_redo)
+            self._execute_as_one(steps, agenda.drop_repeatables, restore_rows=agenda.is_redo)
         elif self._session.is_new():
             self._execute_grouped(steps)
         else:
             if on_copy:
-                self._undo(agenda.undo)
+                self._undo(agenda.drop_repeatables)
             self._execute_singly(versioned)
-            self._repeat(repetitions, () if on_copy else agenda.undo)
+            self._repeat(repetitions, () if on_copy else agenda.drop_repeatables)
         self._way = agenda.direction
 
     def _undo(self, repeatables: Sequence[AppliedRepeatable]) -> None:

@@ -11,7 +11,7 @@ from migrated.core.records import LedgerState, Unfinished
 from migrated.core.status import DatabaseStatus, MigrationState, Policy, evaluate
 from migrated.engine.database import open_database
 from migrated.fleet.discovery import DatabasePath, assign, require_some
-from migrated.sources.directory import PATIENCE_SECONDS, Listing, read_finished
+from migrated.sources.directory import UNFINISHED_TIMEOUT_SECONDS, Listing, read_finished
 
 if TYPE_CHECKING:
     from migrated.engine.backend import Database
@@ -129,7 +129,7 @@ class TargetView:
             yield view
 
 
-def look(config: Config, *, timeout: float = PATIENCE_SECONDS) -> Iterator[TargetView]:
+def look(config: Config, *, timeout: float = UNFINISHED_TIMEOUT_SECONDS) -> Iterator[TargetView]:
     """Read the directory of every target. Wait up to `timeout` seconds for a file that is being written."""
     for target, databases in assign(config.targets):
         view = TargetView(target)

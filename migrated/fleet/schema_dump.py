@@ -54,14 +54,14 @@ class SchemaFiles:
 
     def _write(self, file: str, database: str, busy_timeout: float, cancel_token: CancelToken) -> bool:
         # Imported here: most targets have no schema file, and `migrated up` starts faster without it.
-        from migrated.system.files import write_if_other
+        from migrated.system.files import replace_if_changed
 
         read = partial(read_schema, database, busy_timeout, cancel_token)
         written = False
         # Read again after each write: otherwise the process that writes last may have read before the others
         # changed the schema, and the file would stay old.
         while (text := read()) is not None and text != self._last.get(file):
-            written |= write_if_other(file, text)
+            written |= replace_if_changed(file, text)
             self._last[file] = text
         return written
 

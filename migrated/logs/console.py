@@ -13,17 +13,18 @@ DIM = "2"
 RED = "31"
 YELLOW = "33"
 _OF_LEVEL = {"debug": DIM, "info": "", "warning": YELLOW, "error": RED, "critical": BOLD_RED}
-_GOOD = {
+_SUCCESS = {
     *("migration.applied", "migration.rolled_back", "migration.updated"),
     *("database.recovered", "database.unblocked", "watch.restored"),
 }
-_ASIDE = {
+_DIMMED = {
     *("daemon.starting", "config.loaded", "watch.started", "database.discovered"),
     *("snapshot.taken", "snapshot.skipped", "run.finished"),
 }
 _FOR_PROGRAMS = {"migration.applying", "migration.rolling_back", "daemon.alive"}
-_TOLD_EACH = {"ChecksumMismatchError", "MigrationNotFoundError", "LateMigrationError"}
-_TOLD_ONCE = {"ExecutionFailedError", "RollbackFailedError"}
+# Errors that other lines explain: at every occurrence, or only before the first `database.blocked`.
+_EXPLAINED_ALWAYS = {"ChecksumMismatchError", "MigrationNotFoundError", "LateMigrationError"}
+_EXPLAINED_FIRST = {"ExecutionFailedError", "RollbackFailedError"}
 
 
 def is_for_programs(line: Mapping[str, Any]) -> bool:
@@ -51,18 +52,18 @@ class Console:
         event, level = line["event"], line["level"]
         clock, tag = str(line["timestamp"])[11:19], f"{level + ' ':<8}"
         sentence = visible(_sentence(line))
-        if level == "debug" or event in _ASIDE:
+        if level == "debug" or event in _DIMMED:
             return self._paint(f"{clock} {tag}{sentence}", DIM)
         if level != "info":
             return f"{self._paint(clock, DIM)} {self._paint(f'{tag}{sentence}', _OF_LEVEL[level])}"
-        if event in _GOOD:
+        if event in _SUCCESS:
             # Highlight the verb and the migration; database and duration stay plain.
             verb, label, rest = sentence.partition(label_of(line.get("version"), str(line.get("name"))))
             sentence = self._paint(f"{verb}{label}", GREEN) + rest
         return f"{self._paint(f'{clock} {tag}', DIM)}{sentence}"
 
     def _details(self, line: Mapping[str, Any]) -> Iterator[str]:
-        if _is_told_already(line):
+        if _is_explained_already(line):
             return
         if line.get("file") and line.get("line"):
             yield visible(f"at {line['file']}:{line['line']}:{line.get('column', 1)}")
@@ -96,17 +97,19 @@ class Console:
 
 
 def _sentence(line: Mapping[str, Any]) -> str:
-    if _is_told_already(line):
+    if _is_explained_already(line):
         return f"{line.get('database')} is blocked until this is fixed"
     return str(line["message"])
 
 
-def _is_told_already(line: Mapping[str, Any]) -> bool:
+def _is_explained_already(line: Mapping[str, Any]) -> bool:
     """Return True if a database is blocked by a cause that earlier lines have explained."""
     error = line.get("error")
     if line["event"] != "database.blocked" or "databases" in line or not isinstance(error, Mapping):
         return False
-    return error.get("type") in _TOLD_EACH or (error.get("type") in _TOLD_ONCE and not line.get("repeated"))
+    return error.get("type") in _EXPLAINED_ALWAYS or (
+        error.get("type") in _EXPLAINED_FIRST and not line.get("repeated")
+    )
 
 
 BOLD = "1"
@@ -114,6 +117,7 @@ GREEN = "32"
 CYAN = "36"
 _OF_DIFF = {"@": CYAN, "-": RED, "+": GREEN, "…": DIM}
 _LABELS = 2
+# All C0 and C1 control characters except tab and line feed.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -60,7 +60,7 @@ def logger(sink: Sink, level: str, *, for_people: bool) -> Any:
     """Configure structlog for this process to write to `sink`, and return its logger."""
     structlog.configure(
         processors=[
-            *([_drop_what_is_for_programs] if for_people and level != "debug" else []),
+            *([_drop_lines_for_programs] if for_people and level != "debug" else []),
             structlog.processors.add_log_level,
             # Not "iso": it omits a fraction of zero, and the width must not vary.
             structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
@@ -74,7 +74,7 @@ def logger(sink: Sink, level: str, *, for_people: bool) -> Any:
     return structlog.get_logger().bind()
 
 
-def _drop_what_is_for_programs(_logger: object, _method: str, line: Line) -> Line:
+def _drop_lines_for_programs(_logger: object, _method: str, line: Line) -> Line:
     if is_for_programs(line):
         raise structlog.DropEvent
     return line
@@ -107,8 +107,8 @@ def _json(descriptor: int, shape: Shaper) -> Callable[[Line], bytes]:
     to_journal = _is_journal(descriptor)
 
     def render(line: Line) -> bytes:
-        for shown_to_people in ("excerpt", "difference"):
-            line.pop(shown_to_people, None)
+        for console_only in ("excerpt", "difference"):
+            line.pop(console_only, None)
         prefix = b"<%d>" % _PRIORITIES[line["level"]] if to_journal else b""
         return prefix + _fitting(line, shape)
 

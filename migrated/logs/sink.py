@@ -10,7 +10,7 @@ from typing import Any
 LONGEST_LINE = 4096
 """In bytes. Writes of up to this size (PIPE_BUF) to a pipe are atomic."""
 QUEUED_LINES = 2000
-_PATIENCE_SECONDS = 1.0
+_TIMEOUT_SECONDS = 1.0
 Line = MutableMapping[str, Any]
 
 
@@ -25,6 +25,7 @@ class Sink:
         self._render = render
         self._descriptor = descriptor
         self.through: Callable[[str], object] | None = None
+        # Two locks: counting a dropped line must not wait for a write that blocks on a stuck reader.
         self._writing = threading.Lock()
         self._counting = threading.Lock()
         self._lost = 0
@@ -36,6 +37,7 @@ class Sink:
     def start_thread(self) -> None:
         """Start the thread; from now on lines go through the queue."""
         self._queue = queue.Queue(QUEUED_LINES)
+        # A daemon thread: a stuck reader must not keep the process from exiting.
         self._thread = threading.Thread(target=self._drain, args=(self._queue,), name="migrated-log", daemon=True)
         self._thread.start()
 
@@ -43,16 +45,17 @@ class Sink:
         """Write the queued lines, as far as possible within two seconds, and end the thread."""
         if self._queue is not None and self._thread is not None:
             with contextlib.suppress(queue.Full):
-                self._queue.put(None, timeout=_PATIENCE_SECONDS)
-            self._thread.join(_PATIENCE_SECONDS)
+                self._queue.put(None, timeout=_TIMEOUT_SECONDS)
+            self._thread.join(_TIMEOUT_SECONDS)
 
     def emit(self, line: Line) -> None:
         """Write or queue a line."""
         if self._queue is None:
             self._write(line)
             return
+        # Only the first line waits for a stuck reader; otherwise each log call would stop the daemon for a second.
         try:
-            self._queue.put(line, timeout=0 if self._stuck else _PATIENCE_SECONDS)
+            self._queue.put(line, timeout=0 if self._stuck else _TIMEOUT_SECONDS)
         except queue.Full:
             self._stuck = True
             self._count(1)

@@ -8,12 +8,13 @@ from migrated.core.migration import Migration
 from migrated.sources.directory import Listing, read_directory
 from migrated.system.permissions import Trust
 
+# The coarsest timestamps of a file system in use: FAT has two seconds.
 _YOUNG_NS = 2_000_000_000
 
 _Stamp = tuple[int, ...]
 
 
-def has_rested(*times_ns: int) -> bool:
+def timestamps_are_reliable(*times_ns: int) -> bool:
     """Return True if a later write is certain to change these timestamps.
 
     Within one tick of the file system's clock, a second write leaves the timestamps unchanged. Some file systems
@@ -26,7 +27,7 @@ class Reading(NamedTuple):
     """A listing, and a number that changes whenever the migrations change."""
 
     listing: Listing
-    mark: int
+    directory_revision: int
 
 
 class _Files:
@@ -43,17 +44,18 @@ class _Files:
             stamp = _stamp(os.stat(file))
         except OSError:
             return None
-        was = self._read.get(file)
-        if was is not None and was[0] == stamp:
-            self._kept[file] = was
-            return was[1]
+        cached = self._read.get(file)
+        if cached is not None and cached[0] == stamp:
+            self._kept[file] = cached
+            return cached[1]
+        # From before the read: if the file is written meanwhile, the next reading sees other metadata.
         self._seen[file] = stamp
         return None
 
     def learn(self, file: str, migration: Migration) -> None:
         """Store a migration that was just parsed because `recall` returned None."""
         stamp = self._seen.get(file)
-        if stamp and has_rested(*stamp[-2:]):
+        if stamp and timestamps_are_reliable(*stamp[-2:]):
             self._kept[file] = stamp, migration
 
     def end(self) -> None:
@@ -87,10 +89,13 @@ def _is_same(one: Listing, other: Listing) -> bool:
     if one.invalid or other.invalid or one.unfinished or other.unfinished or one.ignored != other.ignored:
         return False
     return len(one.migrations) == len(other.migrations) and all(
-        migration is before for migration, before in zip(one.migrations, other.migrations, strict=True)
+        # Identity suffices: the cache returns the same object for an unchanged file.
+        migration is before
+        for migration, before in zip(one.migrations, other.migrations, strict=True)
     )
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
     rights = status.st_mode, status.st_uid, status.st_gid
+    # ctime also changes if the content is replaced and mtime is set back afterwards.
     return status.st_dev, status.st_ino, *rights, status.st_size, status.st_mtime_ns, status.st_ctime_ns

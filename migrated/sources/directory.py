@@ -19,7 +19,7 @@ from migrated.system.permissions import CODE, Trust, Weakness
 QUIET_SECONDS = 2.0
 """Minimum age of a file if the kernel cannot tell whether a process has it open for writing."""
 
-PATIENCE_SECONDS = 2 * QUIET_SECONDS
+UNFINISHED_TIMEOUT_SECONDS = 2 * QUIET_SECONDS
 """How long a one-shot command waits for a file that is being written."""
 
 
@@ -87,7 +87,7 @@ def read_migrations(directory: str | os.PathLike[str]) -> list[Migration]:
 
 
 def read_finished(
-    directory: str | os.PathLike[str], trust: Trust | None = None, *, timeout: float = PATIENCE_SECONDS
+    directory: str | os.PathLike[str], trust: Trust | None = None, *, timeout: float = UNFINISHED_TIMEOUT_SECONDS
 ) -> Listing:
     """Read a directory like `read_directory`, waiting up to `timeout` seconds for files being written.
 

@@ -195,7 +195,7 @@ def _command() -> str:
 
 
 @contextmanager
-def holding(
+def file_lock(
     database: str,
     which: str,
     timeout: float,

@@ -13,7 +13,7 @@ _DATABASE = b"SQLite format 3\0"
 _LEFT_BEHIND_SECONDS = 3600.0
 
 
-def write_if_other(path: str, text: bytes) -> bool:
+def replace_if_changed(path: str, text: bytes) -> bool:
     """Write `text` to a file atomically, unless the file already has it. Return True if it was written.
 
     Concurrent readers get the old text or the new one. A symbolic link, the mode and the owner are preserved.

@@ -26,6 +26,7 @@ def group_name_of(gid: int) -> str:
 
 def could_use(uid: int, *, group: int, mode: int) -> bool:
     """Return True if a user could read and write another user's file of this group and mode."""
+    # The kernel uses the group bits for members of the group even if the bits for others allow more.
     by_group, by_others = (mode & needed == needed for needed in (0o060, 0o006))
     if uid == 0 or by_group == by_others:
         return uid == 0 or by_group
@@ -127,6 +128,7 @@ class Trust:
         the sticky bit, root requires that the file belongs to root, because anyone could have created it.
         Directories further up are not checked. Raises `OSError` if a directory does not exist.
         """
+        # The directory of a link and that of its target: replacing the file in either changes what is run.
         places = (os.path.dirname(function(path)) for function in (os.path.abspath, os.path.realpath))
         for place in dict.fromkeys(places):
             around = os.stat(place)

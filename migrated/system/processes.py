@@ -43,7 +43,7 @@ def run_program(
     directory: str,
     environment: Mapping[str, str | bytes],
     timeout: float,
-    supervision: CancelToken,
+    cancel_token: CancelToken,
 ) -> Ended:
     """Run `command` in `directory` for at most `timeout` seconds, and no longer than `cancel_token` allows.
 
@@ -66,11 +66,11 @@ def run_program(
         finally:
             os.close(writer)
         run = _Run(process, reader)
-        if run.wait(lambda now: now >= deadline or supervision.deadline_passed(now)):
+        if run.wait(lambda now: now >= deadline or cancel_token.deadline_passed(now)):
             return _exited(process.wait(), run, directory)
-        if supervision.deadline_passed(time.monotonic()):
+        if cancel_token.deadline_passed(time.monotonic()):
             reason, hint = (
-                f"it was terminated because migrated is stopping: {supervision.reason}",
+                f"it was terminated because migrated is stopping: {cancel_token.reason}",
                 "raise stop_grace",
             )
         else:
@@ -132,13 +132,13 @@ class _Run:
     def end(self) -> bool:
         """Terminate the process group: SIGTERM, then SIGKILL. Return True if the program is gone."""
         self._signal(signal.SIGTERM)
-        expire_waits = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         # An open pipe means that children of the program are still terminating, even if it has exited itself.
-        while time.monotonic() < expire_waits and not (self._has_ended() and not self._is_open):
+        while time.monotonic() < deadline and not (self._has_ended() and not self._is_open):
             self._take_in(_INTERVAL_SECONDS)
         self._signal(signal.SIGKILL)
-        expire_waits = time.monotonic() + GRACE_SECONDS
-        return self.wait(lambda now: now >= expire_waits)
+        deadline = time.monotonic() + GRACE_SECONDS
+        return self.wait(lambda now: now >= deadline)
 
     def _has_ended(self) -> bool:
         try:

@@ -292,7 +292,7 @@ def test_nothing_is_created_in_the_migrations_directory_or_without_permission(pr
 
 
 def test_lock_holders_are_named(project: Path, doctor: Doctor) -> None:
-    with file_locks.holding(str(project / "app.db"), file_locks.DAEMON, 0):
+    with file_locks.file_lock(str(project / "app.db"), file_locks.DAEMON, 0):
         (held,) = found(doctor, "locks.daemon")
     (free,) = found(doctor, "locks.daemon")
 

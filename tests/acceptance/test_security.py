@@ -1,4 +1,4 @@
-"""The program does not run what others could have written, and says how to mend that."""
+"""Files that others can write to are refused with a command that fixes the permissions."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,7 @@ from support import applied_versions, write_migration
 from migrated.cli import main
 
 
-def test_up_refuses_a_directory_that_others_may_write_unless_it_is_told_to_trust_it(
-    tmp_path: Path, migrations: Path
-) -> None:
+def test_up_refuses_a_directory_writable_by_others_without_the_option(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1)
     migrations.chmod(0o777)
 
@@ -28,7 +26,7 @@ def test_up_refuses_a_directory_that_others_may_write_unless_it_is_told_to_trust
     assert applied_versions(tmp_path / "app.db") == [1]
 
 
-def test_reading_commands_tell_the_same_and_the_option_stands_on_either_side(
+def test_reading_commands_refuse_too_and_accept_the_option_on_either_side(
     tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -45,7 +43,7 @@ def test_reading_commands_tell_the_same_and_the_option_stands_on_either_side(
     assert main(["--allow-insecure-permissions", "verify"]) == 0
 
 
-def test_daemon_applies_nothing_from_such_a_directory_until_it_is_mended(tmp_path: Path, migrations: Path) -> None:
+def test_daemon_applies_nothing_until_the_permissions_are_fixed(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1)
     with DaemonProcess(tmp_path) as daemon:
         daemon.wait_until_ready()

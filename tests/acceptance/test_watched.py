@@ -16,7 +16,7 @@ WATCHED = {"WATCHDOG_USEC": "300000"}
 _HOLD_LOCK = """
 import sys
 from migrated.system import file_locks
-with file_locks.holding(sys.argv[1], file_locks.APPLYING, 0):
+with file_locks.file_lock(sys.argv[1], file_locks.APPLYING, 0):
     print("held", flush=True)
     sys.stdin.read()
 """

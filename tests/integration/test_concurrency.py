@@ -167,7 +167,7 @@ def test_nothing_is_open_while_the_lock_is_waited_for(database: Path) -> None:
     modes: list[tuple[object, ...]] = []
     runner = MigrationRunner(database, lock_timeout=0.001, observer=Waiting())
     runner.add_migrations(_tables(1))
-    with file_locks.holding(str(database), file_locks.APPLYING, 0), pytest.raises(LockHeldError):
+    with file_locks.file_lock(str(database), file_locks.APPLYING, 0), pytest.raises(LockHeldError):
         runner.run()
 
     assert len(holders) == 1

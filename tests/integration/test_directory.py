@@ -1,4 +1,4 @@
-"""A migrations directory: whole files only, and nothing passed over in silence."""
+"""Reading a migrations directory: complete files only; every skipped file is reported."""
 
 import os
 import threading
@@ -39,7 +39,7 @@ def test_whole_directory_is_read_ascending(migrations: Path) -> None:
     assert found[0].down_sql == "DROP TABLE t0009;"
 
 
-def test_empty_directory_holds_nothing(migrations: Path) -> None:
+def test_empty_directory_has_no_migrations(migrations: Path) -> None:
     assert read_migrations(migrations) == []
 
 
@@ -67,7 +67,7 @@ def test_empty_directory_holds_nothing(migrations: Path) -> None:
         (f"{'9' * 200}_a.sql", OUT_OF_RANGE),
     ],
 )
-def test_misnamed_file_is_reported_and_stops_nothing(migrations: Path, name: str, reason: str) -> None:
+def test_misnamed_file_is_reported_and_the_others_are_read(migrations: Path, name: str, reason: str) -> None:
     write_migration(migrations, 7)
     (migrations / name).write_text("nonsense")
 
@@ -101,7 +101,7 @@ def test_name_that_is_not_utf8_is_reported(migrations: Path) -> None:
         ".gitkeep",
     ],
 )
-def test_hidden_files_and_droppings_are_passed_over(migrations: Path, name: str) -> None:
+def test_hidden_and_temporary_files_are_skipped(migrations: Path, name: str) -> None:
     (migrations / name).write_text("nonsense")
 
     listing = read_directory(migrations)
@@ -110,7 +110,9 @@ def test_hidden_files_and_droppings_are_passed_over(migrations: Path, name: str)
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "named pipe"])
-def test_what_is_no_file_is_reported_without_hanging(migrations: Path, make: Callable[[Path], None]) -> None:
+def test_path_that_is_not_a_regular_file_is_reported_without_blocking(
+    migrations: Path, make: Callable[[Path], None]
+) -> None:
     make(migrations / "1_a.sql")
     write_migration(migrations, 2)
 
@@ -136,7 +138,7 @@ def test_link_to_a_directory_is_reported(migrations: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["nowhere", "1_a.sql"], ids=["dangling", "to itself"])
-def test_link_without_a_target_blocks_the_directory(migrations: Path, target: str) -> None:
+def test_dangling_link_blocks_the_directory(migrations: Path, target: str) -> None:
     (migrations / "1_a.sql").symlink_to(target)
 
     listing = read_directory(migrations)
@@ -200,7 +202,7 @@ def test_unreadable_directory_is_an_error_of_its_own(migrations: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("gone", "No such file or directory"), ("1_file.sql", "Not a directory")]
 )
-def test_what_is_no_directory_is_an_error_and_not_nothing_to_do(migrations: Path, name: str, reason: str) -> None:
+def test_path_that_is_not_a_directory_is_an_error(migrations: Path, name: str, reason: str) -> None:
     put_file(migrations, "1_file.sql", "SELECT 1;")
 
     for read in (read_migrations, read_directory, read_finished):
@@ -238,7 +240,7 @@ def test_two_files_of_one_version_are_found_even_when_one_is_invalid(migrations:
     assert any("version 7 is used by more than one file" in message for message in messages)
 
 
-def test_every_fault_is_told_at_once(migrations: Path) -> None:
+def test_all_faults_are_reported_together(migrations: Path) -> None:
     put_file(migrations, "1_a.sql", "-- Version: 2\nSELECT 1;")
     put_file(migrations, "2_b.sql", b"SELECT 1;\n\xff")
     put_file(migrations, "3_c.sql", "-- migrated: nonsense\nSELECT 1;")
@@ -293,7 +295,7 @@ sys.stdin.readline()
 """
 
 
-def test_file_that_another_process_writes_is_unfinished_however_old(migrations: Path, children: Children) -> None:
+def test_file_that_another_process_writes_is_unfinished_at_any_age(migrations: Path, children: Children) -> None:
     path = migrations / "1_a.sql"
     writer = children.start(WRITER, path)
     assert line_from(writer) == "open"
@@ -333,7 +335,7 @@ def test_reading_waits_for_a_file_to_be_finished(migrations: Path, monkeypatch: 
     assert len(waits) == 3
 
 
-def test_reading_gives_up_on_a_file_that_is_never_finished(migrations: Path) -> None:
+def test_reading_fails_after_the_timeout_for_an_unfinished_file(migrations: Path) -> None:
     path = migrations / "1_a.sql"
     with path.open("w"), pytest.raises(MigrationFileError) as refused:
         read_finished(migrations, timeout=0.1)
@@ -343,7 +345,7 @@ def test_reading_gives_up_on_a_file_that_is_never_finished(migrations: Path) -> 
     )
 
 
-def test_read_migrations_gives_up_too(migrations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_migrations_fails_after_the_timeout(migrations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
@@ -358,7 +360,7 @@ def test_read_migrations_gives_up_too(migrations: Path, monkeypatch: pytest.Monk
     assert QUIET_SECONDS < now[0] - 1000 < 5 * QUIET_SECONDS
 
 
-def test_reader_of_a_file_is_no_writer(migrations: Path) -> None:
+def test_open_reader_does_not_make_a_file_unfinished(migrations: Path) -> None:
     with write_migration(migrations, 1).open():
         assert [migration.version for migration in read_directory(migrations).migrations] == [1]
 
@@ -385,9 +387,7 @@ for age in sys.argv[2:]:
     ],
     ids=["just written", "at rest", "from the future"],
 )
-def test_file_of_another_user_must_rest_where_no_lease_is_to_be_had(
-    migrations: Path, age: int, expected: str
-) -> None:
+def test_file_without_a_lease_must_reach_the_minimum_age(migrations: Path, age: int, expected: str) -> None:
     path = write_migration(migrations, 1)
     os.chown(path, 12345, 12345)
     # Far from the limit on either side, so that the start of the child does not matter.
@@ -411,7 +411,7 @@ print(sorted(whole))
 """
 
 
-def test_writers_that_come_while_we_read_do_not_kill_us_and_are_never_read_by_half(
+def test_concurrent_writers_do_not_kill_us_and_are_never_read_partially(
     migrations: Path, children: Children
 ) -> None:
     path = put_file(migrations, "1_a.sql", "SELECT 1;\nSELECT 2;")
@@ -431,7 +431,7 @@ def test_writers_that_come_while_we_read_do_not_kill_us_and_are_never_read_by_ha
     assert [migration.up_sql for migration in read_directory(migrations).migrations] == ["SELECT 1;\nSELECT 2;"]
 
 
-def test_writer_that_does_not_wait_is_let_in_again(migrations: Path) -> None:
+def test_nonblocking_writer_succeeds_after_the_lease(migrations: Path) -> None:
     """The lease that we hold while we look must be gone when we are done."""
     path = write_migration(migrations, 1)
     read_directory(migrations)
@@ -453,7 +453,7 @@ def test_no_descriptor_is_left_open(migrations: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_files_that_come_and_go_while_we_read_do_no_harm(migrations: Path) -> None:
+def test_files_created_and_removed_during_reading_are_harmless(migrations: Path) -> None:
     write_migration(migrations, 1)
     stop = threading.Event()
 

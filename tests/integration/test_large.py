@@ -1,4 +1,4 @@
-"""Large inputs: the work is in proportion to them. It is counted, never timed."""
+"""Large inputs: the work grows in proportion to the input. It is counted, never timed."""
 
 import sys
 from collections.abc import Callable
@@ -128,7 +128,7 @@ def limited(tmp_path: Path) -> apsw.Connection:
 
 
 @pytest.mark.parametrize("top", ["", "-- migrated: no-transaction\n"])
-def test_text_that_no_entry_could_hold_is_refused_before_it_runs(tmp_path: Path, top: str) -> None:
+def test_text_too_long_for_the_history_is_refused_before_it_runs(tmp_path: Path, top: str) -> None:
     connection = limited(tmp_path)
     runner = MigrationRunner(connection)
     text = f"{top}CREATE TABLE a (x);{'INSERT INTO a VALUES (1);' * 2_500}"
@@ -142,7 +142,7 @@ def test_text_that_no_entry_could_hold_is_refused_before_it_runs(tmp_path: Path,
     assert connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'a'").get == 0
 
 
-def test_text_of_many_bytes_that_an_entry_can_hold_is_run(tmp_path: Path) -> None:
+def test_large_text_that_fits_the_history_is_run(tmp_path: Path) -> None:
     """Not each of its characters has four."""
     connection = limited(tmp_path)
     runner = MigrationRunner(connection)

@@ -1,4 +1,4 @@
-"""The file locks beside the databases, held and wanted by real processes."""
+"""The file locks beside the databases, used by real processes."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from support import PROGRAM, applied_versions, everything
 
 from migrated import DatabaseError, LockHeldError, Migration, MigrationRunner
 from migrated.engine.backend import Observer
-from migrated.system.file_locks import APPLYING, DAEMON, ProcessLock, holding, lock_path
+from migrated.system.file_locks import APPLYING, DAEMON, ProcessLock, file_lock, lock_path
 
 HOLDER = """
 import sys
 from migrated.system import file_locks
-with file_locks.holding(sys.argv[1], sys.argv[2], 0):
+with file_locks.file_lock(sys.argv[1], sys.argv[2], 0):
     print("held", flush=True)
     sys.stdin.readline()
 print("freed", flush=True)
@@ -43,7 +43,7 @@ def test_holder_is_named(database: Path, hold: Callable[..., int]) -> None:
     pid = hold(database)
     path = database.parent / ".migrated" / "lock"
 
-    with pytest.raises(LockHeldError) as refused, holding(str(database), APPLYING, 0):
+    with pytest.raises(LockHeldError) as refused, file_lock(str(database), APPLYING, 0):
         pass
 
     holder = refused.value.holder
@@ -61,7 +61,7 @@ def test_holder_is_named(database: Path, hold: Callable[..., int]) -> None:
 
 
 def test_note_is_one_line_of_json(database: Path) -> None:
-    with holding(str(database), DAEMON, 0) as lock:
+    with file_lock(str(database), DAEMON, 0) as lock:
         text = (database.parent / ".migrated" / "daemon.lock").read_text()
 
     assert re.fullmatch(r'\{"pid": \d+, "host": "[^"]+", "command": ".*", "since": "[^"]+"\}\n', text)
@@ -70,11 +70,11 @@ def test_note_is_one_line_of_json(database: Path) -> None:
 
 def test_shorter_note_leaves_nothing_of_a_longer_one(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/migrated", "up", "x" * 500])
-    with holding(str(database), APPLYING, 0) as lock:
+    with file_lock(str(database), APPLYING, 0) as lock:
         assert f"(migrated up {'x' * 500})" in lock.holder()
     monkeypatch.setattr(sys, "argv", ["/usr/lib/migrated/__main__.py", "up"])
 
-    with holding(str(database), APPLYING, 0) as lock:
+    with file_lock(str(database), APPLYING, 0) as lock:
         assert "(migrated up)" in lock.holder()
 
 
@@ -112,7 +112,7 @@ def test_nothing_to_do_needs_no_lock(database: Path, hold: Callable[..., int]) -
 def test_the_two_locks_do_not_exclude_each_other(database: Path, hold: Callable[..., int]) -> None:
     hold(database, DAEMON)
 
-    with holding(str(database), APPLYING, 0) as lock:
+    with file_lock(str(database), APPLYING, 0) as lock:
         assert lock.is_intact()
 
 
@@ -122,13 +122,13 @@ def test_databases_of_one_directory_share_the_lock_and_others_do_not(
     (database.parent / "elsewhere").mkdir()
     hold(database)
 
-    with pytest.raises(LockHeldError), holding(str(database.parent / "other.db"), APPLYING, 0):
+    with pytest.raises(LockHeldError), file_lock(str(database.parent / "other.db"), APPLYING, 0):
         pass
-    with holding(str(database.parent / "elsewhere" / "app.db"), APPLYING, 0) as lock:
+    with file_lock(str(database.parent / "elsewhere" / "app.db"), APPLYING, 0) as lock:
         assert lock.is_intact()
 
 
-def test_waiting_is_told_once_and_ends_when_the_lock_is_free(database: Path, children: Children) -> None:
+def test_wait_is_reported_once_and_ends_when_the_lock_is_free(database: Path, children: Children) -> None:
     child = children.start(HOLDER, database, APPLYING)
     assert line_from(child) == "held"
     told: list[str] = []
@@ -137,7 +137,7 @@ def test_waiting_is_told_once_and_ends_when_the_lock_is_free(database: Path, chi
         told.append(holder)
         tell(child)
 
-    with holding(str(database), APPLYING, 30, waiting=waiting) as lock:
+    with file_lock(str(database), APPLYING, 30, waiting=waiting) as lock:
         assert lock.is_intact()
 
     assert len(told) == 1
@@ -151,22 +151,22 @@ def test_killed_holder_frees_the_lock_at_once(database: Path, children: Children
     child.kill()
     assert child.wait(10) == -signal.SIGKILL
 
-    with holding(str(database), APPLYING, 0) as lock:
+    with file_lock(str(database), APPLYING, 0) as lock:
         assert lock.holder().startswith(f"pid {os.getpid()} on ")
 
 
 def test_lock_is_free_after_release_and_its_file_stays(database: Path) -> None:
     path = lock_path(str(database), APPLYING)
-    with holding(str(database), APPLYING, 0) as lock:
+    with file_lock(str(database), APPLYING, 0) as lock:
         inode = path.stat().st_ino
     assert not lock.is_intact()
 
-    with holding(str(database), APPLYING, 0) as again:
+    with file_lock(str(database), APPLYING, 0) as again:
         assert again.is_intact()
         assert path.stat().st_ino == inode
 
 
-def test_lock_is_given_back_when_the_work_fails(database: Path) -> None:
+def test_lock_is_released_after_a_failure(database: Path) -> None:
     runner = MigrationRunner(database, lock_timeout=0)
     runner.add_migration(Migration(1, "a", "nonsense"))
     for _ in range(2):
@@ -180,7 +180,7 @@ def test_lock_is_given_back_when_the_work_fails(database: Path) -> None:
 
 def test_removed_lock_file_is_noticed(database: Path, hold: Callable[..., int]) -> None:
     path = lock_path(str(database), DAEMON)
-    with holding(str(database), DAEMON, 0) as lock:
+    with file_lock(str(database), DAEMON, 0) as lock:
         assert lock.is_intact()
         path.unlink()
 
@@ -193,7 +193,7 @@ def test_removed_lock_file_is_noticed(database: Path, hold: Callable[..., int]) 
 
 def test_lock_of_a_replaced_directory_is_noticed(database: Path) -> None:
     folder = database.parent / ".migrated"
-    with holding(str(database), DAEMON, 0) as lock:
+    with file_lock(str(database), DAEMON, 0) as lock:
         folder.rename(database.parent / "moved")
         folder.mkdir()
 
@@ -201,7 +201,7 @@ def test_lock_of_a_replaced_directory_is_noticed(database: Path) -> None:
 
 
 def test_second_lock_object_of_the_same_process_is_refused_too(database: Path) -> None:
-    with holding(str(database), APPLYING, 0):
+    with file_lock(str(database), APPLYING, 0):
         second = ProcessLock(lock_path(str(database), APPLYING))
         for timeout in (0, 0.05):
             with pytest.raises(LockHeldError):
@@ -213,7 +213,7 @@ def test_second_lock_object_of_the_same_process_is_refused_too(database: Path) -
             third.acquire()
 
 
-def test_folder_keeps_itself_out_of_git(database: Path) -> None:
+def test_lock_folder_is_ignored_by_git(database: Path) -> None:
     runner = MigrationRunner(database)
     runner.add_migration(Migration(1, "a", "CREATE TABLE a (x)"))
 
@@ -240,7 +240,7 @@ def test_symlinked_database_shares_the_lock_of_its_target(database: Path, hold: 
 
 
 def test_lock_in_a_missing_directory_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseError) as refused, holding(str(tmp_path / "gone" / "app.db"), APPLYING, 0):
+    with pytest.raises(DatabaseError) as refused, file_lock(str(tmp_path / "gone" / "app.db"), APPLYING, 0):
         pass
 
     assert str(refused.value) == (
@@ -255,8 +255,8 @@ def test_lock_in_a_read_only_directory_is_a_clear_error(database: Path) -> None:
     script = (
         "import sys\n"
         "from migrated import DatabaseError\n"
-        "from migrated.system.file_locks import APPLYING, holding\n"
-        "try:\n    holding(sys.argv[1], APPLYING, 0).__enter__()\n"
+        "from migrated.system.file_locks import APPLYING, file_lock\n"
+        "try:\n    file_lock(sys.argv[1], APPLYING, 0).__enter__()\n"
         "except DatabaseError as error:\n    print(error.message, error.exit_code)\n"
     )
     database.parent.chmod(0o555)
@@ -279,13 +279,13 @@ def test_symbolic_link_in_place_of_the_lock_is_not_followed(database: Path) -> N
     path.parent.mkdir()
     path.symlink_to(precious)
 
-    with pytest.raises(DatabaseError, match="cannot take the lock"), holding(str(database), APPLYING, 0):
+    with pytest.raises(DatabaseError, match="cannot take the lock"), file_lock(str(database), APPLYING, 0):
         pass
 
     assert precious.read_text() == "keep me"
 
 
-def test_cancelled_ends_the_wait(database: Path, hold: Callable[..., int]) -> None:
+def test_cancellation_ends_the_wait(database: Path, hold: Callable[..., int]) -> None:
     hold(database)
     asked: list[bool] = []
 
@@ -293,7 +293,7 @@ def test_cancelled_ends_the_wait(database: Path, hold: Callable[..., int]) -> No
         asked.append(True)
         return len(asked) > 2
 
-    with pytest.raises(LockHeldError), holding(str(database), APPLYING, 600, cancelled=cancelled):
+    with pytest.raises(LockHeldError), file_lock(str(database), APPLYING, 600, cancelled=cancelled):
         pass
 
     assert len(asked) == 3

@@ -1,4 +1,4 @@
-"""Programs that read logs, with the configurations that are shipped for them, on the log of a day."""
+"""Log collectors with the shipped configurations, on a log that has every event."""
 
 import json
 import os

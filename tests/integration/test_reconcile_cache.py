@@ -96,7 +96,7 @@ def write_to_the_log(path: Path) -> None:
     Path(f"{path}-wal").write_bytes(b"x")
 
 
-@pytest.mark.parametrize(
+@pytest.directory_revision.parametrize(
     "change",
     [
         pytest.param(lambda path: execute(path, "INSERT INTO t VALUES (1)"), id="written"),
@@ -119,7 +119,7 @@ def grow_the_log(log: Path) -> None:
     os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize(
+@pytest.directory_revision.parametrize(
     "change",
     [
         pytest.param(lambda log: log.write_bytes(b"y"), id="written from its beginning"),
@@ -171,7 +171,7 @@ def test_recently_written_database_is_visited_again(path: Path, monkeypatch: pyt
     assert has_changed(seen(path), path)
 
 
-@pytest.mark.parametrize("young", ["app.db", "app.db-wal"])
+@pytest.directory_revision.parametrize("young", ["app.db", "app.db-wal"])
 def test_file_and_log_must_both_have_rested(path: Path, young: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_to_the_log(path)
     age(Path(f"{path}-wal"))
@@ -227,7 +227,7 @@ class TestDirectory:
         assert [migration.version for migration in first.listing.migrations] == [1, 2]
         assert reader.read(str(migrations)) is first
 
-    @pytest.mark.parametrize(
+    @pytest.directory_revision.parametrize(
         "change",
         [
             pytest.param(lambda path: (path / "3_change.sql").write_text("SELECT 3;"), id="a new file"),
@@ -242,7 +242,7 @@ class TestDirectory:
         change(migrations)
         second = reader.read(str(migrations))
 
-        assert second.mark != first.mark
+        assert second.directory_revision != first.directory_revision
         assert second.listing.migrations != first.listing.migrations
 
     def test_ignored_file_that_comes_or_goes_is_another_reading_with_the_same_mark(self, migrations: Path) -> None:
@@ -254,7 +254,7 @@ class TestDirectory:
         third = reader.read(str(migrations))
 
         assert [len(reading.listing.ignored) for reading in (first, second, third)] == [0, 1, 0]
-        assert first.mark == second.mark == third.mark
+        assert first.directory_revision == second.directory_revision == third.directory_revision
 
     def test_file_with_its_old_size_and_time_is_read_again(self, migrations: Path) -> None:
         reader = ReconcileCache().reader
@@ -264,7 +264,7 @@ class TestDirectory:
         path.write_text(path.read_text().replace("x", "y"))
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-        assert reader.read(str(migrations)).mark != first.mark
+        assert reader.read(str(migrations)).directory_revision != first.directory_revision
 
     def test_recently_changed_file_is_read_again_each_time(
         self, migrations: Path, monkeypatch: pytest.MonkeyPatch
@@ -281,7 +281,7 @@ class TestDirectory:
         assert third.listing.migrations == first.listing.migrations
         assert third.listing.migrations[0] is second.listing.migrations[0] is first.listing.migrations[0]
         assert third.listing.migrations[1] is not second.listing.migrations[1]
-        assert third.mark == second.mark == first.mark
+        assert third.directory_revision == second.directory_revision == first.directory_revision
 
     def test_only_the_new_file_is_opened(self, migrations: Path, tmp_path: Path) -> None:
         for version in range(3, 60):

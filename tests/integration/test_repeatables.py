@@ -223,8 +223,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("-- UP\nCREATE VIEW a AS SELECT 1", "has no sections"),
-            ("CREATE VIEW a AS SELECT 1;\n-- DOWN\nDROP VIEW a", "has no sections"),
+            ("-- UP\nCREATE VIEW a AS SELECT 1", "cannot have sections"),
+            ("CREATE VIEW a AS SELECT 1;\n-- DOWN\nDROP VIEW a", "cannot have sections"),
             ("-- migrated: no-transaction\nVACUUM", "runs in a transaction"),
             ("-- migrated: nonsense\nSELECT 1", "unknown directive"),
             ("-- Migration: other\nSELECT 1", "the file name says a"),

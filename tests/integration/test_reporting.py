@@ -482,7 +482,7 @@ def test_unavailable_when_it_is_no_database(work: Work, migrations: Path, databa
 HOLDER = """
 import sys
 from migrated.system import file_locks
-with file_locks.holding(sys.argv[1], file_locks.APPLYING, 0):
+with file_locks.file_lock(sys.argv[1], file_locks.APPLYING, 0):
     print("held", flush=True)
     sys.stdin.readline()
 """

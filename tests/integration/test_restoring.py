@@ -34,7 +34,7 @@ from migrated.engine.sqlite.snapshots.copying import nothing
 from migrated.engine.sqlite.snapshots.restore import restore
 from migrated.engine.sqlite.snapshots.snapshots import listed, take
 from migrated.system.cancellation import CancelToken
-from migrated.system.file_locks import APPLYING, holding
+from migrated.system.file_locks import APPLYING, file_lock
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 RECORD = "CREATE TABLE record (what); INSERT INTO record VALUES ('restored')"
@@ -42,7 +42,7 @@ RECORD = "CREATE TABLE record (what); INSERT INTO record VALUES ('restored')"
 
 @pytest.fixture(autouse=True)
 def _locked(database: Path) -> Iterator[None]:
-    with holding(str(database), APPLYING, 0):
+    with file_lock(str(database), APPLYING, 0):
         yield
 
 

@@ -16,7 +16,7 @@ from migrated.fleet.outcome import Outcome, OutcomeKind
 from migrated.fleet.rollout import Halt, Rollout, Visit
 from migrated.fleet.waves import Waves
 from migrated.system.cancellation import CancelToken
-from migrated.system.file_locks import APPLYING, holding
+from migrated.system.file_locks import APPLYING, file_lock
 
 Work = Callable[[Visit], Outcome]
 BUSY = DatabaseError("database is locked", transient=True, code="SQLITE_BUSY")
@@ -232,10 +232,10 @@ class TestSharedLocks:
                 thread.start()
             for thread in threads:
                 thread.join()
-            with pytest.raises(LockHeldError), holding(str(tmp_path / "x.db"), APPLYING, 0):
+            with pytest.raises(LockHeldError), file_lock(str(tmp_path / "x.db"), APPLYING, 0):
                 pass
         assert failures == []
-        with holding(str(tmp_path / "x.db"), APPLYING, 0) as lock:
+        with file_lock(str(tmp_path / "x.db"), APPLYING, 0) as lock:
             assert lock.is_intact()
 
     def test_lock_of_a_link_is_that_of_what_it_leads_to(self, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ class TestSharedLocks:
             with locks.acquire(str(tmp_path / name), 0, cancelled=lambda: False, waiting=lambda _holder: None):
                 pass
 
-        with holding(str(tmp_path / "real" / "app.db"), APPLYING, 0), SharedLocks() as locks:
+        with file_lock(str(tmp_path / "real" / "app.db"), APPLYING, 0), SharedLocks() as locks:
             take("beside.db")
             with pytest.raises(LockHeldError):
                 take("link.db")
@@ -258,7 +258,7 @@ class TestSharedLocks:
             with locks.acquire(str(tmp_path / "a.db"), 0.05, cancelled=lambda: False, waiting=waits.append):
                 pass
 
-        with holding(str(tmp_path / "x.db"), APPLYING, 0), SharedLocks() as locks:
+        with file_lock(str(tmp_path / "x.db"), APPLYING, 0), SharedLocks() as locks:
             for _ in range(3):
                 with pytest.raises(LockHeldError):
                     take()

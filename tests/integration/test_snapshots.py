@@ -37,14 +37,14 @@ from migrated.core.records import Snapshot
 from migrated.engine.sqlite.disk_space import readable_size, require_free
 from migrated.engine.sqlite.snapshots import catalog
 from migrated.engine.sqlite.snapshots.snapshots import find, listed, take
-from migrated.system.file_locks import APPLYING, holding
+from migrated.system.file_locks import APPLYING, file_lock
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
 
 @pytest.fixture(autouse=True)
 def _locked(database: Path) -> Iterator[None]:
-    with holding(str(database), APPLYING, 0):
+    with file_lock(str(database), APPLYING, 0):
         yield
 
 
@@ -271,7 +271,7 @@ def test_symlinked_database_has_its_snapshots_beside_the_file(database: Path, tm
     real = tmp_path / "real" / "data.db"
     fill(real)
     database.symlink_to(real)
-    with holding(str(real), APPLYING, 0):
+    with file_lock(str(real), APPLYING, 0):
         snapshot = taken(database)
 
     assert snapshot.path.startswith(f"{tmp_path}/real/.migrated/snapshots/data.db/data.db.")

@@ -1,4 +1,4 @@
-"""Who may write what is run: directories, files and links that others could change are not used."""
+"""Permission checks: directories, files and links that others can write to are not used."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_owner_and_our_group_may_write(tmp_path: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o757, 0o702, 0o1777])
-def test_others_may_not(tmp_path: Path, mode: int) -> None:
+def test_file_writable_by_others_is_a_weakness(tmp_path: Path, mode: int) -> None:
     path = made(tmp_path, mode, name="it's")
 
     assert weakness(path) == Weakness(
@@ -71,7 +71,7 @@ def test_others_may_not(tmp_path: Path, mode: int) -> None:
 
 
 @AS_ROOT
-def test_another_group_may_not(tmp_path: Path) -> None:
+def test_file_writable_by_another_group_is_a_weakness(tmp_path: Path) -> None:
     path = made(tmp_path, 0o775, gid=THEM)
 
     assert weakness(path) == Weakness(
@@ -81,7 +81,7 @@ def test_another_group_may_not(tmp_path: Path) -> None:
     assert weakness(path) == Weakness("everyone can write to it (mode 0777)", f"chmod go-w {path}")
 
 
-def test_what_the_fix_says_helps(tmp_path: Path) -> None:
+def test_suggested_fix_removes_the_weakness(tmp_path: Path) -> None:
     path = made(tmp_path, 0o777)
     found = weakness(path)
     assert found is not None
@@ -93,7 +93,7 @@ def test_what_the_fix_says_helps(tmp_path: Path) -> None:
 # Places and links
 
 
-def test_place_that_others_may_write_lets_them_put_another_there(tmp_path: Path) -> None:
+def test_directory_writable_by_others_is_a_weakness(tmp_path: Path) -> None:
     place = made(tmp_path, 0o777)
     path = made(place, 0o755)
 
@@ -102,7 +102,7 @@ def test_place_that_others_may_write_lets_them_put_another_there(tmp_path: Path)
     assert weakness(path) is None
 
 
-def test_link_counts_as_what_it_leads_to_and_its_place_must_be_safe(tmp_path: Path) -> None:
+def test_link_is_judged_by_its_target_and_both_directories(tmp_path: Path) -> None:
     path = made(tmp_path, 0o755)
     place = made(tmp_path, 0o755, name="place")
     link = place / "link"
@@ -123,7 +123,7 @@ def test_link_counts_as_what_it_leads_to_and_its_place_must_be_safe(tmp_path: Pa
 
 
 @AS_ROOT
-def test_user_trusts_root_and_himself_and_his_groups_alone(shared: Path) -> None:
+def test_user_trusts_only_root_himself_and_his_groups(shared: Path) -> None:
     trusted = [
         made(shared, 0o755, name="root's"),
         made(shared, 0o755, uid=US, gid=US, name="ours"),
@@ -145,7 +145,7 @@ def test_user_trusts_root_and_himself_and_his_groups_alone(shared: Path) -> None
 
 
 @AS_ROOT
-def test_root_judges_as_the_owner_would_but_not_where_anybody_could_have_put_it(tmp_path: Path) -> None:
+def test_root_judges_like_the_owner_except_in_sticky_directories(tmp_path: Path) -> None:
     theirs = made(tmp_path, 0o775, uid=THEM, gid=THEM)
 
     assert weakness(theirs) is None
@@ -163,7 +163,7 @@ def test_root_judges_as_the_owner_would_but_not_where_anybody_could_have_put_it(
 # Migrations
 
 
-def test_directory_that_others_may_write_is_not_read(migrations: Path) -> None:
+def test_directory_writable_by_others_is_not_read(migrations: Path) -> None:
     write_migration(migrations, 1)
     migrations.chmod(0o777)
 
@@ -179,7 +179,7 @@ def test_directory_that_others_may_write_is_not_read(migrations: Path) -> None:
     assert [migration.version for migration in read_directory(migrations).migrations] == [1]
 
 
-def test_file_that_others_may_write_is_a_fault_and_others_are_told_too(migrations: Path) -> None:
+def test_file_writable_by_others_is_reported_with_other_faults(migrations: Path) -> None:
     paths = [write_migration(migrations, version) for version in (1, 2, 3)]
     for path in paths[1:]:
         path.chmod(0o666)
@@ -194,7 +194,7 @@ def test_file_that_others_may_write_is_a_fault_and_others_are_told_too(migration
     assert f"`chmod o-w {paths[1]}`" in str(listing.invalid[0])
 
 
-def test_linked_file_counts_as_what_it_leads_to(tmp_path: Path, migrations: Path) -> None:
+def test_linked_file_is_judged_by_its_target(tmp_path: Path, migrations: Path) -> None:
     target = put_file(tmp_path, "elsewhere", "-- UP\nSELECT 1;\n")
     (migrations / "1_a.sql").symlink_to(target)
 
@@ -203,9 +203,7 @@ def test_linked_file_counts_as_what_it_leads_to(tmp_path: Path, migrations: Path
     assert [error.version for error in read_directory(migrations, Trust()).invalid] == [1]
 
 
-def test_reading_costs_no_call_for_a_file_but_that_on_its_descriptor(
-    migrations: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permission_check_needs_only_one_fstat_per_file(migrations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the check adds is two or three calls for the directory, however many files there are."""
     calls: list[object] = []
     for version in range(1, 20):
@@ -222,7 +220,7 @@ def test_reading_costs_no_call_for_a_file_but_that_on_its_descriptor(
     assert 0 < len(calls) < 19
 
 
-def test_library_reads_what_it_is_told_to(migrations: Path) -> None:
+def test_library_reads_without_permission_checks(migrations: Path) -> None:
     write_migration(migrations, 1).chmod(0o666)
     migrations.chmod(0o777)
 
@@ -232,7 +230,7 @@ def test_library_reads_what_it_is_told_to(migrations: Path) -> None:
 # The configuration
 
 
-def test_configuration_that_others_may_write_is_refused_whatever_it_says(tmp_path: Path) -> None:
+def test_configuration_writable_by_others_is_refused_for_any_content(tmp_path: Path) -> None:
     path = tmp_path / "migrated.toml"
     path.write_text("allow_insecure_permissions = true\n")
     path.chmod(0o666)
@@ -251,7 +249,7 @@ def test_configuration_that_others_may_write_is_refused_whatever_it_says(tmp_pat
     assert load_config(Overrides(), tmp_path).trust() is None
 
 
-def test_shared_configuration_counts_only_where_it_speaks_of_us(tmp_path: Path) -> None:
+def test_pyproject_is_checked_only_if_it_has_our_table(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
     path.write_text('[project]\nname = "not-migrated"\n')
     path.chmod(0o666)

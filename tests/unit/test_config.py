@@ -52,7 +52,7 @@ def test_duration(text: str, seconds: float) -> None:
         *("1,5s", "1m30s", "1e3s", "nan", "infs", "\u0663s"),
     ],
 )
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
         parse_duration(text)
 
@@ -81,7 +81,7 @@ def test_size(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "MB", "256", "256 mb", "-1MB", "1e3MB", "1M", "1Mb", "1MB ", "nanMB"])
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
         parse_size(text)
 
@@ -105,7 +105,7 @@ def test_defaults(tmp_path: Path) -> None:
     )
 
 
-def test_default_policy_is_that_of_the_contract() -> None:
+def test_default_policy_refuses_changed_and_missing_and_applies_late() -> None:
     assert Policy() == Policy(OnChanged("refuse"), OnMissing("refuse"), OnLate("apply"))
 
 
@@ -152,15 +152,15 @@ def test_bad_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: 
     )
 
 
-def test_url_does_not_count_beside_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_url_is_ignored_with_a_configuration_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://localhost/app")
 
     assert load(tmp_path, "").targets == (target(tmp_path),)
 
 
-def test_url_does_not_count_beside_a_database_that_was_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_database_url_is_ignored_with_the_database_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://localhost/app")
 
     assert load_config(Overrides(databases=["a.db"]), tmp_path).targets == (target(tmp_path, "a.db"),)
@@ -215,7 +215,7 @@ def test_every_key(tmp_path: Path) -> None:
     )
 
 
-def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
+def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "") == Config(str(tmp_path / "migrated.toml"), (target(tmp_path),))
 
 
@@ -240,7 +240,7 @@ def test_table_in_pyproject(tmp_path: Path) -> None:
         pytest.param("[[[ not TOML", id="not TOML, and not about us"),
     ],
 )
-def test_pyproject_without_the_table_does_not_count(tmp_path: Path, text: str) -> None:
+def test_pyproject_without_the_table_is_ignored(tmp_path: Path, text: str) -> None:
     write(tmp_path, text, "pyproject.toml")
 
     assert load_config(Overrides(), tmp_path) == Config(
@@ -248,14 +248,14 @@ def test_pyproject_without_the_table_does_not_count(tmp_path: Path, text: str) -
     )
 
 
-def test_own_file_comes_before_pyproject(tmp_path: Path) -> None:
+def test_migrated_toml_has_precedence_over_pyproject(tmp_path: Path) -> None:
     write(tmp_path, "[tool.migrated]\nsettle = 1\n", "pyproject.toml")
     path = write(tmp_path, 'settle = "1s"\n')
 
     assert load_config(Overrides(), tmp_path) == Config(str(path), (target(tmp_path),), settle=1.0)
 
 
-def test_file_asked_for_comes_before_all(tmp_path: Path) -> None:
+def test_file_given_by_option_has_precedence(tmp_path: Path) -> None:
     write(tmp_path, "settle = 1\n")
     path = write(tmp_path, 'settle = "2s"\n', "other/name.toml")
 
@@ -289,7 +289,7 @@ def test_relative_working_directory_gives_absolute_paths(tmp_path: Path, monkeyp
 # Over the file
 
 
-def test_options_come_before_the_file(tmp_path: Path) -> None:
+def test_options_override_the_file(tmp_path: Path) -> None:
     write(
         tmp_path,
         'log_format = "json"\nlog_level = "debug"\nlock_timeout = "1s"\n'
@@ -317,7 +317,7 @@ def test_options_are_relative_to_the_working_directory(tmp_path: Path) -> None:
     assert config.targets == (target(tmp_path, "b.db", migrations="b"),)
 
 
-def test_one_option_leaves_the_other_to_the_file(tmp_path: Path) -> None:
+def test_single_option_keeps_the_other_values_of_the_file(tmp_path: Path) -> None:
     write(tmp_path, '[[target]]\ndatabases = ["a.db"]\nmigrations = "a"\n', "deploy/x.toml")
 
     config = load_config(Overrides(file="deploy/x.toml", migrations="b"), tmp_path)
@@ -326,7 +326,7 @@ def test_one_option_leaves_the_other_to_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overrides", [Overrides(databases=["x.db"]), Overrides(migrations="x")], ids=["-d", "-m"])
-def test_options_cannot_stand_for_several_targets(tmp_path: Path, overrides: Overrides) -> None:
+def test_database_option_with_several_targets_is_a_fault(tmp_path: Path, overrides: Overrides) -> None:
     path = write(tmp_path, '[[target]]\ndatabases = ["a.db"]\n[[target]]\ndatabases = ["b.db"]\n')
 
     assert str(refusal(tmp_path, overrides)) == (
@@ -344,7 +344,7 @@ def test_database_option_must_be_a_file(tmp_path: Path, database: str) -> None:
 # Faults
 
 
-def test_all_faults_are_told_at_once_with_key_and_line(tmp_path: Path) -> None:
+def test_all_faults_are_reported_together_with_key_and_line(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         """log_format = "xml"
@@ -411,14 +411,14 @@ databases = ["", ":memory:", "a.db"]
     assert error.exit_code == 78
 
 
-def test_single_fault_is_told_without_counting(tmp_path: Path) -> None:
+def test_single_fault_is_reported_without_a_count(tmp_path: Path) -> None:
     path = write(tmp_path, "# how long to wait\n\nsettle = 50\n")
 
     assert str(refusal(tmp_path)) == f"{path}:3: settle: {DURATION}50{HINT}"
 
 
 @pytest.mark.parametrize("value", ['"redoo"', '"Refuse"', '""', "true", "1"])
-def test_policy_has_no_other_values(tmp_path: Path, value: str) -> None:
+def test_unknown_policy_value_is_a_fault(tmp_path: Path, value: str) -> None:
     path = write(tmp_path, f"[[target]]\non_changed = {value}\n")
     got = {"true": "True", "1": "1"}.get(value, value.replace('"', "'"))
 
@@ -449,7 +449,7 @@ def test_misspelt_target_is_an_unknown_key(tmp_path: Path) -> None:
     assert refusal(tmp_path).faults == (f"{path}:2: targets: unknown key; known are {known}",)
 
 
-def test_line_is_that_of_the_right_target(tmp_path: Path) -> None:
+def test_fault_line_is_in_the_right_target(tmp_path: Path) -> None:
     path = write(tmp_path, '[[target]]\ncreate = true\n[[target]]\n"create" = 1\n[[target]]\ncreate = 2\n')
 
     assert refusal(tmp_path).faults == (
@@ -520,11 +520,11 @@ def test_hooks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[hooks]", "hooks = {}", "[hooks]\nafter_apply = []\non_failure = []"])
-def test_there_are_no_hooks_unless_asked_for(tmp_path: Path, text: str) -> None:
+def test_there_are_no_hooks_by_default(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, text).hooks == Hooks((), (), 60.0)
 
 
-def test_hooks_run_beside_the_file_whatever_the_options_say(tmp_path: Path) -> None:
+def test_hooks_run_in_the_directory_of_the_file_despite_options(tmp_path: Path) -> None:
     write(tmp_path, "", "deploy/x.toml")
     overrides = Overrides(file="deploy/x.toml", databases=["b.db"], migrations="b")
 
@@ -614,7 +614,7 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
     assert fault.startswith(f"{path}: not TOML: 'utf-8' codec can't decode byte 0xff")
 
 
-def test_file_asked_for_must_be_there(tmp_path: Path) -> None:
+def test_missing_file_given_by_option_is_a_fault(tmp_path: Path) -> None:
     assert str(refusal(tmp_path, Overrides(file="x.toml"))) == (
         f"{tmp_path / 'x.toml'}: cannot be read: No such file or directory\n"
         "hint: check the file given with -c, or the one in this directory"
@@ -628,13 +628,13 @@ def test_file_that_cannot_be_read_is_a_fault(tmp_path: Path, name: str) -> None:
     assert refusal(tmp_path).faults == (f"{tmp_path / name}: cannot be read: Is a directory",)
 
 
-def test_pyproject_about_us_that_is_not_toml_is_a_fault(tmp_path: Path) -> None:
+def test_invalid_pyproject_that_mentions_migrated_is_a_fault(tmp_path: Path) -> None:
     path = write(tmp_path, "[tool.migrated]\nsettle =\n", "pyproject.toml")
 
     assert refusal(tmp_path).faults == (f"{path}: not TOML: Invalid value (at line 2, column 9)",)
 
 
-def test_pyproject_asked_for_by_name_must_speak_of_us(tmp_path: Path) -> None:
+def test_pyproject_given_by_option_must_have_the_table(tmp_path: Path) -> None:
     path = write(tmp_path, "[project]\nname = 'x'\n", "pyproject.toml")
 
     assert refusal(tmp_path, Overrides(file="pyproject.toml")).faults == (
@@ -643,7 +643,7 @@ def test_pyproject_asked_for_by_name_must_speak_of_us(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["settle = " + "9" * 5000, "settle = " + "[" * 5000], ids=["digits", "depth"])
-def test_toml_that_the_reader_itself_cannot_take_is_a_fault(tmp_path: Path, text: str) -> None:
+def test_toml_that_breaks_the_parser_is_a_fault(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
 
     (fault,) = refusal(tmp_path).faults
@@ -651,7 +651,7 @@ def test_toml_that_the_reader_itself_cannot_take_is_a_fault(tmp_path: Path, text
     assert fault.startswith(f"{path}: not TOML: ")
 
 
-def test_empty_database_url_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_database_url_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "")
 
     assert load_config(Overrides(), tmp_path).targets == (target(tmp_path),)
@@ -703,7 +703,7 @@ MIGRATIONS_DIRECTORY = "is in the migrations directory, where it would be read a
         ),
     ],
 )
-def test_schema_file_that_would_do_harm_is_a_fault(tmp_path: Path, text: str, fault: str) -> None:
+def test_schema_file_that_would_overwrite_something_is_a_fault(tmp_path: Path, text: str, fault: str) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     path = write(tmp_path, f"[[target]]\n{text}\n")
@@ -727,7 +727,7 @@ def test_two_targets_cannot_have_one_schema_file(tmp_path: Path, second: str) ->
     assert fault == f"{path}:5: target[1].schema_file: {reason}"
 
 
-def test_options_may_make_a_schema_file_a_fault(tmp_path: Path) -> None:
+def test_options_can_conflict_with_a_schema_file(tmp_path: Path) -> None:
     path = write(tmp_path, '[[target]]\nschema_file = "sql/schema.sql"\n')
 
     (fault,) = refusal(tmp_path, Overrides(migrations="sql")).faults
@@ -736,7 +736,7 @@ def test_options_may_make_a_schema_file_a_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["migrations/db/schema.sql", "schema.sql"])
-def test_schema_file_may_lie_elsewhere(tmp_path: Path, below: str) -> None:
+def test_schema_file_in_another_directory_is_accepted(tmp_path: Path, below: str) -> None:
     (tmp_path / "migrations").mkdir()
 
     assert load(tmp_path, f'[[target]]\nschema_file = "{below}"\n').targets[0].schema_file == str(tmp_path / below)

@@ -1,4 +1,4 @@
-"""The log's lines as a person sees them; colours are shown as <number>."""
+"""Log lines on a terminal; colours are shown as <number>."""
 
 import re
 
@@ -45,17 +45,17 @@ def shown(line: dict[str, object], console: Console | None = None, *, colours: b
         pytest.param(PLAIN, "something happened", id="anything else"),
     ],
 )
-def test_what_went_well_is_green_in_its_essence(event: Event, text: str) -> None:
+def test_success_is_green_up_to_the_migration(event: Event, text: str) -> None:
     (row,) = shown(line(event, version=7, name="m", execution_time_ms=3), colours=True)
 
     assert row == f"<2>info    <0>{text}"
 
 
-def test_what_is_aside_is_dim_as_a_whole() -> None:
+def test_secondary_line_is_dim() -> None:
     assert shown(line(events.CONFIG_LOADED), colours=True) == ["<2>info    configuration: it did not work<0>"]
 
 
-def test_failure_is_red_where_it_says_so_and_where_the_caret_points() -> None:
+def test_failure_has_red_sentence_and_caret() -> None:
     keys = {
         "version": 7,
         "name": "m",
@@ -88,14 +88,14 @@ def test_difference_is_coloured_as_diff_does() -> None:
 
 
 @pytest.mark.parametrize("event", [PLAIN, events.MIGRATION_APPLIED, events.CONFIG_LOADED, events.MIGRATION_FAILED])
-def test_without_colours_there_is_none(event: Event) -> None:
+def test_there_are_no_escape_sequences_without_colours(event: Event) -> None:
     rows = shown(line(event, version=7, name="m", execution_time_ms=3, excerpt="S\n^", difference=DIFF, hint="h"))
 
     assert "<" not in "".join(rows)
 
 
 @pytest.mark.parametrize("colours", [True, False])
-def test_control_characters_reach_no_terminal(*, colours: bool) -> None:
+def test_control_characters_are_escaped(*, colours: bool) -> None:
     nasty = "a\x1b[2Jb\r\x07\x9b"
     keys = {"file": nasty, "line": 1, "excerpt": nasty, "hint": nasty, "reason": nasty, "version": 7, "name": "m"}
     for event in (events.MIGRATION_FAILED, events.CONFIG_LOADED):
@@ -133,7 +133,7 @@ def test_same_difference_is_shown_once_for_all_databases_of_a_run() -> None:
     assert rows[1] == ["         the difference is the one shown above"]
 
 
-def test_repeated_complaint_does_not_show_it_again() -> None:
+def test_repeated_line_omits_the_difference() -> None:
     assert shown(mismatch(repeated=1)) == [
         "error   7_m was changed after it was applied to app.db: statements differ"
     ]
@@ -153,7 +153,7 @@ def test_repeated_complaint_does_not_show_it_again() -> None:
         ("RollbackFailedError", None),
     ],
 )
-def test_what_the_lines_before_have_told_is_not_told_again(kind: str, repeated: int | None) -> None:
+def test_blocked_line_omits_a_cause_already_shown(kind: str, repeated: int | None) -> None:
     keys = {"error": {"type": kind}, "repeated": repeated, "expected": "aa", "found": "bb", "hint": "mend it"}
 
     assert shown(line(events.DATABASE_BLOCKED, **keys)) == ["error   app.db is blocked until this is fixed"]
@@ -163,7 +163,7 @@ def test_what_the_lines_before_have_told_is_not_told_again(kind: str, repeated: 
     ("kind", "repeated"),
     [("UnfinishedError", None), ("RefusedError", None), ("ExecutionFailedError", 1), ("RollbackFailedError", 2)],
 )
-def test_what_no_other_line_tells_is_told(kind: str, repeated: int | None) -> None:
+def test_blocked_line_shows_a_cause_not_shown_before(kind: str, repeated: int | None) -> None:
     keys = {"error": {"type": kind}, "repeated": repeated, "hint": "mend it"}
 
     assert shown(line(events.DATABASE_BLOCKED, **keys)) == [

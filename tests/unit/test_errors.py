@@ -37,7 +37,7 @@ def test_each_error_has_its_codes(error: type[MigrationError], exit_code: int, c
     assert (exit_code, code) == (error("x").exit_code, error("x").code)
 
 
-def test_code_of_sqlite_comes_before_the_class_s_own() -> None:
+def test_sqlite_code_overrides_the_class_code() -> None:
     assert DatabaseError("x", code="SQLITE_BUSY").code == "SQLITE_BUSY"
 
 
@@ -119,7 +119,7 @@ def test_attributes_of_single_classes_are_kept() -> None:
         pytest.param(LockHeldError("x"), True, id="a lock"),
     ],
 )
-def test_transient_is_what_time_may_heal(*, error: MigrationError, transient: bool) -> None:
+def test_transient_errors_are_those_a_retry_may_fix(*, error: MigrationError, transient: bool) -> None:
     assert transient is error.transient
 
 

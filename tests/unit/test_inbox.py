@@ -23,7 +23,7 @@ print("done")
 """
 
 
-def test_messages_are_received_in_order() -> None:
+def test_messages_arrive_in_order() -> None:
     inbox: SimpleQueue[int] = SimpleQueue()
     inbox.put(1)
     inbox.put(2)
@@ -33,7 +33,7 @@ def test_messages_are_received_in_order() -> None:
         receive(inbox, 0.001)
 
 
-def test_receive_with_a_tiny_timeout_returns() -> None:
+def test_receive_never_blocks_forever_with_a_tiny_timeout() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MANY],
         env=environment(),

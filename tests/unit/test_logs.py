@@ -149,7 +149,7 @@ def test_every_line_is_one_object(output: Output) -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical"])
-def test_level_is_the_events(output: Output, level: str) -> None:
+def test_level_is_that_of_the_event(output: Output, level: str) -> None:
     output.log()(Event("thing.happened", level, "something happened", ""))
 
     assert plain() | {"level": level} == output.line()
@@ -205,7 +205,7 @@ def test_braces_in_a_value_are_text(output: Output) -> None:
 # Errors
 
 
-def test_failure_tells_all_that_the_error_knows(output: Output) -> None:
+def test_failure_line_has_all_attributes_of_the_error(output: Output) -> None:
     error = ExecutionFailedError(
         "no such table: user",
         hint="mend it",
@@ -239,7 +239,7 @@ def test_failure_tells_all_that_the_error_knows(output: Output) -> None:
     }
 
 
-def test_failure_leaves_out_what_the_error_does_not_know(output: Output) -> None:
+def test_failure_line_omits_missing_attributes(output: Output) -> None:
     output.log().failure(events.DATABASE_UNAVAILABLE, DatabaseError("disk I/O error"), database="app.db")
 
     assert output.line() == {
@@ -253,7 +253,7 @@ def test_failure_leaves_out_what_the_error_does_not_know(output: Output) -> None
     }
 
 
-def test_failure_tells_holder_expected_and_found(output: Output) -> None:
+def test_failure_line_has_holder_expected_and_found(output: Output) -> None:
     log = output.log()
     log.failure(PLAIN, LockHeldError("x", holder="pid 1"))
     log.failure(PLAIN, ChecksumMismatchError("x", expected="a", found="b"))
@@ -343,7 +343,7 @@ HORRORS = [
 
 @pytest.mark.parametrize("horror", HORRORS)
 @pytest.mark.parametrize("event", [PLAIN, events.DATABASE_UNAVAILABLE], ids=["aside", "in the message"])
-def test_line_survives_whatever_is_in_it(output: Output, event: Event, horror: object) -> None:
+def test_json_line_is_written_for_any_value(output: Output, event: Event, horror: object) -> None:
     output.log()(event, database="app.db", reason=horror)
 
     (raw,) = output.raw()
@@ -357,7 +357,7 @@ def test_line_survives_whatever_is_in_it(output: Output, event: Event, horror: o
 @pytest.mark.parametrize("horror", HORRORS)
 @pytest.mark.parametrize("key", ["reason", "hint", "file", "statement", "execution_time_ms", "outcome"])
 @pytest.mark.parametrize("log_format", ["ecs", "otel"])
-def test_line_in_another_shape_survives_whatever_is_in_it(
+def test_ecs_and_otel_line_is_written_for_any_value(
     output: Output, log_format: str, key: str, horror: object
 ) -> None:
     output.log(log_format)(PLAIN, version=7, **{key: horror})
@@ -369,7 +369,7 @@ def test_line_in_another_shape_survives_whatever_is_in_it(
 
 
 @pytest.mark.parametrize("horror", HORRORS)
-def test_console_survives_whatever_is_in_it(output: Output, horror: object) -> None:
+def test_console_line_is_written_for_any_value(output: Output, horror: object) -> None:
     output.log("console")(events.DATABASE_UNAVAILABLE, database="app.db", reason=horror)
 
     assert "app.db is unavailable" in output.text()
@@ -391,7 +391,7 @@ def test_value_is_written_readably(output: Output, value: object, written: str) 
     assert plain(reason=written) == output.line()
 
 
-def test_one_odd_value_does_not_change_how_the_others_are_written(output: Output) -> None:
+def test_unencodable_value_leaves_the_others_unchanged(output: Output) -> None:
     others = {"file": Path("/srv/a.sql"), "version": 7, "hint": "é", "error": {"code": "X"}}
     output.log()(PLAIN, reason="\udcff", **others)
 
@@ -403,7 +403,7 @@ def test_one_odd_value_does_not_change_how_the_others_are_written(output: Output
 
 @pytest.mark.parametrize("key", ["reason", "statement", "hint", "file", "database"])
 @pytest.mark.parametrize("character", ["x", "é", "\U0001f600", "\n", "\x00", "\udcff"])
-def test_long_text_is_cut_and_the_line_says_so(output: Output, key: str, character: str) -> None:
+def test_long_text_is_cut_and_marked_truncated(output: Output, key: str, character: str) -> None:
     output.log()(PLAIN, version=7, **{key: character * 5000})
 
     (raw,) = output.raw()
@@ -416,7 +416,7 @@ def test_long_text_is_cut_and_the_line_says_so(output: Output, key: str, charact
     assert len(cut) < 5000 * len(character)
 
 
-def test_short_line_does_not_say_that_it_was_cut(output: Output) -> None:
+def test_short_line_is_not_marked_truncated(output: Output) -> None:
     output.log()(PLAIN, statement="x" * 2000)
 
     assert plain(statement="x" * 2000) == output.line()
@@ -441,7 +441,7 @@ def test_message_of_an_error_is_cut_and_its_class_is_not(output: Output) -> None
 
 @pytest.mark.parametrize("log_format", FORMATS)
 @pytest.mark.parametrize("journal", [False, True], ids=["file", "journal"])
-def test_no_length_slips_past_the_limit(
+def test_line_of_any_length_stays_below_the_limit(
     output: Output, monkeypatch: pytest.MonkeyPatch, log_format: str, *, journal: bool
 ) -> None:
     if journal:
@@ -456,7 +456,7 @@ def test_no_length_slips_past_the_limit(
     assert 4060 < longest < 4096
 
 
-def test_excerpt_and_difference_are_for_people_alone(output: Output) -> None:
+def test_excerpt_and_difference_are_only_on_the_console(output: Output) -> None:
     output.log()(PLAIN, excerpt="SELECT\n^", difference="-SELECT 1\n+SELECT 2")
 
     assert plain() == output.line()
@@ -469,7 +469,7 @@ PREFIXES = [("debug", b"<7>"), ("info", b"<6>"), ("warning", b"<4>"), ("error", 
 
 
 @pytest.mark.parametrize("log_format", ["ecs", "otel"])
-def test_journal_is_told_the_priority_in_any_shape(
+def test_journal_line_has_a_priority_in_every_format(
     output: Output, monkeypatch: pytest.MonkeyPatch, log_format: str
 ) -> None:
     status = os.fstat(output.descriptor)
@@ -482,7 +482,7 @@ def test_journal_is_told_the_priority_in_any_shape(
 
 
 @pytest.mark.parametrize(("level", "prefix"), PREFIXES)
-def test_journal_is_told_the_priority(
+def test_journal_line_has_a_priority(
     output: Output, monkeypatch: pytest.MonkeyPatch, level: str, prefix: bytes
 ) -> None:
     status = os.fstat(output.descriptor)
@@ -495,7 +495,7 @@ def test_journal_is_told_the_priority(
     assert plain() | {"level": level} == without_time(strictly(line[3:]))
 
 
-def test_pipe_to_the_journal_is_told_the_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_to_the_journal_gets_a_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     status = os.fstat(writing)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
@@ -519,7 +519,7 @@ def test_pipe_to_the_journal_is_told_the_priority(monkeypatch: pytest.MonkeyPatc
         pytest.param("x", id="nonsense"),
     ],
 )
-def test_others_are_not(output: Output, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+def test_other_descriptors_get_no_priority(output: Output, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
     """The variable is inherited by children whose output goes elsewhere."""
     status = os.fstat(output.descriptor)
     monkeypatch.setenv(
@@ -535,7 +535,7 @@ def test_others_are_not(output: Output, monkeypatch: pytest.MonkeyPatch, stream:
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
-def test_closed_pipe_is_no_failure(log_format: str) -> None:
+def test_closed_pipe_raises_nothing(log_format: str) -> None:
     reading, writing = os.pipe()
     log = logger.configure(log_format, "info", writing)
     os.close(reading)
@@ -548,14 +548,14 @@ def test_closed_pipe_is_no_failure(log_format: str) -> None:
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
-def test_full_disk_is_no_failure(log_format: str) -> None:
+def test_full_disk_raises_nothing(log_format: str) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     log = logger.configure(log_format, "info", descriptor)
     log(PLAIN)
     os.close(descriptor)
 
 
-def test_closed_descriptor_is_no_failure(output: Output) -> None:
+def test_closed_descriptor_raises_nothing(output: Output) -> None:
     spare = os.dup(output.descriptor)
     log = logger.configure("json", "info", spare)
     os.close(spare)
@@ -580,7 +580,7 @@ def swapped(descriptor: int, place: str) -> Callable[[], None]:
 
 @pytest.mark.parametrize("log_format", FORMATS)
 @pytest.mark.parametrize("lost", [1, 3])
-def test_next_line_says_how_many_were_lost(output: Output, log_format: str, lost: int) -> None:
+def test_next_line_has_the_number_of_lost_lines(output: Output, log_format: str, lost: int) -> None:
     log = output.log(log_format)
     log(PLAIN, version=1)
     back = swapped(output.descriptor, "/dev/full")
@@ -615,7 +615,7 @@ def limit() -> Iterator[Limit]:
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-def test_line_after_half_a_line_begins_on_its_own(output: Output, limit: Limit, lost: int) -> None:
+def test_line_after_a_partial_write_starts_on_a_new_line(output: Output, limit: Limit, lost: int) -> None:
     log = output.log()
     log(PLAIN, version=1)
     limit.set(output.path.stat().st_size + 10)
@@ -636,7 +636,7 @@ def fill(descriptor: int) -> None:
         os.write(descriptor, b"x" * 65536)
 
 
-def test_full_pipe_is_no_failure() -> None:
+def test_full_pipe_raises_nothing() -> None:
     """A reader that is stuck, on a pipe that does not wait for it."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -720,9 +720,7 @@ FOR_PROGRAMS: list[tuple[Event, dict[str, object]]] = [
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_console_leaves_out_what_other_lines_tell_and_json_nothing(
-    output: Output, log_format: str, level: str
-) -> None:
+def test_console_omits_redundant_lines_and_json_none(output: Output, log_format: str, level: str) -> None:
     log = output.log(log_format, level)
     for event, keys in FOR_PROGRAMS:
         log(event, **keys)
@@ -739,7 +737,7 @@ def test_console_leaves_out_what_other_lines_tell_and_json_nothing(
         pytest.param({"applied": 0, "pending": 1, "direction": "down"}, id="rolled back"),
     ],
 )
-def test_console_sums_up_what_more_than_one_line_tells(output: Output, keys: dict[str, object]) -> None:
+def test_console_shows_a_summary_of_several_migrations(output: Output, keys: dict[str, object]) -> None:
     assert "app.db: applied" in console(output, events.RUN_FINISHED, database="app.db", outcome="applied", **keys)
 
 
@@ -788,7 +786,7 @@ def test_no_color_is_obeyed(terminal: tuple[int, int], monkeypatch: pytest.Monke
     assert re.fullmatch(rf"{CLOCK} error   something happened\r\n", read_line(reading))
 
 
-def test_empty_no_color_does_not_count(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_no_color_is_ignored(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """https://no-color.org: present and not an empty string."""
     reading, writing = terminal
     monkeypatch.setenv("NO_COLOR", "")
@@ -797,7 +795,7 @@ def test_empty_no_color_does_not_count(terminal: tuple[int, int], monkeypatch: p
     assert "\033[31m" in read_line(reading)
 
 
-def test_no_colours_but_on_a_terminal(output: Output) -> None:
+def test_colours_are_only_on_a_terminal(output: Output) -> None:
     output.log("console")(Event("thing.happened", "error", "something happened", ""))
 
     assert "\033" not in output.text()
@@ -810,7 +808,7 @@ def test_json_on_a_terminal_when_asked_for(terminal: tuple[int, int]) -> None:
     assert plain() == without_time(strictly(os.read(reading, 4096)))
 
 
-def test_auto_is_json_but_on_a_terminal(output: Output) -> None:
+def test_auto_is_json_without_a_terminal(output: Output) -> None:
     output.log("auto")(PLAIN)
 
     assert plain() == output.line()
@@ -850,7 +848,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
-def test_event_is_thing_and_happened(event: Event) -> None:
+def test_event_name_has_a_subject_and_a_verb(event: Event) -> None:
     assert re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)*", event.name)
     assert event.name in PROMISED
 
@@ -863,7 +861,7 @@ def test_event_has_a_level_a_sentence_and_a_meaning(event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
-def test_sentence_is_filled_from_keys_that_there_are(event: Event) -> None:
+def test_sentence_uses_only_existing_keys(event: Event) -> None:
     fields = {field for _, field, _, _ in string.Formatter().parse(event.sentence) if field is not None}
 
     assert fields - KEYS - {"migration"} == set()
@@ -873,7 +871,7 @@ def test_sentence_is_filled_from_keys_that_there_are(event: Event) -> None:
     ("keys", "label"),
     [({"version": 7, "name": "users"}, "7_users"), ({"name": "R__views"}, "R__views"), ({"version": 7}, "?")],
 )
-def test_migration_is_called_by_its_label(output: Output, keys: dict[str, object], label: str) -> None:
+def test_message_names_a_migration_by_its_label(output: Output, keys: dict[str, object], label: str) -> None:
     output.log("json")(Event("thing.happened", "info", "applied {migration}", ""), **keys)
 
     assert output.line()["message"] == f"applied {label}"
@@ -897,11 +895,11 @@ def journal() -> tuple[int, int]:
 
 @pytest.mark.parametrize("log_format", FORMATS)
 @pytest.mark.parametrize("connect", [pipe, journal])
-def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed(
+def test_stuck_reader_does_not_block_and_gets_the_lost_count(
     monkeypatch: pytest.MonkeyPatch, log_format: str, connect: Callable[[], tuple[int, int]]
 ) -> None:
     """What connects us takes a few lines, the queue some thousands; what comes then is dropped and counted."""
-    monkeypatch.setattr(sink, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(sink, "_TIMEOUT_SECONDS", 0.1)
     reading, writing = connect()
     log = logger.configure(log_format, "info", writing, queued=True)
     sent = 3 * sink.QUEUED_LINES
@@ -917,7 +915,7 @@ def test_stuck_reader_stops_nobody_and_is_told_of_what_it_missed(
             sent += 1
             reader.join(0.01)
         # What is queued shall be written, however slow this machine is.
-        monkeypatch.setattr(sink, "_PATIENCE_SECONDS", 30)
+        monkeypatch.setattr(sink, "_TIMEOUT_SECONDS", 30)
         log.close()
         os.close(writing)
         reader.join()

@@ -1,4 +1,4 @@
-"""Which ledger entries say that a whole file was executed as its UP section, and what is said of them."""
+"""Migrations whose whole file was executed as the UP section: detection and messages."""
 
 from datetime import UTC, datetime
 
@@ -52,7 +52,7 @@ def judged(text: str, present: str | None = None) -> Misreading | None:
     ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_whole_file_is_recognised_with_what_it_came_to(
+def test_whole_file_execution_is_recognised_with_its_consequence(
     header: str, rest: str, expected: Misreading, end: str
 ) -> None:
     text = (header + rest).replace("\n", end)
@@ -75,17 +75,17 @@ def test_whole_file_is_recognised_with_what_it_came_to(
         (f"SELECT 1;\n-- UP\n{UP}", f"-- UP\n{UP}\n"),
     ],
 )
-def test_edited_migration_is_none(then: str, now: str) -> None:
+def test_edited_migration_is_not_misread(then: str, now: str) -> None:
     assert judged(then, now) is None
 
 
-def test_edited_migration_is_told_without_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edited_migration_is_ruled_out_without_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("migrated.core.misread.read_comments")
 
     assert judged(f"-- UP\n{UP}\n-- DOWN\n{DOWN}\n", "-- UP\nSELECT 'edited';\n") is None
 
 
-def test_stopped_one_is_none() -> None:
+def test_stopped_migration_is_not_misread() -> None:
     """Its own refusal says what to do."""
     whole = executed(BOTH)
     entry = AppliedMigration(1, "m", whole.checksum, datetime.now(UTC), 0)
@@ -95,7 +95,7 @@ def test_stopped_one_is_none() -> None:
     assert misreadings(examine([parsed(BOTH)], [entry], stopped), {1: whole}) == {}
 
 
-def test_text_that_is_not_the_entrys_proves_nothing() -> None:
+def test_recorded_text_with_another_checksum_is_ignored() -> None:
     text = f"-- UP\n{UP}\n-- DOWN\n{DOWN}\n"
     whole, present = executed(text), parsed(text)
 
@@ -149,7 +149,7 @@ def test_refusal_says_what_happened_and_what_to_do() -> None:
     assert (refusal.exit_code, refusal.code) == (4, "CHECKSUM_MISMATCH")
 
 
-def test_each_has_its_own_remedy_and_an_edited_one_the_usual() -> None:
+def test_hint_has_one_remedy_for_each_kind() -> None:
     refusal = refused(ONLY_UP, BOTH, BOTH, BOTH, edited=3)
 
     assert [part[:4] for part in refusal.message.split("; ") if "_m " in part] == [
@@ -170,7 +170,7 @@ def test_each_has_its_own_remedy_and_an_edited_one_the_usual() -> None:
     )
 
 
-def test_only_what_changed_is_looked_up() -> None:
+def test_history_is_read_only_for_changed_migrations() -> None:
     whole, present = executed(BOTH, 2), parsed(BOTH, 2)
     other = Migration(1, "m", "SELECT 1")
     ledger = [
@@ -202,7 +202,7 @@ def test_texts_that_cannot_be_read_do_not_hide_the_refusal() -> None:
 
 
 @pytest.mark.parametrize(("stuck", "is_refused"), [(1, True), (2, False), (None, False)])
-def test_rollback_without_a_down_text_is_refused_for_one_that_was_misread(
+def test_rollback_of_a_misread_migration_without_a_down_text_is_refused(
     stuck: int | None, *, is_refused: bool
 ) -> None:
     whole, edited = executed(BOTH), Migration(2, "m", "SELECT 'then'")

@@ -1,4 +1,4 @@
-"""What is refused before anything runs: an unfinished migration, an edited beginning, what cannot be together."""
+"""Refusals before a run: unfinished migrations, edited executed statements, mixed directives."""
 
 from datetime import UTC, datetime
 
@@ -33,7 +33,7 @@ def unfinished(recorded: Migration, statement: int = 1, direction: MigrationDire
 
 
 @pytest.mark.parametrize("direction", MigrationDirection)
-def test_unfinished_migration_is_refused_with_how_it_is_settled(direction: MigrationDirection) -> None:
+def test_unfinished_migration_is_refused_with_a_repair_hint(direction: MigrationDirection) -> None:
     statuses = examine([migration(1), migration(2)], [entry(1)], unfinished(migration(2), direction=direction))
 
     with pytest.raises(UnfinishedError) as refused:
@@ -50,12 +50,12 @@ def test_unfinished_migration_is_refused_with_how_it_is_settled(direction: Migra
     assert not refused.value.transient
 
 
-def test_nothing_unfinished_is_not_refused() -> None:
+def test_there_is_no_refusal_without_an_unfinished_migration() -> None:
     refuse_unfinished(examine([migration(1), migration(2)], [entry(1), entry(3)]))
 
 
 @pytest.mark.parametrize("policy", [Policy(), Policy(on_missing=OnMissing.IGNORE), Policy(on_late=OnLate.REFUSE)])
-def test_unfinished_is_the_gravest_and_every_offender_is_named(policy: Policy) -> None:
+def test_unfinished_is_the_most_serious_and_every_offender_is_named(policy: Policy) -> None:
     changed, missing, late = entry(1, "SELECT 'other'"), entry(5), migration(3)
     statuses = examine([migration(1), migration(2), late], [changed, missing, entry(6)], unfinished(migration(2)))
 
@@ -92,7 +92,7 @@ def text(*statements: str, between: str = "\n") -> str:
         f"{DONE[0]};{DONE[1]};{DONE[2]}",
     ],
 )
-def test_rest_and_layout_may_be_others(now: str, direction: MigrationDirection) -> None:
+def test_changed_rest_and_layout_can_be_resumed(now: str, direction: MigrationDirection) -> None:
     recorded = migration(1, text(*DONE), text(*DONE))
 
     refuse_other_beginning(unfinished(recorded, 2, direction), migration(1, now, now))
@@ -116,7 +116,7 @@ def test_rest_and_layout_may_be_others(now: str, direction: MigrationDirection) 
         ("", "statement 1 has been executed and was changed since"),
     ],
 )
-def test_other_beginning_is_refused(now: str, reason: str, direction: MigrationDirection) -> None:
+def test_changed_executed_statement_is_refused(now: str, reason: str, direction: MigrationDirection) -> None:
     recorded = migration(1, text(*DONE), text(*DONE))
     present = migration(1, now, now)
 
@@ -134,7 +134,7 @@ def test_other_beginning_is_refused(now: str, reason: str, direction: MigrationD
     st.lists(st.sampled_from(DONE), min_size=1, max_size=6),
     st.data(),
 )
-def test_only_what_begins_with_what_is_done_and_goes_on_is_resumed(
+def test_resume_needs_the_executed_statements_and_at_least_one_more(
     was: list[str], now: list[str], data: st.DataObject
 ) -> None:
     done = data.draw(st.integers(1, len(was) - 1))
@@ -159,7 +159,7 @@ def steps(*tops: str, direction: MigrationDirection = UP) -> list[Step]:
 
 @pytest.mark.parametrize("tops", [["", ""], [FOREIGN_KEYS, FOREIGN_KEYS], ["", "", ""]])
 @pytest.mark.parametrize("direction", MigrationDirection)
-def test_like_ones_may_be_one_transaction(tops: list[str], direction: MigrationDirection) -> None:
+def test_steps_with_equal_directives_share_a_transaction(tops: list[str], direction: MigrationDirection) -> None:
     refuse_mixture(steps(*tops, direction=direction), [])
 
 
@@ -175,7 +175,7 @@ def test_like_ones_may_be_one_transaction(tops: list[str], direction: MigrationD
         ([NO_TRANSACTION, NO_TRANSACTION], [1, 2], Directive.NO_TRANSACTION),
     ],
 )
-def test_odd_ones_are_refused_by_name(
+def test_steps_with_other_directives_are_refused_by_name(
     tops: list[str], odd: list[int], directive: Directive, direction: MigrationDirection
 ) -> None:
     of = steps(*tops, direction=direction)

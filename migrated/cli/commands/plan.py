@@ -100,7 +100,10 @@ class _Plan(NamedTuple):
         """Return a line with the number of steps, then a line for each step."""
         if not self.run_plan:
             return ("nothing to do",)
-        parts = [([*self.run_plan.down], "roll back"), ([*self.run_plan.up, *self.run_plan.repeat], "apply")]
+        parts = [
+            ([*self.run_plan.down], "roll back"),
+            ([*self.run_plan.up, *self.run_plan.apply_repeatables], "apply"),
+        ]
         counts = [f"{len(steps)} to {verb}" for steps, verb in parts if steps]
         steps = [f"{verb} {migration.label}" for steps, verb in parts for migration in steps]
         return (", ".join(counts) or "nothing to do", *steps)
@@ -111,7 +114,7 @@ def _plan(
 ) -> "tuple[RunPlan | None, MigrationError | None]":
     from migrated.core import refusals
     from migrated.core.migration import MigrationDirection
-    from migrated.core.plan import agenda_of, plan_run, plan_up, require_known
+    from migrated.core.plan import RunPlan, plan_run, plan_up, require_known
 
     if view.error:
         return None, view.error
@@ -125,10 +128,10 @@ def _plan(
             plan = _plan_to(statuses, target, view.handle.stored_migrations)
             if plan.direction is MigrationDirection.DOWN:
                 refusals.refuse_changed(statuses, view.handle.stored_migrations)
-                return agenda_of(plan), None
+                return RunPlan.from_plan(plan), None
         # The plan is returned beside the refusal: JSON shows what would be done once the cause is fixed.
         if view.refusal:
-            return agenda_of(plan_up(statuses, target)), view.refusal
+            return RunPlan.from_plan(plan_up(statuses, target)), view.refusal
         return plan_run(status, view.handle.stored_migrations, view.target.policy, target), None
     except MigrationError as error:
         return None, error

@@ -79,6 +79,7 @@ def decode(content: bytes) -> str:
 
     Raises `InvalidFormatError` with the line of the first byte that is not UTF-8, or of a NUL.
     """
+    # Normalised before hashing: a checkout with other line ends must have the same checksum.
     content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
         text = content.decode()
@@ -207,6 +208,7 @@ def _checked_directives(
                 line=line_of(text, comment.start),
                 hint="move it to the other section, or remove it",
             )
+        # Once for each section: it scans the text.
         if section_start not in tops:
             tops[section_start] = first_token(text, section_start)
         top = tops[section_start]

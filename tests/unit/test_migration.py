@@ -63,7 +63,7 @@ def test_with_down_gives_a_copy_that_differs_in_the_down_text_alone() -> None:
     assert after.origin is origin
 
 
-def test_where_it_came_from_does_not_count_in_equality() -> None:
+def test_origin_is_ignored_in_equality() -> None:
     assert Migration(1, "one", "SELECT 1;") == Migration(1, "one", "SELECT 1;", origin=Origin("1_one.sql"))
 
 
@@ -87,7 +87,7 @@ def test_version_out_of_range_is_refused(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [True, 1.0, "1", None])
-def test_version_that_is_no_whole_number_is_refused(version: object) -> None:
+def test_version_that_is_not_an_integer_is_refused(version: object) -> None:
     with pytest.raises(InvalidFormatError) as caught:
         Migration(version, "one", "")  # type: ignore[arg-type]
 
@@ -145,7 +145,7 @@ def test_draft_is_an_up_text_without_a_statement(*, subject: Migration, draft: b
         pytest.param(migration(down="-- migrated: no-transaction"), False, id="another directive"),
     ],
 )
-def test_reversible_is_what_has_a_down_text(*, subject: Migration, reversible: bool) -> None:
+def test_reversible_needs_a_down_text(*, subject: Migration, reversible: bool) -> None:
     assert reversible is subject.is_reversible
 
 
@@ -166,14 +166,14 @@ def test_label_is_version_and_name() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_plan_is_as_long_and_as_true_as_its_steps(count: int) -> None:
+def test_plan_has_the_length_and_truth_of_its_steps(count: int) -> None:
     plan = MigrationPlan(MigrationDirection.UP, (migration(),) * count)
 
     assert (count, count > 0, count == 0) == (len(plan), bool(plan), plan.is_empty())
 
 
 @pytest.mark.parametrize("text", ["SELECT 1;\0", "SELECT '\ud800'"], ids=["NUL", "surrogate"])
-def test_text_that_sqlite_could_not_take_is_refused(text: str) -> None:
+def test_nul_and_surrogates_are_refused(text: str) -> None:
     for parts in (("a", text, None), ("a", "SELECT 1", text), (text, "SELECT 1", None)):
         with pytest.raises(InvalidFormatError) as caught:
             Migration(1, *parts)
@@ -184,7 +184,7 @@ def test_text_that_sqlite_could_not_take_is_refused(text: str) -> None:
         )
 
 
-def test_plans_of_the_same_steps_are_equal_and_can_be_gone_through() -> None:
+def test_plans_of_the_same_steps_are_equal_and_iterable() -> None:
     steps = [Migration(1, "a", "SELECT 1"), Migration(2, "b", "SELECT 2")]
     plan = MigrationPlan(MigrationDirection.UP, tuple(steps))
 

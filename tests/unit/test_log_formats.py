@@ -1,4 +1,4 @@
-"""The log in the shapes of others, against files that show each, and read by what reads them."""
+"""The ECS and OTLP formats against golden files and the OpenTelemetry parser."""
 
 import json
 from importlib import import_module
@@ -28,15 +28,15 @@ PLAIN = lines("json")
 
 
 @pytest.mark.parametrize("shape", ["ecs", "otel"])
-def test_line_has_the_shape_shown(shape: str) -> None:
+def test_line_equals_the_golden_file(shape: str) -> None:
     assert [SHAPES[shape](line) for line in PLAIN] == lines(shape)
 
 
-def test_json_is_the_line_as_it_is() -> None:
+def test_json_format_changes_nothing() -> None:
     assert [SHAPES["json"](line) for line in PLAIN] == PLAIN
 
 
-def test_lines_shown_are_of_events_that_there_are() -> None:
+def test_golden_lines_use_existing_events() -> None:
     assert [line["event"] for line in PLAIN if EVENTS[line["event"]].level != line["level"]] == []
 
 
@@ -51,7 +51,7 @@ def leaves(value: object) -> list[object]:
 
 
 @pytest.mark.parametrize("shape", ["ecs", "otel"])
-def test_nothing_is_lost(shape: str) -> None:
+def test_every_value_survives_the_conversion(shape: str) -> None:
     every = failure_keys(MigrationError("x")).keys() | {key for line in PLAIN for key in line}
     line = {key: f"value of {key}" for key in every} | {
         "timestamp": "2026-03-04T05:06:11.623456Z",
@@ -67,7 +67,7 @@ def test_nothing_is_lost(shape: str) -> None:
     assert [value for value in leaves(line) if rewritten.get(value, value) not in there] == []
 
 
-def test_ecs_keeps_what_it_has_no_name_for_under_labels() -> None:
+def test_ecs_keeps_unknown_keys_under_labels() -> None:
     assert ECS({"whatever": 1, "a/b": True, "error": "only a text"})["labels"] == {
         "whatever": 1,
         "a.b": True,
@@ -75,7 +75,7 @@ def test_ecs_keeps_what_it_has_no_name_for_under_labels() -> None:
     }
 
 
-def test_otel_keeps_what_it_has_no_name_for_as_attributes_of_ours() -> None:
+def test_otel_keeps_unknown_keys_as_migrated_attributes() -> None:
     (resource,) = OTEL({"level": "info", "whatever": 1, "a/b": True, "error": "only a text"})["resourceLogs"]
 
     assert resource["scopeLogs"][0]["logRecords"][0]["attributes"] == [
@@ -98,7 +98,7 @@ def test_opentelemetry_understands_the_severity(level: str, name: str) -> None:
     assert record.severity_text == level
 
 
-def test_opentelemetry_reads_every_line_shown() -> None:
+def test_opentelemetry_reads_every_golden_line() -> None:
     for plain, shaped in zip(PLAIN, lines("otel"), strict=True):
         record = read_by_opentelemetry(shaped)
 

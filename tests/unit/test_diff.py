@@ -1,4 +1,4 @@
-"""What became of a migration's text: the diff, and whether it matters."""
+"""Differences between an applied text and the present one: diff and verdict."""
 
 import re
 from datetime import UTC, datetime
@@ -106,7 +106,7 @@ def test_white_space_and_comments_between_tokens_are_cosmetic(data: st.DataObjec
 
 
 @given(SQL, st.data())
-def test_another_token_is_real(tokens: list[str], data: st.DataObject) -> None:
+def test_changed_token_is_a_real_difference(tokens: list[str], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(tokens) - 1))
     other = data.draw(st.sampled_from([token for token in TOKENS if token != tokens[place]]))
     changed = [*tokens[:place], other, *tokens[place + 1 :]]
@@ -134,7 +134,7 @@ def test_another_token_is_real(tokens: list[str], data: st.DataObject) -> None:
         pytest.param("SELECT 1", "SELECT 1 /*", id="a comment that SQLite does not take for one"),
     ],
 )
-def test_what_may_mean_something_else_is_real(old: str, new: str) -> None:
+def test_possible_change_of_meaning_is_a_real_difference(old: str, new: str) -> None:
     assert up(old, new).verdict is up(new, old).verdict is Verdict.REAL
 
 
@@ -149,11 +149,11 @@ def test_what_may_mean_something_else_is_real(old: str, new: str) -> None:
         pytest.param("SELECT\t1", "SELECT\r\n\f1", id="every white space"),
     ],
 )
-def test_what_means_the_same_to_sqlite_is_cosmetic(old: str, new: str) -> None:
+def test_equal_tokens_for_sqlite_are_cosmetic(old: str, new: str) -> None:
     assert up(old, new).verdict is up(new, old).verdict is Verdict.COSMETIC
 
 
-def test_directive_is_a_comment_that_matters() -> None:
+def test_changed_directive_is_a_real_difference() -> None:
     found = up("SELECT 1", f"{NO_TRANSACTION}SELECT 1")
 
     assert (found.verdict, found.reason) == (Verdict.REAL, "directives differ")
@@ -186,7 +186,7 @@ def test_same_text_is_no_change() -> None:
         ("SELECT 2", "SELECT 2 -- two", Verdict.COSMETIC),
     ],
 )
-def test_changed_down_section_is_told_though_the_checksum_is_the_same(
+def test_changed_down_section_is_reported_with_an_equal_checksum(
     old: str | None, new: str | None, verdict: Verdict
 ) -> None:
     found = compared(Migration(1, "m", "SELECT 1", old), Migration(1, "m", "SELECT 1", new))
@@ -197,7 +197,7 @@ def test_changed_down_section_is_told_though_the_checksum_is_the_same(
 
 
 @pytest.mark.parametrize("recorded", [None, Migration(1, "m", "SELECT 7", "SELECT 8")], ids=["none", "another"])
-def test_text_that_the_ledger_does_not_speak_of_is_not_compared(recorded: Migration | None) -> None:
+def test_recorded_text_with_another_checksum_is_not_compared(recorded: Migration | None) -> None:
     """Entries that were made by hand, or by another program."""
     found = compared(recorded, Migration(1, "m", "SELECT 1", "SELECT 2"), checksum="f" * 64)
 

@@ -24,7 +24,7 @@ OUT_OF_RANGE = Misnamed("the version is out of range: expected 1 to 922337203685
         pytest.param("1_-.sql", FileName(1, "-"), id="name of a dash"),
     ],
 )
-def test_fitting_name_gives_version_and_name(name: str, read: FileName) -> None:
+def test_valid_file_name_gives_version_and_name(name: str, read: FileName) -> None:
     assert read == read_name(name)
 
 
@@ -56,7 +56,7 @@ def test_fitting_name_gives_version_and_name(name: str, read: FileName) -> None:
         pytest.param("1_\udcff.sql", id="name that is not UTF-8"),
     ],
 )
-def test_sql_file_that_does_not_fit_is_told(name: str) -> None:
+def test_invalid_file_name_is_reported(name: str) -> None:
     assert read_name(name) == UNFIT
 
 
@@ -70,7 +70,7 @@ def test_sql_file_that_does_not_fit_is_told(name: str) -> None:
         pytest.param(f"{'9' * 5000}_a.sql", id="more digits than int() takes"),
     ],
 )
-def test_version_out_of_range_is_told(name: str) -> None:
+def test_version_out_of_range_is_reported(name: str) -> None:
     assert read_name(name) == OUT_OF_RANGE
 
 
@@ -94,7 +94,7 @@ def test_version_out_of_range_is_told(name: str) -> None:
         pytest.param(".gitignore", id="dot file"),
     ],
 )
-def test_what_is_no_sql_file_is_passed_over(name: str) -> None:
+def test_files_that_are_not_sql_are_skipped(name: str) -> None:
     assert read_name(name) is None
 
 
@@ -104,7 +104,7 @@ def test_file_name_of_a_migration(version: int | str, written: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "../a", "é", "a.b", "a\n"])
-def test_name_with_other_characters_makes_no_file_name(name: str) -> None:
+def test_name_with_other_characters_is_refused(name: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
         file_name(1, name)
 

@@ -224,7 +224,7 @@ def test_comment_knows_whether_a_statement_is_open_around_it(*, before: str, ins
 
 
 @pytest.mark.parametrize("first", ["-- (", "-- )", "-- '", "-- ;", "-- /*"])
-def test_what_a_comment_says_does_not_count_for_the_next(first: str) -> None:
+def test_comment_text_does_not_affect_the_next_comment(first: str) -> None:
     found = list(line_comments(f"SELECT 1 {first}\n-- here\n, (2 {first}\n-- there\n) -- end\n;"))
 
     assert [first, "-- here", first, "-- there", "-- end"] == [comment.text for comment in found]
@@ -247,7 +247,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("sql", [pytest.param(sql, id=name) for name, sql in LARGE.items()])
-def test_a_large_text_takes_no_memory(sql: str) -> None:
+def test_large_text_takes_no_extra_memory(sql: str) -> None:
     """A repetition that could give back what it matched would remember every turn it took."""
     tracemalloc.start()
     try:
@@ -273,7 +273,7 @@ def test_statement_ends_where_sqlite_says(opening: str, rest: list[str]) -> None
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from([*FRAGMENTS, *OPENINGS, TRIGGER])))
-def test_splitting_loses_nothing_but_what_is_no_statement(fragments: list[str]) -> None:
+def test_splitting_drops_only_text_between_statements(fragments: list[str]) -> None:
     """What is left out between the pieces holds no statement, and the pieces come in order."""
     sql = "\n".join(fragments)
     at = 0

@@ -101,14 +101,14 @@ def test_state_of_every_version(
     assert states == [(status.version, status.state.value) for status in examine(available, ledger)]
 
 
-def test_status_has_both_sides() -> None:
+def test_status_has_migration_and_ledger_row() -> None:
     changed, missing = examine([migration(1, "SELECT 'other';")], applied(1, 2))
 
     assert (migration(1, "SELECT 'other';"), *applied(1)) == (changed.migration, changed.applied)
     assert (None, *applied(2)) == (missing.migration, missing.applied)
 
 
-def test_name_that_differs_is_no_change() -> None:
+def test_renamed_migration_is_not_changed() -> None:
     renamed = Migration(1, "renamed", "SELECT 1;")
 
     (status,) = examine([renamed], applied(1))
@@ -180,13 +180,13 @@ def test_unknown_target_is_refused(target: int) -> None:
     assert caught.value.version == target
 
 
-def test_recorded_texts_are_not_asked_for_on_the_way_up() -> None:
+def test_history_is_not_read_for_a_plan_up() -> None:
     statuses = examine(directory(1, 2, 3), applied(3))
 
     assert versions(plan_to(statuses, 2, must_not_be_asked)) == (UP, [1, 2])
 
 
-def test_recorded_texts_are_asked_for_what_is_rolled_back() -> None:
+def test_history_is_read_for_a_rollback() -> None:
     asked: list[list[int]] = []
 
     def recorded(wanted: list[int]) -> Mapping[int, Migration]:
@@ -270,7 +270,7 @@ def test_rollback_is_refused_as_a_whole_and_names_every_step_that_has_no_down_te
     assert (caught.value.version, caught.value.name) == (4, "m4")
 
 
-def test_nothing_to_undo_is_a_down_text() -> None:
+def test_nothing_to_undo_counts_as_a_down_text() -> None:
     subject = migration(1, down="-- migrated: nothing-to-undo")
 
     assert versions(plan_down(examine([subject], applied(subject)), {}, [1])) == (DOWN, [1])
@@ -372,7 +372,7 @@ HOW_LATE = 'give them a higher version, or set on_late = "apply"'
         ),
     ],
 )
-def test_refusal_names_every_offender_and_is_of_the_gravest_kind(
+def test_refusal_names_every_offender_and_has_the_most_serious_class(
     *,
     available: list[Migration],
     ledger: list[int],
@@ -421,11 +421,11 @@ def test_mismatch_carries_the_first_ones_checksums_and_file() -> None:
         pytest.param([migration(1, down=None)], [1], Policy(), id="the down text may change"),
     ],
 )
-def test_policy_lets_pass(available: list[Migration], ledger: list[int], policy: Policy) -> None:
+def test_policy_accepts_the_state(available: list[Migration], ledger: list[int], policy: Policy) -> None:
     refuse_by_policy(examine(available, applied(*ledger)), policy)
 
 
-def test_verifying_looks_at_changed_ones_alone() -> None:
+def test_verify_checks_only_changed_migrations() -> None:
     refuse_changed(examine(directory(1, 3), applied(2, 3)))
 
 
@@ -454,7 +454,7 @@ def plan_of(
 
 @settings(max_examples=100, deadline=None)
 @given(NUMBERS, NUMBERS)
-def test_after_a_plan_nothing_is_left_to_do(available: set[int], ledger: set[int]) -> None:
+def test_plan_leaves_nothing_pending(available: set[int], ledger: set[int]) -> None:
     migrations, before = directory(*available), applied(*ledger)
 
     after = carry_out(plan_of(migrations, before, None), before)
@@ -515,7 +515,7 @@ def test_order_of_what_is_given_does_not_matter(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
     st.sampled_from([Policy(), STRICT, IGNORING, Policy(on_missing=OnMissing.ROLLBACK)]),
 )
-def test_one_other_character_is_always_refused(text: str, at: int, other: str, policy: Policy) -> None:
+def test_change_of_one_character_is_always_refused(text: str, at: int, other: str, policy: Policy) -> None:
     at %= len(text)
     before = Migration(1, "m1", f"SELECT 1; {text}")
     after = Migration(1, "m1", f"SELECT 1; {text[:at]}{other}{text[at + 1 :]}")

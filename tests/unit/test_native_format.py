@@ -65,7 +65,7 @@ def sections(text: str | bytes) -> tuple[str, str | None]:
     return migration.up_sql, migration.down_sql
 
 
-def test_file_gives_a_whole_migration() -> None:
+def test_file_is_parsed_into_a_migration() -> None:
     migration = parse("-- UP\nCREATE TABLE t (a);\n\n-- DOWN\nDROP TABLE t;\n")
 
     assert migration == Migration(7, "add_users", "CREATE TABLE t (a);", "DROP TABLE t;")
@@ -136,7 +136,7 @@ def test_statement_without_its_semicolon_ends_at_the_marker(trigger: str) -> Non
     assert (migration.up_sql, migration.down_sql) == ("CREATE TABLE a (x)", trigger)
 
 
-def test_string_left_open_takes_the_rest_of_the_file() -> None:
+def test_unterminated_string_extends_to_the_end_of_the_file() -> None:
     assert sections("-- UP\nSELECT 'a\n-- DOWN\nSELECT 2;") == ("SELECT 'a\n-- DOWN\nSELECT 2;", None)
 
 
@@ -206,7 +206,7 @@ def test_refusal_names_the_migration() -> None:
         pytest.param(BOM + b"-- UP\r\nSELECT '\r\n';\r\n-- DOWN\r\nSELECT 2;\r\n", id="byte-order mark and CRLF"),
     ],
 )
-def test_how_an_editor_saves_it_makes_no_difference(content: bytes) -> None:
+def test_line_ends_and_byte_order_mark_are_normalised(content: bytes) -> None:
     migration = parse(content)
 
     assert migration == Migration(7, "add_users", "SELECT '\n';", "SELECT 2;")
@@ -215,20 +215,20 @@ def test_how_an_editor_saves_it_makes_no_difference(content: bytes) -> None:
 
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("mark", [b"", BOM], ids=["plain", "byte-order mark"])
-def test_byte_that_is_not_utf8_is_told_with_its_line(mark: bytes, ends: bytes) -> None:
+def test_byte_that_is_not_utf8_is_reported_with_its_line(mark: bytes, ends: bytes) -> None:
     error = refusal(mark + ends.join([b"-- UP", b"SELECT 'caf\xc3\xa9';", b"SELECT 'caf\xe9';"]))
 
     assert str(error) == f"{FILE}:3: byte 0xe9 is not UTF-8\nhint: save the file as UTF-8"
 
 
-def test_utf16_is_told() -> None:
+def test_utf16_is_refused() -> None:
     error = refusal("-- UP\nSELECT 1;".encode("utf-16"))
 
     assert str(error) == f"{FILE}:1: byte 0xff is not UTF-8\nhint: save the file as UTF-8"
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
-def test_nul_is_told_with_its_line(ends: str) -> None:
+def test_nul_is_reported_with_its_line(ends: str) -> None:
     error = refusal(ends.join(["-- UP", "SELECT 1;", "SELECT '\0';"]))
 
     assert str(error) == f"{FILE}:3: a NUL character\nhint: SQL text cannot contain one; remove it"
@@ -332,7 +332,7 @@ def test_header_that_disagrees_is_refused(header: str, expected: str, marker: st
         pytest.param("SELECT 1;\n-- Migration: of the old users\nSELECT 2;", id="between statements"),
     ],
 )
-def test_header_is_only_what_stands_on_top(text: str) -> None:
+def test_header_is_read_only_at_the_top(text: str) -> None:
     assert parse(text).version == 7
 
 
@@ -373,7 +373,7 @@ def test_header_is_only_what_stands_on_top(text: str) -> None:
         pytest.param("/*\n-- migrated: what\n*/ SELECT 1;", set(), set(), id="not in a block comment"),
     ],
 )
-def test_directives_are_in_force_where_they_stand(text: str, up: set[Directive], down: set[Directive]) -> None:
+def test_directive_applies_to_its_section(text: str, up: set[Directive], down: set[Directive]) -> None:
     migration = parse(text)
 
     assert (frozenset(up), frozenset(down)) == (migration.up_directives, migration.down_directives)
@@ -459,7 +459,7 @@ def test_draft_is_an_up_section_without_a_statement(*, text: str, draft: bool) -
         pytest.param("-- UP\nSELECT 1;\n-- DOWN\nSELECT 2;", "SELECT 2;", id="statement"),
     ],
 )
-def test_down_text_is_that_of_a_section_that_undoes_something(text: str, down: str | None) -> None:
+def test_down_section_without_effect_counts_as_none(text: str, down: str | None) -> None:
     migration = parse(text)
 
     assert down == migration.down_sql
@@ -533,7 +533,7 @@ def pieces(sql: str) -> list[str]:
     st.lists(st.sampled_from(STATEMENTS)),
     st.sampled_from(["\n", "\n\n", " ", "\n-- between\n", "\n/* between; */\n"]),
 )
-def test_sections_come_back_exactly(ups: list[str], downs: list[str], between: str) -> None:
+def test_sections_round_trip(ups: list[str], downs: list[str], between: str) -> None:
     up, down = between.join(ups), between.join(downs)
 
     assert sections(f"-- about users\n-- UP\n{up}\n\n-- DOWN\n{down}\n") == (up, down or None)
@@ -552,7 +552,9 @@ def test_statements_of_a_section_are_whole_to_sqlite(statements: list[str]) -> N
 @given(
     st.lists(st.sampled_from(STATEMENTS), min_size=1), st.sampled_from(["\r\n", "\r"]), st.sampled_from([b"", BOM])
 )
-def test_line_ends_and_byte_order_mark_never_count(statements: list[str], ends: str, mark: bytes) -> None:
+def test_line_ends_and_byte_order_mark_do_not_change_the_migration(
+    statements: list[str], ends: str, mark: bytes
+) -> None:
     text = "-- UP\n" + "\n".join(statements)
 
     assert parse(text) == parse(mark + text.replace("\n", ends).encode())
@@ -584,7 +586,7 @@ def test_any_content_is_a_migration_or_an_invalid_file(content: bytes) -> None:
     assert re.sub(r"\r\n?", "\n", content.decode("utf-8-sig")).find(migration.up_sql) >= 0
 
 
-def test_markers_in_a_statement_that_goes_on_are_looked_past_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_markers_in_a_continued_statement_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
 
     def counting(sql: str, start: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The request to stop, and the worker's thread that it is meant for."""
+"""Stop requests by `CancelToken`, and the worker thread that obeys them."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from migrated.cli.worker import in_worker
 from migrated.system.cancellation import CancelToken
 
 
-def test_nothing_has_to_end_unless_it_is_said() -> None:
+def test_there_is_no_deadline_without_a_stop_request() -> None:
     supervision = CancelToken()
 
     assert not supervision.stop_requested()
@@ -23,7 +23,7 @@ def test_nothing_has_to_end_unless_it_is_said() -> None:
     assert supervision.reason == ""
 
 
-def test_what_is_running_may_go_on_until_its_time_is_over() -> None:
+def test_running_work_may_continue_until_the_deadline() -> None:
     supervision = CancelToken()
     supervision.stop("SIGTERM", 10.0)
 
@@ -32,7 +32,7 @@ def test_what_is_running_may_go_on_until_its_time_is_over() -> None:
     assert [supervision.deadline_passed(now) for now in (0.0, 9.99, 10.0, 11.0)] == [False, False, True, True]
 
 
-def test_interruption_is_at_once_and_no_later_word_takes_it_back() -> None:
+def test_interruption_is_immediate_and_final() -> None:
     supervision = CancelToken()
     supervision.stop("SIGTERM", 10.0)
     supervision.interrupt()
@@ -42,7 +42,7 @@ def test_interruption_is_at_once_and_no_later_word_takes_it_back() -> None:
 
 
 @pytest.mark.parametrize("times", [(10.0, 20.0), (20.0, 10.0)])
-def test_the_earliest_end_counts(times: tuple[float, float]) -> None:
+def test_earliest_deadline_counts(times: tuple[float, float]) -> None:
     supervision = CancelToken()
     for at in times:
         supervision.stop("SIGTERM", at)
@@ -50,7 +50,7 @@ def test_the_earliest_end_counts(times: tuple[float, float]) -> None:
     assert [supervision.deadline_passed(now) for now in (9.0, 10.0)] == [False, True]
 
 
-def test_interruption_alone_lets_the_next_begin() -> None:
+def test_interruption_alone_does_not_stop_the_next_step() -> None:
     """Whoever interrupts has asked for the end before."""
     supervision = CancelToken()
     supervision.interrupt()
@@ -59,7 +59,7 @@ def test_interruption_alone_lets_the_next_begin() -> None:
     assert not supervision.stop_requested()
 
 
-def test_a_pause_lets_nothing_begin_and_ends_nothing() -> None:
+def test_pause_stops_new_steps_and_not_the_running_one() -> None:
     supervision = CancelToken()
     supervision.pause()
 
@@ -70,7 +70,7 @@ def test_a_pause_lets_nothing_begin_and_ends_nothing() -> None:
     assert not supervision.stop_requested()
 
 
-def test_stopping_outlasts_a_pause() -> None:
+def test_stop_request_outlasts_a_pause() -> None:
     supervision = CancelToken()
     supervision.pause()
     supervision.stop("SIGTERM", 10.0)
@@ -81,7 +81,7 @@ def test_stopping_outlasts_a_pause() -> None:
     assert supervision.reason == "SIGTERM"
 
 
-def test_signs_of_life_are_counted() -> None:
+def test_heartbeats_are_counted() -> None:
     supervision = CancelToken()
     for _ in range(3):
         supervision.beat()
