@@ -42,7 +42,9 @@ def load_config(overrides: Overrides, directory: str | os.PathLike[str] = ".") -
         config, faults = read_config_file(Path(file), trusting=overrides.allow_insecure_permissions)
     config = _override(config, overrides, here, faults)
     for number, target in enumerate(config.targets):
-        if target.schema_file is not None and (reason := _unfit(target.schema_file, number, config.targets)):
+        if target.schema_file is not None and (
+            reason := _why_unusable(target.schema_file, number, config.targets)
+        ):
             faults.add(f"target[{number}].schema_file", reason, table=number)
     faults.raise_if_any()
     return config
@@ -91,7 +93,7 @@ def _from_url(url: str, faults: Faults) -> str:
     return DEFAULT_DATABASE
 
 
-def _unfit(schema_file: str, number: int, targets: Sequence[Target]) -> str | None:
+def _why_unusable(schema_file: str, number: int, targets: Sequence[Target]) -> str | None:
     """Return why the schema file of target `number` is refused; None if it is fine.
 
     The file is overwritten, so it must not be anything else that is in use.
@@ -135,17 +137,19 @@ def would_be_found(target: Target, path: str) -> bool:
     names = [os.path.abspath(path), os.path.realpath(path)]
     wanted = [os.path.abspath(os.path.join(target.base, configured)) for configured in target.databases]
     return names[1] in map(os.path.realpath, wanted) or any(
-        _fits(name.split(os.sep), pattern.split(os.sep)) for name in names for pattern in wanted
+        _glob_matches(name.split(os.sep), pattern.split(os.sep)) for name in names for pattern in wanted
     )
 
 
-def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+def _glob_matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     """Return True if `glob` would find a path for a pattern, both split into their parts."""
     import fnmatch
 
     if not patterns or not parts:
         return not parts and set(patterns) <= {"**"}
     if patterns[0] == "**":
-        return _fits(parts, patterns[1:]) or (not parts[0].startswith(".") and _fits(parts[1:], patterns))
+        return _glob_matches(parts, patterns[1:]) or (
+            not parts[0].startswith(".") and _glob_matches(parts[1:], patterns)
+        )
     hidden = parts[0].startswith(".") and not patterns[0].startswith(".")
-    return not hidden and fnmatch.fnmatchcase(parts[0], patterns[0]) and _fits(parts[1:], patterns[1:])
+    return not hidden and fnmatch.fnmatchcase(parts[0], patterns[0]) and _glob_matches(parts[1:], patterns[1:])

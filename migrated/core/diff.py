@@ -109,12 +109,12 @@ def excerpt(diff: Sequence[str], version: int) -> str:
 def _difference(old: Step, new: Step) -> Difference | None:
     if old.sql == new.sql:
         return None
-    return _compared(old.sql, new.sql, new.place.line, same_directives=old.directives == new.directives)
+    return _compare(old.sql, new.sql, new.place.line, same_directives=old.directives == new.directives)
 
 
 # Cached: every database of a fleet, and every repeated refusal of one database, compares the same two texts.
 @lru_cache(maxsize=32)
-def _compared(old: str, new: str, first_line: int, *, same_directives: bool) -> Difference:
+def _compare(old: str, new: str, first_line: int, *, same_directives: bool) -> Difference:
     if exact_tokens(old) != exact_tokens(new):
         verdict, reason = Verdict.REAL, "statements differ"
     elif not same_directives:

@@ -43,7 +43,7 @@ def misreading(expected: str, present: Migration, recorded: Migration | None) ->
     """Classify one migration by its ledger checksum, its file, and the executed text if known."""
     if recorded is None or Migration.compute_checksum(recorded.up_sql) != expected:
         return None
-    return _judged(recorded.up_sql, present.up_sql)
+    return _classify(recorded.up_sql, present.up_sql)
 
 
 def _of(status: MigrationStatus, recorded: Migration | None) -> Misreading | None:
@@ -54,7 +54,7 @@ def _of(status: MigrationStatus, recorded: Migration | None) -> Misreading | Non
 
 # Cached: every database of a fleet, and every repeated refusal of one database, compares the same two texts.
 @lru_cache(maxsize=32)
-def _judged(executed: str, up_sql: str) -> Misreading | None:
+def _classify(executed: str, up_sql: str) -> Misreading | None:
     # This rules out nearly every edited migration without parsing.
     if up_sql not in executed:
         return None

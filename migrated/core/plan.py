@@ -230,10 +230,10 @@ def _updates(
         and status.version not in leaving
     ]
     texts = stored_migrations([migration.version for migration, _ in unchanged])
-    return [present for present, name in unchanged if _is_other(present, name, texts.get(present.version))]
+    return [present for present, name in unchanged if _is_outdated(present, name, texts.get(present.version))]
 
 
-def _is_other(present: Migration, name: str, recorded: Migration | None) -> bool:
+def _is_outdated(present: Migration, name: str, recorded: Migration | None) -> bool:
     if present.name != name or recorded is None:
         return True
     return (present.down_sql, present.header) != (recorded.down_sql, recorded.header)
@@ -259,7 +259,9 @@ def plan_down(
     """
     wanted = set(versions)
     steps = [
-        _undo(status, recorded) for status in reversed(statuses) if status.applied and status.version in wanted
+        _down_step(status, recorded)
+        for status in reversed(statuses)
+        if status.applied and status.version in wanted
     ]
     stuck = [step for step in steps if not step.is_reversible]
     # Checked before the first step: a rollback that stops in the middle would leave a state that nobody planned.
@@ -274,7 +276,7 @@ def plan_down(
     return MigrationPlan(MigrationDirection.DOWN, tuple(steps))
 
 
-def _undo(status: MigrationStatus, recorded: Mapping[int, Migration]) -> Migration:
+def _down_step(status: MigrationStatus, recorded: Mapping[int, Migration]) -> Migration:
     # The down text of a file whose UP section was changed would undo something other than what was applied.
     if status.migration is not None and status.state is MigrationState.APPLIED and status.migration.is_reversible:
         return status.migration

@@ -157,7 +157,7 @@ def _stopped(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
         f"{unfinished}: the executed statements stay in effect" if unfinished else stopped[0].label,
         hint=f"`migrated repair` shows what is open; `migrated repair {stopped[0].version}` settles it, with "
         "--resume (go on with the next statement), --mark-applied or --forget (finished or undone by hand)",
-        **_of_first(stopped),
+        **_attributes_of_first(stopped),
     )
 
 
@@ -172,7 +172,7 @@ def _changed(statuses: Iterable[MigrationStatus], stored_migrations: LookUpStore
         hint="; ".join(_remedies(changed, misread)),
         expected=changed[0].applied.checksum if changed[0].applied else "",
         found=changed[0].migration.checksum if changed[0].migration else "",
-        **_of_first(changed),
+        **_attributes_of_first(changed),
     )
     refusal.recorded = texts
     return refusal
@@ -230,7 +230,7 @@ def _missing(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
         f"applied, but no longer among the migrations: {names(missing)}",
         hint="bring the file back, roll it back with `migrated down` (its down text was recorded), "
         'or set on_missing = "ignore"',
-        **_of_first(missing),
+        **_attributes_of_first(missing),
     )
 
 
@@ -241,7 +241,7 @@ def _late(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
     return LateMigrationError(
         f"pending below the highest applied version: {names(late)}",
         hint='give them a higher version, or set on_late = "apply"',
-        **_of_first(late),
+        **_attributes_of_first(late),
     )
 
 
@@ -249,7 +249,7 @@ def _in_state(statuses: Iterable[MigrationStatus], state: MigrationState) -> lis
     return [status for status in statuses if status.state is state]
 
 
-def _of_first(offenders: Sequence[MigrationStatus]) -> dict[str, Any]:
+def _attributes_of_first(offenders: Sequence[MigrationStatus]) -> dict[str, Any]:
     migration = offenders[0].migration
     return {
         "version": offenders[0].version,

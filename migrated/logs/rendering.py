@@ -110,7 +110,7 @@ def _json(descriptor: int, shape: Shaper) -> Callable[[Line], bytes]:
         for console_only in ("excerpt", "difference"):
             line.pop(console_only, None)
         prefix = b"<%d>" % _PRIORITIES[line["level"]] if to_journal else b""
-        return prefix + _fitting(line, shape)
+        return prefix + _encode(line, shape)
 
     return render
 
@@ -124,7 +124,7 @@ def _is_journal(descriptor: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _fitting(line: Line, shape: Shaper) -> bytes:
+def _encode(line: Line, shape: Shaper) -> bytes:
     """Encode a line as JSON in less than 4 KiB. Long strings are cut, the longest first.
 
     `truncated` is set on lines that were cut.

@@ -21,8 +21,8 @@ def replace_if_changed(path: str, text: bytes) -> bool:
     database.
     """
     path = os.path.realpath(path)
-    before = _present(path)
-    if before is not None and _has(path, text):
+    before = _status_of(path)
+    if before is not None and _has_content(path, text):
         return False
     directory, name = os.path.split(path)
     for leftover in _leftovers(directory, name):
@@ -41,7 +41,7 @@ def replace_if_changed(path: str, text: bytes) -> bool:
     return True
 
 
-def _present(path: str) -> os.stat_result | None:
+def _status_of(path: str) -> os.stat_result | None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def _present(path: str) -> os.stat_result | None:
     return status
 
 
-def _has(path: str, text: bytes) -> bool:
+def _has_content(path: str, text: bytes) -> bool:
     with open(path, "rb") as file:
         found = file.read(len(text) + len(_DATABASE))
     if found.startswith(_DATABASE):

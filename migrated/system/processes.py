@@ -124,9 +124,9 @@ class _Run:
         while not self._has_ended():
             if is_over(time.monotonic()):
                 return False
-            self._take_in(_INTERVAL_SECONDS)
+            self._read_output(_INTERVAL_SECONDS)
         for _ in range(_MOST_CHUNKS_AFTER_THE_END):
-            self._take_in(0)
+            self._read_output(0)
         return True
 
     def end(self) -> bool:
@@ -135,7 +135,7 @@ class _Run:
         deadline = time.monotonic() + GRACE_SECONDS
         # An open pipe means that children of the program are still terminating, even if it has exited itself.
         while time.monotonic() < deadline and not (self._has_ended() and not self._is_open):
-            self._take_in(_INTERVAL_SECONDS)
+            self._read_output(_INTERVAL_SECONDS)
         self._signal(signal.SIGKILL)
         deadline = time.monotonic() + GRACE_SECONDS
         return self.wait(lambda now: now >= deadline)
@@ -153,7 +153,7 @@ class _Run:
         with suppress(OSError):
             os.killpg(self._pid, number)
 
-    def _take_in(self, seconds: float) -> None:
+    def _read_output(self, seconds: float) -> None:
         """Read once, waiting up to `seconds` for something to read."""
         if not self._is_open:
             time.sleep(seconds)

@@ -432,7 +432,7 @@ def test_concurrent_writers_do_not_kill_us_and_are_never_read_partially(
 
 
 def test_nonblocking_writer_succeeds_after_the_lease(migrations: Path) -> None:
-    """The lease that we hold while we look must be gone when we are done."""
+    """The lease held during the check must be released afterwards."""
     path = write_migration(migrations, 1)
     read_directory(migrations)
 
@@ -474,7 +474,7 @@ def test_files_created_and_removed_during_reading_are_harmless(migrations: Path)
 
 
 def test_file_whose_reading_fails_is_a_fault_of_the_directory(migrations: Path) -> None:
-    """The kernel refuses to read nothing's memory with EIO, as a failing disk does."""
+    """Reading /proc/self/mem at address 0 fails with EIO, as a failing disk does."""
     (migrations / "1_a.sql").symlink_to("/proc/self/mem")
     write_migration(migrations, 2)
 

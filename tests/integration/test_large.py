@@ -18,7 +18,7 @@ _OPCODES = 100
 
 @pytest.fixture
 def work_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], int]:
-    """Counts calls of Python's, and of SQLite's virtual machine every hundred opcodes, while something runs."""
+    """Counts Python calls, and SQLite progress callbacks (every hundred opcodes), in a block."""
     count = 0
 
     def is_stopped() -> bool:
@@ -85,7 +85,7 @@ def test_schema_of_many_tables(tmp_path: Path, work_of: Callable[[Callable[[], o
 def test_one_more_trigger_where_there_are_many(
     tmp_path: Path, work_of: Callable[[Callable[[], object]], int]
 ) -> None:
-    """Which of them speak of our tables is found by SQLite; in Python it took milliseconds a migration."""
+    """SQLite finds the triggers that name our tables; in Python that took milliseconds per migration."""
 
     def work(number: int) -> int:
         database = tmp_path / f"{number}.db"
@@ -143,7 +143,7 @@ def test_text_too_long_for_the_history_is_refused_before_it_runs(tmp_path: Path,
 
 
 def test_large_text_that_fits_the_history_is_run(tmp_path: Path) -> None:
-    """Not each of its characters has four."""
+    """The text fits by its actual size, though not if every character had four bytes."""
     connection = limited(tmp_path)
     runner = MigrationRunner(connection)
     runner.add_migration(Migration(1, "long", f"CREATE TABLE a (x); {'-- é' * 15_000}\n"))

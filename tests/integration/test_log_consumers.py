@@ -43,7 +43,7 @@ Counts = Counter[tuple[str, str]]
 
 @dataclass
 class Day:
-    """What a day's log holds, counted as it was written: lines by event and level, and those that matter most."""
+    """Expected content of the log: lines counted by event and level, and the alerts."""
 
     path: Path
     counts: Counts = field(default_factory=Counter)
@@ -96,7 +96,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 
 def installed(program: str, modules: str = "") -> tuple[str, str]:
-    """The program, and the folder of its modules beside it, wherever Debian's package was unpacked."""
+    """Return the program and its module folder, wherever the Debian package was unpacked."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
     if found is None:
         pytest.skip(f"no {program} here")
@@ -110,7 +110,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def raw(path: Path) -> list[bytes]:
-    """The lines as bytes: of a text, Python makes more lines, at characters that others take for no end."""
+    """Split the log as bytes: str.splitlines() also splits at characters that are not line ends."""
     return path.read_bytes().splitlines() if path.exists() else []
 
 
@@ -119,7 +119,7 @@ def counted(lines: list[dict[str, Any]]) -> Counts:
 
 
 def in_directory(configuration: str, directory: Path) -> str:
-    """A shipped configuration, but for where it writes."""
+    """Return a shipped configuration with a changed output path."""
     text = (SHIPPED / configuration).read_text()
 
     assert "/var/log/migrated/" in text
@@ -127,14 +127,14 @@ def in_directory(configuration: str, directory: Path) -> str:
 
 
 def with_strangers(day: Day, directory: Path) -> Path:
-    """The day's log with lines in it that are none of ours, as systemd's own about the unit are."""
+    """Return the log with foreign lines in it, such as systemd's own about the unit."""
     path = directory / "in"
     path.write_text(f"Started Migration daemon.\n{day.path.read_text()}Stopped Migration daemon.\n")
     return path
 
 
 def judge(day: Day, directory: Path) -> None:
-    """Wait until everything has come through, and compare it with what was written."""
+    """Wait until all lines have arrived, and compare them with the written ones."""
     expected = {"migrated": sum(day.counts.values()), "alerts": day.alerts, "heartbeat": day.heartbeats}
     poll(lambda: len(raw(directory / "other")) == 2, "what is not ours, which comes last")
     poll(
@@ -285,7 +285,7 @@ def test_prometheus_alerts_when_it_should(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("collector", ["vector.yaml", "fluent-bit.yaml", "migrated.alloy"])
 def test_collectors_make_the_metrics_that_prometheus_alerts_on(collector: str) -> None:
-    """Neither of them is run here; their files say so."""
+    """These collectors are not run here; their files say so."""
     text = (SHIPPED / collector).read_text()
     used = set(re.findall(r"migrated_log_(\w+)", (SHIPPED / "prometheus-alerts.yaml").read_text()))
 
@@ -296,7 +296,7 @@ def test_collectors_make_the_metrics_that_prometheus_alerts_on(collector: str) -
 
 
 def test_the_third_repetition_comes_after_seven_minutes() -> None:
-    """As the shipped configurations say, whose alerts begin there."""
+    """The alerts of the shipped configurations begin at the third repetition."""
     complaint = RepeatTimer()
     told = [minute for minute in range(40) if complaint.should_log("x", minute * 60.0)]
 

@@ -96,7 +96,7 @@ def write_to_the_log(path: Path) -> None:
     Path(f"{path}-wal").write_bytes(b"x")
 
 
-@pytest.directory_revision.parametrize(
+@pytest.mark.parametrize(
     "change",
     [
         pytest.param(lambda path: execute(path, "INSERT INTO t VALUES (1)"), id="written"),
@@ -119,7 +119,7 @@ def grow_the_log(log: Path) -> None:
     os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.directory_revision.parametrize(
+@pytest.mark.parametrize(
     "change",
     [
         pytest.param(lambda log: log.write_bytes(b"y"), id="written from its beginning"),
@@ -171,7 +171,7 @@ def test_recently_written_database_is_visited_again(path: Path, monkeypatch: pyt
     assert has_changed(seen(path), path)
 
 
-@pytest.directory_revision.parametrize("young", ["app.db", "app.db-wal"])
+@pytest.mark.parametrize("young", ["app.db", "app.db-wal"])
 def test_file_and_log_must_both_have_rested(path: Path, young: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_to_the_log(path)
     age(Path(f"{path}-wal"))
@@ -227,7 +227,7 @@ class TestDirectory:
         assert [migration.version for migration in first.listing.migrations] == [1, 2]
         assert reader.read(str(migrations)) is first
 
-    @pytest.directory_revision.parametrize(
+    @pytest.mark.parametrize(
         "change",
         [
             pytest.param(lambda path: (path / "3_change.sql").write_text("SELECT 3;"), id="a new file"),

@@ -42,7 +42,7 @@ def made(directory: Path, mode: int, *, uid: int = -1, gid: int = -1, name: str 
 
 
 def seen_by_us(*paths: Path, groups: str = "") -> list[list[str] | None]:
-    """What a process of the user `US` finds, in one start."""
+    """Return what one process of the user `US` finds."""
     user = ("setpriv", f"--reuid={US}", f"--regid={US}", f"--groups={groups}" if groups else "--clear-groups")
     require((*user, sys.executable, "-c", "import migrated"))
     command = [*user, sys.executable, "-c", LOOK, *map(str, paths)]
@@ -204,7 +204,7 @@ def test_linked_file_is_judged_by_its_target(tmp_path: Path, migrations: Path) -
 
 
 def test_permission_check_needs_only_one_fstat_per_file(migrations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the check adds is two or three calls for the directory, however many files there are."""
+    """The check adds two or three system calls for the directory, regardless of the number of files."""
     calls: list[object] = []
     for version in range(1, 20):
         write_migration(migrations, version)

@@ -51,7 +51,7 @@ def test_earliest_deadline_counts(times: tuple[float, float]) -> None:
 
 
 def test_interruption_alone_does_not_stop_the_next_step() -> None:
-    """Whoever interrupts has asked for the end before."""
+    """An interruption follows a stop request, so it sets none itself."""
     supervision = CancelToken()
     supervision.interrupt()
 
@@ -139,7 +139,7 @@ class TestWorker:
     def test_signals_are_passed_on(
         self, numbers: list[signal.Signals], code: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """The first asks to stop, with time to finish; the second to end; the code is that of the first."""
+        """The first signal stops with a grace period, the second aborts; the exit code is the first's."""
         seen: list[tuple[bool, bool, bool]] = []
 
         def work(supervision: CancelToken) -> int:
@@ -188,7 +188,7 @@ class TestWorker:
             in_worker(work, 30)
 
     def test_signal_that_another_thread_took_is_heard(self) -> None:
-        """While a hook is started none is blocked in the thread that works."""
+        """While a hook is started, the worker thread has no signals blocked."""
 
         def work(supervision: CancelToken) -> int:
             waiting = threading.main_thread().ident

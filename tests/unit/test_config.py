@@ -478,7 +478,7 @@ def test_faults_in_pyproject_have_their_lines(tmp_path: Path) -> None:
 
 
 def test_line_is_not_that_of_another_tools_key(tmp_path: Path) -> None:
-    """Pytest has a `log_level` too."""
+    """The table of pytest also has a key `log_level`."""
     path = write(
         tmp_path,
         '[tool.pytest.ini_options]\nlog_level = "DEBUG"\n\n[tool.migrated]\nlog_level = "loud"\n',
@@ -586,7 +586,7 @@ def test_bad_hooks(tmp_path: Path, text: str, fault: str) -> None:
 
 
 def test_line_is_not_that_of_another_tables_timeout(tmp_path: Path) -> None:
-    """Pytest has a `timeout` too."""
+    """The table of pytest also has a key `timeout`."""
     path = write(
         tmp_path,
         "[tool.migrated]\n[tool.pytest.ini_options]\ntimeout = 60\n\n[tool.migrated.hooks]\ntimeout = 60\n",

@@ -26,7 +26,7 @@ def mismatch(**keys: object) -> dict[str, object]:
 
 
 def shown(line: dict[str, object], console: Console | None = None, *, colours: bool = False) -> list[str]:
-    """The rows after the time, and their colours."""
+    """Return the rendered rows without the time, with their colours."""
     text = (console or Console(colours=colours))(line).decode()
     first, *rest = re.sub(r"\033\[([0-9;]+)m", r"<\1>", text).split("\n")
     assert "12:00:00" in first

@@ -59,7 +59,7 @@ LINES = st.lists(st.sampled_from(["a", "b", "c", ""]), max_size=30)
 def compared(
     old: Migration | None, new: Migration, *, checksum: str | None = None, applied_at: datetime = WHEN
 ) -> Change:
-    """What `new` is to a database that has `old`; an entry of the ledger may speak of another text."""
+    """Compare `new` with a database that has `old`; the ledger entry may have another checksum."""
     checksum = checksum or (old.checksum if old else "0" * 64)
     return change(AppliedMigration(new.version, new.name, checksum, applied_at, 0), new, old)
 
@@ -71,7 +71,7 @@ def up(old: str, new: str, origin: Origin | None = None) -> Difference:
 
 
 def undone(difference: Difference, new: list[str]) -> list[str]:
-    """The old lines, from the new ones: as `patch -R` does it."""
+    """Apply the diff in reverse, as `patch -R` does, and return the old lines."""
     old: list[str] = []
     at = 0
     for line in difference.hunks:
@@ -198,7 +198,7 @@ def test_changed_down_section_is_reported_with_an_equal_checksum(
 
 @pytest.mark.parametrize("recorded", [None, Migration(1, "m", "SELECT 7", "SELECT 8")], ids=["none", "another"])
 def test_recorded_text_with_another_checksum_is_not_compared(recorded: Migration | None) -> None:
-    """Entries that were made by hand, or by another program."""
+    """Ledger entries made by hand, or by another program."""
     found = compared(recorded, Migration(1, "m", "SELECT 1", "SELECT 2"), checksum="f" * 64)
 
     assert (found.up, found.down) == (None, None)
@@ -272,7 +272,7 @@ def test_undoing_the_diff_gives_the_text_that_was_applied(old: list[str], new: l
 
 @pytest.mark.timeout(10)
 def test_huge_texts_are_not_compared_line_by_line() -> None:
-    """That would take a minute for 100,000 of them: all old ones are replaced by all new ones."""
+    """Comparing 100,000 lines would take a minute: they are shown as one replaced block."""
     old = [f"SELECT {number % 150};" for number in range(12_000)]
     new = [f"SELECT {number % 149};" for number in range(12_000)]
     found = up("\n".join(["same", *old, "same"]), "\n".join(["same", *new, "same"]))

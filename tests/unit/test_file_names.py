@@ -63,8 +63,8 @@ def test_invalid_file_name_is_reported(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("0_a.sql", id="nought"),
-        pytest.param("000_a.sql", id="noughts"),
+        pytest.param("0_a.sql", id="zero"),
+        pytest.param("000_a.sql", id="zeros"),
         pytest.param("9223372036854775808_a.sql", id="one too high"),
         pytest.param(f"{'9' * 200}_a.sql", id="far too high"),
         pytest.param(f"{'9' * 5000}_a.sql", id="more digits than int() takes"),

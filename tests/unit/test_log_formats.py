@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def lines(shape: str) -> list[dict[str, Any]]:
-    """The lines of a golden file, in which the program's version is left open."""
+    """Return the lines of a golden file, with the program's version filled in."""
     return [
         json.loads(line)
         for line in (GOLDEN / f"{shape}.jsonl").read_text().replace("VERSION", VERSION).splitlines()
@@ -107,7 +107,7 @@ def test_opentelemetry_reads_every_golden_line() -> None:
 
 
 def read_by_opentelemetry(line: dict[str, Any]) -> Any:
-    """The one record of a line, read strictly: an unknown key or a value of another type is an error."""
+    """Parse the one record of a line; unknown keys and wrong types are errors."""
     request = import_module("opentelemetry.proto.collector.logs.v1.logs_service_pb2").ExportLogsServiceRequest()
     import_module("google.protobuf.json_format").ParseDict(line, request)
     (resource,) = request.resource_logs

@@ -23,7 +23,7 @@ FIRST = ("timestamp", "level", "event", "message", "service", "pid")
 
 
 class Output:
-    """A file that is logged to."""
+    """A log file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,13 +36,13 @@ class Output:
         return self.path.read_text("utf-8")
 
     def raw(self) -> list[bytes]:
-        """The lines, as written."""
+        """Return the lines as written."""
         content = self.path.read_bytes()
         assert content.endswith(b"\n") or not content
         return content.splitlines()
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines, as a strict reader understands them, without time and process."""
+        """Return the lines parsed by a strict JSON reader, without time and process."""
         return [without_time(strictly(line)) for line in self.raw()]
 
     def line(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def output(tmp_path: Path) -> Iterator[Output]:
 
 
 def strictly(line: bytes) -> dict[str, Any]:
-    """NaN and Infinity, which Python reads and others do not, are an error."""
+    """Reject NaN and Infinity, which Python accepts and JSON does not."""
 
     def refuse(constant: str) -> object:
         raise ValueError(constant)
@@ -69,7 +69,7 @@ def strictly(line: bytes) -> dict[str, Any]:
 
 
 def own_keys(line: dict[str, Any], log_format: str) -> dict[str, Any]:
-    """What a line in any of the formats has of the keys that only we have."""
+    """Return our own keys from a line in any format."""
     if log_format == "ecs":
         return dict(line["labels"])
     if log_format == "otel":
@@ -268,7 +268,7 @@ def test_failure_line_has_holder_expected_and_found(output: Output) -> None:
 
 
 class Unspeakable:
-    """Fails whenever it is to be written."""
+    """A value whose conversion to text fails."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -520,7 +520,7 @@ def test_pipe_to_the_journal_gets_a_priority(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_other_descriptors_get_no_priority(output: Output, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
-    """The variable is inherited by children whose output goes elsewhere."""
+    """JOURNAL_STREAM is inherited by children whose output goes elsewhere."""
     status = os.fstat(output.descriptor)
     monkeypatch.setenv(
         "JOURNAL_STREAM",
@@ -565,7 +565,7 @@ def test_closed_descriptor_raises_nothing(output: Output) -> None:
 
 
 def swapped(descriptor: int, place: str) -> Callable[[], None]:
-    """Let the descriptor be another file; what is returned undoes it."""
+    """Redirect the descriptor to another file; return a function that restores it."""
     kept = os.dup(descriptor)
     other = os.open(place, os.O_WRONLY)
     os.dup2(other, descriptor)
@@ -595,7 +595,7 @@ def test_next_line_has_the_number_of_lost_lines(output: Output, log_format: str,
 
 
 class Limit:
-    """The size that files may have, so that a write ends in the middle of a line, as on a full disk."""
+    """Limit the file size, so that a write ends in the middle of a line, as on a full disk."""
 
     def __init__(self) -> None:
         self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -637,7 +637,7 @@ def fill(descriptor: int) -> None:
 
 
 def test_full_pipe_raises_nothing() -> None:
-    """A reader that is stuck, on a pipe that does not wait for it."""
+    """A stuck reader on a non-blocking pipe."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     log = logger.configure("json", "info", writing)
@@ -656,7 +656,7 @@ CLOCK = r"\d\d:\d\d:\d\d"
 
 
 def console(output: Output, event: Event, **keys: object) -> str:
-    """The text that comes after the time."""
+    """Return the text after the time."""
     output.log("console")(event, **keys)
     found = re.fullmatch(rf"{CLOCK} (.*)\n", output.text(), re.DOTALL)
     assert found
@@ -743,7 +743,7 @@ def test_console_shows_a_summary_of_several_migrations(output: Output, keys: dic
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
-    """The reading and the writing end of a terminal."""
+    """Return the reading and the writing end of a terminal."""
     reading, writing = os.openpty()
     yield reading, writing
     os.close(reading)
@@ -751,7 +751,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def read_line(descriptor: int) -> str:
-    """A terminal may hand a line over in pieces."""
+    """Read a whole line; a terminal may deliver it in pieces."""
     text = b""
     while not text.endswith(b"\n"):
         text += os.read(descriptor, 4096)
@@ -787,7 +787,7 @@ def test_no_color_is_obeyed(terminal: tuple[int, int], monkeypatch: pytest.Monke
 
 
 def test_empty_no_color_is_ignored(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """https://no-color.org: present and not an empty string."""
+    """https://no-color.org: only a non-empty value counts."""
     reading, writing = terminal
     monkeypatch.setenv("NO_COLOR", "")
     logger.configure("auto", "info", writing)(Event("thing.happened", "error", "something happened", ""))
@@ -888,7 +888,7 @@ def pipe() -> tuple[int, int]:
 
 
 def journal() -> tuple[int, int]:
-    """What systemd connects a service's standard error to."""
+    """A socket like the one that systemd connects to a service's standard error."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return ours.detach(), theirs.detach()
 
@@ -898,7 +898,7 @@ def journal() -> tuple[int, int]:
 def test_stuck_reader_does_not_block_and_gets_the_lost_count(
     monkeypatch: pytest.MonkeyPatch, log_format: str, connect: Callable[[], tuple[int, int]]
 ) -> None:
-    """What connects us takes a few lines, the queue some thousands; what comes then is dropped and counted."""
+    """The pipe takes a few lines, the queue 2000; later lines are dropped and counted."""
     monkeypatch.setattr(sink, "_TIMEOUT_SECONDS", 0.1)
     reading, writing = connect()
     log = logger.configure(log_format, "info", writing, queued=True)

@@ -25,7 +25,7 @@ def parsed(text: str, version: int = 1) -> Migration:
 
 
 def executed(text: str, version: int = 1) -> Migration:
-    """What the faulty reading made of a file: all of it is the up section, and there is no other."""
+    """Return a file as the faulty parser read it: the whole file is the UP section."""
     return Migration(version, "m", decode(text.encode()).strip())
 
 
@@ -86,7 +86,7 @@ def test_edited_migration_is_ruled_out_without_parsing(monkeypatch: pytest.Monke
 
 
 def test_stopped_migration_is_not_misread() -> None:
-    """Its own refusal says what to do."""
+    """The refusal of a stopped migration has its own hint."""
     whole = executed(BOTH)
     entry = AppliedMigration(1, "m", whole.checksum, datetime.now(UTC), 0)
     stopped = Unfinished(whole, MigrationDirection.DOWN, 1, 2, datetime.now(UTC), "host", 7)
@@ -120,7 +120,7 @@ def test_every_file_with_markers_is_recognised(header: str, up: list[str], down:
 
 
 def refused(*texts: str, edited: int | None = None) -> ChecksumMismatchError:
-    """The refusal of files that were executed as a whole, version 1 on; one of them was edited since."""
+    """Return the refusal of files executed as a whole, from version 1 on; one was edited later."""
     wholes = {version: executed(text, version) for version, text in enumerate(texts, 1)}
     files = [parsed(text, version) for version, text in enumerate(texts, 1)]
     if edited:

@@ -130,7 +130,7 @@ def test_marker_counts_after_a_last_statement_without_its_semicolon(last: str) -
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
 def test_statement_without_its_semicolon_ends_at_the_marker(trigger: str) -> None:
-    """What follows is judged as what it is, and not as the rest of that statement."""
+    """Text after the marker is parsed as a section, not as the rest of the statement."""
     migration = parse(f"-- UP\nCREATE TABLE a (x)\n-- DOWN\n{trigger}")
 
     assert (migration.up_sql, migration.down_sql) == ("CREATE TABLE a (x)", trigger)
@@ -310,7 +310,7 @@ def test_header_that_agrees_is_accepted(header: str, marker: str) -> None:
         pytest.param("Version: \u0667", "7", id="a digit of another script"),
         pytest.param("Version: 7 or so", "7", id="a remark behind"),
         pytest.param("Version: ", "7", id="no version"),
-        pytest.param("Version: 0", "7", id="nought"),
+        pytest.param("Version: 0", "7", id="zero"),
     ],
 )
 @pytest.mark.parametrize("marker", ["-- UP\n", ""], ids=["with marker", "without"])

@@ -435,7 +435,7 @@ NUMBERS = st.sets(st.integers(1, 30), max_size=12)
 
 
 def carry_out(plan: MigrationPlan, ledger: Iterable[AppliedMigration]) -> list[AppliedMigration]:
-    """The ledger after the plan."""
+    """Return the ledger after the plan."""
     after = {entry.version: entry for entry in ledger}
     for step in plan.migrations:
         if plan.direction is UP:
@@ -466,7 +466,7 @@ def test_plan_leaves_nothing_pending(available: set[int], ledger: set[int]) -> N
 @settings(max_examples=100, deadline=None)
 @given(NUMBERS, NUMBERS, st.data())
 def test_plans_to_a_target_reach_it(available: set[int], ledger: set[int], data: st.DataObject) -> None:
-    """One plan up for the gaps and one down for what lies above: the target and the directory below it stay."""
+    """One plan goes up to fill gaps, one down for versions above; then the target is reached."""
     target = data.draw(st.sampled_from(sorted({0} | available)))
     migrations, before = directory(*available), applied(*(ledger & available))
 

@@ -15,7 +15,7 @@ from migrated.system.files import replace_if_changed
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the file goes: in a directory of its own, nothing is there yet."""
+    """Path of the file in its own directory; it does not exist yet."""
     (tmp_path / "db").mkdir()
     return tmp_path / "db" / "schema.sql"
 
@@ -27,7 +27,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """What goes beyond it fails like a disk that is full."""
+    """Limit the file size: writes beyond it fail like on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -37,7 +37,7 @@ FRAGMENTS = [
 
 
 def split(sql: str) -> list[str]:
-    """The statements of a text, as `statement_end` cuts them."""
+    """Return the statements of a text, cut by `statement_end`."""
     pieces = []
     start = first_token(sql)
     while start is not None:
@@ -48,7 +48,7 @@ def split(sql: str) -> list[str]:
 
 
 def ends_according_to_sqlite(sql: str) -> int:
-    """Where the statement that begins the text ends: the first semicolon that makes it whole."""
+    """Return the end of the first statement: the first semicolon that completes it."""
     ends = (at + 1 for at, character in enumerate(sql) if character == ";")
     return next((end for end in ends if apsw.complete(sql[:end])), len(sql))
 
@@ -248,7 +248,7 @@ LARGE = {
 
 @pytest.mark.parametrize("sql", [pytest.param(sql, id=name) for name, sql in LARGE.items()])
 def test_large_text_takes_no_extra_memory(sql: str) -> None:
-    """A repetition that could give back what it matched would remember every turn it took."""
+    """A repetition that can backtrack would store every iteration."""
     tracemalloc.start()
     try:
         start = first_token(sql)
@@ -274,7 +274,7 @@ def test_statement_ends_where_sqlite_says(opening: str, rest: list[str]) -> None
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from([*FRAGMENTS, *OPENINGS, TRIGGER])))
 def test_splitting_drops_only_text_between_statements(fragments: list[str]) -> None:
-    """What is left out between the pieces holds no statement, and the pieces come in order."""
+    """The gaps between the pieces contain no statement, and the pieces are in order."""
     sql = "\n".join(fragments)
     at = 0
     while (start := first_token(sql, at)) is not None:
@@ -297,14 +297,14 @@ def test_line_comment_is_the_rest_of_its_line(fragments: list[str]) -> None:
 
 
 class Nulls(dict[str, object]):
-    """A value for every parameter."""
+    """Return a value for every parameter."""
 
     def __missing__(self, name: str) -> object:
         return None
 
 
 def outcome(sql: str) -> object:
-    """What SQLite makes of a text: the rows, or an error that names the token where it stopped."""
+    """Run a text in SQLite; return the rows, or an error that names the offending token."""
     connection = apsw.Connection(":memory:")
     try:
         return connection.execute(sql, Nulls()).fetchall()
@@ -367,7 +367,7 @@ PIECES = [
 @settings(max_examples=500)
 @given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
 def test_tokens_are_those_of_sqlite(pieces: str) -> None:
-    """Apart from one another they mean the same as together: no token was cut in two, and no two were one."""
+    """Separated tokens mean the same as the original: none was split and no two were joined."""
     sql = f"SELECT {pieces}"
 
     assert outcome("\n".join(exact_tokens(sql))) == outcome(sql)

@@ -18,7 +18,7 @@ def pieces(sql: str) -> list[str]:
 
 
 def traced(sql: str) -> list[str]:
-    """The text that SQLite takes in for each statement: with what stands before it, and the blanks behind it."""
+    """Return the text that SQLite consumes for each statement, including the gaps around it."""
     connection = apsw.Connection(":memory:")
     texts: list[str] = []
 
@@ -106,7 +106,7 @@ def test_between_statements_there_are_none(sql: str) -> None:
     ["SELECT 1;", f"{TRIGGER}\n", ";", " ", "-- a\n", "/* a */", "SELECT 1 ", "CREATE /* a */ ", "'", "("],
 )
 def test_time_is_in_proportion_to_the_text(part: str) -> None:
-    """Eight times the text would take 64 times as long if anything were looked at again and again.
+    """If the scan were quadratic, eight times the text would take 64 times as long.
 
     What counts is the time of the processor, from a length on that takes it long enough to be measured.
     """

@@ -201,7 +201,7 @@ def _checked_directives(
         if directive is None:
             continue
         section_start = max(start for start in starts if start <= comment.start)
-        misplaced = _of_the_other_section(directive, section_start, sections)
+        misplaced = _wrong_section(directive, section_start, sections)
         if misplaced:
             raise InvalidFormatError(
                 f"the directive {directive.value!r} has no meaning in the {misplaced} section",
@@ -222,7 +222,7 @@ def _checked_directives(
     return found
 
 
-def _of_the_other_section(directive: Directive, start: int, sections: Sequence[Section]) -> str | None:
+def _wrong_section(directive: Directive, start: int, sections: Sequence[Section]) -> str | None:
     """Return the name of the section if the directive does not belong there; otherwise None."""
     wrong = {Directive.NOTHING_TO_DO: MigrationDirection.DOWN, Directive.NOTHING_TO_UNDO: MigrationDirection.UP}
     here = next((section.direction for section in sections if section.start == start), None)
