@@ -155,8 +155,9 @@ def _stopped(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
     unfinished = stopped[0].unfinished
     return UnfinishedError(
         f"{unfinished}: the executed statements stay in effect" if unfinished else stopped[0].label,
-        hint=f"`migrated repair` shows what is open; `migrated repair {stopped[0].version}` settles it, with "
-        "--resume (go on with the next statement), --mark-applied or --forget (finished or undone by hand)",
+        hint=f"`migrated repair` lists what is unfinished; `migrated repair {stopped[0].version}` resolves it "
+        "with --resume (continue with the next statement), --mark-applied or --forget (finished or undone "
+        "by hand)",
         **_attributes_of_first(stopped),
     )
 
@@ -228,7 +229,7 @@ def _missing(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
         return None
     return MigrationNotFoundError(
         f"applied, but no longer among the migrations: {names(missing)}",
-        hint="bring the file back, roll it back with `migrated down` (its down text was recorded), "
+        hint="restore the file, roll it back with `migrated down` (its down text was recorded), "
         'or set on_missing = "ignore"',
         **_attributes_of_first(missing),
     )

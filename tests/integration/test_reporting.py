@@ -285,7 +285,7 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
     hint = (
         "`migrated diff 1` shows what changed; restore the text that was applied (only the UP section counts) "
         "and make the change a new migration; "
-        "bring the file back, roll it back with `migrated down` (its down text was recorded), "
+        "restore the file, roll it back with `migrated down` (its down text was recorded), "
         'or set on_missing = "ignore"'
     )
     reason = (

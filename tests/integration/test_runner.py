@@ -558,7 +558,7 @@ def test_missing_migration_is_refused_by_default(bench: Bench) -> None:
 
     assert str(refused.value) == (
         "applied, but no longer among the migrations: 1_make_1, 3_make_3\n"
-        "hint: bring the file back, roll it back with `migrated down` (its down text was recorded), "
+        "hint: restore the file, roll it back with `migrated down` (its down text was recorded), "
         'or set on_missing = "ignore"'
     )
     assert [offender.version for offender in refused.value.offenders] == [1, 3]

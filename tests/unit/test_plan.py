@@ -300,7 +300,7 @@ def how_changed(version: str = "") -> str:
 
 
 HOW_MISSING = (
-    "bring the file back, roll it back with `migrated down` (its down text was recorded), "
+    "restore the file, roll it back with `migrated down` (its down text was recorded), "
     'or set on_missing = "ignore"'
 )
 HOW_LATE = 'give them a higher version, or set on_late = "apply"'
