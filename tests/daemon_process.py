@@ -76,7 +76,7 @@ def on_a_terminal(
     with subprocess.Popen(
         [*PROGRAM, *arguments],
         cwd=directory,
-        env=environment(TERM="xterm", COLUMNS="100", **variables),
+        env=environment(**{"TERM": "xterm", "COLUMNS": "100", **variables}),
         stdin=subprocess.DEVNULL,
         stdout=theirs if stdout is None else stdout,
         stderr=theirs,

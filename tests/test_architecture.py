@@ -27,6 +27,7 @@ FLOORS = [
 # Besides everything in `core`.
 PURE = [
     "checks.findings",
+    "cli.markdown",
     "daemon.databases",
     "daemon.messages",
     "daemon.scheduler",

@@ -40,6 +40,7 @@ COMMANDS = {
     "retry": ("control", "let the running daemon try a database now, without waiting for the next retry"),
     "pause": ("control", "let the running daemon apply nothing until `migrated resume`"),
     "resume": ("control", "let the running daemon continue after a pause or a halted rollout"),
+    "help": ("help", "show the manual: its topics, or one of them"),
 }
 """For each command, its module in `commands` and its one-line summary."""
 
@@ -57,6 +58,7 @@ exit codes:
   6   a database could not be opened, read or written
   78  bad configuration, or a Python that migrated cannot run on
 """
+_MANUAL = "`migrated help` lists the topics of the manual."
 
 
 def run() -> None:
@@ -107,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="migrated",
         description="A migration daemon for SQLite: watches a directory and keeps databases current.",
-        epilog=EXIT_CODES,
+        epilog=f"{EXIT_CODES}\n{_MANUAL}",
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
@@ -119,6 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, command=name)
+    # For `help`, which shows the help of the others.
+    parser.set_defaults(commands=commands.choices)
     return parser
 
 

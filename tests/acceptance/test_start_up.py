@@ -69,7 +69,12 @@ def modules_after(directory: Path, *arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["plan"], ["verify"], ["diff"], ["--help"], ["status", "--help"]], ids=str
+    "arguments",
+    [
+        *(["status"], ["plan"], ["verify"], ["diff"]),
+        *(["--help"], ["status", "--help"], ["help"], ["help", "files"], ["help", "status"]),
+    ],
+    ids=str,
 )
 def test_reading_command_imports_little(tmp_path: Path, migrations: Path, arguments: list[str]) -> None:
     write_migration(migrations, 1)
