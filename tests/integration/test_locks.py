@@ -131,17 +131,17 @@ def test_databases_of_one_directory_share_the_lock_and_others_do_not(
 def test_wait_is_reported_once_and_ends_when_the_lock_is_free(database: Path, children: Children) -> None:
     child = children.start(HOLDER, database, APPLYING)
     assert line_from(child) == "held"
-    told: list[str] = []
+    holders: list[str] = []
 
     def waiting(holder: str) -> None:
-        told.append(holder)
+        holders.append(holder)
         tell(child)
 
     with file_lock(str(database), APPLYING, 30, waiting=waiting) as lock:
         assert lock.is_intact()
 
-    assert len(told) == 1
-    assert told[0].startswith(f"pid {child.pid} on ")
+    assert len(holders) == 1
+    assert holders[0].startswith(f"pid {child.pid} on ")
 
 
 def test_killed_holder_frees_the_lock_at_once(database: Path, children: Children) -> None:
