@@ -1,4 +1,4 @@
-"""What the runner asks of any kind of database. It knows nothing of files, pragmas or cursors."""
+"""The interface between the runner and a kind of database, free of files, pragmas and cursors."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,17 +10,21 @@ from migrated.core.records import AppliedMigration, AppliedRepeatable, LedgerSta
 
 
 class LedgerChangedError(Exception):
-    """Somebody else changed the database since the ledger was read; what was planned from it is void."""
+    """Another process changed the ledger after it was read. Plan again."""
 
 
 class BatchLostError(Exception):
-    """A failing step took with it what was done before it in the same batch, which could have been kept."""
+    """A failing step ended the transaction of its batch and rolled back the steps before it.
+
+    Those steps succeeded and can be executed again, each in its own transaction.
+    """
 
 
 class StepResult(NamedTuple):
-    """What one step came to: the ledger's entry (struck out by a rollback), its time and the rows it changed.
+    """The result of one step: its ledger entry, its duration and the number of rows it changed.
 
-    `dropped` names what went with a rebuilt table and is not there any more: "index i", "trigger t".
+    After a rollback `entry` is the one that was deleted. `dropped` names the indexes and triggers that a table
+    rebuild lost: "index i", "trigger t".
     """
 
     entry: AppliedMigration
@@ -30,7 +34,10 @@ class StepResult(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a step is: in its `statement`, of `statements`, on `line` of its file; rows of those before it."""
+    """The position of a running step: `statement` of `statements` (from 1), at `line` of its file.
+
+    `rows_changed` counts the statements that are finished.
+    """
 
     step: Step
     statement: int
@@ -40,26 +47,26 @@ class Progress(NamedTuple):
     rows_changed: int
 
 
-class FormerState(NamedTuple):
-    """What a database was like at an earlier time: what was applied, with its texts as far as they are known.
+class EarlierState(NamedTuple):
+    """An earlier state of a database: what was applied then, and the stored SQL of those migrations.
 
-    `snapshot` holds its content; without one, there was nothing in it.
+    `snapshot` holds the content; None stands for the empty database.
     """
 
     snapshot: Snapshot | None
     applied: Sequence[AppliedMigration] = ()
-    recorded: Mapping[int, Migration] = MappingProxyType({})
+    stored: Mapping[int, Migration] = MappingProxyType({})
 
-    def recorded_of(self, versions: Iterable[int]) -> dict[int, Migration]:
-        """The texts of these, those that are known."""
-        return {version: self.recorded[version] for version in versions if version in self.recorded}
+    def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
+        """Return the stored migrations of these versions; unknown ones are left out."""
+        return {version: self.stored[version] for version in versions if version in self.stored}
 
 
 class RowRestoreReport(NamedTuple):
-    """What became of the rows that tables had when migrations were rolled back and applied again.
+    """Which rows were restored after migrations were rolled back and applied again.
 
-    `put_back` are the tables that have their rows again, with how many of them; `not_restored` those of which
-    `snapshot` holds rows that the database has not any more, and why.
+    `restored` maps a table to the number of its rows; `not_restored` maps a table that lost rows to the reason.
+    The id in `snapshot` names the snapshot that has them.
     """
 
     snapshot: str
@@ -68,86 +75,86 @@ class RowRestoreReport(NamedTuple):
 
 
 class Template(Protocol):
-    """A new database with everything applied, from which others like it are copied."""
+    """A fully migrated database that empty databases are copied from."""
 
     @property
     def entries(self) -> Sequence[AppliedMigration]:
-        """What its ledger says."""
+        """The entries of its ledger."""
 
 
 class Observer:
-    """Is told what happens during a run, in the thread that runs. This one does nothing with it."""
+    """Receives the events of a run, in the thread of the run. This base class ignores them."""
 
     def lock_waiting(self, holder: str) -> None:
-        """Another process holds the lock and is waited for."""
+        """The run is waiting for the lock that `holder` has."""
 
     def planned(self, steps: int) -> None:
-        """So many steps are about to be taken."""
+        """The plan is made: `steps` steps follow."""
 
     def beginning(self, step: Step, *, late: bool) -> None:
-        """A step begins; `late` when it lies below the highest applied version."""
+        """A step begins; `late` if its version is below the highest applied one."""
 
     def progress(self, progress: Progress) -> None:
-        """A step takes long; told every few seconds."""
+        """A step is still running; called every few seconds."""
 
-    def done(self, done: StepResult, direction: MigrationDirection) -> None:
+    def done(self, result: StepResult, direction: MigrationDirection) -> None:
         """A step is committed."""
 
     def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
-        """The content was kept before it is changed; `size` in bytes."""
+        """A snapshot was taken before a change; `size` is in bytes."""
 
     def snapshot_skipped(self, reason: str) -> None:
-        """The content was not kept, though it is asked for."""
+        """No snapshot was taken although the policy asks for one."""
 
-    def restored_snapshot(self, former: FormerState) -> None:
-        """The content was made what it was, for want of a down text."""
+    def restored_snapshot(self, earlier: EarlierState) -> None:
+        """No down SQL was available, so the content was restored from an earlier state."""
 
     def updated(self, migration: Migration) -> None:
-        """The record of an applied migration has its present name, down text and header now."""
+        """The stored name, down SQL and header of an applied migration were updated."""
 
-    def rows_restored(self, kept: RowRestoreReport) -> None:
-        """Rows were put back, or could not be."""
+    def rows_restored(self, report: RowRestoreReport) -> None:
+        """Rows were restored after a redo, or could not be."""
 
 
 class Session(Protocol):
-    """A database open for changing. A step is done wholly and recorded, or not at all."""
+    """A database open for changing. A step is executed and recorded, or leaves nothing."""
 
     def look(self) -> LedgerState:
-        """Read the record; steps planned from it are valid until somebody else changes it."""
+        """Read the ledger; a plan made from it is valid until another process changes it."""
 
     def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
-        """The migrations as they were when last applied."""
+        """Return the migrations as they were when last applied."""
 
     def create_ledger(self) -> None:
-        """Make the ledger where it is missing."""
+        """Create the ledger if it is missing."""
 
     def is_new(self) -> bool:
-        """Whether there is nothing at all in the database yet."""
+        """True if the database has no objects yet."""
 
     def execute(self, step: Step) -> StepResult:
-        """Apply or roll back one migration; `LedgerChangedError` when the plan is void."""
+        """Apply or roll back one migration. Raises `LedgerChangedError` if the plan is out of date."""
 
-    def together(
+    def batch(
         self, *, commit_on_failure: bool, foreign_keys: bool, restore_rows: bool = False
     ) -> AbstractContextManager["Batch"]:
-        """Do every `execute` within the `with` in one transaction, in which `foreign_keys` are enforced or not.
+        """Run every `execute` within the `with` in one transaction; `foreign_keys` says if they are enforced.
 
-        If one fails, those before it are committed (`commit_on_failure`) or undone too. Raises `BatchLostError` if
-        they should have been committed and are lost. With `restore_rows` a snapshot is taken first, and rows that
-        the steps removed from tables they were not about are restored at the end.
+        If a step fails, those before it are committed (`commit_on_failure`) or rolled back too. Raises
+        `BatchLostError` if they should have been committed and are lost. With `restore_rows` a snapshot is taken
+        first, and rows of tables that the changed migrations do not write to are restored at the end.
         """
 
     def undo_repeatables(self, entries: Sequence[AppliedRepeatable]) -> None:
-        """Drop what repeatable migrations made, and forget these; in the transaction that is open, if one is."""
+        """Drop the objects of repeatable migrations and delete their entries, in the batch if one is open."""
 
     def update(self, migrations: Sequence[Migration]) -> None:
-        """Record the present name, down text and header of applied migrations; `LedgerChangedError` as above."""
+        """Store the current name, down SQL and header of applied migrations. Raises as `execute`."""
 
     def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
-        """Do and record what a person decided about `unfinished`; `migration` is its text as it is now."""
+        """Carry out and record a repair of `unfinished`; `migration` is its current text."""
 
     def correct(self, migration: Migration, how: Repair, reason: str | None) -> None:
-        """Record that an applied migration has this text (`MARK_APPLIED`), or is not applied (`FORGET`)."""
+        """Store this text for an applied migration (`MARK_APPLIED`), or delete its entry (`FORGET`)."""
 
 
 class Batch(Protocol):
@@ -155,68 +162,69 @@ class Batch(Protocol):
 
     @property
     def is_committed(self) -> bool:
-        """Whether what was done in it is there for good."""
+        """True once its steps are committed."""
 
     @property
-    def kept(self) -> RowRestoreReport | None:
-        """What became of the rows, with `restore_rows`; once it is committed."""
+    def row_report(self) -> RowRestoreReport | None:
+        """The outcome of `restore_rows`; None without it, and before the commit."""
 
     @property
     def is_full(self) -> bool:
-        """Whether the next step needs a transaction of its own."""
+        """True if the next step needs another transaction, on a new connection."""
 
 
 class Database(Protocol):
-    """What the runner asks of any kind of database."""
+    """A database as the runner uses it."""
 
     @property
     def name(self) -> str:
-        """As people know it."""
+        """The name to show to users."""
 
     @property
     def lockable(self) -> bool:
-        """Whether `name` is a path that other processes could migrate."""
+        """True if `name` is a path that other processes could migrate."""
 
     def require_usable(self) -> None:
-        """Raise `DatabaseError` for what can be seen to be in the way of changing it, before anything is."""
+        """Raise `DatabaseError` for anything that would prevent migrating and can be checked beforehand."""
 
     def look(self) -> LedgerState:
-        """Read the record, changing nothing."""
+        """Read the ledger. Changes nothing."""
 
-    def first_look(self) -> LedgerState:
-        """As `look`, for a session that may follow: while nobody changed the record, its look gives the same one.
+    def open_and_look(self) -> LedgerState:
+        """Like `look`, but keeps the connection for the session that usually follows.
 
-        What is held for that is freed by the session's end, or by `let_go`.
+        While nobody changes the ledger, the session's `look` returns the same object. Close the connection with
+        `close` if no session follows.
         """
 
-    def let_go(self) -> None:
-        """Free what `first_look` holds for a session that has not begun."""
+    def close(self) -> None:
+        """Close the connection that `open_and_look` kept, unless a session took it."""
 
     def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
-        """The migrations as they were when last applied, changing nothing."""
+        """Return the migrations as they were when last applied. Changes nothing."""
 
     def template(self, migrations: Sequence[Migration]) -> Template | None:
-        """Its content, which these migrations made, if a copy of it is as good as applying them."""
+        """Return its content as a template, or None if a copy may differ from applying `migrations`."""
 
     def fill(self, template: Template) -> bool:
-        """Make it a copy of `template`, which a database of its kind gave; not where there is anything in it."""
+        """Fill an empty database from `template`. Return False, changing nothing, if it has content."""
 
     def snapshots(self) -> list[Snapshot]:
-        """The snapshots that there are, oldest first; none where such a database has none."""
+        """Return the snapshots, oldest first; an empty list for a database that cannot have any."""
 
     def restore(self, snapshot: Snapshot, observer: Observer, reason: str | None) -> None:
-        """Put a snapshot back, keeping what is there as a snapshot too, and record that."""
+        """Restore a snapshot and record it; the current content becomes a snapshot first."""
 
-    def former_states(self) -> Iterator[FormerState]:
-        """The states that its snapshots, and its history, say it was in, the latest first."""
+    def earlier_states(self) -> Iterator[EarlierState]:
+        """Yield the earlier states known from its snapshots and its history, the latest first."""
 
-    def rebuild(self, former: FormerState | None, work: Callable[[Session], None], observer: Observer) -> None:
-        """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
+    def rebuild(self, earlier: EarlierState | None, work: Callable[[Session], None], observer: Observer) -> None:
+        """Do `work` on a copy of an earlier state (None: of the current one), then replace the content atomically.
 
-        What is there is kept as a snapshot, and rows are put back as with `Session.together`. Raises
-        `LedgerChangedError` when somebody else changed the database meanwhile, and whatever `work` raises: nothing
-        has changed then.
+        A snapshot of the content is taken first, and rows are restored as with `Session.batch`. Raises
+        `LedgerChangedError` if another process changed the database meanwhile, and whatever `work` raises; the
+        database is then unchanged.
         """
 
     def session(self, observer: Observer) -> AbstractContextManager[Session]:
-        """Open it for changing; `observer` is told of long work and of snapshots."""
+        """Open the database for changing; `observer` receives the progress of steps and the snapshots."""

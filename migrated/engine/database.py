@@ -1,13 +1,14 @@
-"""What the rooms above see of one database besides the runner: how it is read, compared and listed.
+"""Functions to read, compare and list one database, for the packages above the engine.
 
-They import nothing of `engine.sqlite`. What few commands need is imported in its function: `status` starts sooner.
+Those packages import nothing from `engine.sqlite`. What few commands need is imported inside the function that
+needs it, which makes `status` start sooner.
 """
 
 from typing import TYPE_CHECKING
 
 from migrated.engine.sqlite.connection import is_absent_or_empty
 from migrated.engine.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
-from migrated.engine.sqlite.ledger import Glance, glance
+from migrated.engine.sqlite.ledger import LedgerSummary, summary
 from migrated.system.cancellation import CancelToken
 
 if TYPE_CHECKING:
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from migrated.engine.sqlite.schema import Loss
 
 __all__ = [
-    "Glance",
+    "LedgerSummary",
     "find_snapshot",
-    "glance",
     "is_absent_or_empty",
     "list_snapshots",
     "lost_by_restoring",
     "open_database",
     "read_schema",
+    "summary",
 ]
 
 
@@ -35,10 +36,10 @@ def open_database(
     busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
     application_id: int = 0,
 ) -> "Database":
-    """The database at `path`, to be looked at. The file is opened only when something is read.
+    """Return the database at `path`, for reading. Its file is opened by the first read.
 
-    `create` says whether a missing or empty file counts as a new database, a missing one not where it
-    `must_exist`. `busy_timeout` is in seconds; 0 as `application_id` stands for any.
+    With `create`, a missing or empty file counts as a new database; a missing one does not if it `must_exist`.
+    `busy_timeout` is in seconds; an `application_id` of 0 accepts any.
     """
     return SqliteDatabase(
         path, create=create, must_exist=must_exist, busy_timeout=busy_timeout, application_id=application_id
@@ -46,9 +47,9 @@ def open_database(
 
 
 def read_schema(path: str, busy_timeout: float, supervision: CancelToken) -> bytes | None:
-    """Everything but the rows of a database, as an SQL script; changes nothing.
+    """Return the schema of a database as an SQL script. Changes nothing.
 
-    None without a database, or while a migration without a transaction is unfinished. `busy_timeout` is in
+    None if there is no database, or while a migration without a transaction is unfinished. `busy_timeout` is in
     seconds. Raises `DatabaseError`.
     """
     from migrated.engine.sqlite import schema
@@ -58,23 +59,23 @@ def read_schema(path: str, busy_timeout: float, supervision: CancelToken) -> byt
 
 
 def list_snapshots(path: str) -> "list[Snapshot]":
-    """The snapshots of a database, oldest first. Raises `DatabaseError`."""
+    """Return the snapshots of a database, oldest first. Raises `DatabaseError`."""
     from migrated.engine.sqlite.snapshots import snapshots
 
     return snapshots.listed(path)
 
 
 def find_snapshot(path: str, identifier: str) -> "Snapshot | None":
-    """The snapshot of a database that has this id, if there is one. Raises `DatabaseError`."""
+    """Return the snapshot with this id, or None. Raises `DatabaseError`."""
     from migrated.engine.sqlite.snapshots import snapshots
 
     return snapshots.find(path, identifier)
 
 
 def lost_by_restoring(snapshot: "Snapshot", path: str, busy_timeout: float) -> "Loss":
-    """What restoring a snapshot would undo; changes nothing.
+    """Return what restoring a snapshot would lose. Changes nothing.
 
-    `busy_timeout` is in seconds. Raises `DatabaseError` when one of the two cannot be read.
+    `busy_timeout` is in seconds. Raises `DatabaseError` if the database or the snapshot cannot be read.
     """
     from migrated.engine.sqlite import schema
     from migrated.engine.sqlite.connection import BusyHandler

@@ -1,4 +1,4 @@
-"""Carrying out what was decided: in the database itself or, where that cannot be one transaction, on a copy."""
+"""Execute a run: plan, lock, plan again, then change the database in place or on a copy."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ from migrated.core.status import (
 )
 from migrated.engine.backend import (
     Database,
-    FormerState,
+    EarlierState,
     LedgerChangedError,
     Observer,
     Progress,
@@ -30,14 +30,15 @@ from migrated.engine.backend import (
 from migrated.engine.steps import StepExecutor
 from migrated.system.cancellation import CancelToken
 
-Decision = Callable[[DatabaseStatus, LookUpStored], RunPlan]
-"""What is to be done, given the states and the record of the migrations; raises where that cannot be."""
+Planner = Callable[[DatabaseStatus, LookUpStored], RunPlan]
+"""Makes the plan of a run from the state of the database; raises if the run is refused or impossible."""
 
 
-class Execution:
-    """One run on one database. Its decision is made anew whenever somebody else changed the database meanwhile.
+class Run:
+    """One run on one database. It plans again whenever another process changed the ledger.
 
-    Where something has to be rolled back and has no down text, the run `may_use_snapshot` to a snapshot, or fails.
+    If a migration has to be rolled back and has no down SQL, the run restores an earlier state of the database
+    when it `may_use_snapshot`, and fails otherwise.
     """
 
     def __init__(
@@ -48,156 +49,161 @@ class Execution:
         policy: Policy,
         transaction: TransactionMode,
         observer: Observer,
-        supervision: CancelToken,
+        cancel_token: CancelToken,
         may_use_snapshot: bool = False,
     ) -> None:
-        self._may_go_back = may_use_snapshot
+        self._may_use_snapshot = may_use_snapshot
         self._database = database
         self._migrations = migrations
         self._policy = policy
         self._transaction = transaction
         self._observer = observer
-        self._supervision = supervision
+        self._cancel_token = cancel_token
         self._first: tuple[LedgerState, DatabaseStatus, RunPlan | None] | None = None
 
-    def is_needed(self, decide: Decision) -> bool:
-        """Whether there is anything to do, found without the lock. Raises the refusals."""
-        record = self._database.first_look()
-        findings = evaluate(self._migrations, record)
-        refusals.refuse_unfinished(findings.statuses)
-        agenda = self._decided(decide, findings, self._database.stored_migrations)
-        self._first = record, findings, agenda
-        return agenda is None or bool(agenda)
+    def is_needed(self, planner: Planner) -> bool:
+        """True if the run has work to do; checked without the lock. Raises `RefusedError`."""
+        state = self._database.open_and_look()
+        status = evaluate(self._migrations, state)
+        refusals.refuse_unfinished(status.statuses)
+        plan = self._plan(planner, status, self._database.stored_migrations)
+        self._first = state, status, plan
+        return plan is None or bool(plan)
 
-    def carry_out(self, decide: Decision) -> list[AppliedMigration]:
-        """Do it; the caller holds the lock. Returns what was completed of the way that was asked for."""
+    def execute(self, planner: Planner) -> list[AppliedMigration]:
+        """Execute the run while the caller holds the lock; return the entries of the requested direction."""
         while True:
             with self._database.session(self._observer) as session:
-                work = StepExecutor(session, self._observer, self._supervision)
-                if self._in_place(session, work, decide):
-                    return work.completed
+                executor = StepExecutor(session, self._observer, self._cancel_token)
+                if self._execute_in_place(session, executor, planner):
+                    return executor.completed
             try:
-                return self._on_a_copy(decide)
+                return self._execute_on_copy(planner)
             except LedgerChangedError:
                 continue
 
-    def _in_place(self, session: Session, work: StepExecutor, decide: Decision) -> bool:
-        """Return whether it was done: not where it has to be done on a copy."""
+    def _execute_in_place(self, session: Session, executor: StepExecutor, planner: Planner) -> bool:
+        """Return False, changing nothing, if the run needs a copy of the database."""
         while True:
-            findings, agenda = self._look(session, decide)
-            if agenda is None or agenda.needs_copy:
+            status, plan = self._look(session, planner)
+            if plan is None or plan.needs_copy:
                 return False
             try:
-                self._take(work, agenda, findings)
+                self._execute_plan(executor, plan, status)
             except LedgerChangedError:
                 continue
             return True
 
-    def _look(self, session: Session, decide: Decision) -> tuple[DatabaseStatus, RunPlan | None]:
-        record = session.look()
+    def _look(self, session: Session, planner: Planner) -> tuple[DatabaseStatus, RunPlan | None]:
+        state = session.look()
         first, self._first = self._first, None
-        if first is not None and record is first[0]:
-            # Nobody changed it since the look without the lock, and what was decided then holds.
+        if first is not None and state is first[0]:
+            # The ledger did not change since it was read without the lock, so the plan made then is valid.
             return first[1:]
-        findings = evaluate(self._migrations, record)
-        refusals.refuse_unfinished(findings.statuses)
-        return findings, self._decided(decide, findings, session.stored_migrations)
+        status = evaluate(self._migrations, state)
+        refusals.refuse_unfinished(status.statuses)
+        return status, self._plan(planner, status, session.stored_migrations)
 
-    def _decided(self, decide: Decision, findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan | None:
-        """None where the way leads over an older content."""
+    def _plan(self, planner: Planner, status: DatabaseStatus, stored: LookUpStored) -> RunPlan | None:
+        """Return the plan; None if it has to start from an earlier state of the database."""
         try:
-            return decide(findings, recorded)
+            return planner(status, stored)
         except RollbackFailedError as stuck:
-            if not self._may_go_back:
-                refusals.refuse_misread(findings.statuses, stuck.version, recorded)
+            if not self._may_use_snapshot:
+                refusals.refuse_misread(status.statuses, stuck.version, stored)
                 raise
             return None
 
-    def _take(
-        self, work: StepExecutor, agenda: RunPlan, findings: DatabaseStatus, *, on_copy: bool = False
+    def _execute_plan(
+        self, executor: StepExecutor, plan: RunPlan, status: DatabaseStatus, *, on_copy: bool = False
     ) -> None:
         try:
-            work.execute(agenda, findings.statuses, self._transaction, on_copy=on_copy)
+            executor.execute(plan, status.statuses, self._transaction, on_copy=on_copy)
         except MigrationError as error:
-            error.completed = () if on_copy else tuple(work.completed)
+            error.completed = () if on_copy else tuple(executor.completed)
             raise
 
-    def _on_a_copy(self, decide: Decision) -> list[AppliedMigration]:
-        former = self._former_state(decide)
-        observer = _Postponing(self._observer)
+    def _execute_on_copy(self, planner: Planner) -> list[AppliedMigration]:
+        earlier = self._earlier_state(planner)
+        observer = _DeferringObserver(self._observer)
         completed: list[AppliedMigration] = []
 
         def change(session: Session) -> None:
-            work = StepExecutor(session, observer, self._supervision)
-            findings = evaluate(self._migrations, session.look())
-            refusals.refuse_unfinished(findings.statuses)
-            # The history of a copy goes on beyond the state that it is in.
-            recorded = session.stored_migrations if former is None else former.recorded_of
-            self._take(work, decide(findings, recorded), findings, on_copy=True)
-            if self._supervision.stop_requested():
-                raise _stopped(self._database.name, self._supervision.reason)
-            completed.extend(work.completed)
+            executor = StepExecutor(session, observer, self._cancel_token)
+            status = evaluate(self._migrations, session.look())
+            refusals.refuse_unfinished(status.statuses)
+            # The history in a copy of an earlier state also has later entries, which do not describe its content.
+            stored = session.stored_migrations if earlier is None else earlier.stored_migrations
+            self._execute_plan(executor, planner(status, stored), status, on_copy=True)
+            if self._cancel_token.stop_requested():
+                raise _stopped(self._database.name, self._cancel_token.reason)
+            completed.extend(executor.completed)
 
-        self._database.rebuild(former, change, observer)
+        self._database.rebuild(earlier, change, observer)
         observer.release()
         return completed
 
-    def _former_state(self, decide: Decision) -> FormerState | None:
-        """The latest from which the decision can be carried out; None for the present one.
+    def _earlier_state(self, planner: Planner) -> EarlierState | None:
+        """Return the latest state that the plan can start from; None for the current one.
 
-        Raises `RollbackFailedError` where there is none.
+        Raises `RollbackFailedError` if there is none.
         """
-        findings = evaluate(self._migrations, self._database.look())
+        status = evaluate(self._migrations, self._database.look())
         try:
-            decide(findings, self._database.stored_migrations)
+            planner(status, self._database.stored_migrations)
         except RollbackFailedError as stuck:
-            for former in self._database.former_states():
-                if self._leads_on(former, findings.statuses, decide):
-                    return former
-            refusals.refuse_misread(findings.statuses, stuck.version, self._database.stored_migrations)
+            for earlier in self._database.earlier_states():
+                if self._can_start_from(earlier, status.statuses, planner):
+                    return earlier
+            refusals.refuse_misread(status.statuses, stuck.version, self._database.stored_migrations)
             raise RollbackFailedError(
-                f"{stuck.message}, and no snapshot of the time before",
+                f"{stuck.message}, and there is no earlier snapshot",
                 version=stuck.version,
                 name=stuck.name,
-                hint="put the file back as it was applied, with a DOWN section: that is recorded, and then it can "
-                "be changed or removed; or `migrated restore` a snapshot; nothing was changed",
+                hint="nothing was changed; put the file back as it was applied, with a DOWN section: a run then "
+                "records that section, and the file can be changed or removed; or run `migrated restore`",
             ) from None
         return None
 
-    def _leads_on(self, former: FormerState, statuses: Sequence[MigrationStatus], decide: Decision) -> bool:
-        then = evaluate(self._migrations, LedgerState(list(former.applied)))
+    def _can_start_from(
+        self, earlier: EarlierState, statuses: Sequence[MigrationStatus], planner: Planner
+    ) -> bool:
+        then = evaluate(self._migrations, LedgerState(list(earlier.applied)))
         if self._policy.on_missing is OnMissing.IGNORE and (
             set(missing_versions(statuses)) - set(missing_versions(then.statuses))
         ):
-            # What nobody could apply again must not be lost.
+            # Missing migrations that are ignored have no file: going back before them would lose them for good.
             return False
         try:
-            decide(then, former.recorded_of)
+            planner(then, earlier.stored_migrations)
         except MigrationError:
             return False
         return True
 
 
 def _stopped(database: str, reason: str) -> DatabaseError:
-    """Not an interruption: nothing was half done, as when a wait is given up."""
+    """The error for a run that stopped between steps. Not INTERRUPTED: no statement was cut off."""
     return DatabaseError(
-        f"it was not finished: {reason}",
+        f"the run was stopped before it finished: {reason}",
         database=database,
         transient=True,
         hint="nothing was changed; run it again",
     )
 
 
-class _Postponing(Observer):
-    """Tells another observer at once what begins, and only in the end what is done: it may be undone before."""
+class _DeferringObserver(Observer):
+    """Buffers 'done' events until the copy replaces the database.
+
+    Work on a copy may still be thrown away.
+    """
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._later: list[Callable[[], None]] = []
+        self._deferred: list[Callable[[], None]] = []
 
     def release(self) -> None:
-        """Tell what was held back."""
-        for tell in self._later:
+        """Send the buffered events."""
+        for tell in self._deferred:
             tell()
 
     def planned(self, steps: int) -> None:
@@ -212,14 +218,14 @@ class _Postponing(Observer):
     def snapshot_taken(self, identifier: str, size: int, execution_time_ms: int) -> None:
         self._observer.snapshot_taken(identifier, size, execution_time_ms)
 
-    def done(self, done: StepResult, direction: MigrationDirection) -> None:
-        self._later.append(lambda: self._observer.done(done, direction))
+    def done(self, result: StepResult, direction: MigrationDirection) -> None:
+        self._deferred.append(lambda: self._observer.done(result, direction))
 
-    def restored_snapshot(self, former: FormerState) -> None:
-        self._later.append(lambda: self._observer.restored_snapshot(former))
+    def restored_snapshot(self, earlier: EarlierState) -> None:
+        self._deferred.append(lambda: self._observer.restored_snapshot(earlier))
 
     def updated(self, migration: Migration) -> None:
-        self._later.append(lambda: self._observer.updated(migration))
+        self._deferred.append(lambda: self._observer.updated(migration))
 
-    def rows_restored(self, kept: RowRestoreReport) -> None:
-        self._later.append(lambda: self._observer.rows_restored(kept))
+    def rows_restored(self, report: RowRestoreReport) -> None:
+        self._deferred.append(lambda: self._observer.rows_restored(report))

@@ -1,8 +1,8 @@
 """Bring one database up to date: the centre of the library.
 
-The order of every run is the same: look without the lock; take the lock; look again, if anybody wrote meanwhile,
-and decide; then for each step one transaction, inside which that is asked once more. Refusals come before the
-first step.
+Every run has the same order: read the ledger and plan without the lock; take the lock; read and plan again if the
+ledger changed; then execute each step in a transaction that first checks that the ledger is unchanged. Refusals
+are raised before the first step.
 """
 
 import os
@@ -39,7 +39,7 @@ from migrated.core.status import (
     pending,
 )
 from migrated.engine.backend import Database, Observer, StepResult, Template
-from migrated.engine.run import Decision, Execution
+from migrated.engine.run import Planner, Run
 from migrated.engine.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
 from migrated.engine.steps import settle
 from migrated.sources.directory import read_migrations
@@ -49,14 +49,14 @@ DEFAULT_LOCK_TIMEOUT = 10.0
 
 
 class LockFactory(Protocol):
-    """Takes the lock of the directory that a database lies in, as `file_locks.holding` does with `APPLYING`."""
+    """Takes the lock of the directory of a database, as `file_locks.holding` does with `APPLYING`."""
 
     def __call__(
         self, database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
     ) -> AbstractContextManager[object]: ...
 
 
-def _hold(
+def _lock_factory(
     database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
 ) -> AbstractContextManager[object]:
     # Imported here: the commands that only read start in half the time without filelock.
@@ -66,7 +66,7 @@ def _hold(
 
 
 class MigrationSet:
-    """Migrations made known once, for many runners. Raises as `MigrationRunner.add_migrations`."""
+    """Migrations validated once, for many runners. Raises as `MigrationRunner.add_migrations`."""
 
     def __init__(self, migrations: Iterable[Migration]) -> None:
         runner = MigrationRunner(":memory:")
@@ -78,12 +78,11 @@ class MigrationSet:
 class MigrationRunner:
     """Applies migrations to one database: a path, `":memory:"`, or an open `apsw.Connection`.
 
-    `lock_timeout`, `busy_timeout` and `statement_timeout` (0: none) are seconds. With `transaction = RUN` all
-    that is pending goes in one transaction. `snapshots` says when the content is kept before it is changed; with
-    an `application_id`, only a database that has it, or is new, is touched. A run stops before its next step, or
-    is interrupted, as the `supervision` says. With `is_alone_in_process` it is not seen to whether something else
-    in this process has the database open. `hold` takes the lock of the database's directory. On `":memory:"`
-    the database lives as long as the runner.
+    `lock_timeout`, `busy_timeout` and `statement_timeout` (0: none) are in seconds. With `transaction = RUN` all
+    pending migrations share one transaction. `snapshots` says when to take snapshots. With an `application_id`,
+    only a database that has it, or is new, is changed. `supervision` can stop a run before its next step, or
+    interrupt it. `is_alone_in_process` skips the check that nothing else in this process has the database open.
+    `hold` takes the lock of the database's directory. With `":memory:"` the database lives as long as the runner.
     """
 
     def __init__(
@@ -104,8 +103,8 @@ class MigrationRunner:
         supervision: CancelToken | None = None,
         hold: LockFactory | None = None,
     ) -> None:
-        self._hold = hold or _hold
-        self._supervision = supervision or CancelToken()
+        self._lock_factory = hold or _lock_factory
+        self._cancel_token = supervision or CancelToken()
         self._database: Database = SqliteDatabase(
             database,
             create=create,
@@ -115,7 +114,7 @@ class MigrationRunner:
             statement_timeout=statement_timeout,
             snapshots=snapshots,
             application_id=application_id,
-            supervision=self._supervision,
+            cancel_token=self._cancel_token,
         )
         self._transaction = transaction
         self._policy = policy
@@ -128,20 +127,20 @@ class MigrationRunner:
     def _available(self) -> list[Migration]:
         if self._prepared is not None:
             return self._prepared.available
-        # Those with a version may come in any order; the others are applied by their names.
+        # Versioned migrations may be added in any order; repeatable ones are applied in the order of their names.
         return sorted(self._migrations.values(), key=lambda each: (each.is_repeatable, each.version, each.name))
 
     def add_migration(self, migration: Migration) -> None:
-        """Make a migration known, in any order.
+        """Add a migration, in any order.
 
-        Raises `InvalidFormatError` when another has its version (or its name, for a repeatable one),
-        `ChecksumMismatchError` when the checksum it was given is not that of its text.
+        Raises `InvalidFormatError` if another one has its version (a repeatable one: its name), and
+        `ChecksumMismatchError` if its checksum is not that of its up SQL.
         """
         key = migration.label if migration.is_repeatable else migration.version
         known = self._migrations.get(key)
         if known is not None:
             raise InvalidFormatError(
-                f"version {migration.version} is claimed twice: by {known.label} and by {migration.label}",
+                f"version {migration.version} is used twice: by {known.label} and by {migration.label}",
                 version=migration.version,
                 name=migration.name,
                 hint="give one of them another version",
@@ -149,102 +148,101 @@ class MigrationRunner:
         if not migration.verify_checksum():
             found = Migration.compute_checksum(migration.up_sql)
             raise ChecksumMismatchError(
-                f"{migration.label} carries checksum {migration.checksum}, its text has {found}",
+                f"{migration.label} was given checksum {migration.checksum}, but its text has {found}",
                 version=migration.version,
                 name=migration.name,
                 expected=migration.checksum,
                 found=found,
             )
         if self._prepared is not None:
-            # Those are of other runners too.
+            # Other runners share this dictionary.
             self._migrations, self._prepared = {**self._migrations}, None
         self._migrations[key] = migration
 
     def use(self, prepared: MigrationSet) -> None:
-        """Make known what was prepared, and nothing else."""
+        """Use exactly the prepared migrations, in place of any added before."""
         self._migrations, self._prepared = prepared.by_key, prepared
 
     def add_migrations(self, migrations: Iterable[Migration]) -> None:
-        """Make several known. Raises as `add_migration`, having added those before."""
+        """Add several migrations. Raises as `add_migration`; those before the faulty one stay added."""
         for migration in migrations:
             self.add_migration(migration)
 
     def add_directory(self, directory: str | os.PathLike[str]) -> None:
-        """Make every migration of a directory known. Raises as `read_migrations`."""
+        """Add every migration of a directory. Raises as `read_migrations`."""
         self.add_migrations(read_migrations(directory))
 
     def init(self) -> None:
-        """Create the ledger and the history where they are missing. `run` does so by itself."""
+        """Create the ledger and the history if they are missing. `run` does that itself."""
         with self._database.session(self._observer) as session:
             session.create_ledger()
 
     def get_applied(self) -> list[AppliedMigration]:
-        """What the ledger has, ascending by version. Changes nothing."""
+        """Return the ledger's entries, ascending by version. Changes nothing."""
         return self._database.look().applied
 
     def current_version(self) -> int | None:
-        """The highest applied version, None when nothing is applied. Changes nothing."""
+        """Return the highest applied version; None if nothing is applied. Changes nothing."""
         return highest_version(self.get_applied())
 
     def statuses(self) -> list[MigrationStatus]:
-        """The state of every version that the migrations or the ledger have. Changes nothing."""
+        """Return the status of every version in the migrations or the ledger. Changes nothing."""
         return [*evaluate(self._available, self._database.look()).statuses]
 
     def repeatables(self) -> list[RepeatableStatus]:
-        """The state of every repeatable migration that the program or the database has. Changes nothing."""
+        """Return the status of every repeatable migration, added or applied. Changes nothing."""
         return [*evaluate(self._available, self._database.look()).repeatables]
 
     def pending(self) -> list[Migration]:
-        """What `run` would apply, ascending; drafts are not among them. Changes nothing."""
+        """Return the migrations that `run` would apply, ascending, without drafts. Changes nothing."""
         return pending(self.statuses())
 
     def count_pending(self) -> int:
-        """How many migrations `run` would apply, repeatable ones included. Changes nothing."""
+        """Count the migrations that `run` would apply, repeatable ones included. Changes nothing."""
         return evaluate(self._available, self._database.look()).pending
 
     def plan(self, target: int | None = None) -> MigrationPlan:
-        """Say what `run_to(target)`, or `run()` without a target, would do. Changes nothing.
+        """Plan `run_to(target)`, or `run()` without a target. Changes nothing.
 
-        Without a target: all that is not applied, ascending. With one: all that is not applied at or below it;
-        if nothing is, the applied ones above it, newest first. 0 means empty. Raises `MigrationNotFoundError`
-        for a target that neither side knows, `RollbackFailedError` when a step down has no down text.
+        Without a target: apply all pending migrations, ascending. With one: apply those at or below it; if there
+        are none, roll back the applied ones above it, newest first. 0 means the empty database. Raises
+        `MigrationNotFoundError` if neither the migrations nor the ledger have the target, and
+        `RollbackFailedError` if a step down has no down SQL.
         """
         return plan_to(self.statuses(), target, self._database.stored_migrations)
 
     def verify(self) -> list[ChecksumMismatch]:
         """Return every applied migration whose text differs from what was applied, ascending by version.
 
-        The list is empty if there is none. A repeatable migration with a new text is pending, not a mismatch;
-        a migration that is only in the ledger has no text to compare. Changes nothing. Raises `DatabaseError` if
-        the database cannot be read. `require_valid` raises what `run` would refuse.
+        A changed repeatable migration is pending, not a mismatch; a migration that is only in the ledger has no
+        text to compare. Changes nothing. Raises `DatabaseError` if the database cannot be read. `require_valid`
+        raises the refusals of `run`.
         """
         return [status.mismatch for status in self.statuses() if status.mismatch]
 
     def require_valid(self) -> None:
         """Raise the refusal that `run` would meet, if any: `ChecksumMismatchError` for changed migrations,
-        `MigrationNotFoundError` for missing and `LateMigrationError` for late ones where the policy says so,
-        `UnfinishedError` for a stopped one. Changes nothing.
+        `MigrationNotFoundError` for missing and `LateMigrationError` for late ones if the policy refuses them,
+        `UnfinishedError` for an unfinished one. Changes nothing.
         """  # noqa: D205 - one sentence
         refusals.refuse_by_policy(self.statuses(), self._policy, self._database.stored_migrations)
 
     def run(self) -> list[AppliedMigration]:
         """Apply everything pending, ascending, and return the new ledger entries.
 
-        Verifies checksums first. Each migration is one transaction with its ledger entry. Raises a
-        `RefusedError` before anything ran, `ExecutionFailedError` when a statement failed (what was applied
-        before it stays and is in `completed`), `DatabaseError` or `LockHeldError`.
+        Verifies checksums first. Each migration and its ledger entry are one transaction. Raises `RefusedError`
+        before anything ran; `ExecutionFailedError` if a statement failed (migrations applied before it stay, and
+        are in `completed`); `DatabaseError` or `LockHeldError`.
 
-        With `on_changed = REDO` a migration that was changed is rolled back first, with those above it, and all of
-        the run is one transaction then, after the content was kept as a snapshot.
+        With `on_changed = REDO` a changed migration is rolled back first, with those above it. The run is then one
+        transaction, and a snapshot is taken before it.
         """
-        return self._carry_out(
-            lambda findings, recorded: plan_run(findings, recorded, self._policy), may_use_snapshot=True
-        )
+        return self._execute(lambda status, stored: plan_run(status, stored, self._policy), may_use_snapshot=True)
 
     def run_from(self, template: Template) -> list[AppliedMigration]:
-        """As `run`; but a database with nothing in it becomes a copy of the template, at one stroke.
+        """Like `run`, but an empty database becomes a copy of the template, in one transaction.
 
-        That must have been made from the same migrations and settings.
+        The template must come from a runner with the same migrations and settings.
         """
         if self._database.lockable:
             with self._lock():
@@ -257,30 +255,32 @@ class MigrationRunner:
         return self.run()
 
     def make_template(self) -> Template | None:
-        """On `":memory:"`: apply everything, and give what `run_from` makes any number of new databases from.
+        """On `":memory:"`: apply everything and return the template for `run_from`.
 
-        None where running the migrations once more could come to something else: they write random values, say.
-        Raises as `run`.
+        None if running the migrations again could give another content, such as random values. Raises as `run`.
         """
         if any(Directive.NO_TRANSACTION in migration.up_directives for migration in self.pending()):
-            # A journal mode, say, is another matter in memory.
+            # Such a migration may set a journal mode, which a database in memory cannot have.
             return None
         self.run()
         return self._database.template(self._available)
 
     def run_up_to(self, version: int) -> list[AppliedMigration]:
-        """Apply everything pending at or below `version`; roll back only as `run` does. Raises as these two."""
+        """Apply everything pending at or below `version`; roll back only as `run` does.
+
+        Raises as `run` and `plan`.
+        """
         again = {entry.version for entry in self.get_applied()}
 
-        def decide(findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan:
+        def plan(status: DatabaseStatus, stored: LookUpStored) -> RunPlan:
             if version not in again:
-                require_known(findings.statuses, version)
-            return plan_run(findings, recorded, self._policy, version, again)
+                require_known(status.statuses, version)
+            return plan_run(status, stored, self._policy, version, again)
 
-        return self._carry_out(decide, may_use_snapshot=True)
+        return self._execute(plan, may_use_snapshot=True)
 
     def run_to(self, version: int) -> list[AppliedMigration]:
-        """Do what `plan(version)` says. Going down, the entries returned are those that were struck out.
+        """Execute `plan(version)`. Going down, the deleted ledger entries are returned.
 
         Verifies checksums first. Raises as `run` and `plan`, and `RollbackFailedError` when a rollback failed.
         """
@@ -290,34 +290,34 @@ class MigrationRunner:
         plan = plan_to(statuses, version, self._database.stored_migrations)
         if not plan:
             return []
-        # Another runner may finish our way meanwhile: the other way was never asked for.
+        # The direction is fixed here: if another runner gets there first, planning again must not turn around.
         return self.run_up_to(version) if plan.direction is MigrationDirection.UP else self.roll_back_to(version)
 
     def roll_back_to(self, version: int) -> list[AppliedMigration]:
         """Roll back everything above `version`, newest first; never apply. Raises as `run_to`."""
 
-        def decide(findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan:
-            require_known(findings.statuses, version)
-            above = applied_above(findings.statuses, version)
-            return self._downward(findings.statuses, recorded, above)
+        def plan(status: DatabaseStatus, stored: LookUpStored) -> RunPlan:
+            require_known(status.statuses, version)
+            above = applied_above(status.statuses, version)
+            return self._downward(status.statuses, stored, above)
 
-        return self._carry_out(decide)
+        return self._execute(plan)
 
     def roll_back(self, steps: int = 1) -> list[AppliedMigration]:
         """Roll back the `steps` highest applied versions, newest first. Raises as `run_to`."""
         wanted = newest_applied(self.statuses(), steps)
-        return self._carry_out(lambda findings, recorded: self._downward(findings.statuses, recorded, wanted))
+        return self._execute(lambda status, stored: self._downward(status.statuses, stored, wanted))
 
     def redo(self, steps: int = 1) -> list[AppliedMigration]:
-        """Roll back the `steps` highest applied versions and apply them as they are now, in one transaction.
+        """Roll back the `steps` highest applied versions and apply their current text, in one transaction.
 
-        The content is kept as a snapshot first; rows of tables that did not change are put back. Returns the new
-        entries. Raises as `run_to`, with nothing changed.
+        A snapshot is taken first, and rows of tables that the changed migrations do not write to are restored.
+        Returns the new entries. Raises as `run_to`, with nothing changed.
         """
         return self._redo(lambda statuses: newest_applied(statuses, steps))
 
     def redo_above(self, version: int) -> list[AppliedMigration]:
-        """As `redo`, for everything that is applied above `version`."""
+        """Like `redo`, for everything applied above `version`."""
 
         def choose(statuses: Sequence[MigrationStatus]) -> list[int]:
             require_known(statuses, version)
@@ -330,67 +330,65 @@ class MigrationRunner:
         wanted = choose(statuses)
         again = {status.version for status in statuses if status.applied}
 
-        def decide(findings: DatabaseStatus, recorded: LookUpStored) -> RunPlan:
-            refusals.refuse_redo(findings.statuses, wanted, recorded)
-            return plan_redo(findings, recorded, wanted, again)
+        def plan(status: DatabaseStatus, stored: LookUpStored) -> RunPlan:
+            refusals.refuse_redo(status.statuses, wanted, stored)
+            return plan_redo(status, stored, wanted, again)
 
-        return self._carry_out(decide, may_use_snapshot=True)
+        return self._execute(plan, may_use_snapshot=True)
 
-    def _downward(
-        self, statuses: Sequence[MigrationStatus], recorded: LookUpStored, versions: list[int]
-    ) -> RunPlan:
+    def _downward(self, statuses: Sequence[MigrationStatus], stored: LookUpStored, versions: list[int]) -> RunPlan:
         if self._policy.on_changed is OnChanged.REFUSE:
-            refusals.refuse_changed(statuses, recorded)
-        return RunPlan.from_plan(plan_down(statuses, recorded(versions), versions))
+            refusals.refuse_changed(statuses, stored)
+        return RunPlan.from_plan(plan_down(statuses, stored(versions), versions))
 
     def unfinished(self) -> Unfinished | None:
-        """The migration without a transaction that stopped half way, if one did. Changes nothing."""
+        """Return the unfinished migration without a transaction, or None. Changes nothing."""
         return self._database.look().unfinished
 
     def repair(self, version: int, how: Repair, *, reason: str | None = None) -> None:
-        """Settle the migration `version` as a person decided, and keep `reason` in the history.
+        """Repair the migration `version` as `how` says, and store `reason` in the history.
 
-        It is unfinished; or it counts as changed only because its whole file was once executed as the UP section:
-        `MARK_APPLIED` then records the checksum of its present text, `FORGET` makes it pending again.
+        The migration is unfinished, or counts as changed only because its whole file was once executed as the UP
+        section. In the second case `MARK_APPLIED` stores the checksum of its current text, and `FORGET` makes it
+        pending again.
 
-        Resuming goes on with the statement after the last that is recorded as done, with the migration's present
-        text, or the recorded one where no migration has the version any more; raises as `run`, and
-        `ChecksumMismatchError` when a statement that is done is another one now. Raises
-        `MigrationNotFoundError` when there is nothing to settle about this migration.
+        `RESUME` continues after the last statement recorded as done, with the migration's current text, or the
+        stored one if no migration has the version any more. It raises as `run`, and `ChecksumMismatchError` if a
+        statement that is done has changed. Raises `MigrationNotFoundError` if there is nothing to repair.
         """
         with self._lock(), self._database.session(self._observer) as session:
             settle(session, self._available, version, how, reason)
 
     def snapshots(self) -> list[Snapshot]:
-        """The snapshots of the database, oldest first. Changes nothing."""
+        """Return the snapshots of the database, oldest first. Changes nothing."""
         return self._database.snapshots()
 
     def restore(self, snapshot: Snapshot, *, reason: str | None = None) -> None:
-        """Put the content of a snapshot back into the database's file, and record it in the history.
+        """Restore the content of a snapshot into the same file, and record it in the history.
 
-        What is there now is kept as a snapshot too, without a gap. Raises `DatabaseError` with nothing changed,
-        or `LockHeldError`.
+        The current content becomes a snapshot first, and nobody can write between the two. Raises `DatabaseError`
+        or `LockHeldError`, with nothing changed.
         """
         with self._lock():
             self._database.restore(snapshot, self._observer, reason)
 
-    def _carry_out(self, decide: Decision, *, may_use_snapshot: bool = False) -> list[AppliedMigration]:
-        execution = Execution(
+    def _execute(self, plan: Planner, *, may_use_snapshot: bool = False) -> list[AppliedMigration]:
+        run = Run(
             self._database,
             self._available,
             policy=self._policy,
             transaction=self._transaction,
             observer=self._observer,
-            supervision=self._supervision,
+            cancel_token=self._cancel_token,
             may_use_snapshot=may_use_snapshot and self._policy.on_changed is OnChanged.REDO,
         )
         try:
-            if not execution.is_needed(decide):
+            if not run.is_needed(plan):
                 return []
             with self._lock():
-                return execution.carry_out(decide)
+                return run.execute(plan)
         finally:
-            self._database.let_go()
+            self._database.close()
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -398,20 +396,20 @@ class MigrationRunner:
             yield
             return
         self._database.require_usable()
-        with self._hold(
+        with self._lock_factory(
             self._database.name,
             self._lock_timeout,
-            cancelled=self._is_called_off,
+            cancelled=self._stop_requested,
             waiting=self._wait,
         ):
             yield
 
     def _wait(self, holder: str) -> None:
-        # An open connection may keep the holder from what it is doing: changing the journal mode, for one.
-        self._database.let_go()
+        # Our open connection could block the holder, which may be changing the journal mode.
+        self._database.close()
         self._observer.lock_waiting(holder)
 
-    def _is_called_off(self) -> bool:
-        # Asked again and again while another holds the lock, and a sign of life for that long.
-        self._supervision.beat()
-        return self._supervision.stop_requested()
+    def _stop_requested(self) -> bool:
+        # Called repeatedly while another process holds the lock: the heartbeat shows that we are alive.
+        self._cancel_token.beat()
+        return self._cancel_token.stop_requested()

@@ -15,7 +15,7 @@ from migrated.core.migration import Migration
 from migrated.core.records import AppliedMigration
 from migrated.core.status import MigrationState, OnChanged, evaluate
 from migrated.engine.backend import Observer, Template
-from migrated.engine.database import Glance, glance, is_absent_or_empty, open_database
+from migrated.engine.database import LedgerSummary, is_absent_or_empty, open_database, summary
 from migrated.engine.runner import LockFactory, MigrationRunner, MigrationSet
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.outcome import Outcome, OutcomeKind, internal_error
@@ -237,7 +237,7 @@ class CurrentLedgers:
         self._target = target
         # With other policies a run may update checksums in the ledger, which the summary cannot reveal.
         self._is_of_use = target.policy.on_changed is OnChanged.REFUSE
-        self._known: set[Glance] = set()
+        self._known: set[LedgerSummary] = set()
 
     def is_current(self, database: DatabasePath) -> bool:
         """Return True if the ledger equals a known current one. False does not mean that anything is pending."""
@@ -260,5 +260,5 @@ class CurrentLedgers:
         if not status.pending and self._summary(database) == before:
             self._known.add(before)
 
-    def _summary(self, database: DatabasePath) -> Glance | None:
-        return glance(database.path, self._target.application_id)
+    def _summary(self, database: DatabasePath) -> LedgerSummary | None:
+        return summary(database.path, self._target.application_id)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from migrated.core.errors import DatabaseError, LockHeldError, RefusedError
 from migrated.core.migration import Migration, MigrationDirection, Step
 from migrated.core.status import MigrationState, MigrationStatus
-from migrated.engine.backend import FormerState, Observer, Progress, RowRestoreReport, StepResult
+from migrated.engine.backend import EarlierState, Observer, Progress, RowRestoreReport, StepResult
 from migrated.fleet.outcome import FailureCause, Outcome, OutcomeKind, cause_of
 from migrated.fleet.rollout import Halt
 from migrated.logs import events
@@ -251,7 +251,7 @@ class LoggingObserver(Observer):
     def snapshot_skipped(self, reason: str) -> None:
         self._log_expected(events.SNAPSHOT_SKIPPED, reason=reason)
 
-    def restored_snapshot(self, earlier: FormerState) -> None:
+    def restored_snapshot(self, earlier: EarlierState) -> None:
         snapshot = earlier.snapshot
         self.log(
             events.SNAPSHOT_RESTORED if snapshot else _EMPTIED,

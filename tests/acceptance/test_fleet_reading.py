@@ -77,7 +77,7 @@ class TestStatus:
             "tenants/t30.db: unavailable: file is not a database",
             "  hint: this is not a SQLite database, or it is encrypted; check the path",
             "tenants/t40.db: unavailable: database is locked",
-            "  hint: another connection is using the database; it is held by pid 1 (python)",
+            "  hint: another connection is using the database: pid 1 (python)",
             "tenants/t10.db, tenants/t11.db: pending: 1 migration (2_change)",
         ]
 

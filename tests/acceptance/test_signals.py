@@ -141,7 +141,7 @@ class TestCommands:
         assert [row[1] for row in schema(there)] == ["t1", "there"]
         (failed,) = up.logged("migration.failed")
         assert (failed["version"], failed["error"]["code"], failed["line"]) == (2, "INTERRUPTED", 5)
-        assert failed["error"]["message"] == "it was interrupted: SIGTERM"
+        assert failed["error"]["message"] == "the migration was interrupted: SIGTERM"
         assert failed["statement"].startswith("WITH RECURSIVE")
         (finished,) = up.logged("run.finished")
         assert (finished["outcome"], finished["applied"], finished["pending"]) == ("failed", 1, 2)

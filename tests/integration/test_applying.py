@@ -223,11 +223,11 @@ def test_directives_of_the_header_are_recorded_for_a_later_rollback(database: Pa
 
 # What is not allowed
 
-OWN_TRANSACTION = "remove it: each migration runs in a transaction of its own"
-ONE_DATABASE = "a migration changes one database, alone"
-RECORD = "these tables are migrated's own record"
+OWN_TRANSACTION = "remove it: each migration runs in its own transaction"
+ONE_DATABASE = "a migration may change only its own database"
+RECORD = "tables whose names begin with _migrations are reserved for migrated"
 NO_DIRECTIVE = (
-    "put it into a migration of its own with the line `-- migrated: no-transaction` at the top of the section"
+    "move it to a separate migration that has the line `-- migrated: no-transaction` at the top of its section"
 )
 
 FORBIDDEN = [
@@ -245,8 +245,8 @@ FORBIDDEN = [
         (f"PRAGMA {name} = {value}", f"PRAGMA {name} is not allowed in a migration", hint)
         for name, value, hint in (
             ("writable_schema", "1", "change the schema with ALTER TABLE, or rebuild the table"),
-            ("schema_version", "9", "SQLite keeps it by itself"),
-            ("query_only", "1", "it would keep the migration from being recorded"),
+            ("schema_version", "9", "SQLite maintains it"),
+            ("query_only", "1", "it would prevent migrated from recording the migration"),
         )
     ),
     (
@@ -353,7 +353,7 @@ def test_trigger_that_lies_in_wait_for_the_ledger_is_refused_whatever_the_encodi
         runner_for(database, "CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM _migrations; END")
     )
 
-    assert failure.message == "the trigger g would write to migrated's own record, which is not allowed"
+    assert failure.message == "the trigger g would write to the migrations table, which is not allowed"
     assert everything(database) == before
 
 
@@ -549,7 +549,7 @@ def test_parameter_is_refused_at_its_statement(database: Path) -> None:
 
     assert str(failure) == (
         "2:2: the statement has a parameter\n2 |  INSERT INTO a VALUES (?);\n  |  ^\n"
-        "hint: write the value itself: nothing is bound in a migration"
+        "hint: write the value in the SQL: migrations run without parameters"
     )
     assert everything(database) == []
 
@@ -625,9 +625,9 @@ def test_new_foreign_key_violations_are_listed_and_fail_the_migration(database: 
     failure = failure_of(runner_for(database, FAMILY, "DELETE FROM parent"))
 
     assert str(failure) == (
-        "2 new foreign-key violations: row 10 of child points at no row of parent; "
-        "row 20 of child points at no row of parent\n"
-        "hint: the migration would leave rows without their parent"
+        "2 new foreign-key violations: row 10 of child references a missing row of parent; "
+        "row 20 of child references a missing row of parent\n"
+        "hint: insert the parent rows, or delete the rows that reference them, in the same migration"
     )
     assert (failure.version, failure.code) == (2, "SQLITE_CONSTRAINT_FOREIGNKEY")
     assert everything(database) == before
@@ -641,7 +641,7 @@ def test_old_foreign_key_violations_do_not_block_and_new_ones_are_told_apart(dat
         runner_for(database, "CREATE TABLE other (x)", "INSERT INTO child VALUES (40, 4), (50, 1)")
     )
 
-    assert failure.message == "1 new foreign-key violation: row 40 of child points at no row of parent"
+    assert failure.message == "1 new foreign-key violation: row 40 of child references a missing row of parent"
     assert query(database, "SELECT id FROM child") == [(10,), (20,), (30,)]
 
 
@@ -669,7 +669,7 @@ def test_new_violation_is_found_beside_a_key_that_cannot_be_checked(database: Pa
 
     failure = failure_of(runner_for(database, "INSERT INTO kid VALUES (7)"))
 
-    assert failure.message == "1 new foreign-key violation: row 1 of kid points at no row of good"
+    assert failure.message == "1 new foreign-key violation: row 1 of kid references a missing row of good"
     assert everything(database) == before
 
 
@@ -677,7 +677,7 @@ def test_new_key_that_cannot_be_checked_is_described_as_what_it_is(database: Pat
     failure = failure_of(runner_for(database, MISMATCHED))
 
     assert 'foreign key mismatch - "child" referencing "parent"' in failure.message
-    assert "points at no row of foreign key mismatch" not in failure.message
+    assert "references a missing row of foreign key mismatch" not in failure.message
     assert everything(database) == []
 
 
@@ -782,8 +782,7 @@ def test_empty_file_is_a_database_only_where_one_may_be_created(database: Path) 
         refusing.run()
 
     assert str(refused.value) == (
-        "the database is missing or an empty file, and it may not be created\n"
-        "hint: check the path, or set create = true"
+        "the database file is missing or empty, and may not be created\nhint: check the path, or set create = true"
     )
     assert database.stat().st_size == 0
     assert [entry.version for entry in runner_for(database, "CREATE TABLE a (x)").run()] == [1]
@@ -853,8 +852,8 @@ def test_ledger_of_another_tool_is_refused_and_unchanged(database: Path, theirs:
         with pytest.raises(DatabaseError) as refused:
             act()
 
-        assert refused.value.message.startswith("the table _migrations is not as expected: ")
-        assert refused.value.hint == "it may be another tool's; rename that one, or use another database"
+        assert refused.value.message.startswith("unexpected columns in table _migrations: ")
+        assert refused.value.hint == "the table may belong to another tool: rename it, or use another database"
         assert not refused.value.transient
     assert everything(database) == before
 
@@ -1079,7 +1078,7 @@ def test_migration_on_a_callers_connection_may_not_touch_what_is_attached(databa
     before = everything(other)
 
     assert str(failure_of(runner)).splitlines()[0] == (
-        "2:1: a change of the attached database other is not allowed in a migration"
+        "2:1: changing the attached database other is not allowed in a migration"
     )
     connection.close()
     assert everything(other) == before
@@ -1101,7 +1100,7 @@ def test_name_of_ours_taken_by_something_else_is_refused_with_a_hint(database: P
     with pytest.raises(DatabaseError) as refused:
         runner_for(database, GROUND).run()
 
-    assert refused.value.hint == "it may be another tool's; rename that one, or use another database"
+    assert refused.value.hint == "the table may belong to another tool: rename it, or use another database"
     assert not refused.value.transient
     assert everything(database) == before
 
@@ -1116,7 +1115,7 @@ def test_record_of_a_newer_version_is_not_rolled_back_blindly(database: Path) ->
 
     assert (
         refused.value.message
-        == "the record of migration 1 cannot be used: 'of-the-future' is not a valid Directive"
+        == "cannot read the stored record of migration 1: 'of-the-future' is not a valid Directive"
     )
     assert everything(database) == before
 
@@ -1172,7 +1171,7 @@ def test_trigger_that_would_write_to_the_ledger_later_is_refused(database: Path,
     meddling = f"CREATE TRIGGER late AFTER INSERT ON t BEGIN {body}; END"
 
     assert failure_of(runner_for(database, GROUND, meddling)).message == (
-        "the trigger late would write to migrated's own record, which is not allowed"
+        "the trigger late would write to the migrations table, which is not allowed"
     )
     assert everything(database) == before
 

@@ -112,9 +112,9 @@ def looked_at(database: Path) -> Iterator[SqliteDatabase]:
         session.look()
         session.execute(Step(_tables(1)[0], MigrationDirection.UP))
     looked_at = SqliteDatabase(database)
-    assert [entry.version for entry in looked_at.first_look().applied] == [1]
+    assert [entry.version for entry in looked_at.open_and_look().applied] == [1]
     yield looked_at
-    looked_at.let_go()
+    looked_at.close()
 
 
 def _versions(looked_at: SqliteDatabase, *, goes_on: list[Migration] | None = None) -> list[int]:

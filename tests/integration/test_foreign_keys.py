@@ -109,9 +109,12 @@ CREATE TABLE loose (x); CREATE TABLE unclear (x REFERENCES loose (x)); INSERT IN
 """
 # What breaks a key, and what is said of it.
 BREAKS = {
-    "insert a child": ("INSERT INTO c VALUES (3, 9)", "row 3 of c points at no row of p"),
-    "insert many of which one is bad": ("INSERT INTO c (p) VALUES (1), (2), (9), (1)", "^1 new .* of c points"),
-    "insert from a query": ("INSERT INTO c (p) SELECT x FROM lonely", "of c points at no row of p"),
+    "insert a child": ("INSERT INTO c VALUES (3, 9)", "row 3 of c references a missing row of p"),
+    "insert many of which one is bad": (
+        "INSERT INTO c (p) VALUES (1), (2), (9), (1)",
+        "^1 new .* of c references",
+    ),
+    "insert from a query": ("INSERT INTO c (p) SELECT x FROM lonely", "of c references a missing row of p"),
     "update a child": ("UPDATE c SET p = 9 WHERE id = 2", "row 2 of c"),
     "update a child by a join": ("UPDATE c SET p = x FROM lonely WHERE c.id = 2", "row 2 of c"),
     "delete a parent": ("DELETE FROM p WHERE id = 1", "3 new .*row 1 of c"),
@@ -143,7 +146,7 @@ BREAKS = {
         ),
         "row 3 of c",
     ),
-    "drop a parent": ("DROP TABLE p", "row 1 of c points at no row of p"),
+    "drop a parent": ("DROP TABLE p", "row 1 of c references a missing row of p"),
     "drop a parent and make it anew, empty": (
         "DROP TABLE p; CREATE TABLE p (id INTEGER PRIMARY KEY, code UNIQUE)",
         "row 1 of c",
@@ -154,11 +157,11 @@ BREAKS = {
             "ALTER TABLE p RENAME TO was; CREATE TABLE p (id INTEGER PRIMARY KEY, code UNIQUE);"
             "INSERT INTO p SELECT * FROM was; DROP TABLE was"
         ),
-        "row 1 of c points at no row of was",
+        "row 1 of c references a missing row of was",
     ),
     "rename a parent away in the old manner": (
         "PRAGMA legacy_alter_table = ON; ALTER TABLE p RENAME TO was",
-        "row 1 of c points at no row of p",
+        "row 1 of c references a missing row of p",
     ),
     "rename a parent, then delete from it": ("ALTER TABLE p RENAME TO q; DELETE FROM q", "row 1 of c .* of q"),
     "rename a child, then insert": ("ALTER TABLE c RENAME TO d; INSERT INTO d VALUES (3, 9)", "row 3 of d"),
@@ -191,7 +194,7 @@ BREAKS = {
     ),
     "add a column that points nowhere": (
         "ALTER TABLE lonely ADD COLUMN p REFERENCES p DEFAULT 5",
-        "row 1 of lonely points at no row of p",
+        "row 1 of lonely references a missing row of p",
     ),
     "add a column that points nowhere, in odd spelling": (
         "alter table LONELY add\ncolumn y int/* */references/**/P (ID) default 5",
@@ -199,25 +202,25 @@ BREAKS = {
     ),
     "add a column made of another": (
         "ALTER TABLE lonely ADD COLUMN y AS (x) REFERENCES p",
-        "row 1 of lonely points at no row of p",
+        "row 1 of lonely references a missing row of p",
     ),
     "create a child and fill it": (
         "CREATE TABLE d (p REFERENCES p); INSERT INTO d VALUES (9)",
-        "row 1 of d points at no row of p",
+        "row 1 of d references a missing row of p",
     ),
     "copy, then rebuild as a child": (
         (
             "CREATE TABLE d AS SELECT x FROM lonely; CREATE TABLE e (x REFERENCES p);"
             "INSERT INTO e SELECT x FROM d; DROP TABLE d; ALTER TABLE e RENAME TO d"
         ),
-        "row 1 of d points at no row of p",
+        "row 1 of d references a missing row of p",
     ),
     "rebuild a table with a key that it had not": (
         (
             "CREATE TABLE n (id INTEGER PRIMARY KEY, x REFERENCES p); "
             "INSERT INTO n SELECT * FROM lonely; DROP TABLE lonely; ALTER TABLE n RENAME TO lonely"
         ),
-        "row 1 of lonely points at no row of p",
+        "row 1 of lonely references a missing row of p",
     ),
     "rebuild a parent and lose a row": (
         (
@@ -226,15 +229,15 @@ BREAKS = {
         ),
         "row 1 of c",
     ),
-    "composite, child": ("INSERT INTO cc VALUES (1, 'y', 3)", "a row of cc points at no row of pp"),
+    "composite, child": ("INSERT INTO cc VALUES (1, 'y', 3)", "a row of cc references a missing row of pp"),
     "composite, half of a child": ("UPDATE cc SET a = 1 WHERE n = 2", "a row of cc"),
     "composite, parent": ("DELETE FROM pp WHERE a = 1", "a row of cc"),
     "composite, half of a parent": ("UPDATE pp SET b = 'q' WHERE a = 1", "a row of cc"),
-    "self, child": ("INSERT INTO tree VALUES (3, 9)", "row 3 of tree points at no row of tree"),
-    "self, parent": ("DELETE FROM tree WHERE id = 1", "row 2 of tree points at no row of tree"),
+    "self, child": ("INSERT INTO tree VALUES (3, 9)", "row 3 of tree references a missing row of tree"),
+    "self, parent": ("DELETE FROM tree WHERE id = 1", "row 2 of tree references a missing row of tree"),
     "self, in a renamed table": (
         "ALTER TABLE tree RENAME TO wood; DELETE FROM wood WHERE id = 1",
-        "row 2 of wood points at no row of wood",
+        "row 2 of wood references a missing row of wood",
     ),
     "a generated key": ("INSERT INTO made (a) VALUES (8)", "row 2 of made|row 3 of made"),
     "a generated key's source": ("UPDATE made SET a = 8 WHERE a = 0.5", "row 1 of made"),
@@ -243,7 +246,7 @@ BREAKS = {
     "names in other letters, dropped": ("DROP TABLE `P`", "row 1 of c"),
     "odd names, child": (
         "INSERT INTO `ITS CHILD; --` VALUES (2, 9)",
-        'row 2 of its child; -- points at no row of Odd "one" ö',
+        'row 2 of its child; -- references a missing row of Odd "one" ö',
     ),
     "odd names, parent": ('DELETE FROM main."ODD ""ONE"" ö"', "row 1 of its child; --"),
     "odd names, renamed": (
@@ -475,7 +478,7 @@ def test_violations_are_told_in_an_order(database: Path) -> None:
     tables = "".join(f"CREATE TABLE {name} (p REFERENCES p); INSERT INTO {name} VALUES (1);" for name in names)
     execute(database, f"CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1); {tables}")
 
-    told = "; ".join(f"row 1 of {name} points at no row of p" for name in names)
+    told = "; ".join(f"row 1 of {name} references a missing row of p" for name in names)
     require_refused(database, "DELETE FROM p", f"^8 new foreign-key violations: {told}$")
 
 
@@ -947,7 +950,7 @@ def _verdict(schema: str, text: str) -> Counter[tuple[str, str]] | None:
 def _violations_of(error: ExecutionFailedError) -> Counter[tuple[str, str]]:
     assert error.code == VIOLATION, error
     (count,) = re.findall(r"^(\d+) new foreign-key violation", error.message)
-    points = re.findall(r"row(?: \d+)? of (\w+) points at no row of (\w+)", error.message.lower())
+    points = re.findall(r"row(?: \d+)? of (\w+) references a missing row of (\w+)", error.message.lower())
     faults = [(table, "") for table in re.findall(r'mismatch - "(\w+)"', error.message.lower())]
     assert len(points) + len(faults) == min(int(count), 20)
     return Counter(points + faults)

@@ -213,7 +213,7 @@ def test_busy_database_says_who_holds_it_and_is_unchanged(
     assert refused.value.code == "SQLITE_BUSY"
     assert refused.value.holder == named(child)
     assert refused.value.message == "database is locked"
-    assert refused.value.hint == f"another connection is using the database; it is held by {named(child)}"
+    assert refused.value.hint == f"another connection is using the database: {named(child)}"
     tell(child)
     child.wait()
     assert everything(database) == before

@@ -176,7 +176,7 @@ def test_what_takes_longer_than_its_time_is_undone(database: Path, told: Told, *
     failure = failure_of(runner_for(database, told, *texts).run)
     assert isinstance(failure, ExecutionFailedError)
     assert (failure.code, failure.transient, failure.version) == (INTERRUPTED, True, 2)
-    assert failure.message == "it was interrupted: SIGTERM"
+    assert failure.message == "the migration was interrupted: SIGTERM"
     assert (failure.statement, failure.line) == (ENDLESS, 3)
     assert [entry.version for entry in failure.completed] == [1]
     assert applied_versions(database) == [1]
@@ -462,9 +462,9 @@ def test_migration_without_a_transaction_stops_after_its_last_whole_statement(da
 
     failure = failure_of(runner_for(database, told, PIECES, "CREATE TABLE c (x)").run)
     assert (failure.code, failure.version, failure.statement, failure.line) == (INTERRUPTED, 1, ENDLESS, 4)
-    assert failure.message == "it was interrupted: SIGTERM; stopped after statement 2 of 4"
+    assert failure.message == "the migration was interrupted: SIGTERM; stopped after statement 2 of 4"
     assert failure.hint is not None
-    assert failure.hint.endswith("`migrated repair 1` settles it")
+    assert failure.hint.endswith("run `migrated repair 1`")
     assert query(database, "SELECT x FROM a") == [(1,)]
     assert applied_versions(database) == []
     assert query(
@@ -483,7 +483,7 @@ def test_interruption_in_its_first_statement_leaves_nothing(database: Path, told
     text = f"-- migrated: no-transaction\n{ENDLESS}\nCREATE TABLE b (x);"
 
     failure = failure_of(runner_for(database, told, text).run)
-    assert failure.message == "it was interrupted: SIGTERM"
+    assert failure.message == "the migration was interrupted: SIGTERM"
     assert [row[1] for row in schema(database)] == ["there"]
     assert runner_for(database, Told(), "-- migrated: no-transaction\nCREATE TABLE b (x);").run()
 

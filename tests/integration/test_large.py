@@ -137,8 +137,8 @@ def test_text_too_long_for_the_history_is_refused_before_it_runs(tmp_path: Path,
     failure = failure_of(runner)
     assert isinstance(failure, ExecutionFailedError)
     size = len(text) + 40_000 + len("-- back\nDROP TABLE a;SELECT 1")
-    assert failure.message == (f"its texts have {size:,} bytes, and the entry of the history has room for 100,000")
-    assert (failure.code, failure.hint) == ("SQLITE_TOOBIG", "make it several migrations")
+    assert failure.message == (f"its SQL has {size:,} bytes, and one row of the history holds at most 100,000")
+    assert (failure.code, failure.hint) == ("SQLITE_TOOBIG", "split it into several migrations")
     assert connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'a'").get == 0
 
 
@@ -161,4 +161,4 @@ def test_statement_longer_than_sqlite_takes(tmp_path: Path) -> None:
 
     failure = failure_of(runner)
     assert (failure.code, failure.line) == ("SQLITE_TOOBIG", 2)
-    assert failure.hint == "SQLite takes no statement, value or row of more than 1 GB: make it several"
+    assert failure.hint == "SQLite limits a statement, a value and a row to 1 GB: split it"

@@ -327,7 +327,10 @@ def test_journal_mode_that_stays_is_an_error_that_says_so() -> None:
     with pytest.raises(ExecutionFailedError) as failed:
         runner.run()
 
-    assert failed.value.message == "the journal mode stayed 'memory'; stopped after statement 1 of 3"
+    assert (
+        failed.value.message
+        == "the journal mode did not change: it is still 'memory'; stopped after statement 1 of 3"
+    )
     assert (failed.value.line, failed.value.statement) == (3, "PRAGMA journal_mode = WAL;")
     unfinished = runner.unfinished()
     assert unfinished is not None
@@ -338,7 +341,7 @@ def test_journal_mode_that_stays_is_an_error_that_says_so() -> None:
 def test_journal_mode_that_does_not_exist_is_an_error(database: Path) -> None:
     failure = stopped(database, pieces("PRAGMA journal_mode = fast"))
 
-    assert failure.message == "the journal mode stayed 'delete'"
+    assert failure.message == "the journal mode did not change: it is still 'delete'"
     assert applied_versions(database) == []
 
 
@@ -405,7 +408,7 @@ def test_failure_leaves_exactly_the_statements_before_it(database: Path, migrati
 
     failure = failed.value
     assert failure.message == f"no such function: raised; stopped after statement {done} of 5"
-    assert failure.hint == "`migrated repair 1` settles it"
+    assert failure.hint == "run `migrated repair 1`"
     assert (failure.version, failure.name, failure.file) == (1, "change", str(path))
     assert (failure.line, failure.column, failure.statement) == (done + 4, 6, bad)
     assert failure.completed == ()
@@ -1163,7 +1166,7 @@ def test_record_that_another_process_changes_meanwhile_is_noticed(database: Path
         ).run()
 
     assert failed.value.message == (
-        "another process changed the record of the migrations meanwhile; stopped after statement 2 of 4"
+        "another process changed the migrations table during the migration; stopped after statement 2 of 4"
     )
     assert tables(database) == ["a", "b"]
     assert [row[0] for row in history(database)] == ["apply-statement", "apply-statement", "forget"]

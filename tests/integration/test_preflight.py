@@ -389,7 +389,7 @@ def test_file_that_may_not_be_written_is_refused(ready: Path) -> None:
     ready.chmod(0o444)
 
     assert check(ready) == (
-        f"READ_ONLY True\nthe file may not be read and written: mode 0444, owned by {ME}, this is {ME}\n"
+        f"READ_ONLY True\nno permission to read and write the file: mode 0444, owned by {ME}, this is {ME}\n"
     )
 
 
@@ -413,7 +413,7 @@ def test_file_system_that_is_mounted_read_only_is_refused(tmp_path: Path, exists
     )
 
     assert (done.stdout, done.stderr) == (
-        "READ_ONLY True\nthe file system that it lies on is mounted read-only\n",
+        "READ_ONLY True\nthe file system is mounted read-only\n",
         "",
     )
     assert look(place) == before
@@ -440,7 +440,7 @@ def test_directory_that_may_not_be_written_is_refused(
 
     assert done.stdout == (
         "DIRECTORY_NOT_WRITABLE True\n"
-        f"SQLite needs to make files beside the database, and {place} may not be written: "
+        f"SQLite creates files next to the database, but {place} is not writable: "
         f"mode {mode:04o}, owned by {ME}, this is {ME}\n"
     )
     assert [path.name for path in place.iterdir()] == (["app.db"] if exists else [])
@@ -460,7 +460,7 @@ def test_directory_of_the_real_file_counts(tmp_path: Path) -> None:
 
     assert by_link[0] == "usable\n"
     assert by_link[1].startswith(
-        f"DIRECTORY_NOT_WRITABLE True\nSQLite needs to make files beside the database, and {shut} "
+        f"DIRECTORY_NOT_WRITABLE True\nSQLite creates files next to the database, but {shut} "
     )
 
 
@@ -470,7 +470,7 @@ def test_missing_directory_is_refused_where_the_database_may_be_created(tmp_path
 
     assert (refused.value.code, refused.value.transient) == ("DIRECTORY_NOT_WRITABLE", True)
     assert str(refused.value) == (
-        f"the directory {tmp_path}/gone does not exist\nhint: make it, or check the path of the database"
+        f"the directory {tmp_path}/gone does not exist\nhint: create it, or check the path of the database"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -508,8 +508,8 @@ def test_sibling_that_may_not_be_written_is_refused(ready: Path, ending: str) ->
     sibling.chmod(0o444)
 
     assert check(ready) == (
-        f"SIBLING_NOT_WRITABLE True\nSQLite needs app.db{ending} beside the database, and "
-        f"it may not be read and written: mode 0444, owned by {ME}, this is {ME}\n"
+        f"SIBLING_NOT_WRITABLE True\nSQLite needs the file app.db{ending} next to the database, but "
+        f"there is no permission to read and write it: mode 0444, owned by {ME}, this is {ME}\n"
     )
 
 
@@ -526,7 +526,9 @@ def test_sibling_that_is_not_a_file_is_refused(ready: Path, make: Callable[[Path
     error = refusal(ready)
 
     assert (error.code, error.transient) == ("SIBLING_NOT_WRITABLE", True)
-    assert error.message == f"SQLite needs app.db-journal beside the database, and it is {kind}, not a file"
+    assert (
+        error.message == f"SQLite needs the file app.db-journal next to the database, but it is {kind}, not a file"
+    )
 
 
 # Another user than the owner
@@ -650,7 +652,7 @@ def test_foreign_owner_is_named_with_what_to_do(shared: Path) -> None:
 
     assert done.stdout == (
         "FOREIGN_OWNER True\n"
-        f"the database belongs to {name_of(OWNER)}, who could not use the files that SQLite makes beside it "
+        f"the database belongs to {name_of(OWNER)}, who could not use the files that SQLite creates next to it "
         f"as {name_of(US)}\n"
         f"hint: run as {name_of(OWNER)} (User= in the unit), or share a group: mode 0660, a setgid directory "
         "of that group\n"
@@ -682,7 +684,7 @@ def test_mode_that_binds_another_user_is_told_with_both_names(shared: Path) -> N
     done = run_as(CHECK, database, uid=US)
 
     assert done.stdout == (
-        "READ_ONLY True\nthe file may not be read and written: "
+        "READ_ONLY True\nno permission to read and write the file: "
         f"mode 0644, owned by {name_of(OWNER)}, this is {name_of(US)}\n"
     )
 
@@ -779,7 +781,7 @@ def test_database_that_cannot_be_given_away_is_not_made(shared: Path) -> None:
     name = name_of(OWNER)
     assert done.stderr == ""
     assert done.stdout == (
-        f"the new database cannot be given to {name}, to whom the directory belongs: Operation not permitted\n"
+        f"cannot make {name}, who owns the directory, the owner of the new database: Operation not permitted\n"
         f"hint: run as {name} (User= in the unit)\n"
     )
     assert list(shared.iterdir()) == []
@@ -896,7 +898,8 @@ def test_database_of_another_application_is_refused(connection: apsw.Connection)
         "app.db",
     )
     assert str(refused.value) == (
-        "this is another program's database: its application_id is -2 (0xfffffffe), not 252006673 (0x0f055111)\n"
+        "the database belongs to another program: "
+        "its application_id is -2 (0xfffffffe), not 252006673 (0x0f055111)\n"
         "hint: check the path, and the application_id in the configuration"
     )
     assert connection.pragma("application_id") == -2

@@ -134,7 +134,7 @@ PIECES = [
 # What SQLite would do, and a migration may not.
 FORBIDDEN = re.compile(
     "not allowed in a migration|has no effect inside a transaction|new foreign-key violation"
-    "|would write to migrated's own record|ended its own transaction|no-transaction is not supported"
+    "|would write to the migrations table|ended its own transaction|no-transaction is not supported"
 )
 
 

@@ -23,7 +23,7 @@ from migrated import (
     SnapshotWhen,
     Supervision,
 )
-from migrated.engine.backend import FormerState, Observer, RowRestoreReport
+from migrated.engine.backend import EarlierState, Observer, RowRestoreReport
 from migrated.engine.sqlite.snapshots import rebuild, restore
 
 FOLLOWING = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.ROLLBACK)
@@ -42,14 +42,14 @@ class Witness(Observer):
 
     def __init__(self) -> None:
         self.kept: list[RowRestoreReport] = []
-        self.went: list[FormerState] = []
+        self.went: list[EarlierState] = []
         self.updates: list[str] = []
         self.snapshots: list[str] = []
 
     def rows_restored(self, kept: RowRestoreReport) -> None:
         self.kept.append(kept)
 
-    def restored_snapshot(self, former: FormerState) -> None:
+    def restored_snapshot(self, former: EarlierState) -> None:
         self.went.append(former)
 
     def updated(self, migration: Migration) -> None:
@@ -232,8 +232,8 @@ class TestTyped:
         (snapshot,) = [each for each in MigrationRunner(home).snapshots() if each.id == kept.snapshot]
 
         assert kept.not_restored == {
-            "posts": "1 row; the table is not there any more",
-            "users": "2 rows; without the columns they had: nick",
+            "posts": "1 row; the table does not exist any more",
+            "users": "2 rows; values of dropped columns were not restored: nick",
         }
         assert query(snapshot.path, "SELECT * FROM posts") == [(5, 7)]
         assert query(home, "SELECT * FROM users") == [(1, "Ann"), (7, "Bob")]
@@ -243,7 +243,7 @@ class TestTyped:
         (kept,) = run(home, new, NICK).kept
 
         assert kept.restored == {"users": 1}
-        assert kept.not_restored["users"] == "1 of 2 rows; they do not fit the table any more"
+        assert kept.not_restored["users"] == "1 of 2 rows; they do not fit the new table definition"
         assert query(home, "SELECT id, nick FROM users") == [(7, "b")]
 
     def test_rows_that_a_changed_migration_writes_are_its_own(self, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ class TestTyped:
         (kept,) = run(database, edited(seeds, "CREATE TABLE modes (name);\nINSERT INTO modes VALUES ('new')")).kept
 
         assert query(database, "SELECT * FROM modes") == [("new",)]
-        assert kept.not_restored == {"modes": "2 rows, 1 now; a migration that changed writes to it"}
+        assert kept.not_restored == {"modes": "2 rows, 1 now; a changed migration writes to the table"}
 
     def test_rows_that_an_unchanged_migration_wrote_are_there_once(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -290,7 +290,7 @@ class TestTyped:
         (kept,) = run(home, USERS, POSTS, renamed).kept
 
         assert query(home, "SELECT id, full_name FROM users") == [(1, "Ann"), (7, "Bob")]
-        assert kept.not_restored == {"users": "2 rows; without the columns they had: name, nick"}
+        assert kept.not_restored == {"users": "2 rows; values of dropped columns were not restored: name, nick"}
 
     def test_column_that_an_edited_migration_renames_is_told(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, full_name TEXT)")
@@ -298,7 +298,7 @@ class TestTyped:
 
         assert query(home, "SELECT id, full_name, nick FROM users") == [(1, None, "a"), (7, None, "b")]
         assert kept.restored == {"posts": 1, "users": 2}
-        assert kept.not_restored == {"users": "2 rows; without the columns they had: name"}
+        assert kept.not_restored == {"users": "2 rows; values of dropped columns were not restored: name"}
 
     def test_rows_come_along_to_an_older_content_that_has_fewer_columns(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -308,7 +308,7 @@ class TestTyped:
         (kept,) = run(database, USERS).kept
 
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
-        assert kept.not_restored == {"users": "1 row; without the columns they had: nick"}
+        assert kept.not_restored == {"users": "1 row; values of dropped columns were not restored: nick"}
 
     def test_rows_of_an_older_content_stay_where_a_column_was_renamed(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -320,7 +320,7 @@ class TestTyped:
         (kept,) = run(database, USERS, new).kept
 
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
-        assert kept.not_restored == {"users": "2 rows, 1 now; the table is another one now"}
+        assert kept.not_restored == {"users": "2 rows, 1 now; the table was redefined"}
 
     def test_changed_conversion_counts_and_not_the_old_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -374,7 +374,7 @@ class TestTyped:
 
         assert query(database, "PRAGMA foreign_key_check") == []
         assert query(database, "SELECT * FROM things") == []
-        assert kept.not_restored["things"] == "1 row; some would have no parent any more"
+        assert kept.not_restored["things"] == "1 row; some would reference missing rows"
 
     @pytest.mark.parametrize(
         "table",
@@ -439,7 +439,7 @@ class TestWithoutDownText:
 
         assert snapshot.reason == "before-redo"
         assert query(snapshot.path, "SELECT * FROM posts") == [(5, 1)]
-        assert witness.kept[0].not_restored == {"posts": "1 row; the table is not there any more"}
+        assert witness.kept[0].not_restored == {"posts": "1 row; the table does not exist any more"}
 
     def test_first_one_goes_back_to_nothing(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -461,7 +461,7 @@ class TestWithoutDownText:
         (kept,) = run(database, new).kept
 
         assert query(database, "SELECT * FROM users") == [(1, None)]
-        assert kept.not_restored == {"users": "1 row; without the columns they had: name"}
+        assert kept.not_restored == {"users": "1 row; values of dropped columns were not restored: name"}
 
     def test_failure_leaves_the_database_as_before(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
@@ -505,7 +505,7 @@ class TestWithoutDownText:
         with pytest.raises(RollbackFailedError) as caught:
             run(database, Migration(1, "users", "CREATE TABLE users (other)"))
 
-        assert "no snapshot of the time before" in caught.value.message
+        assert "there is no earlier snapshot" in caught.value.message
         assert "put the file back as it was applied, with a DOWN section" in str(caught.value.hint)
         assert everything(database) == before
 
@@ -696,7 +696,7 @@ class TestGone:
             run(database, *[USERS, without_down(POSTS), NICK][:number])
         before = everything(database)
 
-        with pytest.raises(RollbackFailedError, match="no snapshot of the time before"):
+        with pytest.raises(RollbackFailedError, match="there is no earlier snapshot"):
             run(
                 database,
                 USERS,

@@ -156,7 +156,7 @@ def test_skipped_snapshot_is_logged(work: Work, migrations: Path) -> None:
 
     _, (_, skipped, *_) = work.do()
 
-    reason = "it has 16.4 kB, and max_size is 1.0 kB"
+    reason = "its size is 16.4 kB, and max_size is 1.0 kB"
     message = f"no snapshot of app.db: {reason}"
     assert skipped == {"event": "snapshot.skipped", "level": "info", "message": message, "reason": reason}
     assert not (work.home / ".migrated/snapshots").exists()

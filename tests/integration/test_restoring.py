@@ -46,7 +46,7 @@ def _locked(database: Path) -> Iterator[None]:
         yield
 
 
-def patience(seconds: float = 5) -> BusyHandler:
+def busy_handler(seconds: float = 5) -> BusyHandler:
     return BusyHandler(seconds, CancelToken())
 
 
@@ -69,7 +69,7 @@ class Kept:
 
 
 def put_back(snapshot: Snapshot, database: Path, keep: Callable[[], None] = nothing, **rest: object) -> None:
-    arguments: dict[str, object] = {"keep": keep, "record": record, "patience": patience(), **rest}
+    arguments: dict[str, object] = {"keep": keep, "record": record, "busy_handler": busy_handler(), **rest}
     restore(snapshot, str(database), **arguments)  # type: ignore[arg-type] # passed on
 
 
@@ -171,7 +171,7 @@ def test_reader_in_wal_mode_keeps_its_view_and_holds_nobody_up(database: Path, c
     application.runs("BEGIN")
     assert application.counts() == "7"
 
-    put_back(snapshot, database, patience=patience(0))
+    put_back(snapshot, database, busy_handler=busy_handler(0))
 
     assert application.counts() == "7"
     application.runs("COMMIT")
@@ -190,7 +190,7 @@ def test_reader_in_delete_mode_is_waited_for(database: Path, children: Children)
             waits.append(application.runs("COMMIT"))
             return False
 
-    put_back(snapshot, database, Kept(database), patience=BusyHandler(30, Waiting()))
+    put_back(snapshot, database, Kept(database), busy_handler=BusyHandler(30, Waiting()))
 
     assert waits[0] == "[]"
     assert application.counts() == "3"
@@ -205,7 +205,7 @@ def test_reader_in_delete_mode_that_does_not_end_makes_it_give_up(database: Path
     kept = Kept(database)
 
     with pytest.raises(DatabaseError) as refused:
-        put_back(snapshot, database, kept, patience=patience(0.1))
+        put_back(snapshot, database, kept, busy_handler=busy_handler(0.1))
 
     assert (refused.value.code, refused.value.transient) == ("SQLITE_BUSY", True)
     assert application.counts() == "7"
@@ -225,7 +225,7 @@ def test_writer_makes_it_give_up_before_anything_is_kept(database: Path, childre
     kept = Kept(database)
 
     with pytest.raises(DatabaseError) as refused:
-        put_back(snapshot, database, kept, patience=patience(0.1))
+        put_back(snapshot, database, kept, busy_handler=busy_handler(0.1))
 
     assert (refused.value.code, refused.value.transient) == ("SQLITE_BUSY", True)
     assert kept.snapshots == []
@@ -276,8 +276,8 @@ def test_other_page_size_is_refused_in_wal_mode(database: Path) -> None:
 
     assert (refused.value.code, refused.value.transient) == ("PAGE_SIZE", False)
     assert str(refused.value) == (
-        "the database has pages of 8192 bytes and the snapshot of 1024, which cannot be changed in WAL mode\n"
-        "hint: nothing was changed; end the applications, set PRAGMA journal_mode = delete, and restore again"
+        "the page size of the database is 8192 and that of the snapshot 1024, which cannot change in WAL mode\n"
+        "hint: nothing was changed; stop the applications, set PRAGMA journal_mode = delete, and run restore again"
     )
     assert kept.snapshots == []
     require_unchanged(database, before, "wal", [os.path.basename(snapshot.path)])
@@ -349,7 +349,7 @@ def test_file_that_is_no_database_is_to_be_moved_away(database: Path) -> None:
 
     assert (refused.value.code, refused.value.transient) == ("SQLITE_NOTADB", False)
     assert refused.value.hint == (
-        "move the file away, with its -wal and its -journal, and restore again: it is then made anew"
+        "move the file away, with its -wal and its -journal, and run restore again: it creates a new file"
     )
     assert database.read_bytes() == text
     assert names(database) == [os.path.basename(snapshot.path)]
@@ -385,7 +385,7 @@ def test_damaged_snapshot_is_not_restored(database: Path, journal: str) -> None:
         put_back(snapshot, database, never)
 
     assert (refused.value.code, refused.value.transient) == ("SNAPSHOT_DAMAGED", False)
-    assert refused.value.hint == "choose another; nothing was changed"
+    assert refused.value.hint == "nothing was changed; choose another snapshot"
     require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
 
 
@@ -394,7 +394,7 @@ def test_snapshot_that_is_gone_is_said_to_be(database: Path) -> None:
     before = everything(database)
     os.unlink(snapshot.path)
 
-    with pytest.raises(DatabaseError, match=rf"^the snapshot {re.escape(snapshot.id)} is gone"):
+    with pytest.raises(DatabaseError, match=rf"^the snapshot {re.escape(snapshot.id)} does not exist any more"):
         put_back(snapshot, database, never)
 
     require_unchanged(database, before, "delete", [])
@@ -471,7 +471,7 @@ def record(copy):
 try:
     restore(
         listed(sys.argv[1])[0], sys.argv[1], keep=lambda: None, record=record,
-        patience=BusyHandler(5, CancelToken()),
+        busy_handler=BusyHandler(5, CancelToken()),
         step=step,
     )
 except DatabaseError as error:
@@ -522,7 +522,7 @@ def test_what_cannot_be_written_leaves_everything_as_it_was(database: Path, jour
 
     done = run_script(LIMITED, database, 0, limit)
 
-    names_copy = ".part cannot be made: " in done.stdout
+    names_copy = "cannot make the copy " in done.stdout
     assert re.match(r"SQLITE_(IOERR|FULL)\w* True ", done.stdout), done
     assert names_copy == (where == "the private copy")
     require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
@@ -551,7 +551,7 @@ def test_full_disk_is_found_out_before_anything_is_done(database: Path, tmp_path
     said, left = done.stdout.splitlines()
     folder = re.escape(f"{mount}/.migrated/snapshots/app.db")
     assert re.fullmatch(
-        rf"DISK_SPACE True restoring a snapshot needs 6\.\d MB, and {folder} has 2\.\d MB free", said
+        rf"DISK_SPACE True restoring a snapshot needs 6\.\d MB, but {folder} has only 2\.\d MB free", said
     )
     assert left == f"['.migrated', 'app.db'] {[os.path.basename(snapshot.path)]}"
 
@@ -586,7 +586,7 @@ def test_what_would_be_lost_is_told_and_nothing_touched(database: Path, journal:
     execute(database, SINCE)
     before = everything(database)
 
-    loss = lost_by_restoring(snapshot, str(database), patience())
+    loss = lost_by_restoring(snapshot, str(database), busy_handler())
 
     assert [(entry.version, entry.name) for entry in loss.migrations] == [(2, "two"), (4, "four")]
     assert loss.tables == ("odd name",)
@@ -600,7 +600,7 @@ def test_rows_of_a_table_of_any_name_are_counted(database: Path) -> None:
     snapshot = taken(database)
     execute(database, 'DELETE FROM "a""b"')
 
-    assert lost_by_restoring(snapshot, str(database), patience()) == Loss(rows=(RowCount('a"b', 0, 1),))
+    assert lost_by_restoring(snapshot, str(database), busy_handler()) == Loss(rows=(RowCount('a"b', 0, 1),))
 
 
 def test_nothing_is_lost_where_nothing_changed_or_nothing_is(database: Path) -> None:
@@ -608,9 +608,9 @@ def test_nothing_is_lost_where_nothing_changed_or_nothing_is(database: Path) -> 
     execute(database, HISTORY)
     snapshot = taken(database)
 
-    assert lost_by_restoring(snapshot, str(database), patience()) == Loss()
+    assert lost_by_restoring(snapshot, str(database), busy_handler()) == Loss()
     database.unlink()
-    assert lost_by_restoring(snapshot, str(database), patience()) == Loss()
+    assert lost_by_restoring(snapshot, str(database), busy_handler()) == Loss()
     assert not database.exists()
 
 
@@ -620,6 +620,6 @@ def test_loss_cannot_be_told_without_the_snapshot(database: Path) -> None:
     os.unlink(snapshot.path)
 
     with pytest.raises(DatabaseError, match=rf"^the snapshot {re.escape(snapshot.id)} cannot be opened"):
-        lost_by_restoring(snapshot, str(database), patience())
+        lost_by_restoring(snapshot, str(database), busy_handler())
 
     require_unchanged(database, before, "delete", [])

@@ -133,7 +133,7 @@ def test_one_version_twice_is_refused_and_the_first_stays(bench: Bench) -> None:
         runner.add_migration(Migration(7, "other", "SELECT 1"))
 
     assert str(refused.value) == (
-        "version 7 is claimed twice: by 7_make_7 and by 7_other\nhint: give one of them another version"
+        "version 7 is used twice: by 7_make_7 and by 7_other\nhint: give one of them another version"
     )
     assert refused.value.version == 7
     assert [migration.name for migration in runner.pending()] == ["make_7"]
@@ -145,7 +145,7 @@ def test_checksum_that_does_not_fit_its_text_is_refused(bench: Bench) -> None:
     with pytest.raises(ChecksumMismatchError) as refused:
         runner.add_migration(Migration(1, "a", "SELECT 1", checksum="abc"))
 
-    assert str(refused.value) == f"1_a carries checksum abc, its text has {checksum('SELECT 1')}"
+    assert str(refused.value) == f"1_a was given checksum abc, but its text has {checksum('SELECT 1')}"
     assert (refused.value.expected, refused.value.found) == ("abc", checksum("SELECT 1"))
     assert runner.pending() == []
 

@@ -72,8 +72,8 @@ def restore_with(
     timeout: float = 5.0,
 ) -> None:
     """Restore by the room's own function, with callbacks of the test's."""
-    patience = BusyHandler(timeout, Supervision())
-    restore(snapshot, str(database), keep=keep, record=record, patience=patience, step=step)
+    busy_handler = BusyHandler(timeout, Supervision())
+    restore(snapshot, str(database), keep=keep, record=record, busy_handler=busy_handler, step=step)
 
 
 def contents(database: Path | str) -> list[tuple[object, ...]]:
@@ -204,7 +204,7 @@ def test_damaged_file_has_to_be_moved_away_first(database: Path, where: int) -> 
     with pytest.raises(DatabaseError) as refused:
         MigrationRunner(database).restore(snapshot)
 
-    assert "and restore again" in (refused.value.hint or "")
+    assert "and run restore again" in (refused.value.hint or "")
     assert database.read_bytes() == damaged
     assert names(database) == [Path(snapshot.path).name]
 
@@ -223,7 +223,7 @@ def test_damaged_snapshot_is_refused_with_nothing_changed(spoilt: Path) -> None:
     with pytest.raises(DatabaseError) as refused:
         MigrationRunner(spoilt).restore(snapshot)
 
-    assert refused.value.hint == "choose another; nothing was changed"
+    assert refused.value.hint == "nothing was changed; choose another snapshot"
     assert everything(spoilt) == before
     assert names(spoilt) == [Path(snapshot.path).name]
 

@@ -423,7 +423,7 @@ def test_damaged_database_is_said_to_be_and_no_copy_is_kept(database: Path, jour
         taken(database, keep=1)
 
     assert (refused.value.code, refused.value.transient) == ("SNAPSHOT_DAMAGED", False)
-    assert refused.value.message.startswith("the database is damaged, so that no snapshot of it was kept: ")
+    assert refused.value.message.startswith("cannot take a snapshot, because the database is damaged: ")
     assert "nothing was changed" in str(refused.value)
     assert names(database) == [os.path.basename(earlier.path)]
     assert database.read_bytes() == before
@@ -545,7 +545,7 @@ def test_copy_that_cannot_be_written_leaves_nothing(database: Path) -> None:
 
     folder = folder_of(database)
     assert re.fullmatch(
-        rf"SQLITE_\w+ True the copy {re.escape(str(folder))}/\.app\.db\.\w+\.part cannot be made: .*\n",
+        rf"SQLITE_\w+ True cannot make the copy {re.escape(str(folder))}/\.app\.db\.\w+\.part: .*\n",
         done.stdout,
     )
     assert names(database) == []
@@ -638,7 +638,7 @@ def test_room_is_asked_for_and_said_in_readable_sizes(tmp_path: Path) -> None:
         require_free(str(tmp_path), 8 * 10**18, "a snapshot", "app.db")
 
     assert re.fullmatch(
-        rf"a snapshot needs 8000000\.0 TB, and {re.escape(str(tmp_path))} has \d+\.\d [kMGT]B free",
+        rf"a snapshot needs 8000000\.0 TB, but {re.escape(str(tmp_path))} has only \d+\.\d [kMGT]B free",
         refused.value.message,
     )
     assert (refused.value.code, refused.value.transient, refused.value.database) == ("DISK_SPACE", True, "app.db")
@@ -685,5 +685,5 @@ def test_full_disk_is_found_out_before_the_copying(database: Path, tmp_path: Pat
 
     folder = re.escape(f"{mount}/.migrated/snapshots/app.db")
     assert re.fullmatch(
-        rf"DISK_SPACE True a snapshot needs 3\.\d MB, and {folder} has 2\.\d MB free\n\[\]\n", done.stdout
+        rf"DISK_SPACE True a snapshot needs 3\.\d MB, but {folder} has only 2\.\d MB free\n\[\]\n", done.stdout
     ), done

@@ -31,7 +31,7 @@ from migrated.system.cancellation import CancelToken
 
 NO_TRANSACTION = "-- migrated: no-transaction\n"
 FOREIGN_KEYS = "-- migrated: foreign-keys=on\n"
-KEPT_NOTHING = "nothing of this run was kept: it is one transaction"
+KEPT_NOTHING = "the whole run was rolled back: it is one transaction"
 GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t VALUES (1, 'one')"
 # Ways to fail once something was done, by what is left of the transaction.
 FAILURES = {

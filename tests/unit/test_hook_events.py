@@ -96,7 +96,7 @@ def test_known_failure_makes_no_event_but_changes_do() -> None:
 
 
 def test_requested_interruption_is_not_a_failure() -> None:
-    interrupted = ExecutionFailedError("it was interrupted: SIGTERM", version=7, code=INTERRUPTED)
+    interrupted = ExecutionFailedError("the migration was interrupted: SIGTERM", version=7, code=INTERRUPTED)
 
     assert hook_events(outcome("a", OutcomeKind.FAILED, error=interrupted)) == []
 

@@ -1,9 +1,9 @@
 """Apply one step: prepare it, then run it in one transaction, or statement by statement without one.
 
-Without a transaction around the step, each statement is recorded when it is done. A statement that can run in a
-transaction gets one of its own, together with its record. What cannot (VACUUM and PRAGMA) runs first and is
-recorded next: these two may be run again without harm, so that after a crash in between it is right to say that
-they are not done. The record of the last statement is that of the whole migration.
+Without a transaction around the step, each statement gets an entry in the history when it is done. A statement
+that can run in a transaction shares one with its entry. VACUUM and PRAGMA cannot: they run first, and their entry
+is written after them. A crash in between leaves them recorded as not done; that is harmless, since both can run
+again. The entry of the last statement is that of the whole migration.
 """
 
 import contextlib
@@ -35,84 +35,84 @@ _ALONE = {"PRAGMA", "VACUUM"}
 
 
 class SessionPort(Protocol):
-    """What the session lends."""
+    """The part of `SqliteSession` that this module uses."""
 
     name: str
-    oversight: ProgressMonitor
+    monitor: ProgressMonitor
 
     def transaction(self, connection: apsw.Connection) -> AbstractContextManager[None]:
         """Begin, and commit or roll back."""
 
     def require_ledger_unchanged(self, connection: apsw.Connection) -> None:
-        """Raise `LedgerChangedError` when somebody else changed the record."""
+        """Raise `LedgerChangedError` if another process changed the ledger."""
 
     def prepare(self, connection: apsw.Connection, step: Step) -> None:
-        """What comes before the first statement, in a transaction."""
+        """Prepare the step, in a transaction, before its first statement."""
 
     def retry_while_busy(self, action: Callable[[], object]) -> None:
-        """Repeat while somebody else keeps the database busy."""
+        """Repeat `action` while the database is busy."""
 
 
 class NonTransactionalStep:
-    """One migration on one connection. `finished` of its statements are done already: it is resumed.
+    """Runs one migration without a transaction around it.
 
-    What `reason` a person gave for that is recorded.
+    With `finished`, it resumes after that many statements; `reason`, given by a person, goes into the history.
     """
 
     def __init__(
         self,
-        means: SessionPort,
+        session: SessionPort,
         connection: apsw.Connection,
         step: Step,
         *,
         finished: int = 0,
         reason: str | None = None,
     ) -> None:
-        self._means = means
+        self._session = session
         self._connection = connection
         self._step = step
         self._text = step.sql
-        self._spans = list(means.oversight.heartbeat(each_statement(self._text)))
+        self._spans = list(session.monitor.heartbeat(each_statement(self._text)))
         self._finished = self._finished_before = finished
         self._reason = reason
         self._last_entry: int | None = None
-        self.guard = Authorizer()
+        self.authorizer = Authorizer()
         known = history.violations(connection) if finished else None
-        # Others may change the schema between two statements: no keys are known from before, or to those after.
-        self._checks = StepChecks(connection, self.guard, ForeignKeyGraph(connection), known)
+        # Other connections may change the schema between two statements, so this step shares no cached keys.
+        self._checks = StepChecks(connection, self.authorizer, ForeignKeyGraph(connection), known)
         self._started = time.monotonic()
         self._rows_changed = 0
 
     def run(self) -> StepResult:
-        """Run what is not done yet. A failure says how many statements are."""
-        self._refuse_at_sight()
+        """Run the remaining statements. The message of a failure says how many are done."""
+        self._refuse_before_running()
         done: StepResult | None = None
         try:
-            with as_database_error(self._means.name):
-                with self._means.transaction(self._connection):
-                    self._means.require_ledger_unchanged(self._connection)
-                    self._means.prepare(self._connection, self._step)
-                with self._means.oversight.watch(self._connection, self._step, lambda: self._rows_changed):
+            with as_database_error(self._session.name):
+                with self._session.transaction(self._connection):
+                    self._session.require_ledger_unchanged(self._connection)
+                    self._session.prepare(self._connection, self._step)
+                with self._session.monitor.watch(self._connection, self._step, lambda: self._rows_changed):
                     for number, span in enumerate(self._spans, 1):
                         done = self._take(number, span)
         except MigrationError as error:
-            raise self._stopped(error) from error.__cause__
+            raise self._with_position(error) from error.__cause__
         if done is None:
             raise failure(self._step, "there is no statement left to run")
         return done
 
     def _take(self, number: int, span: tuple[int, int]) -> StepResult | None:
         first = next(words(self._text[span[0] : span[0] + 20]), "").upper()
-        self.guard.is_alone, self.guard.is_vacuuming = first in _ALONE, first == "VACUUM"
+        self.authorizer.is_outside_transaction, self.authorizer.is_vacuuming = first in _ALONE, first == "VACUUM"
         if number <= self._finished_before:
             if first == "PRAGMA":
-                # A setting of the connection that is gone.
-                self._means.retry_while_busy(lambda: self._run(span))
+                # Run again, as it was a setting of the connection that ended with the earlier process.
+                self._session.retry_while_busy(lambda: self._run(span))
             return None
         if first in _ALONE:
-            self._means.retry_while_busy(lambda: self._run(span))
-        with self._means.transaction(self._connection):
-            self._require_ours()
+            self._session.retry_while_busy(lambda: self._run(span))
+        with self._session.transaction(self._connection):
+            self._require_history_unchanged()
             if first not in _ALONE:
                 self._run(span)
             done = self._record(number)
@@ -120,10 +120,10 @@ class NonTransactionalStep:
         return done
 
     def _run(self, span: tuple[int, int]) -> None:
-        self.guard.pragma = None
+        self.authorizer.pragma = None
         changes = self._connection.total_changes()
         try:
-            row = run_script(self._connection, self._text, self.guard, self._before, span)
+            row = run_script(self._connection, self._text, self.authorizer, self._before, span)
             self._require_effect(row, span)
             self._rows_changed += self._connection.total_changes() - changes
         except StatementError as error:
@@ -132,113 +132,117 @@ class NonTransactionalStep:
             raise self._translated(error) from error.__cause__
 
     def _before(self, offset: int, text: str) -> None:
-        self._means.oversight.statement_begins(offset)
-        with self._means.oversight.paused():
+        self._session.monitor.statement_begins(offset)
+        with self._session.monitor.paused():
             self._checks.before(text)
 
     def _require_effect(self, row: tuple[object, ...], span: tuple[int, int]) -> None:
-        # SQLite answers with the mode that is in force, and calls that no error.
-        name, value = self.guard.pragma or ("", None)
+        # If the mode cannot change, SQLite returns the current one instead of an error.
+        name, value = self.authorizer.pragma or ("", None)
         if name == "journal_mode" and value is not None and row and str(row[0]).lower() != value.lower():
-            message = f"the journal mode stayed {row[0]!r}"
+            message = f"the journal mode did not change: it is still {row[0]!r}"
             raise StatementError(message, None, script=self._text, start=span[0], offset=span[0])
         if name == "wal_checkpoint" and row and row[0]:
-            # Nor is it an error to SQLite when others keep it from finishing.
-            message = "the checkpoint could not be finished"
+            # SQLite reports a checkpoint that other connections block in its result row, not as an error.
+            message = "the checkpoint did not complete"
             hint = "another connection is using the database"
             raise StatementError(message, hint, script=self._text, start=span[0], offset=span[0])
 
     def _record(self, number: int) -> StepResult | None:
         elapsed = round((time.monotonic() - self._started) * 1000)
-        course = HistoryDetails(elapsed, self._rows_changed, number, len(self._spans), self._reason)
+        details = HistoryDetails(elapsed, self._rows_changed, number, len(self._spans), self._reason)
         is_last = number == len(self._spans)
         try:
-            with self._means.oversight.paused():
+            with self._session.monitor.paused():
                 (self._checks.require_acceptable if is_last else self._checks.require_record_untouched)()
         except UnacceptableError as error:
             raise failure(self._step, error.message, hint=error.hint, code=error.code) from None
         if not is_last:
-            course = course._replace(violations=json.dumps(self._checks.violations()))
+            details = details._replace(violations=json.dumps(self._checks.violations()))
             with_texts = number == self._finished_before + 1
-            history.record_part(self._connection, self._step, course, with_texts=with_texts)
+            history.record_part(self._connection, self._step, details, with_texts=with_texts)
             self._last_entry = history.last_entry(self._connection)
             return None
         dropped = self._checks.dropped()
-        entry = history.record_step(self._connection, self._step, course)
+        entry = history.record_step(self._connection, self._step, details)
         return StepResult(entry, elapsed, self._rows_changed, dropped)
 
-    def _require_ours(self) -> None:
+    def _require_history_unchanged(self) -> None:
         if self._last_entry is None:
-            self._means.require_ledger_unchanged(self._connection)
+            self._session.require_ledger_unchanged(self._connection)
         elif history.last_entry(self._connection) != self._last_entry:
             raise DatabaseError(
-                "another process changed the record of the migrations meanwhile",
-                database=self._means.name,
-                hint="`migrated status` and `migrated repair` show how things stand",
+                "another process changed the migrations table during the migration",
+                database=self._session.name,
+                hint="run `migrated status` and `migrated repair` to see the current state",
             )
 
-    def _refuse_at_sight(self) -> None:
-        for start, end in self._means.oversight.heartbeat(self._spans[self._finished :]):
+    def _refuse_before_running(self) -> None:
+        for start, end in self._session.monitor.heartbeat(self._spans[self._finished :]):
             if refusal := refusal_at_sight(self._text[start:end]):
                 error = StatementError(*refusal, script=self._text, start=start, offset=start)
                 raise self._translated(error)
 
     def _translated(self, error: StatementError) -> MigrationError:
-        return translated(error, self._step, self._means.name, self._means.oversight)
+        return translated(error, self._step, self._session.name, self._session.monitor)
 
-    def _stopped(self, error: MigrationError) -> MigrationError:
+    def _with_position(self, error: MigrationError) -> MigrationError:
         if self._finished:
             error.message += f"; stopped after statement {self._finished} of {len(self._spans)}"
-            settle = f"`migrated repair {self._step.migration.version}` settles it"
-            # One that was interrupted would be told to be run again, which is not how it goes on.
-            error.hint = f"{error.hint}; {settle}" if error.hint and error.code != INTERRUPTED else settle
+            repair = f"run `migrated repair {self._step.migration.version}`"
+            # The hint for an interruption says to run the migration again; here it has to be resumed instead.
+            error.hint = f"{error.hint}; {repair}" if error.hint and error.code != INTERRUPTED else repair
         return error
 
 
 class Preparation:
-    """For one database and one run: the first step is prepared otherwise than those after it.
+    """Before each step: take a snapshot if the policy asks, check disk space, set application_id.
 
-    `application_id` is given to a database that is new; 0 leaves it alone.
+    One object serves one run on one database. A new database gets the `application_id`, unless that is 0.
     """
 
-    def __init__(self, database: str, keeper: Snapshotter, application_id: int) -> None:
+    def __init__(self, database: str, snapshotter: Snapshotter, application_id: int) -> None:
         self._database = database
-        self._keeper = keeper
+        self._snapshotter = snapshotter
         self._application_id = application_id
         self._is_first = True
 
     @contextlib.contextmanager
-    def redoing(self, connection: apsw.Connection) -> Iterator[Snapshot | None]:
-        """Keep the content in any case; None where there is none, or no file."""
+    def take_before_redo(self, connection: apsw.Connection) -> Iterator[Snapshot | None]:
+        """Take a snapshot whatever the policy says; None if the database is empty or not a file."""
         if not connection.filename or not has_objects(connection):
             yield None
             return
-        with self._keeper.redoing(highest_version(ledger.read(connection, self._database))) as snapshot:
+        with self._snapshotter.take_before_redo(
+            highest_version(ledger.read(connection, self._database))
+        ) as snapshot:
             yield snapshot
 
-    def __call__(self, connection: apsw.Connection, step: Step, *, goes_on: bool, is_kept: bool = False) -> bool:
-        """Prepare a step that begins a transaction, or that `goes_on` in one; return whether the database is new.
+    def __call__(
+        self, connection: apsw.Connection, step: Step, *, is_continued: bool, has_snapshot: bool = False
+    ) -> bool:
+        """Prepare a step; return True if the database is new.
 
-        The content `is_kept` already, or is kept as the policy says. Raises `DatabaseError` when there is no room
-        for what will be written, or the snapshot fails.
+        A step that `is_continued` does not begin its transaction, and takes no snapshot; nor does one that
+        `has_snapshot` already. Raises `DatabaseError` if the disk lacks space or the snapshot fails.
         """
-        is_new = not goes_on and not has_objects(connection)
+        is_new = not is_continued and not has_objects(connection)
         if is_new and self._application_id:
             connection.pragma("application_id", self._application_id)
-        if connection.filename and not is_new and not goes_on and not is_kept:
-            self._keep(connection, step)
+        if connection.filename and not is_new and not is_continued and not has_snapshot:
+            self._take_snapshot(connection, step)
         if connection.filename and not is_new:
             require_room(connection, step, self._database)
         self._is_first = False
         return is_new
 
-    def _keep(self, connection: apsw.Connection, step: Step) -> None:
+    def _take_snapshot(self, connection: apsw.Connection, step: Step) -> None:
         try:
-            self._keeper.keep_before(connection, is_first=self._is_first)
+            self._snapshotter.take_before_step(connection, is_first=self._is_first)
         except DatabaseError as error:
             if error.code != INTERRUPTED:
                 raise
-            # The step has begun as far as anybody else can tell.
+            # Observers saw the step begin, so its failure has to name the migration.
             raise failure(step, error.message, hint=error.hint, code=INTERRUPTED, transient=True) from error
 
 
@@ -246,42 +250,42 @@ def run_step(
     connection: apsw.Connection,
     step: Step,
     checks: StepChecks,
-    oversight: ProgressMonitor,
+    monitor: ProgressMonitor,
     database: str,
     *,
     reason: str | None = None,
 ) -> StepResult:
-    """Run the text of a migration to its end and enter it in the ledger; the caller commits or undoes both."""
+    """Run the SQL of a step and update the ledger; the caller commits or rolls back both."""
     started, changes = time.monotonic(), connection.total_changes()
 
     def before(offset: int, text: str) -> None:
-        oversight.statement_begins(offset)
-        # A statement of a long script does what those before it did.
-        if checks.guard.has_touched:
-            with oversight.paused():
+        monitor.statement_begins(offset)
+        # The statements of a long script mostly do the same: only new effects are checked.
+        if checks.authorizer.has_new_effects:
+            with monitor.paused():
                 checks.before(text)
 
     try:
-        with oversight.watch(connection, step):
-            run_script(connection, step.sql, checks.guard, before)
+        with monitor.watch(connection, step):
+            run_script(connection, step.sql, checks.authorizer, before)
             if not connection.in_transaction:
                 raise failure(step, "the migration ended its own transaction")
-            with oversight.paused():
+            with monitor.paused():
                 checks.require_acceptable()
     except StatementError as error:
-        raise translated(error, step, database, oversight) from error.__cause__
+        raise translated(error, step, database, monitor) from error.__cause__
     except UnacceptableError as error:
         raise failure(step, error.message, hint=error.hint, code=error.code) from None
     except apsw.InterruptError as error:
-        # While we looked at the foreign keys.
-        raise interrupted(step, oversight) or error from error
+        # Interrupted while the foreign keys were checked, which no statement of the script explains.
+        raise interrupted(step, monitor) or error from error
     rows_changed = connection.total_changes() - changes
     elapsed = round((time.monotonic() - started) * 1000)
     dropped = checks.dropped()
-    course = HistoryDetails(elapsed, rows_changed, reason=reason)
+    details = HistoryDetails(elapsed, rows_changed, reason=reason)
     if step.migration.is_repeatable:
-        entry = repeatables.enter(connection, step.migration, elapsed, checks.guard.made)
-        history.record_repeatable(connection, step.migration, course)
+        entry = repeatables.insert(connection, step.migration, elapsed, checks.authorizer.made)
+        history.record_repeatable(connection, step.migration, details)
     else:
-        entry = history.record_step(connection, step, course)
+        entry = history.record_step(connection, step, details)
     return StepResult(entry, elapsed, rows_changed, dropped)

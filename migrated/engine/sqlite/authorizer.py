@@ -1,4 +1,4 @@
-"""What a migration may not do, told apart by SQLite's authorizer while each statement is prepared."""
+"""Refuse what a migration may not do, with SQLite's authorizer, while each statement is prepared."""
 
 from itertools import islice
 
@@ -8,12 +8,12 @@ from migrated.core.sql import first_token, words
 
 LEDGER_PREFIX = "_migrations"
 
-_OWN_TRANSACTION = "remove it: each migration runs in a transaction of its own"
+_OWN_TRANSACTION = "remove it: each migration runs in its own transaction"
 NEEDS_DIRECTIVE = (
-    "put it into a migration of its own with the line `-- migrated: no-transaction` at the top of the section"
+    "move it to a separate migration that has the line `-- migrated: no-transaction` at the top of its section"
 )
-_WHOLE_PROCESS = "it would hold for every database of this process"
-_ALONE = "a migration changes one database, alone"
+_WHOLE_PROCESS = "it would affect every database of this process"
+_ALONE = "a migration may change only its own database"
 _TABLE_FIRST = {
     apsw.SQLITE_INSERT: "a write to",
     apsw.SQLITE_UPDATE: "a write to",
@@ -39,37 +39,37 @@ _TEMPORARY = {
     apsw.SQLITE_CREATE_TEMP_TRIGGER,
     apsw.SQLITE_CREATE_TEMP_INDEX,
 }
-_MAKES = {apsw.SQLITE_CREATE_VIEW: "view", apsw.SQLITE_CREATE_TRIGGER: "trigger"}
+_CREATES = {apsw.SQLITE_CREATE_VIEW: "view", apsw.SQLITE_CREATE_TRIGGER: "trigger"}
 _WRITES = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
-_JUDGED = {
+_MAY_BE_REFUSED = {
     *(apsw.SQLITE_TRANSACTION, apsw.SQLITE_SAVEPOINT, apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH),
     *(apsw.SQLITE_FUNCTION, apsw.SQLITE_PRAGMA),
 }
-_NOTED = {
+_SCHEMA_CHANGES = {
     *(apsw.SQLITE_CREATE_TABLE, apsw.SQLITE_CREATE_VTABLE, apsw.SQLITE_CREATE_TRIGGER, apsw.SQLITE_ALTER_TABLE),
     *(apsw.SQLITE_DROP_TABLE, apsw.SQLITE_DROP_VTABLE, apsw.SQLITE_DROP_INDEX, apsw.SQLITE_DROP_TRIGGER),
 }
 _OWN = {None, "main", "temp"}
-# Looked at for every table and column: an attribute of the module is found more slowly.
+# Compared for every table and column: a global is found faster than an attribute of the module.
 _READ = apsw.SQLITE_READ
-# As the authorizer has it, whatever the statement called it. Writing to it by hand is refused by SQLite.
+# The name that the authorizer gets, whatever the statement used. SQLite itself refuses direct writes to it.
 _SCHEMA = "sqlite_master"
 _NOT_IN_TRANSACTION = {"journal_mode", "locking_mode", "synchronous", "wal_checkpoint"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
 _FORBIDDEN_PRAGMAS = {
     "writable_schema": "change the schema with ALTER TABLE, or rebuild the table",
-    "schema_version": "SQLite keeps it by itself",
-    "query_only": "it would keep the migration from being recorded",
+    "schema_version": "SQLite maintains it",
+    "query_only": "it would prevent migrated from recording the migration",
     **dict.fromkeys(("hard_heap_limit", "soft_heap_limit"), _WHOLE_PROCESS),
     **dict.fromkeys(("temp_store_directory", "data_store_directory"), _WHOLE_PROCESS),
 }
 
 
 class StatementEffects:
-    """What one statement does to tables, by their names: writes rows, makes, drops or alters them.
+    """The tables that one statement writes to, creates, drops or alters, by name.
 
     `removed` are the indexes and triggers that it drops by name, `unindexed` the tables that only lose an index.
-    One that `is_virtual` makes or drops a virtual table, with others behind it that it does not name.
+    `is_virtual` is true if it creates or drops a virtual table, whose shadow tables the authorizer does not name.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class StatementEffects:
         self.is_virtual = False
 
     def note(self, action: int, first: str, second: str | None) -> None:
-        """Take into account what the authorizer is told of the schema."""
+        """Add one schema change that the authorizer reported."""
         match action:
             case apsw.SQLITE_CREATE_TABLE:
                 self.created.add(first)
@@ -94,7 +94,7 @@ class StatementEffects:
             case apsw.SQLITE_ALTER_TABLE:
                 self.altered.add(second or "")
             case apsw.SQLITE_DROP_INDEX:
-                # Without an index its table may be no parent any more.
+                # Without a unique index its table may no longer be a valid parent of a foreign key.
                 self.unindexed |= {second or ""} - self.written
                 self.written.add(second or "")
                 self.removed.add(first)
@@ -107,12 +107,12 @@ class StatementEffects:
 
 
 class Authorizer:
-    """An authorizer callback that remembers why it said no, and what each statement does.
+    """An authorizer callback that stores why it refused, and what each statement does.
 
-    `reason` and `hint` are set by the first refusal. `pragma` is the last one met, with its value.
-    `pollutes_connection` is set if the connection must not be used for another migration: temporary objects were
-    made, or a pragma was set. `is_alone` is set for a statement outside of any transaction, `is_vacuuming` for
-    a VACUUM there, `is_resting` while our own statements run. `made` are views and triggers that were made,
+    `reason` and `hint` are set by the first refusal. `pragma` is the last one seen, with its value.
+    `pollutes_connection` is true if the connection now has temp objects or changed pragmas and must not be reused.
+    `is_outside_transaction` is set by the caller for a statement outside any transaction, `is_vacuuming` for a
+    VACUUM there, `is_paused` while our own statements run. `made` are the views and triggers that were created,
     `touched` the tables that were written, dropped or altered, `dropped` those that were dropped.
     """
 
@@ -121,45 +121,45 @@ class Authorizer:
         self.hint: str | None = None
         self.pollutes_connection = False
         self.pragma: tuple[str, str | None] | None = None
-        self.is_resting = False
+        self.is_paused = False
         self.is_vacuuming = False
-        self.is_alone = False
+        self.is_outside_transaction = False
         self.made: set[tuple[str, str]] = set()
         self.touched: set[str] = set()
         self.dropped: set[str] = set()
-        self._touch: StatementEffects | None = None
+        self._effects: StatementEffects | None = None
 
     @property
-    def has_touched(self) -> bool:
-        """Whether the statement that was prepared last does anything that those before it did not."""
-        return self._touch is not None
+    def has_new_effects(self) -> bool:
+        """True if the last prepared statement does anything that those before it did not."""
+        return self._effects is not None
 
     def pop_effects(self) -> StatementEffects | None:
-        """What the statement that was prepared last does; None where it does nothing that those before did not."""
-        touch, self._touch = self._touch, None
-        if touch is not None:
-            # The loss of an index makes no other rows, though it may break a foreign key.
-            self.touched |= touch.written - touch.unindexed | touch.dropped | touch.altered
-            self.dropped |= touch.dropped
-        return touch
+        """Return what the last prepared statement does; None if those before it did the same."""
+        effects, self._effects = self._effects, None
+        if effects is not None:
+            # Dropping an index changes no rows, though it may break a foreign key.
+            self.touched |= effects.written - effects.unindexed | effects.dropped | effects.altered
+            self.dropped |= effects.dropped
+        return effects
 
     def __call__(
         self, action: int, first: str | None, second: str | None, database: str | None, trigger: str | None
     ) -> int:
-        if action == _READ or self.is_resting:
-            # Our own look at the database; and reading is free.
+        if action == _READ or self.is_paused:
+            # Our own statements, and reads, are never refused.
             return apsw.SQLITE_OK
         if action in _WRITES and (first == _SCHEMA or first in self.touched) and database in _OWN:
-            # Whatever makes a table writes to the schema, and a long script writes where it wrote before: what is
-            # refused was never touched.
+            # The fast path: every CREATE writes to the schema table, and a long script writes to the same tables
+            # again and again. A table in `touched` was allowed before.
             return apsw.SQLITE_OK
         if self.is_vacuuming and not (action == apsw.SQLITE_ATTACH and first):
-            # VACUUM at work: it attaches a temporary file and begins by itself.
+            # VACUUM itself attaches a temporary file and begins a transaction.
             return apsw.SQLITE_OK
         # ALTER TABLE has the database where others have the object, and a column where they have the database.
         where = first if action == apsw.SQLITE_ALTER_TABLE else database
-        judge = self._refusal if action in _JUDGED else _ledger_refusal
-        refusal = judge(action, first or "", second) or _elsewhere(where)
+        check = self._refusal if action in _MAY_BE_REFUSED else _ledger_refusal
+        refusal = check(action, first or "", second) or _attached_refusal(where)
         if refusal is None:
             self._note(action, first or "", second)
             return apsw.SQLITE_OK
@@ -171,24 +171,24 @@ class Authorizer:
     def _note(self, action: int, first: str, second: str | None) -> None:
         if action in _WRITES:
             if not first.startswith("sqlite_"):
-                self._touch = self._touch or StatementEffects()
-                self._touch.written.add(first)
+                self._effects = self._effects or StatementEffects()
+                self._effects.written.add(first)
             return
-        if action in _NOTED:
-            self._touch = self._touch or StatementEffects()
-            self._touch.note(action, first, second)
+        if action in _SCHEMA_CHANGES:
+            self._effects = self._effects or StatementEffects()
+            self._effects.note(action, first, second)
         self.pollutes_connection |= action in _TEMPORARY or (action == apsw.SQLITE_PRAGMA and second is not None)
         if action == apsw.SQLITE_PRAGMA:
             self.pragma = first.lower(), second
-        if action in _MAKES:
-            self.made.add((_MAKES[action], first))
+        if action in _CREATES:
+            self.made.add((_CREATES[action], first))
 
     def _refusal(self, action: int, first: str, second: str | None) -> tuple[str, str] | None:
         match action:
             case apsw.SQLITE_TRANSACTION:
                 return f"{first} is not allowed in a migration", _OWN_TRANSACTION
             case apsw.SQLITE_SAVEPOINT:
-                # The action's name comes first ("BEGIN" for SAVEPOINT itself), then the savepoint's.
+                # The first argument is the operation ("BEGIN" for SAVEPOINT), the second the savepoint's name.
                 word = {"BEGIN": "SAVEPOINT", "ROLLBACK": "ROLLBACK TO"}.get(first, first)
                 return f"{word} {second} is not allowed in a migration", _OWN_TRANSACTION
             case apsw.SQLITE_ATTACH | apsw.SQLITE_DETACH:
@@ -197,15 +197,15 @@ class Authorizer:
             case apsw.SQLITE_FUNCTION if (second or "").lower() == "load_extension":
                 return "load_extension() is not allowed in a migration", "load it in the application"
             case apsw.SQLITE_PRAGMA if second is not None or first.lower() == "wal_checkpoint":
-                return _pragma_refusal(first.lower(), alone=self.is_alone)
+                return _pragma_refusal(first.lower(), alone=self.is_outside_transaction)
         return None
 
 
-def _elsewhere(database: str | None) -> tuple[str, str] | None:
-    # A connection that the caller opened may have other databases attached.
+def _attached_refusal(database: str | None) -> tuple[str, str] | None:
+    # A connection of the caller may have other databases attached.
     if database in _OWN:
         return None
-    return f"a change of the attached database {database} is not allowed in a migration", _ALONE
+    return f"changing the attached database {database} is not allowed in a migration", _ALONE
 
 
 def _pragma_refusal(name: str, *, alone: bool) -> tuple[str, str] | None:
@@ -221,22 +221,25 @@ def _ledger_refusal(action: int, first: str, second: str | None) -> tuple[str, s
     verb = _TABLE_FIRST.get(action) or _TABLE_SECOND.get(action)
     if verb is None or not table.lower().startswith(LEDGER_PREFIX):
         return None
-    return f"{verb} {table} is not allowed in a migration", "these tables are migrated's own record"
+    return (
+        f"{verb} {table} is not allowed in a migration",
+        "tables whose names begin with _migrations are reserved for migrated",
+    )
 
 
 def explain(error: apsw.Error) -> tuple[str, str | None]:
-    """Message and hint for an error of SQLite's own."""
+    """Return message and hint for an error raised by SQLite."""
     if isinstance(error, apsw.BindingsError):
-        return "the statement has a parameter", "write the value itself: nothing is bound in a migration"
+        return "the statement has a parameter", "write the value in the SQL: migrations run without parameters"
     if isinstance(error, apsw.TooBigError):
-        return str(error), "SQLite takes no statement, value or row of more than 1 GB: make it several"
+        return str(error), "SQLite limits a statement, a value and a row to 1 GB: split it"
     if "within a transaction" in str(error):
         return str(error), NEEDS_DIRECTIVE
     return str(error), None
 
 
 def refusal_at_sight(statement: str) -> tuple[str, str] | None:
-    """Message and hint for what can be told not to be allowed before anything runs."""
+    """Return message and hint if the text alone shows that the statement is not allowed, else None."""
     start = first_token(statement)
     first, *rest = [word.upper() for word in islice(words(statement[start or 0 :]), 3)] or [""]
     if first in _TRANSACTION_WORDS:

@@ -1,4 +1,4 @@
-"""A SQLite database as the runner sees it: look at its ledger, or open it for changing."""
+"""A SQLite database as the runner uses it: read its ledger, or open it for changing."""
 
 import contextlib
 import os
@@ -24,12 +24,12 @@ from migrated.engine.sqlite.connection import (
     open_for_migrating,
     open_for_reading,
 )
-from migrated.engine.sqlite.history import read_record
+from migrated.engine.sqlite.history import read_ledger_state
 from migrated.system.cancellation import CancelToken
 
-# What only a command that changes something needs is imported where it is used: to look takes half as long then.
+# Modules that only changing commands need are imported where they are used: reading then starts in half the time.
 if TYPE_CHECKING:
-    from migrated.engine.backend import FormerState, Observer, Session, Template
+    from migrated.engine.backend import EarlierState, Observer, Session, Template
     from migrated.engine.sqlite.session import SqliteSession
     from migrated.engine.sqlite.snapshots.snapshots import Snapshotter
 
@@ -40,13 +40,12 @@ DEFAULT_BUSY_TIMEOUT = 30.0
 class SqliteDatabase:
     """One database: a path, `:memory:`, or an open `apsw.Connection` that the caller keeps.
 
-    `create` says whether a missing or empty file may become a database, a missing one not where it `must_exist`:
-    one that a pattern matched and that is gone was removed on purpose. That nothing else in this process has it
-    open need not be seen to where it `is_alone_in_process`. `busy_timeout` is how many seconds
-    another connection's lock is waited for, in all, at each of BEGIN, a statement and COMMIT; the wait ends
-    early when the `supervision` says so. `statement_timeout` is how many seconds a statement may take; 0: any.
-    `snapshots` says when the content is kept. With an `application_id`, only a database that has it, or one that
-    is new, is touched.
+    With `create`, a missing or empty file may become a database. A missing one may not if it `must_exist`: a file
+    that a pattern matched and that is gone was removed on purpose. `is_alone_in_process` skips the check that
+    nothing else in this process has the file open. `busy_timeout` is the total number of seconds to wait for
+    another connection's lock, at each of BEGIN, a statement and COMMIT; the `cancel_token` can end the wait early.
+    `statement_timeout` limits a statement to that many seconds; 0 means no limit. `snapshots` says when to take
+    snapshots. With an `application_id`, only a database that has it, or is new, is changed.
     """
 
     def __init__(
@@ -60,9 +59,9 @@ class SqliteDatabase:
         statement_timeout: float = 0,
         snapshots: SnapshotPolicy = NO_SNAPSHOTS,
         application_id: int = 0,
-        supervision: CancelToken | None = None,
+        cancel_token: CancelToken | None = None,
     ) -> None:
-        self._patience = BusyHandler(busy_timeout, supervision or CancelToken())
+        self._busy_handler = BusyHandler(busy_timeout, cancel_token or CancelToken())
         self._statement_timeout = statement_timeout
         self._snapshots = snapshots
         self._application_id = application_id
@@ -82,35 +81,35 @@ class SqliteDatabase:
 
     @property
     def name(self) -> str:
-        """As people know it: the path as given, or `:memory:`."""
+        """The name to show to users: the path as given, or `:memory:`."""
         return self.path or IN_MEMORY
 
     @property
     def lockable(self) -> bool:
-        """Whether other processes could migrate it too: not when it is in memory."""
+        """True if other processes could migrate it too: false for a database in memory."""
         return self.path is not None
 
     def is_new(self) -> bool:
-        """Whether there is no database in the file yet."""
+        """True if the file is missing or empty."""
         return self._shared is None and is_absent_or_empty(self.name)
 
     def look(self) -> LedgerState:
-        """What is applied, and what stopped half way, if anything did.
+        """Read the ledger and the unfinished migration, if there is one.
 
-        Changes nothing, creates nothing; a database to be created has neither.
+        Changes and creates nothing; a database that is still to be created has an empty ledger.
         """
         with self._reading() as connection:
             if connection is None:
                 return LedgerState([])
             if self._shared is None:
-                # One state of the database, whoever writes meanwhile, and one lock for all that is read.
+                # One transaction: all reads see the same state of the database, and lock it only once.
                 connection.execute("BEGIN")
-            return read_record(connection, self.name)
+            return read_ledger_state(connection, self.name)
 
-    def first_look(self) -> LedgerState:
-        """As `look`, leaving the database open: the session that follows need not open and read it once more.
+    def open_and_look(self) -> LedgerState:
+        """Like `look`, but keeps the connection for the session that usually follows.
 
-        Where none follows, `let_go` closes it.
+        Close it with `close` if none does.
         """
         file = file_identity(self.name) if self._shared is None else None
         if file is None:
@@ -119,37 +118,40 @@ class SqliteDatabase:
         try:
             with as_database_error(self.name):
                 preflight.require_application_id(connection, self._application_id, self.name)
-                # First the counter, then the record, as in a session.
+                # The counter is read before the ledger, as in a session: a change in between is then noticed.
                 data_version = connection.pragma("data_version")
-                # One lock for all that is read.
+                # One transaction, so that the database is locked only once.
                 connection.execute("BEGIN")
-                record = read_record(connection, self.name)
+                state = read_ledger_state(connection, self.name)
                 connection.execute("COMMIT")
         except BaseException:
             connection.close()
             raise
-        self._left_open = file, Opened(connection, data_version, record)
-        return record
+        self._left_open = file, Opened(connection, data_version, state)
+        return state
 
-    def let_go(self) -> None:
-        """Close what `first_look` left open, if no session has taken it over."""
+    def close(self) -> None:
+        """Close the connection that `open_and_look` kept, unless a session took it over."""
         if self._left_open is not None:
             self._left_open[1].connection.close()
             self._left_open = None
 
     def stored_migrations(self, versions: Iterable[int]) -> dict[int, Migration]:
-        """The migrations as they were when they were last applied, as far as the history has them."""
+        """Return the migrations as they were when last applied, as far as the history has them."""
         with self._reading() as connection:
             return history.stored_migrations(connection, versions, self.name) if connection else {}
 
     def require_usable(self) -> None:
-        """Raise `DatabaseError` for what can be seen to be in the way without opening the database."""
+        """Raise `DatabaseError` for anything that would prevent migrating.
+
+        Only what can be checked without opening the file is checked.
+        """
         if self.path is not None and self._shared is None:
             is_alone = self._is_alone or self._left_open is not None
             preflight.require_usable(self.path, create=self._create, is_alone=is_alone)
 
     def template(self, migrations: Sequence[Migration]) -> "Template | None":
-        """The content of a database in memory, if a copy is as good as applying the migrations that made it."""
+        """Return a template of a database in memory, or None if a copy may differ from applying `migrations`."""
         from migrated.engine.sqlite.snapshots.copying import template_of
 
         if self._shared is None or self.path is not None:
@@ -157,73 +159,73 @@ class SqliteDatabase:
         return template_of(self._shared, migrations, self.look().applied)
 
     def fill(self, template: "Template") -> bool:
-        """Make an empty or missing file, where it may become a database, a copy of what `template` gave.
+        """Fill an empty or missing file from `template`. Return False, changing nothing, if that is not possible.
 
         Raises `DatabaseError`.
         """
-        from migrated.engine.sqlite.snapshots.copying import Copyable
+        from migrated.engine.sqlite.snapshots.copying import DatabaseTemplate
 
-        if not isinstance(template, Copyable) or not self._create or not self.is_new():
+        if not isinstance(template, DatabaseTemplate) or not self._create or not self.is_new():
             return False
         with contextlib.closing(self._open_for_migrating()) as connection, as_database_error(self.name):
-            return template.copy_into(self.name, connection, self._patience)
+            return template.copy_into(self.name, connection, self._busy_handler)
 
     def snapshots(self) -> list[Snapshot]:
-        """The snapshots in `.migrated/snapshots/` beside the file, oldest first."""
+        """Return the snapshots in `.migrated/snapshots/` next to the file, oldest first."""
         from migrated.engine.sqlite.snapshots import snapshots
 
         return snapshots.listed(self.path) if self.path else []
 
     def restore(self, snapshot: Snapshot, observer: "Observer", reason: str | None) -> None:
-        """Put a snapshot back into the live file, keeping what is there as a snapshot too, and record that.
+        """Restore a snapshot into the live file and record it; the current content becomes a snapshot.
 
-        Raises `DatabaseError`; the file is as before then.
+        Raises `DatabaseError`; the file is then unchanged.
         """
         from migrated.engine.sqlite.snapshots.restore import restore
 
-        keeper = self._keeper(observer)
+        snapshotter = self._snapshotter(observer)
         restore(
             snapshot,
             self.name,
-            keep=lambda: self._keep_before_restore(keeper, snapshot),
+            keep=lambda: self._keep_before_restore(snapshotter, snapshot),
             record=lambda copy: self._record_restore(copy, snapshot, reason),
-            patience=self._patience,
-            step=keeper.go_on,
+            busy_handler=self._busy_handler,
+            step=snapshotter.go_on,
         )
 
-    def former_states(self) -> Iterator["FormerState"]:
-        """The states that the database was in, the latest first, as its snapshots and its history tell."""
-        from migrated.engine.sqlite.snapshots.rebuild import former_states
+    def earlier_states(self) -> Iterator["EarlierState"]:
+        """Yield the earlier states known from the snapshots and the history, the latest first."""
+        from migrated.engine.sqlite.snapshots.rebuild import earlier_states
 
         if self.path is None:
             return
         with self._reading() as connection:
             if connection is not None:
-                yield from former_states(connection, self.path)
+                yield from earlier_states(connection, self.path)
 
     def rebuild(
-        self, former: "FormerState | None", work: "Callable[[Session], None]", observer: "Observer"
+        self, earlier: "EarlierState | None", work: "Callable[[Session], None]", observer: "Observer"
     ) -> None:
-        """Do `work` on a copy of a former state, or of the present one, and make that the content at one stroke.
+        """Do `work` on a copy of an earlier state (None: of the current one), then replace the content atomically.
 
-        Raises `LedgerChangedError` when another process wrote meanwhile, `DatabaseError`, and whatever `work`
-        raises; the database is as it was then, and a snapshot of it may have been kept in vain.
+        Raises `LedgerChangedError` if another process wrote meanwhile, `DatabaseError`, and whatever `work`
+        raises. The database is then unchanged; a snapshot of it may remain.
         """
         from migrated.engine.sqlite.apply import Preparation
         from migrated.engine.sqlite.session import SqliteSession
         from migrated.engine.sqlite.snapshots.rebuild import Rebuilding, SessionEffects
         from migrated.engine.sqlite.snapshots.snapshots import Snapshotter
 
-        keeper = self._keeper(observer)
+        snapshotter = self._snapshotter(observer)
 
         def change(copy: apsw.Connection) -> SessionEffects:
             session = SqliteSession(
                 self.name,
-                self._patience,
+                self._busy_handler,
                 lambda: Opened(copy),
                 observer,
                 Preparation(
-                    self.name, Snapshotter(self.name, NO_SNAPSHOTS, observer, self._patience.supervision), 0
+                    self.name, Snapshotter(self.name, NO_SNAPSHOTS, observer, self._busy_handler.cancel_token), 0
                 ),
                 statement_timeout=self._statement_timeout,
                 shared=True,
@@ -232,22 +234,22 @@ class SqliteDatabase:
             return SessionEffects(session.taken, session.touched, session.dropped)
 
         def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
-            return keeper.redoing(highest_version(self.look().applied), spare)
+            return snapshotter.take_before_redo(highest_version(self.look().applied), spare)
 
-        kept = Rebuilding(self.name, self._patience, keeper.go_on).run(former, keep, change)
-        if former is not None:
-            observer.restored_snapshot(former)
-        observer.rows_restored(kept)
+        report = Rebuilding(self.name, self._busy_handler, snapshotter.go_on).run(earlier, keep, change)
+        if earlier is not None:
+            observer.restored_snapshot(earlier)
+        observer.rows_restored(report)
 
-    def _keep_before_restore(self, keeper: "Snapshotter", snapshot: Snapshot) -> None:
+    def _keep_before_restore(self, snapshotter: "Snapshotter", snapshot: Snapshot) -> None:
         from migrated.engine.sqlite.snapshots.snapshots import BEFORE_RESTORE
 
-        keeper.take(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
+        snapshotter.take(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
 
-    def _keeper(self, observer: "Observer") -> "Snapshotter":
+    def _snapshotter(self, observer: "Observer") -> "Snapshotter":
         from migrated.engine.sqlite.snapshots.snapshots import Snapshotter
 
-        return Snapshotter(self.name, self._snapshots, observer, self._patience.supervision)
+        return Snapshotter(self.name, self._snapshots, observer, self._busy_handler.cancel_token)
 
     def _record_restore(self, copy: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
         ledger.create(copy, self.name)
@@ -255,16 +257,16 @@ class SqliteDatabase:
 
     @contextlib.contextmanager
     def session(self, observer: "Observer") -> Iterator["SqliteSession"]:
-        """Open the database for changing it; every error of SQLite becomes a `DatabaseError`."""
+        """Open the database for changing; errors of SQLite become `DatabaseError`."""
         from migrated.engine.sqlite.apply import Preparation
         from migrated.engine.sqlite.session import SqliteSession
 
         session = SqliteSession(
             self.name,
-            self._patience,
+            self._busy_handler,
             self._connect_for_migrating,
             observer,
-            Preparation(self.name, self._keeper(observer), self._application_id),
+            Preparation(self.name, self._snapshotter(observer), self._application_id),
             statement_timeout=self._statement_timeout,
             shared=self._shared is not None,
         )
@@ -289,9 +291,9 @@ class SqliteDatabase:
         if self._left_open is None:
             return None
         file, opened = self._left_open
-        # Another file may have been put in its place since: what is written to the old one would be lost.
+        # The file may have been replaced since it was opened: writes to the old one would be lost.
         if file != file_identity(self.name):
-            self.let_go()
+            self.close()
             return None
         allow_migrating(opened.connection, self.name)
         self._left_open = None
@@ -301,7 +303,7 @@ class SqliteDatabase:
         if self._create and not self._must_exist:
             preflight.create_for_owner(self.name)
         connection = open_for_migrating(
-            self.name, self._patience, create=self._create, must_exist=self._must_exist
+            self.name, self._busy_handler, create=self._create, must_exist=self._must_exist
         )
         try:
             with as_database_error(self.name):
@@ -335,7 +337,8 @@ class SqliteDatabase:
 
     def _open_for_reading(self) -> apsw.Connection:
         preflight.require_regular_file(self.name)
-        # Closing it drops the locks of whoever else in this process has it open, also after a mere look.
+        # Even after only reading, our close() drops the POSIX locks of any other library in this process that has
+        # the file open.
         if not self._is_alone:
             preflight.require_alone_in_process(self.name)
-        return open_for_reading(self.name, self._patience)
+        return open_for_reading(self.name, self._busy_handler)

@@ -45,7 +45,7 @@ def require_room(connection: apsw.Connection, step: Step, database: str) -> None
     )
     if needed:
         require_free(
-            directory, needed + _MARGIN, f"{step.migration.label}, which writes whole tables anew,", database
+            directory, needed + _MARGIN, f"{step.migration.label}, which rewrites whole tables,", database
         )
 
 
@@ -108,7 +108,7 @@ def require_free(directory: str, needed: int, purpose: str, database: str) -> No
     free = free_space(directory)
     if free is not None and free < needed:
         raise DatabaseError(
-            f"{purpose} needs {readable_size(needed)}, and {directory} has {readable_size(free)} free",
+            f"{purpose} needs {readable_size(needed)}, but {directory} has only {readable_size(free)} free",
             database=database,
             transient=True,
             code="DISK_SPACE",

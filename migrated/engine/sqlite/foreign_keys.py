@@ -319,7 +319,7 @@ def _sentence(violation: Violation) -> str:
         return violation.fault
     # A table WITHOUT ROWID has no number to tell its rows by.
     row = "a row" if violation.row is None else f"row {violation.row}"
-    return f"{row} of {violation.table} points at no row of {violation.parent}"
+    return f"{row} of {violation.table} references a missing row of {violation.parent}"
 
 
 _NONE: frozenset[str] = frozenset()

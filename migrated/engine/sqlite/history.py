@@ -76,10 +76,10 @@ def unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
 
     Nothing else can have been done since: so it is what the last entry of the history speaks of.
     """
-    return unfinished_there(connection, database) if ledger.has(connection, "_migrations_history") else None
+    return read_unfinished(connection, database) if ledger.has(connection, "_migrations_history") else None
 
 
-def unfinished_there(connection: apsw.Connection, database: str) -> Unfinished | None:
+def read_unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
     """As `unfinished`, of a history that is known to be there."""
     try:
         for row, action in connection.execute(_LAST):
@@ -87,7 +87,7 @@ def unfinished_there(connection: apsw.Connection, database: str) -> Unfinished |
                 if action == part:
                     return _unfinished(connection, int(row), direction, database)
     except (apsw.SQLError, ValueError, TypeError) as error:
-        raise ledger.not_ours(TABLE, error, database) from error
+        raise ledger.unexpected_table(TABLE, error, database) from error
     return None
 
 
@@ -125,9 +125,9 @@ def _migration(row: tuple[Any, ...], database: str) -> Migration:
         header = frozenset(Directive(value) for value in directives.split(",") if value)
     except ValueError as error:
         raise DatabaseError(
-            f"the record of migration {version} cannot be used: {error}",
+            f"cannot read the stored record of migration {version}: {error}",
             database=database,
-            hint="a newer version of migrated made it; use that one",
+            hint="a newer version of migrated wrote it; use that version",
         ) from error
     return Migration(version, name, up_sql or "", down_sql, checksum=checksum, header=header)
 
@@ -144,17 +144,17 @@ def too_long(connection: apsw.Connection, migration: Migration) -> str | None:
     size = sum(len(text.encode(encoding)) for text in texts)
     if size <= room:
         return None
-    return f"its texts have {size:,} bytes, and the entry of the history has room for {limit:,}"
+    return f"its SQL has {size:,} bytes, and one row of the history holds at most {limit:,}"
 
 
-def record_step(connection: apsw.Connection, step: Step, course: HistoryDetails) -> AppliedMigration:
+def record_step(connection: apsw.Connection, step: Step, details: HistoryDetails) -> AppliedMigration:
     """Enter a migration, or strike it out, in the transaction that did it.
 
     Returns the entry as the table has it, or had it.
     """
     up = step.direction is MigrationDirection.UP
-    entry = (ledger.insert if up else ledger.delete)(connection, step.migration, course.execution_time_ms)
-    record(connection, "redo" if step.is_redo else _WHOLE[step.direction], step.migration, course)
+    entry = (ledger.insert if up else ledger.delete)(connection, step.migration, details.execution_time_ms)
+    record(connection, "redo" if step.is_redo else _WHOLE[step.direction], step.migration, details)
     return entry
 
 
@@ -177,15 +177,15 @@ def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
     connection.executemany(f"INSERT INTO main._migrations_history ({names}) VALUES ({places})", rows)
 
 
-def record_repeatable(connection: apsw.Connection, migration: Migration, course: HistoryDetails) -> None:
+def record_repeatable(connection: apsw.Connection, migration: Migration, details: HistoryDetails) -> None:
     """Add that a repeatable migration was applied: under its label, and 0, for it has no version."""
     what = ("repeat", 0, migration.label, migration.checksum, "", migration.up_sql, None)
-    _add(connection, what, course)
+    _add(connection, what, details)
 
 
-def record_part(connection: apsw.Connection, step: Step, course: HistoryDetails, *, with_texts: bool) -> None:
+def record_part(connection: apsw.Connection, step: Step, details: HistoryDetails, *, with_texts: bool) -> None:
     """Record that a statement of a migration without a transaction is done; the texts once in a run."""
-    record(connection, _PARTS[step.direction], step.migration, course, with_texts=with_texts)
+    record(connection, _PARTS[step.direction], step.migration, details, with_texts=with_texts)
 
 
 def record_restore(connection: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
@@ -204,7 +204,7 @@ def record(
     connection: apsw.Connection,
     action: str,
     migration: Migration,
-    course: HistoryDetails = HistoryDetails(),  # noqa: B008 - immutable
+    details: HistoryDetails = HistoryDetails(),  # noqa: B008 - immutable
     *,
     with_texts: bool = True,
 ) -> None:
@@ -218,18 +218,18 @@ def record(
         migration.up_sql if with_texts else None,
         migration.down_sql if with_texts else None,
     )
-    _add(connection, what, course)
+    _add(connection, what, details)
 
 
-def _add(connection: apsw.Connection, what: tuple[str | int | None, ...], course: HistoryDetails) -> None:
-    connection.execute(_ADD, (*what, *course, os.uname().nodename, os.getpid(), VERSION))
+def _add(connection: apsw.Connection, what: tuple[str | int | None, ...], details: HistoryDetails) -> None:
+    connection.execute(_ADD, (*what, *details, os.uname().nodename, os.getpid(), VERSION))
 
 
-def read_record(connection: apsw.Connection, database: str) -> LedgerState:
+def read_ledger_state(connection: apsw.Connection, database: str) -> LedgerState:
     """What is applied, and what stopped half way. Raises `DatabaseError` where a table of ours is another's."""
     there = ledger.existing_tables(connection)
     return LedgerState(
         ledger.read_existing(connection, database) if "_migrations" in there else [],
-        unfinished_there(connection, database) if "_migrations_history" in there else None,
-        repeatables.read_there(connection, database) if repeatables.TABLE in there else [],
+        read_unfinished(connection, database) if "_migrations_history" in there else None,
+        repeatables.read_existing(connection, database) if repeatables.TABLE in there else [],
     )

@@ -51,7 +51,7 @@ _TRIGGERS = """
 SELECT name, CAST(sql AS BLOB) FROM main.sqlite_schema WHERE type = 'trigger' AND instr(lower(sql), ?)
 """
 _EXISTS = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ? LIMIT 1"
-_THERE = """
+_EXISTING = """
 SELECT name FROM main.sqlite_schema
 WHERE type = 'table' AND name IN ('_migrations', '_migrations_history', '_migrations_repeatable')
 """
@@ -64,8 +64,8 @@ TABLE = "_migrations"
 _READ_HISTORY = f"SELECT {', '.join(HISTORY_COLUMNS)} FROM main._migrations_history LIMIT 0"
 _COLUMNS = "version, name, checksum, applied_at, execution_time_ms"
 _READ = f"SELECT {_COLUMNS} FROM main._migrations ORDER BY version"
-_ENTER = f"INSERT INTO main._migrations ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
-_STRIKE_OUT = f"DELETE FROM main._migrations WHERE version = ? RETURNING {_COLUMNS}"
+_INSERT = f"INSERT INTO main._migrations ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
+_DELETE = f"DELETE FROM main._migrations WHERE version = ? RETURNING {_COLUMNS}"
 
 
 def create(connection: apsw.Connection, database: str) -> None:
@@ -83,7 +83,7 @@ def create(connection: apsw.Connection, database: str) -> None:
         # CREATE TABLE IF NOT EXISTS is content with a view; a view has no rows of its own to insert into.
         connection.execute("EXPLAIN INSERT INTO main._migrations DEFAULT VALUES").fetchall()
     except apsw.SQLError as error:
-        raise not_ours("_migrations or _migrations_history", error, database) from error
+        raise unexpected_table("_migrations or _migrations_history", error, database) from error
 
 
 def _is_complete(connection: apsw.Connection) -> bool:
@@ -127,7 +127,7 @@ def read_existing(connection: apsw.Connection, database: str) -> list[AppliedMig
         rows = connection.execute(_READ).fetchall()
         return [_entry(row) for row in rows]
     except (apsw.SQLError, ValueError, TypeError) as error:
-        raise not_ours("_migrations", error, database) from error
+        raise unexpected_table("_migrations", error, database) from error
 
 
 def insert(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
@@ -136,7 +136,7 @@ def insert(connection: apsw.Connection, migration: Migration, execution_time_ms:
     now = datetime.now(UTC).replace(microsecond=0)
     applied_at = now.replace(tzinfo=None).isoformat(" ")
     entered = (migration.version, migration.name, migration.checksum, applied_at, execution_time_ms)
-    connection.execute(_ENTER, entered)
+    connection.execute(_INSERT, entered)
     return AppliedMigration(migration.version, migration.name, migration.checksum, now, execution_time_ms)
 
 
@@ -155,21 +155,21 @@ def correct(connection: apsw.Connection, migration: Migration) -> None:
 
 def delete(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
     """Make the ledger say that a migration is not applied; return the entry as it was."""
-    return _entry(connection.execute(_STRIKE_OUT, (migration.version,)).fetchall()[0])
+    return _entry(connection.execute(_DELETE, (migration.version,)).fetchall()[0])
 
 
-def not_ours(table: str, error: Exception, database: str) -> DatabaseError:
+def unexpected_table(table: str, error: Exception, database: str) -> DatabaseError:
     """The error for a table of our name that is not as we make it."""
     return DatabaseError(
-        f"the table {table} is not as expected: {error}",
+        f"unexpected columns in table {table}: {error}",
         database=database,
-        hint="it may be another tool's; rename that one, or use another database",
+        hint="the table may belong to another tool: rename it, or use another database",
     )
 
 
 def existing_tables(connection: apsw.Connection) -> set[str]:
     """Which of our tables there are. One look through the schema, as it may be long."""
-    return {str(name) for (name,) in connection.execute(_THERE)}
+    return {str(name) for (name,) in connection.execute(_EXISTING)}
 
 
 def has(connection: apsw.Connection, table: str) -> bool:
@@ -194,7 +194,7 @@ def _time(applied_at: str) -> datetime:
 
 # What is applied in one text; what the history ends with, for a migration may have stopped half way; whether there
 # are repeatable migrations, which only a real look tells of.
-_GLANCE = """
+_SUMMARY = """
 SELECT
     (SELECT group_concat(version || ' ' || checksum || ' ' || name, char(10))
         FROM (SELECT version, checksum, name FROM main._migrations ORDER BY version)),
@@ -203,14 +203,14 @@ SELECT
 """
 
 
-class Glance(NamedTuple):
+class LedgerSummary(NamedTuple):
     """Two databases with the same one have the same applied, and nothing else on record that matters."""
 
     applied: str
     last_action: str
 
 
-def glance(path: str, application_id: int) -> Glance | None:
+def summary(path: str, application_id: int) -> LedgerSummary | None:
     """What a database looks like; None where a real look has to be taken, for whatever reason.
 
     For a process of ours alone: it is not seen to whether another library has the database open in it.
@@ -220,10 +220,10 @@ def glance(path: str, application_id: int) -> Glance | None:
     try:
         # For writing, as by `open_for_reading`, though nothing is written.
         with contextlib.closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
-            row: Any = connection.execute(_GLANCE).fetchall()[0]
+            row: Any = connection.execute(_SUMMARY).fetchall()[0]
     except (apsw.Error, UnicodeError):
         return None
     applied, last_action, repeatables = row
     if repeatables or not isinstance(applied, str) or not isinstance(last_action, str):
         return None
-    return Glance(applied, last_action)
+    return LedgerSummary(applied, last_action)

@@ -66,14 +66,14 @@ def other_sqlite_user(path: str) -> str | None:
     """
     # SQLite's own files lie beside the one that a link leads to; links on the way there lead to these as well.
     real = os.path.realpath(path) if os.path.islink(path) else path
-    found = _look_for_intruder(real)
+    found = _find_other_user(real)
     # Another thread may have opened or closed the database between our looks at this and at that; or it keeps
     # a descriptor open that SQLite closes when that thread's transaction ends.
     for pause in _PAUSES if _has_other_threads() else ():
         if found is None:
             return None
         time.sleep(pause)
-        found = _look_for_intruder(real)
+        found = _find_other_user(real)
     return found
 
 
@@ -136,7 +136,7 @@ def _describe(pid: int) -> str:
     return f"pid {pid} ({command})"
 
 
-def _look_for_intruder(real: str) -> str | None:
+def _find_other_user(real: str) -> str | None:
     files = _identities(f"{real}{ending}" for ending in ("", "-wal", "-shm"))
     before = _descriptors(files)
     for number, flags in before.items():

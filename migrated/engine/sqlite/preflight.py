@@ -66,8 +66,8 @@ def require_alone_in_process(path: str) -> None:
     """
     if how := lock_holders.other_sqlite_user(path):
         raise DatabaseError(
-            f"this process has the database open by other means than apsw ({how}): once either side closes it, "
-            "the locks of both are gone, and what was migrated may be lost",
+            f"this process has the database open without apsw too ({how}): when either side closes it, "
+            "both lose their locks, and committed data may be lost",
             database=path,
             transient=True,
             code="OPEN_ELSEWHERE_IN_PROCESS",
@@ -96,7 +96,7 @@ def create_for_owner(path: str) -> None:
         os.unlink(real)
         name = permissions.name_of(owner[0])
         raise DatabaseError(
-            f"the new database cannot be given to {name}, to whom the directory belongs: {error.strerror}",
+            f"cannot make {name}, who owns the directory, the owner of the new database: {error.strerror}",
             database=path,
             transient=True,
             code="FOREIGN_OWNER",
@@ -118,7 +118,8 @@ def require_application_id(connection: apsw.Connection, expected: int, database:
         return
     if has_objects(connection):
         raise DatabaseError(
-            f"this is another program's database: its application_id is {_number(found)}, not {_number(expected)}",
+            "the database belongs to another program: "
+            f"its application_id is {_number(found)}, not {_number(expected)}",
             database=database,
             code="APPLICATION_ID",
             hint="check the path, and the application_id in the configuration",
@@ -141,11 +142,11 @@ def _require_writable(real: str, status: os.stat_result, path: str) -> None:
     if _is_mounted_read_only(real):
         raise _mounted_read_only(path)
     raise DatabaseError(
-        f"the file may not be read and written: {_rights(status)}",
+        f"no permission to read and write the file: {_rights(status)}",
         database=path,
         transient=True,
         code="READ_ONLY",
-        hint="change its owner or mode, or run as its owner; an `i` in lsattr forbids it too",
+        hint="change its owner or mode, or run as its owner; `lsattr` shows an `i` if the file is immutable",
     )
 
 
@@ -158,13 +159,13 @@ def _require_directory(directory: str, path: str) -> None:
         reason = f"the directory {directory} cannot be used: {error.strerror}"
         if isinstance(error, FileNotFoundError):
             reason = f"the directory {directory} does not exist"
-        raise _no_directory(reason, path, hint="make it, or check the path of the database") from error
+        raise _no_directory(reason, path, hint="create it, or check the path of the database") from error
     if not stat.S_ISDIR(status.st_mode):
         raise _no_directory(f"{directory} is not a directory", path, hint="check the path of the database")
     if _is_mounted_read_only(directory):
         raise _mounted_read_only(path)
     raise _no_directory(
-        f"SQLite needs to make files beside the database, and {directory} may not be written: {_rights(status)}",
+        f"SQLite creates files next to the database, but {directory} is not writable: {_rights(status)}",
         path,
         hint="change the owner or the mode of the directory, or run as its owner",
     )
@@ -178,11 +179,11 @@ def _require_sibling(sibling: str, path: str) -> None:
     if not (reason := _sibling_trouble(sibling)):
         return
     raise DatabaseError(
-        f"SQLite needs {os.path.basename(sibling)} beside the database, and {reason}",
+        f"SQLite needs the file {os.path.basename(sibling)} next to the database, but {reason}",
         database=path,
         transient=True,
         code="SIBLING_NOT_WRITABLE",
-        hint="give it the owner and mode of the database; do not delete it, it may hold what was committed",
+        hint="give it the owner and mode of the database; do not delete it: it may hold committed data",
     )
 
 
@@ -198,7 +199,7 @@ def _sibling_trouble(sibling: str) -> str | None:
             return f"it is {_kind(status)}, not a file"
         if _may(sibling, os.R_OK | os.W_OK):
             return None
-        reason = f"it may not be read and written: {_rights(status)}"
+        reason = f"there is no permission to read and write it: {_rights(status)}"
     return reason
 
 
@@ -213,7 +214,7 @@ def _require_usable_for_owner(status: os.stat_result, directory: str, path: str)
         return
     name = permissions.name_of(owner)
     raise DatabaseError(
-        f"the database belongs to {name}, who could not use the files that SQLite makes beside it "
+        f"the database belongs to {name}, who could not use the files that SQLite creates next to it "
         f"as {permissions.name_of(us)}",
         database=path,
         transient=True,
@@ -235,11 +236,11 @@ def _is_mounted_read_only(path: str) -> bool:
 
 def _mounted_read_only(path: str) -> DatabaseError:
     return DatabaseError(
-        "the file system that it lies on is mounted read-only",
+        "the file system is mounted read-only",
         database=path,
         transient=True,
         code="READ_ONLY",
-        hint="mount it for writing; in a systemd unit ReadWritePaths= names what may be written",
+        hint="mount it read-write; in a systemd unit, add the directory to ReadWritePaths=",
     )
 
 

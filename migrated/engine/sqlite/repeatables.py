@@ -24,21 +24,21 @@ CREATE TABLE IF NOT EXISTS main.{TABLE} (
 )
 """
 _READ = f"SELECT name, checksum, applied_at, execution_time_ms, objects FROM main.{TABLE} ORDER BY name"
-_ENTER = f"INSERT OR REPLACE INTO main.{TABLE} (name, checksum, execution_time_ms, objects) VALUES (?, ?, ?, ?)"
+_INSERT = f"INSERT OR REPLACE INTO main.{TABLE} (name, checksum, execution_time_ms, objects) VALUES (?, ?, ?, ?)"
 _KINDS = {"view", "trigger"}
 
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
     """What is applied, by name. Raises `DatabaseError` when the table is not as we make it."""
-    return read_there(connection, database) if ledger.has(connection, TABLE) else []
+    return read_existing(connection, database) if ledger.has(connection, TABLE) else []
 
 
-def read_there(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
+def read_existing(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
     """As `read`, of a table that is known to be there."""
     try:
         return [_entry(*row) for row in connection.execute(_READ)]
     except (apsw.SQLError, ValueError, TypeError) as error:
-        raise ledger.not_ours(TABLE, error, database) from error
+        raise ledger.unexpected_table(TABLE, error, database) from error
 
 
 def create(connection: apsw.Connection) -> None:
@@ -46,7 +46,7 @@ def create(connection: apsw.Connection) -> None:
     connection.execute(_CREATE).fetchall()
 
 
-def enter(
+def insert(
     connection: apsw.Connection, migration: Migration, execution_time_ms: int, objects: Iterable[tuple[str, str]]
 ) -> AppliedMigration:
     """Record that one is applied, with what it made. The entry returned has no version: 0 stands there."""
@@ -54,7 +54,7 @@ def enter(
 
     create(connection)
     made = json.dumps(sorted(objects), ensure_ascii=False)
-    connection.execute(_ENTER, (migration.name, migration.checksum, execution_time_ms, made))
+    connection.execute(_INSERT, (migration.name, migration.checksum, execution_time_ms, made))
     return AppliedMigration(0, migration.label, migration.checksum, datetime.now(UTC), execution_time_ms)
 
 

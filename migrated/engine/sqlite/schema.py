@@ -46,7 +46,7 @@ class _Object(NamedTuple):
     sql: str
 
 
-def read_schema(database: str, patience: BusyHandler) -> bytes | None:
+def read_schema(database: str, busy_handler: BusyHandler) -> bytes | None:
     """Everything but the rows of a database, as a script; changes nothing.
 
     None where there is nothing to tell: no database yet, or a migration without a transaction that stopped half
@@ -55,7 +55,7 @@ def read_schema(database: str, patience: BusyHandler) -> bytes | None:
     if is_absent_or_empty(database):
         return None
     with (
-        contextlib.closing(open_for_reading(database, patience)) as connection,
+        contextlib.closing(open_for_reading(database, busy_handler)) as connection,
         as_database_error(database),
     ):
         # One moment, whoever writes meanwhile.
@@ -141,7 +141,7 @@ def _rows(connection: apsw.Connection, database: str) -> Iterator[str]:
         try:
             rows = connection.execute(f"SELECT {values} FROM main.{table} ORDER BY {columns[0]}").fetchall()
         except apsw.SQLError as error:
-            raise ledger.not_ours(table, error, database) from error
+            raise ledger.unexpected_table(table, error, database) from error
         beginning = f"INSERT INTO {table} ({', '.join(columns)}) VALUES"
         if rows:
             yield "\n".join(f"{beginning} ({', '.join(map(str, row))});" for row in rows)
@@ -179,7 +179,7 @@ class Loss:
     rows: tuple[RowCount, ...] = ()
 
 
-def lost_by_restoring(snapshot: Snapshot, database: str, patience: BusyHandler) -> Loss:
+def lost_by_restoring(snapshot: Snapshot, database: str, busy_handler: BusyHandler) -> Loss:
     """Compare a database with a snapshot, and change neither. A missing or empty file has nothing to lose.
 
     Raises `DatabaseError` when one of them cannot be read.
@@ -187,7 +187,7 @@ def lost_by_restoring(snapshot: Snapshot, database: str, patience: BusyHandler) 
     if is_absent_or_empty(database):
         return Loss()
     with (
-        contextlib.closing(open_for_reading(database, patience)) as live,
+        contextlib.closing(open_for_reading(database, busy_handler)) as live,
         as_database_error(database),
         contextlib.closing(_opened(snapshot, database)) as past,
     ):
@@ -204,7 +204,7 @@ def _opened(snapshot: Snapshot, database: str) -> apsw.Connection:
             f"the snapshot {snapshot.id} cannot be opened: {error}",
             database=database,
             code="SQLITE_CANTOPEN",
-            hint="it may have been removed; choose another",
+            hint="it may have been removed; choose another snapshot",
         ) from error
 
 

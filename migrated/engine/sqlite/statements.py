@@ -45,7 +45,7 @@ class StatementError(Exception):
 def run_script(
     connection: apsw.Connection,
     script: str,
-    guard: Authorizer,
+    authorizer: Authorizer,
     before: Callable[[int, str], None] = lambda _offset, _text: None,
     span: tuple[int, int] | None = None,
 ) -> tuple[Any, ...]:
@@ -66,15 +66,17 @@ def run_script(
 
     cursor = connection.cursor()
     cursor.exec_trace = trace
-    connection.authorizer = guard
+    connection.authorizer = authorizer
     last: tuple[Any, ...] = ()
     try:
         last = _drained(cursor.execute(script[start:end], can_cache=False))
     except apsw.Error as error:
         connection.authorizer = None
         # The last statement traced was running, or the one after it was being prepared.
-        in_preparation = guard.reason is not None or _fails_to_prepare(connection, script[prepared:end], error)
-        raise _located(error, script, prepared if in_preparation else begun, guard) from error
+        in_preparation = authorizer.reason is not None or _fails_to_prepare(
+            connection, script[prepared:end], error
+        )
+        raise _located(error, script, prepared if in_preparation else begun, authorizer) from error
     finally:
         connection.authorizer = None
     return last
@@ -108,14 +110,14 @@ def _fails_to_prepare(connection: apsw.Connection, rest: str, error: apsw.Error)
     return False
 
 
-def _located(error: apsw.Error, script: str, base: int, guard: Authorizer) -> StatementError:
+def _located(error: apsw.Error, script: str, base: int, authorizer: Authorizer) -> StatementError:
     at = getattr(error, "error_offset", -1)
     start = first_token(script, base)
     start = base if start is None else start
     # SQLite counts bytes of UTF-8, we count characters.
     offset = base + len(script[base:].encode()[:at].decode(errors="ignore")) if at >= 0 else start
     at_sight = refusal_at_sight(script[start : statement_end(script, start)])
-    message, hint = (guard.reason, guard.hint) if guard.reason else at_sight or explain(error)
+    message, hint = (authorizer.reason, authorizer.hint) if authorizer.reason else at_sight or explain(error)
     return StatementError(message, hint, script=script, start=start, offset=max(offset, start))
 
 
@@ -151,10 +153,10 @@ def failure(
     )
 
 
-def translated(error: StatementError, step: Step, database: str, oversight: ProgressMonitor) -> MigrationError:
+def translated(error: StatementError, step: Step, database: str, monitor: ProgressMonitor) -> MigrationError:
     """The same with the place in the file; a `DatabaseError` where the SQL is not to blame."""
     place, migration = step.place, step.migration
-    found = interrupted(step, oversight) or _kind_of(error, step, database)
+    found = interrupted(step, monitor) or _kind_of(error, step, database)
     found.version, found.name = migration.known_as
     found.file = migration.file
     found.line = place.line + error.line - 1
@@ -172,12 +174,12 @@ def _kind_of(error: StatementError, step: Step, database: str) -> MigrationError
     return of_environment or failure(step, error.message, hint=error.hint, code=result_name(cause))
 
 
-def interrupted(step: Step, oversight: ProgressMonitor) -> MigrationError | None:
+def interrupted(step: Step, monitor: ProgressMonitor) -> MigrationError | None:
     """The failure of what was interrupted, with the cause; None where nothing was."""
-    if oversight.cause is None:
+    if monitor.cause is None:
         return None
-    if oversight.was_told_to_stop:
-        hint = "run it again; `stop_grace` says how long it may take to finish"
-        return failure(step, oversight.cause, hint=hint, code=INTERRUPTED, transient=True)
-    hint = "make the statement do less at a time, or raise statement_timeout"
-    return failure(step, oversight.cause, hint=hint, code=TIMED_OUT)
+    if monitor.stopped_on_request:
+        hint = "run it again; stop_grace sets how long a migration may take to finish after a stop request"
+        return failure(step, monitor.cause, hint=hint, code=INTERRUPTED, transient=True)
+    hint = "split the statement into smaller ones, or raise statement_timeout"
+    return failure(step, monitor.cause, hint=hint, code=TIMED_OUT)

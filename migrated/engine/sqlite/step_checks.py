@@ -1,4 +1,4 @@
-"""Checks around the statements of one step, before it may be committed."""
+"""Check the statements of one step before it is committed."""
 
 import re
 from collections import Counter
@@ -13,14 +13,14 @@ from migrated.engine.sqlite.authorizer import LEDGER_PREFIX, Authorizer, Stateme
 from migrated.engine.sqlite.connection import schema_text
 from migrated.engine.sqlite.foreign_keys import ForeignKeyGraph, ForeignKeys, describe
 
-# What makes ALTER TABLE more than a change of columns that no key speaks of.
+# ALTER TABLE without any of these words cannot change a foreign key.
 _CONCERNS_KEYS = re.compile(r"\b(?:REFERENCES|RENAME|DROP)\b", re.IGNORECASE)
 _REFERS = re.compile("REFERENCES", re.IGNORECASE)
 _RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
 
 
 class UnacceptableError(Exception):
-    """The statements ran, and what they came to is not allowed."""
+    """All statements ran, but their result is not allowed."""
 
     def __init__(self, message: str, hint: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -30,90 +30,90 @@ class UnacceptableError(Exception):
 
 
 class StepChecks:
-    """Made before the first statement, told of each before it runs, and asked at the end.
+    """The checks of one step: `before` each statement, `require_acceptable` at its end.
 
-    `keys` are those of the connection's tables; `violations` are those of an earlier process, for a migration that
-    is resumed. What costs a look at the whole schema is only done once a statement gives reason for it.
+    `keys` is the foreign-key graph of the connection. `violations` are the old ones that an earlier process
+    counted, for a migration that is resumed. The whole schema is read only once a statement makes that necessary.
     """
 
     def __init__(
         self,
         connection: apsw.Connection,
-        guard: Authorizer,
+        authorizer: Authorizer,
         keys: ForeignKeyGraph,
         violations: Mapping[str, int] | None = None,
     ) -> None:
         self._connection = connection
-        self.guard = guard
+        self.authorizer = authorizer
         self._keys = ForeignKeys(connection, keys, violations)
-        self._belongings = DependentObjects(connection)
-        self._names: set[str] | None = None
-        self._meddlers: set[str] | None = None
+        self._dependents = DependentObjects(connection)
+        self._reserved_before: set[str] | None = None
+        self._triggers_before: set[str] | None = None
 
     def before(self, text: str) -> None:
-        """Look at what the statement that is about to run is going to touch."""
-        touch = self.guard.pop_effects()
-        if touch is None:
+        """Note the state of the tables that the next statement changes, before it runs."""
+        effects = self.authorizer.pop_effects()
+        if effects is None:
             return
-        # Our own statements are none of the migration's.
-        self.guard.is_resting = True
+        # The authorizer must not count our own statements as those of the migration.
+        self.authorizer.is_paused = True
         try:
-            self._look_at(touch, text)
+            self._inspect(effects, text)
         finally:
-            self.guard.is_resting = False
+            self.authorizer.is_paused = False
 
-    def _look_at(self, touch: StatementEffects, text: str) -> None:
-        altered = touch.altered if touch.altered and _CONCERNS_KEYS.search(text) else set()
+    def _inspect(self, effects: StatementEffects, text: str) -> None:
+        altered = effects.altered if effects.altered and _CONCERNS_KEYS.search(text) else set()
         renamed = altered if altered and _RENAMES.search(text) else set()
-        if touch.is_virtual:
+        if effects.is_virtual:
             self._keys.list_all()
-        if touch.created:
-            self._keys.before_create(touch.created, with_keys=_REFERS.search(text) is not None)
+        if effects.created:
+            self._keys.before_create(effects.created, with_keys=_REFERS.search(text) is not None)
         self._keys.before_redefine(altered)
-        self._keys.before_write(touch.written | touch.dropped | altered, renamed)
-        if touch.dropped or renamed:
-            self._belongings.remember(touch.dropped | renamed)
-        if touch.removed and not touch.dropped:
-            # The authorizer is told of the triggers that go with their table as if they were dropped by name.
-            self._belongings.removed(touch.removed)
-        if renamed and self._names is None:
-            self._names = ledger.reserved_names(self._connection)
-        if touch.adds_trigger and self._meddlers is None:
-            self._meddlers = ledger.triggers_on_our_tables(self._connection)
+        self._keys.before_write(effects.written | effects.dropped | altered, renamed)
+        if effects.dropped or renamed:
+            self._dependents.remember(effects.dropped | renamed)
+        if effects.removed and not effects.dropped:
+            # With DROP TABLE the authorizer reports the triggers of the table as if they were dropped by name.
+            self._dependents.removed(effects.removed)
+        if renamed and self._reserved_before is None:
+            self._reserved_before = ledger.reserved_names(self._connection)
+        if effects.adds_trigger and self._triggers_before is None:
+            self._triggers_before = ledger.triggers_on_our_tables(self._connection)
 
     def require_acceptable(self) -> None:
-        """Raise `UnacceptableError` for what the migration must not have done."""
+        """Raise `UnacceptableError` if the migration changed our tables or broke foreign keys."""
         self.require_record_untouched()
         if new := self._keys.new_violations():
             raise UnacceptableError(
                 describe(new),
-                "the migration would leave rows without their parent",
+                "insert the parent rows, or delete the rows that reference them, in the same migration",
                 "SQLITE_CONSTRAINT_FOREIGNKEY",
             )
 
     def require_record_untouched(self) -> None:
-        """Raise `UnacceptableError` when a statement took a name of ours, or lies in wait for our tables."""
-        if taken := self._come(self._names, ledger.reserved_names):
-            # The authorizer is not told the new name of a table that is renamed.
+        """Raise if a table got a reserved name, or a trigger that writes to the ledger was created."""
+        if added := self._added(self._reserved_before, ledger.reserved_names):
+            # The authorizer does not report the new name of a renamed table.
             raise UnacceptableError(
-                f"the name {min(taken)} is not allowed in a migration",
-                f"names that begin with {LEDGER_PREFIX} are migrated's own",
+                f"the name {min(added)} is not allowed in a migration",
+                f"names that begin with {LEDGER_PREFIX} are reserved for migrated",
             )
-        if come := self._come(self._meddlers, ledger.triggers_on_our_tables):
+        if added := self._added(self._triggers_before, ledger.triggers_on_our_tables):
             raise UnacceptableError(
-                f"the trigger {min(come)} would write to migrated's own record, which is not allowed",
-                f"tables whose names begin with {LEDGER_PREFIX} are migrated's own",
+                f"the trigger {min(added)} would write to the migrations table, which is not allowed",
+                f"tables whose names begin with {LEDGER_PREFIX} are reserved for migrated",
             )
 
     def violations(self) -> dict[str, int]:
-        """How many old violations of foreign keys there are in the tables that were touched until now."""
+        """Count the old foreign-key violations in the tables touched so far."""
         return self._keys.counts()
 
     def dropped(self) -> list[str]:
-        """The indexes and triggers that went with a table which is there again."""
-        return self._belongings.dropped()
+        """Return the indexes and triggers that a table rebuild lost."""
+        return self._dependents.dropped()
 
-    def _come(self, before: set[str] | None, now: Callable[[apsw.Connection], set[str]]) -> set[str]:
+    def _added(self, before: set[str] | None, now: Callable[[apsw.Connection], set[str]]) -> set[str]:
         return set() if before is None else now(self._connection) - before
 
 
@@ -124,61 +124,66 @@ WHERE lower(tbl_name) = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL O
 _TABLE = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND lower(name) = ?"
 
 
-class _Thing(NamedTuple):
+class _Dependent(NamedTuple):
     kind: str
     name: str
     definition: tuple[str, ...]
 
 
 class DependentObjects:
-    """What tables have before they are dropped or renamed, to be compared with what there is in the end."""
+    """The indexes and triggers of tables before they are dropped or renamed, to compare at the end."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._before: dict[str, list[_Thing]] = {}
+        self._before: dict[str, list[_Dependent]] = {}
         self._removed: set[str] = set()
 
     def remember(self, tables: Iterable[str]) -> None:
-        """Note what these tables have, before the first statement that may take it from them."""
+        """Note the indexes and triggers of these tables, before the first statement that may drop them."""
         for table in {folded(name) for name in tables} - self._before.keys():
             self._before[table] = self._of(table)
 
     def removed(self, names: Iterable[str]) -> None:
-        """Take into account what is dropped by its own name: that is meant."""
+        """Exclude objects that a statement drops by name: their loss is intended."""
         self._removed |= {folded(name) for name in names}
 
     def dropped(self) -> list[str]:
-        """What the tables that are there again (under their names) have no more, such as "index i"."""
+        """Return what the tables that exist again have lost, such as "index i"."""
         found: list[str] = []
         for table, before in self._before.items():
             if before and self._connection.execute(_TABLE, (table,)).fetchall():
-                found += [f"{thing.kind} {thing.name}" for thing in self._lost(before, self._of(table))]
+                found += [
+                    f"{dependent.kind} {dependent.name}" for dependent in self._lost(before, self._of(table))
+                ]
         return found
 
-    def _lost(self, before: list[_Thing], now: list[_Thing]) -> list[_Thing]:
-        names, names_now = {folded(thing.name) for thing in before}, {folded(thing.name) for thing in now}
-        # The same thing may have come under another name; one new thing stands for one old one.
-        others = Counter(thing.definition for thing in now if folded(thing.name) not in names)
+    def _lost(self, before: list[_Dependent], now: list[_Dependent]) -> list[_Dependent]:
+        names, names_now = (
+            {folded(dependent.name) for dependent in before},
+            {folded(dependent.name) for dependent in now},
+        )
+        # The same object may have got another name; each new object replaces one old one.
+        others = Counter(dependent.definition for dependent in now if folded(dependent.name) not in names)
         lost = []
-        for thing in before:
-            if folded(thing.name) in names_now | self._removed:
+        for dependent in before:
+            if folded(dependent.name) in names_now | self._removed:
                 continue
-            if others[thing.definition] > 0:
-                others[thing.definition] -= 1
+            if others[dependent.definition] > 0:
+                others[dependent.definition] -= 1
             else:
-                lost.append(thing)
+                lost.append(dependent)
         return lost
 
-    def _of(self, table: str) -> list[_Thing]:
+    def _of(self, table: str) -> list[_Dependent]:
         return [
-            _Thing(str(kind), str(name), _definition(str(kind), schema_text(self._connection, bytes(sql))))
+            _Dependent(str(kind), str(name), _definition(str(kind), schema_text(self._connection, bytes(sql))))
             for kind, name, sql in self._connection.execute(_OF_TABLE, (table,))
         ]
 
 
 def _definition(kind: str, sql: str) -> tuple[str, ...]:
-    """What it is but for its name: the same thing under another name, or written otherwise, has the same."""
+    """Return the tokens of a definition without its name, equal for a renamed or reformatted object."""
     tokens = significant(sql)
     start = tokens.index(kind) + 1
-    # The name; SQLite keeps neither IF NOT EXISTS nor the name of the schema.
+    # The next token is the name: SQLite stores neither IF NOT EXISTS nor the schema's name.
     return (*tokens[:start], *tokens[start + 1 :])

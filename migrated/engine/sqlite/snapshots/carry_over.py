@@ -116,14 +116,14 @@ class RowRestorer:
         try:
             rows = self._count(_SCHEMA, shown)
             if rows and name not in now:
-                self._left_out[shown] = f"{_rows(rows)}; the table is not there any more"
+                self._left_out[shown] = f"{_rows(rows)}; the table does not exist any more"
             elif rows and name in self._meant:
                 if (there := self._count("main", shown)) < rows:
-                    self._left_out[shown] = f"{_rows(rows)}, {there} now; a migration that changed writes to it"
+                    self._left_out[shown] = f"{_rows(rows)}, {there} now; a changed migration writes to the table"
             elif rows and kind == now[name][1]:
                 self._replace(shown, rows, table, is_virtual=kind == "virtual")
         except _OF_THE_TABLE as error:
-            self._left_out[shown] = f"it cannot be read or written: {error}"
+            self._left_out[shown] = f"cannot read or write the table: {error}"
 
     def _replace(self, table: str, rows: int, about: tuple[str, str, bool], *, is_virtual: bool) -> None:
         then, now = (self._columns(table, schema) for schema in (_SCHEMA, "main"))
@@ -141,16 +141,20 @@ class RowRestorer:
         there = self._count("main", table)
         self._put_back[table] = there
         if there < rows:
-            self._left_out[table] = f"{rows - there} of {_rows(rows)}; they do not fit the table any more"
+            self._left_out[table] = f"{rows - there} of {_rows(rows)}; they do not fit the new table definition"
         elif gone:
-            self._left_out[table] = f"{_rows(rows)}; without the columns they had: {', '.join(gone)}"
+            self._left_out[table] = (
+                f"{_rows(rows)}; values of dropped columns were not restored: {', '.join(gone)}"
+            )
 
     def _leave(self, table: str, rows: int, gone: Sequence[str]) -> None:
         there = self._count("main", table)
         if there < rows:
-            self._left_out[table] = f"{_rows(rows)}, {there} now; the table is another one now"
+            self._left_out[table] = f"{_rows(rows)}, {there} now; the table was redefined"
         elif gone:
-            self._left_out[table] = f"{_rows(rows)}; without the columns they had: {', '.join(gone)}"
+            self._left_out[table] = (
+                f"{_rows(rows)}; values of dropped columns were not restored: {', '.join(gone)}"
+            )
 
     def _copy(self, table: str, columns: Sequence[str], *, empty_first: bool) -> None:
         listed = ", ".join(column if column == "rowid" else quoted(column) for column in columns)
@@ -186,7 +190,7 @@ class RowRestorer:
             return
         self._connection.execute("ROLLBACK TO rows").fetchall()
         for table, rows in self._put_back.items():
-            self._left_out[table] = f"{_rows(rows)}; some would have no parent any more"
+            self._left_out[table] = f"{_rows(rows)}; some would reference missing rows"
         self._put_back.clear()
 
     def _orphans(self, schema: str) -> Counter[tuple[str, str]]:

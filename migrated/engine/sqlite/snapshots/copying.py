@@ -35,7 +35,7 @@ def file_errors(database: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DatabaseError(
-            f"a file beside the database cannot be made, read or removed: {error}",
+            f"cannot create, read or remove a file next to the database: {error}",
             database=database,
             transient=True,
             hint="check the disk, and the owner and the mode of that file and of its directory",
@@ -92,7 +92,7 @@ def copying_errors(database: str, part: str) -> Iterator[None]:
     except apsw.Error as error:
         known = database_error_of(error, database)
         raise DatabaseError(
-            f"the copy {part} cannot be made: {error}",
+            f"cannot make the copy {part}: {error}",
             database=database,
             transient=known.transient if known else False,
             code=known.code if known else None,
@@ -161,13 +161,13 @@ _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
 
 
 @dataclass(frozen=True, slots=True)
-class Copyable:
+class DatabaseTemplate:
     """Content of a database, and what its ledger says. Many threads may copy it at once."""
 
     content: bytes
     entries: Sequence[AppliedMigration]
 
-    def copy_into(self, path: str, connection: apsw.Connection, patience: BusyHandler) -> bool:
+    def copy_into(self, path: str, connection: apsw.Connection, busy_handler: BusyHandler) -> bool:
         """Make this the content of an empty file; whether that was done: not where somebody wrote to it before us.
 
         `connection` is open on the file at `path`. All is committed at once, or nothing. Raises `apsw.Error`.
@@ -177,10 +177,10 @@ class Copyable:
             backup = connection.backup("main", source, "main")
             try:
                 # Copies nothing, and locks the file for us alone: what is empty now stays so.
-                patience.retry(lambda: backup.step(0))
+                busy_handler.retry(lambda: backup.step(0))
                 if os.stat(path).st_size:
                     return False
-                patience.retry(lambda: backup.step(-1))
+                busy_handler.retry(lambda: backup.step(-1))
             finally:
                 # Else what was raised above is raised once more.
                 backup.close(force=True)
@@ -189,14 +189,14 @@ class Copyable:
 
 def template_of(
     connection: apsw.Connection, migrations: Iterable[Migration], entries: Sequence[AppliedMigration]
-) -> Copyable | None:
+) -> DatabaseTemplate | None:
     """What was made in memory by applying the migrations, if a copy is as good as applying them again."""
     texts = [migration.up_sql for migration in migrations]
     said = {folded(word) for text in texts for word in words(text)}
     if said & _UNLIKE_A_FILE or (said & _NEVER_THE_SAME and _has_rows(connection)):
         return None
     content = connection.serialize("main")
-    return Copyable(content, entries) if len(content) <= LARGEST else None
+    return DatabaseTemplate(content, entries) if len(content) <= LARGEST else None
 
 
 def _has_rows(connection: apsw.Connection) -> bool:

@@ -12,7 +12,7 @@ import apsw
 from migrated.core.errors import DatabaseError
 from migrated.core.migration import Migration, Step
 from migrated.core.records import AppliedMigration, Snapshot
-from migrated.engine.backend import FormerState, LedgerChangedError, RowRestoreReport
+from migrated.engine.backend import EarlierState, LedgerChangedError, RowRestoreReport
 from migrated.engine.sqlite import history, ledger
 from migrated.engine.sqlite.connection import (
     BusyHandler,
@@ -46,14 +46,14 @@ class Rebuilding:
     Until the end nobody else can write to it, and everybody can read.
     """
 
-    def __init__(self, database: str, patience: BusyHandler, proceed: Callable[[], None]) -> None:
+    def __init__(self, database: str, busy_handler: BusyHandler, proceed: Callable[[], None]) -> None:
         self._database = database
-        self._patience = patience
+        self._busy_handler = busy_handler
         self._proceed = proceed
 
     def run(
         self,
-        former: FormerState | None,
+        earlier: EarlierState | None,
         keep: Callable[[list[str]], AbstractContextManager[Snapshot]],
         work: Callable[[apsw.Connection], SessionEffects],
     ) -> RowRestoreReport:
@@ -62,32 +62,32 @@ class Rebuilding:
         Raises `LedgerChangedError` if another process wrote between the last look and the end, and whatever `keep`
         and `work` raise. The database is then as it was.
         """
-        spare = [former.snapshot.id] if former and former.snapshot else []
+        spare = [earlier.snapshot.id] if earlier and earlier.snapshot else []
         with (
             as_database_error(self._database),
-            contextlib.closing(open_for_migrating(self._database, self._patience, create=False)) as holder,
-            contextlib.closing(open_for_reading(self._database, self._patience)) as watcher,
+            contextlib.closing(open_for_migrating(self._database, self._busy_handler, create=False)) as holder,
+            contextlib.closing(open_for_reading(self._database, self._busy_handler)) as watcher,
         ):
             holder.execute("BEGIN IMMEDIATE")
             moment = watcher.pragma("data_version")
             with keep(spare) as kept, new_part(self._database) as new:
                 part = new.path
-                self._fill(part, kept if former is None else former.snapshot, kept, holder)
+                self._fill(part, kept if earlier is None else earlier.snapshot, kept, holder)
                 with private_copy(part, self._database) as copy:
-                    rows = self._change(copy, former, kept, work)
+                    rows = self._change(copy, earlier, kept, work)
                     out_of_wal(copy)
                     with file_errors(self._database):
                         os.unlink(part)
                     holder.execute("ROLLBACK")
                     holder.close()
                     put_back(
-                        copy, self._database, lambda: _require(watcher, moment), self._patience, self._proceed
+                        copy, self._database, lambda: _require(watcher, moment), self._busy_handler, self._proceed
                     )
         return rows
 
     def _fill(self, part: str, source: Snapshot | None, kept: Snapshot, live: apsw.Connection) -> None:
         needed = 3 * max(kept.size, source.size if source else 0) + _MARGIN
-        require_free(os.path.dirname(part), needed, "going back", self._database)
+        require_free(os.path.dirname(part), needed, "restoring an earlier state", self._database)
         if source is not None:
             with (
                 copying_errors(self._database, part),
@@ -103,7 +103,7 @@ class Rebuilding:
     def _change(
         self,
         copy: apsw.Connection,
-        former: FormerState | None,
+        earlier: EarlierState | None,
         kept: Snapshot,
         work: Callable[[apsw.Connection], SessionEffects],
     ) -> RowRestoreReport:
@@ -111,19 +111,21 @@ class Rebuilding:
         protect(copy)
         copy.pragma("synchronous", "off")
         with contextlib.closing(open_immutable(kept.path)) as present:
-            undone = self._go_on_from(copy, former, present) if former else []
+            undone = self._go_on_from(copy, earlier, present) if earlier else []
             away = tables(present).keys() - tables(copy).keys()
         taken = work(copy)
-        touched = None if former else taken.touched
+        touched = None if earlier else taken.touched
         changes = changes_by(taken.steps, touched, taken.dropped | away, undone)
         with copy:
             rows = RowRestorer(copy, kept, changes).run()
         detach(copy)
         return rows
 
-    def _go_on_from(self, copy: apsw.Connection, former: FormerState, present: apsw.Connection) -> list[Migration]:
+    def _go_on_from(
+        self, copy: apsw.Connection, earlier: EarlierState, present: apsw.Connection
+    ) -> list[Migration]:
         """Give a former state the history of what came after it; return what is not applied in it any more."""
-        then = _known(former.applied)
+        then = _known(earlier.applied)
         now = ledger.read(present, self._database)
         undone = history.stored_migrations(
             present, [each.version for each in now if (each.version, each.checksum) not in then], self._database
@@ -131,8 +133,8 @@ class Rebuilding:
         with copy:
             ledger.create(copy, self._database)
             history.append_from(copy, present)
-            if former.snapshot is not None:
-                history.record_restore(copy, former.snapshot, "redo")
+            if earlier.snapshot is not None:
+                history.record_restore(copy, earlier.snapshot, "redo")
         return list(undone.values())
 
 
@@ -148,32 +150,32 @@ def _require(watcher: apsw.Connection, moment: object) -> None:
 _ENTRY = "SELECT happened_at, action, version, host, pid FROM main._migrations_history WHERE id = ?"
 
 
-def former_states(live: apsw.Connection, database: str) -> Iterator[FormerState]:
+def earlier_states(live: apsw.Connection, database: str) -> Iterator[EarlierState]:
     """The states that `live` went through, the latest first: those of its snapshots, and that of being empty.
 
     A snapshot counts whose history is the beginning of the present one. One that is damaged is passed over; raises
     `DatabaseError` for one that cannot be read now: a much older state is not for a passing error of the disk.
     """
     for snapshot in reversed(snapshots.listed(database)):
-        former = _former_state(snapshot, live, database)
-        if former is not None:
-            yield former
+        earlier = _former_state(snapshot, live, database)
+        if earlier is not None:
+            yield earlier
     if history.began_empty(live):
-        yield FormerState(None)
+        yield EarlierState(None)
 
 
-def _former_state(snapshot: Snapshot, live: apsw.Connection, database: str) -> FormerState | None:
+def _former_state(snapshot: Snapshot, live: apsw.Connection, database: str) -> EarlierState | None:
     try:
         with as_database_error(database), contextlib.closing(open_immutable(snapshot.path)) as past:
             if not _is_beginning(past, live, database):
                 return None
             applied = ledger.read(past, database)
-            recorded = history.stored_migrations(past, [entry.version for entry in applied], database)
+            stored = history.stored_migrations(past, [entry.version for entry in applied], database)
     except DatabaseError as error:
         if error.transient and os.path.exists(snapshot.path):
             raise
         return None
-    return FormerState(snapshot, applied, recorded)
+    return EarlierState(snapshot, applied, stored)
 
 
 def _is_beginning(past: apsw.Connection, live: apsw.Connection, database: str) -> bool:

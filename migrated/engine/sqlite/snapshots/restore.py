@@ -39,7 +39,7 @@ def restore(
     *,
     keep: Callable[[], None],
     record: Callable[[apsw.Connection], None],
-    patience: BusyHandler,
+    busy_handler: BusyHandler,
     step: Callable[[], None] = nothing,
 ) -> None:
     """Make the content of `database` that of `snapshot`, in one transaction of the same file.
@@ -48,7 +48,7 @@ def restore(
     it arrives together with the content. `keep` is called once nobody else can write any more; everybody can still
     read. It is not called where the file is missing or empty, which is then made. Applications see the old content
     or the new, or a busy database; the journal mode stays. In rollback-journal mode readers are waited for, as
-    long as `patience` lasts, and new ones are kept out until the end.
+    long as `busy_handler` lasts, and new ones are kept out until the end.
 
     The caller holds the lock of the directory. Raises `DatabaseError`, and whatever `keep`, `record` and `step`
     raise: the database is as it was then, and no file is left behind.
@@ -61,7 +61,7 @@ def restore(
             with copying_errors(database, part):
                 was_wal = out_of_wal(copy)
             _record(copy, part, database, record)
-            put_back(copy, database, keep, patience, step, to_wal=was_wal)
+            put_back(copy, database, keep, busy_handler, step, to_wal=was_wal)
 
 
 def _require_room(snapshot: Snapshot, database: str, part: str) -> None:
@@ -76,7 +76,9 @@ def _fill(snapshot: Snapshot, database: str, part: str, step: Callable[[], None]
     """Copy the snapshot, and look the copy over."""
     if not os.path.exists(snapshot.path):
         raise DatabaseError(
-            f"the snapshot {snapshot.id} is gone", database=database, hint="choose another; nothing was changed"
+            f"the snapshot {snapshot.id} does not exist any more",
+            database=database,
+            hint="nothing was changed; choose another snapshot",
         )
     with copying_errors(database, part):
         with contextlib.closing(open_immutable(snapshot.path)) as source:
@@ -87,7 +89,7 @@ def _fill(snapshot: Snapshot, database: str, part: str, step: Callable[[], None]
                 f"the snapshot {snapshot.id} is damaged: {fault}",
                 database=database,
                 code=DAMAGED,
-                hint="choose another; nothing was changed",
+                hint="nothing was changed; choose another snapshot",
             )
 
 
@@ -152,7 +154,7 @@ def put_back(
     copy: apsw.Connection,
     database: str,
     keep: Callable[[], None],
-    patience: BusyHandler,
+    busy_handler: BusyHandler,
     step: Callable[[], None],
     *,
     to_wal: bool = False,
@@ -160,7 +162,7 @@ def put_back(
     """Make the content of the live file that of `copy`, as `restore` says; a new file goes `to_wal` mode."""
     with (
         _damage_explained(database),
-        contextlib.closing(open_for_migrating(database, patience, create=True)) as live,
+        contextlib.closing(open_for_migrating(database, busy_handler, create=True)) as live,
         as_database_error(database),
     ):
         if live.pragma("journal_mode") == "wal":
@@ -213,10 +215,11 @@ def _overwrite(
 
 def _other_pages(database: str, there: int, here: int) -> DatabaseError:
     return DatabaseError(
-        f"the database has pages of {there} bytes and the snapshot of {here}, which cannot be changed in WAL mode",
+        f"the page size of the database is {there} and that of the snapshot {here}, "
+        "which cannot change in WAL mode",
         database=database,
         code="PAGE_SIZE",
-        hint="nothing was changed; end the applications, set PRAGMA journal_mode = delete, and restore again",
+        hint="nothing was changed; stop the applications, set PRAGMA journal_mode = delete, and run restore again",
     )
 
 
@@ -228,8 +231,9 @@ def _damage_explained(database: str) -> Iterator[None]:
         if not error.code.startswith(_OF_DAMAGE):
             raise
         raise DatabaseError(
-            f"the database cannot be restored in its place, for it cannot be kept: {error.message}",
+            f"cannot restore over the database, because no snapshot of it can be taken: {error.message}",
             database=database,
             code=error.code,
-            hint="move the file away, with its -wal and its -journal, and restore again: it is then made anew",
+            hint="move the file away, with its -wal and its -journal, and run restore again: "
+            "it creates a new file",
         ) from error

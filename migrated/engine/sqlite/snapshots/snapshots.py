@@ -88,8 +88,8 @@ def take(
     """
     if reason not in REASONS:
         raise ValueError(f"unknown reason {reason!r}")
-    patience = BusyHandler(_SECONDS, CancelToken())
-    with contextlib.closing(open_for_reading(database, patience)) as source, new_part(database) as part:
+    busy_handler = BusyHandler(_SECONDS, CancelToken())
+    with contextlib.closing(open_for_reading(database, busy_handler)) as source, new_part(database) as part:
         _require_room(source, part.path, database)
         copy_to(part.path, source, database, step)
         _require_sound(part.path, database, step)
@@ -113,7 +113,7 @@ def _require_sound(part: str, database: str, step: Callable[[], None]) -> None:
         fault = damage(part, step)
     if fault:
         raise DatabaseError(
-            f"the database is damaged, so that no snapshot of it was kept: {fault}",
+            f"cannot take a snapshot, because the database is damaged: {fault}",
             database=database,
             code=DAMAGED,
             hint="nothing was changed; restore an older snapshot or a backup, or use sqlite3's `.recover`",
@@ -158,14 +158,14 @@ class Snapshotter:
     """Takes the snapshots of one database as its policy says, and tells an observer."""
 
     def __init__(
-        self, database: str, policy: SnapshotPolicy, observer: Observer, supervision: CancelToken
+        self, database: str, policy: SnapshotPolicy, observer: Observer, cancel_token: CancelToken
     ) -> None:
         self._database = database
         self._policy = policy
         self._observer = observer
-        self._supervision = supervision
+        self._cancel_token = cancel_token
 
-    def keep_before(self, connection: apsw.Connection, *, is_first: bool) -> None:
+    def take_before_step(self, connection: apsw.Connection, *, is_first: bool) -> None:
         """Take one before a step if the policy says so; `is_first` is the first of the run."""
         when = self._policy.when
         if when is SnapshotWhen.NEVER or (when is SnapshotWhen.BEFORE_RUN and not is_first):
@@ -173,12 +173,12 @@ class Snapshotter:
         size = content_size(connection)
         if size > self._policy.max_size:
             limit = readable_size(self._policy.max_size)
-            self._observer.snapshot_skipped(f"it has {readable_size(size)}, and max_size is {limit}")
+            self._observer.snapshot_skipped(f"its size is {readable_size(size)}, and max_size is {limit}")
             return
         self.take(when.value, version=highest_version(ledger.read(connection, self._database)))
 
     @contextlib.contextmanager
-    def redoing(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
+    def take_before_redo(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
         """Take one, whatever the policy says, before migrations are rolled back; it goes when that fails."""
         began = time.monotonic()
         taken = take(self._database, reason=BEFORE_REDO, version=version, step=self.go_on)
@@ -204,10 +204,10 @@ class Snapshotter:
 
     def go_on(self) -> None:
         """Raise when what is running has to end: nothing was changed yet."""
-        self._supervision.beat()
-        if self._supervision.deadline_passed(time.monotonic()):
+        self._cancel_token.beat()
+        if self._cancel_token.deadline_passed(time.monotonic()):
             raise DatabaseError(
-                f"it was interrupted: {self._supervision.reason}",
+                f"the snapshot was interrupted: {self._cancel_token.reason}",
                 database=self._database,
                 code=INTERRUPTED,
                 transient=True,
