@@ -85,7 +85,7 @@ def take(database: Path, *, keep: int = 5, step: Callable[[], None] = lambda: No
         version=None,
         keep=keep,
         step=step,
-        spare=[str(each) for each in changes.values()],
+        protect=[str(each) for each in changes.values()],
     )
 
 
@@ -111,7 +111,7 @@ def ground(request: pytest.FixtureRequest, database: Path) -> Path:
 # What is kept, and when
 
 
-def test_snapshot_is_what_was_there_before_the_run(ground: Path) -> None:
+def test_snapshot_has_the_content_before_the_run(ground: Path) -> None:
     before = everything(ground)
 
     runner_for(ground, GROUND, "DELETE FROM t", "DROP TABLE t").run()
@@ -124,7 +124,7 @@ def test_snapshot_is_what_was_there_before_the_run(ground: Path) -> None:
     assert names(ground) == [Path(kept.path).name]
 
 
-def test_before_each_keeps_the_content_before_every_migration(ground: Path) -> None:
+def test_before_each_takes_a_snapshot_before_every_migration(ground: Path) -> None:
     runner_for(ground, GROUND, "CREATE TABLE a (x)", "CREATE TABLE b (x)", policy=BEFORE_EACH).run()
 
     kept = snapshots.listed(str(ground))
@@ -132,7 +132,7 @@ def test_before_each_keeps_the_content_before_every_migration(ground: Path) -> N
     assert [applied_versions(each.path) for each in kept] == [[1], [1, 2]]
 
 
-def test_rollback_is_preceded_by_one_too(ground: Path) -> None:
+def test_rollback_takes_a_snapshot_first(ground: Path) -> None:
     before = everything(ground)
 
     runner_for(ground, GROUND).roll_back()
@@ -142,7 +142,7 @@ def test_rollback_is_preceded_by_one_too(ground: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", [BEFORE_RUN, BEFORE_EACH], ids=["before-run", "before-each"])
-def test_run_that_is_one_transaction_takes_one(ground: Path, policy: SnapshotPolicy) -> None:
+def test_run_in_one_transaction_takes_one_snapshot(ground: Path, policy: SnapshotPolicy) -> None:
     texts = (GROUND, "CREATE TABLE a (x)", "CREATE TABLE b (x)")
 
     runner_for(ground, *texts, policy=policy, transaction=TransactionMode.RUN).run()
@@ -151,7 +151,7 @@ def test_run_that_is_one_transaction_takes_one(ground: Path, policy: SnapshotPol
 
 
 @pytest.mark.parametrize("policy", [NO_SNAPSHOTS, None], ids=["never", "the library's default"])
-def test_none_is_taken_unless_asked_for(ground: Path, policy: SnapshotPolicy | None) -> None:
+def test_no_snapshot_is_taken_by_default(ground: Path, policy: SnapshotPolicy | None) -> None:
     runner = MigrationRunner(ground) if policy is None else runner_for(ground, policy=policy)
     runner.add_migrations([Migration(1, "m1", GROUND), Migration(2, "m2", "CREATE TABLE a (x)")])
 
@@ -160,7 +160,7 @@ def test_none_is_taken_unless_asked_for(ground: Path, policy: SnapshotPolicy | N
     assert names(ground) == []
 
 
-def test_new_database_has_nothing_to_keep(database: Path) -> None:
+def test_new_database_gets_no_snapshot(database: Path) -> None:
     told = Told()
 
     runner_for(database, GROUND, "CREATE TABLE a (x)", policy=BEFORE_EACH, observer=told).run()
@@ -168,7 +168,7 @@ def test_new_database_has_nothing_to_keep(database: Path) -> None:
     assert (told.taken, told.skipped, names(database)) == ([], [], [])
 
 
-def test_run_with_nothing_to_do_takes_none(ground: Path) -> None:
+def test_run_without_pending_migrations_takes_no_snapshot(ground: Path) -> None:
     runner_for(ground, GROUND).run()
 
     assert names(ground) == []
@@ -184,7 +184,7 @@ def test_failing_migration_leaves_the_snapshot(ground: Path) -> None:
     assert everything(ground) == everything(kept.path) == before
 
 
-def test_database_that_is_too_large_is_not_copied_and_that_is_said(ground: Path) -> None:
+def test_database_above_max_size_gets_no_snapshot_and_a_warning(ground: Path) -> None:
     told = Told()
     too_little = SnapshotPolicy(max_size=size_of(ground) - 1)
 
@@ -232,7 +232,7 @@ def test_damaged_database_is_refused_and_unchanged(ground: Path) -> None:
     assert names(ground) == []
 
 
-def test_stop_during_the_copy_leaves_nothing_of_it(ground: Path) -> None:
+def test_stop_during_the_copy_leaves_no_copy(ground: Path) -> None:
     supervision = Supervision()
 
     class Stopping(Observer):
@@ -249,7 +249,7 @@ def test_stop_during_the_copy_leaves_nothing_of_it(ground: Path) -> None:
     assert (names(ground), everything(ground)) == ([], before)
 
 
-def test_folder_that_cannot_be_written_is_a_clear_refusal(ground: Path) -> None:
+def test_unwritable_snapshot_folder_is_refused(ground: Path) -> None:
     folder = ground.parent / ".migrated/snapshots"
     folder.write_text("a file in its place")
     before = everything(ground)
@@ -313,7 +313,9 @@ REBUILD = (
         ),
     ],
 )
-def test_what_the_disk_cannot_hold_is_refused_early(tmp_path: Path, when: str, text: str, expected: str) -> None:
+def test_migration_that_exceeds_the_disk_is_refused_before_it_runs(
+    tmp_path: Path, when: str, text: str, expected: str
+) -> None:
     require(OWN_MOUNTS, ("mount -t tmpfs -o size=1m tmpfs /mnt",))
     (tmp_path / "small").mkdir()
     shell = 'mount -t tmpfs -o size=5m tmpfs "$0" && exec "$@"'

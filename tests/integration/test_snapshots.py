@@ -71,7 +71,7 @@ def test_snapshot_is_the_whole_database_and_named_for_it(database: Path, journal
     assert find(str(database), "app.db") is None
 
 
-def test_nothing_applied_is_no_version(database: Path) -> None:
+def test_snapshot_without_applied_migrations_has_no_version(database: Path) -> None:
     fill(database)
 
     assert taken(database, version=None).version is None
@@ -79,12 +79,12 @@ def test_nothing_applied_is_no_version(database: Path) -> None:
     assert names(database)[0].endswith(".0.before-run.snapshot")
 
 
-def test_no_folder_is_no_snapshot(database: Path) -> None:
+def test_missing_folder_means_no_snapshots(database: Path) -> None:
     assert listed(str(database)) == []
     assert names(database) == []
 
 
-def test_log_that_was_not_copied_back_yet_is_part_of_it(database: Path, children: Children) -> None:
+def test_snapshot_includes_the_wal(database: Path, children: Children) -> None:
     fill(database, "wal")
     application = Application(children, database)
     application.runs("PRAGMA wal_autocheckpoint = 0")
@@ -99,7 +99,9 @@ def test_log_that_was_not_copied_back_yet_is_part_of_it(database: Path, children
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_lock_of_the_caller_stands_and_readers_go_on(database: Path, children: Children, journal: str) -> None:
+def test_snapshot_keeps_the_callers_lock_and_readers_running(
+    database: Path, children: Children, journal: str
+) -> None:
     fill(database, journal)
     application = Application(children, database)
     answers = []
@@ -125,7 +127,7 @@ def mode_of(path: str | Path) -> int:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
-def test_mode_is_that_of_the_database_and_never_wider(database: Path, mode: int) -> None:
+def test_snapshot_has_the_mode_of_the_database(database: Path, mode: int) -> None:
     fill(database, megabytes=9)
     database.chmod(mode)
     folder = folder_of(database)
@@ -142,7 +144,7 @@ def test_mode_is_that_of_the_database_and_never_wider(database: Path, mode: int)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_owner_is_that_of_the_database_and_the_folder_its_directorys(database: Path) -> None:
+def test_snapshot_has_the_owner_of_the_database_and_its_folder_that_of_the_directory(database: Path) -> None:
     fill(database)
     os.chown(database, 12345, 12346)
     os.chown(database.parent, 12347, 12348)
@@ -167,7 +169,7 @@ except DatabaseError as error:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the database a group that is not its own")
-def test_group_that_cannot_be_given_gets_no_access(database: Path) -> None:
+def test_group_that_cannot_be_set_gets_no_access(database: Path) -> None:
     giving_nothing_away = ("setpriv", "--bounding-set=-chown")
     require(giving_nothing_away)
     fill(database)
@@ -189,7 +191,7 @@ def test_group_that_cannot_be_given_gets_no_access(database: Path) -> None:
 # Names
 
 
-def test_names_of_other_databases_are_not_taken_for_ours(database: Path) -> None:
+def test_snapshots_of_similarly_named_databases_are_not_listed(database: Path) -> None:
     fill(database)
     ours = taken(database)
     for name in (f"{ours.id}", f"{ours.id}.1.before-run.snapshot", "app", "app.db.", "App.db", "xapp.db"):
@@ -233,7 +235,7 @@ def test_foreign_files_in_the_folder_are_left_alone(database: Path) -> None:
     assert names(database) == sorted([*FOREIGN, os.path.basename(snapshot.path)])
 
 
-def test_names_that_are_too_long_are_shortened_each_to_its_own(database: Path) -> None:
+def test_long_names_are_shortened_uniquely(database: Path) -> None:
     stem = "ä" * 70
     long = [database.parent / f"{stem}{'b' * 70}{letter}.db" for letter in "xyz"]
     for path in long:
@@ -249,7 +251,7 @@ def test_names_that_are_too_long_are_shortened_each_to_its_own(database: Path) -
     assert find(str(long[0]), found[0][0].id) == found[0][0]
 
 
-def test_two_in_one_microsecond_are_two(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_snapshots_in_one_microsecond_are_distinct(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(database)
     moment = datetime(2026, 10, 19, 12, 0, 0, 999_999, UTC)
 
@@ -279,7 +281,7 @@ def test_symlinked_database_has_its_snapshots_beside_the_file(database: Path, tm
     assert [one.id for one in listed(str(real))] == [snapshot.id]
 
 
-def test_reason_that_no_list_would_know_is_refused(database: Path) -> None:
+def test_unknown_reason_is_refused(database: Path) -> None:
     fill(database)
 
     with pytest.raises(ValueError, match="before-lunch"):
@@ -291,7 +293,7 @@ def test_reason_that_no_list_would_know_is_refused(database: Path) -> None:
 # Many databases in one directory
 
 
-def test_first_ones_of_several_databases_at_once(database: Path) -> None:
+def test_concurrent_first_snapshots_of_several_databases_succeed(database: Path) -> None:
     databases = [database.with_name(f"tenant{number}.db") for number in range(8)]
     for each in databases:
         fill(each)
@@ -323,7 +325,7 @@ with ThreadPoolExecutor(len(sys.argv) - 1) as pool:
 """
 
 
-def test_folder_that_another_thread_makes_meanwhile_is_taken_as_it_is(database: Path) -> None:
+def test_folder_created_by_another_thread_is_used(database: Path) -> None:
     databases = [database.with_name(f"tenant{number}.db") for number in range(4)]
     for each in databases:
         fill(each)
@@ -344,7 +346,7 @@ def test_folder_that_another_thread_makes_meanwhile_is_taken_as_it_is(database: 
     assert [len(listed(str(each))) for each in databases] == [1] * len(databases)
 
 
-def test_snapshots_of_other_databases_cost_nothing(database: Path) -> None:
+def test_listing_does_not_read_snapshots_of_other_databases(database: Path) -> None:
     fill(database)
     taken(database)
     alone = calls_in_the_folder(database)
@@ -380,16 +382,16 @@ def test_files_outside_the_databases_own_folder_are_left_alone(database: Path) -
 # How many are kept
 
 
-def test_only_the_newest_stay_and_those_that_are_spared(database: Path) -> None:
+def test_newest_and_protected_snapshots_remain(database: Path) -> None:
     fill(database)
     made = [taken(database, version=version) for version in (1, 2, 3, 4)]
 
-    newest = taken(database, version=5, keep=2, spare=[made[0].id])
+    newest = taken(database, version=5, keep=2, protect=[made[0].id])
 
     assert listed(str(database)) == [made[0], made[3], newest]
 
 
-def test_many_of_one_kind_do_not_push_out_the_other(database: Path) -> None:
+def test_snapshots_of_one_kind_do_not_displace_the_other(database: Path) -> None:
     fill(database)
     before_run = taken(database, version=1, keep=1)
 
@@ -398,7 +400,7 @@ def test_many_of_one_kind_do_not_push_out_the_other(database: Path) -> None:
     assert listed(str(database)) == [before_run, others[-1]]
 
 
-def test_new_one_stays_though_the_clock_went_back(database: Path) -> None:
+def test_new_snapshot_remains_when_the_clock_goes_back(database: Path) -> None:
     fill(database)
     folder = folder_of(database)
     folder.mkdir(parents=True)
@@ -413,7 +415,7 @@ def test_new_one_stays_though_the_clock_went_back(database: Path) -> None:
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_damaged_database_is_said_to_be_and_no_copy_is_kept(database: Path, journal: str) -> None:
+def test_damaged_database_is_reported_and_leaves_no_snapshot(database: Path, journal: str) -> None:
     fill(database, journal, 1)
     earlier = taken(database)
     spoil(database)
@@ -429,7 +431,7 @@ def test_damaged_database_is_said_to_be_and_no_copy_is_kept(database: Path, jour
     assert database.read_bytes() == before
 
 
-def test_file_that_is_no_database_is_refused(database: Path) -> None:
+def test_file_that_is_not_a_database_is_refused(database: Path) -> None:
     database.write_bytes(b"no database at all " * 1000)
 
     with pytest.raises(DatabaseError) as refused:
@@ -458,7 +460,9 @@ def null_in_not_null(database: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [application_with_collation, null_in_not_null])
-def test_what_only_the_application_can_judge_is_no_damage(database: Path, make: Callable[[Path], None]) -> None:
+def test_application_collations_and_constraint_violations_are_no_damage(
+    database: Path, make: Callable[[Path], None]
+) -> None:
     make(database)
 
     snapshot = taken(database)
@@ -471,7 +475,7 @@ class InterruptedError(Exception):  # noqa: A001 - for this module alone
 
 
 @pytest.mark.parametrize("when", [1, 2, 3])
-def test_interrupted_one_leaves_nothing(database: Path, when: int) -> None:
+def test_interrupted_snapshot_leaves_nothing(database: Path, when: int) -> None:
     fill(database, megabytes=9)
     steps = []
 
@@ -518,7 +522,7 @@ take(sys.argv[1], reason="before-run", version=1, keep=1, step=step)
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_killed_one_is_not_listed_and_the_next_one_clears_it_away(database: Path, journal: str) -> None:
+def test_killed_snapshot_is_not_listed_and_is_removed_by_the_next(database: Path, journal: str) -> None:
     fill(database, journal, 9)
     before = everything(database)
 
@@ -574,7 +578,7 @@ def traced(database: Path, *options: str, calls: str = "fsync,rename") -> tuple[
     return done.stdout, log.read_text().replace(f"{database.parent}/.migrated", "")
 
 
-def test_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(database: Path) -> None:
+def test_file_is_synced_before_its_rename_and_the_folder_before_the_end(database: Path) -> None:
     fill(database)
 
     said, calls = traced(database)
@@ -590,7 +594,7 @@ def test_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(databas
     ), calls
 
 
-def test_name_that_does_not_reach_the_disk_is_no_snapshot(database: Path) -> None:
+def test_failed_folder_sync_leaves_no_snapshot(database: Path) -> None:
     fill(database)
     folder = folder_of(database)
     folder.mkdir(parents=True)
@@ -602,7 +606,7 @@ def test_name_that_does_not_reach_the_disk_is_no_snapshot(database: Path) -> Non
     assert names(database) == []
 
 
-def test_folder_that_may_not_be_written_to_is_named(database: Path) -> None:
+def test_unwritable_folder_is_named(database: Path) -> None:
     fill(database)
     folder = folder_of(database)
     folder.mkdir(parents=True)
@@ -615,7 +619,7 @@ def test_folder_that_may_not_be_written_to_is_named(database: Path) -> None:
     assert names(database) == []
 
 
-def test_something_else_in_place_of_the_folder_is_a_clear_error(database: Path) -> None:
+def test_file_in_place_of_the_folder_is_an_error(database: Path) -> None:
     fill(database)
     folder = folder_of(database)
     for place in (folder.parent, folder):
@@ -631,7 +635,7 @@ def test_something_else_in_place_of_the_folder_is_a_clear_error(database: Path) 
 # Room on the disk
 
 
-def test_room_is_asked_for_and_said_in_readable_sizes(tmp_path: Path) -> None:
+def test_missing_disk_space_is_reported_in_readable_sizes(tmp_path: Path) -> None:
     require_free(str(tmp_path), 1, "a snapshot", "app.db")
 
     with pytest.raises(DatabaseError) as refused:
@@ -668,7 +672,7 @@ SMALL_DISK = (
 )
 
 
-def test_full_disk_is_found_out_before_the_copying(database: Path, tmp_path: Path) -> None:
+def test_full_disk_is_detected_before_the_copy(database: Path, tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     require((*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs"), (str(mount),))

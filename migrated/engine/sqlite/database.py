@@ -190,7 +190,7 @@ class SqliteDatabase:
             keep=lambda: self._keep_before_restore(snapshotter, snapshot),
             record=lambda copy: self._record_restore(copy, snapshot, reason),
             busy_handler=self._busy_handler,
-            step=snapshotter.go_on,
+            step=snapshotter.raise_if_stopped,
         )
 
     def earlier_states(self) -> Iterator["EarlierState"]:
@@ -233,10 +233,10 @@ class SqliteDatabase:
             work(session)
             return SessionEffects(session.taken, session.touched, session.dropped)
 
-        def keep(spare: list[str]) -> AbstractContextManager[Snapshot]:
-            return snapshotter.take_before_redo(highest_version(self.look().applied), spare)
+        def keep(protect: list[str]) -> AbstractContextManager[Snapshot]:
+            return snapshotter.take_before_redo(highest_version(self.look().applied), protect)
 
-        report = Rebuilding(self.name, self._busy_handler, snapshotter.go_on).run(earlier, keep, change)
+        report = Rebuilding(self.name, self._busy_handler, snapshotter.raise_if_stopped).run(earlier, keep, change)
         if earlier is not None:
             observer.restored_snapshot(earlier)
         observer.rows_restored(report)
@@ -244,7 +244,7 @@ class SqliteDatabase:
     def _keep_before_restore(self, snapshotter: "Snapshotter", snapshot: Snapshot) -> None:
         from migrated.engine.sqlite.snapshots.snapshots import BEFORE_RESTORE
 
-        snapshotter.take(BEFORE_RESTORE, version=highest_version(self.look().applied), spare=[snapshot.id])
+        snapshotter.take(BEFORE_RESTORE, version=highest_version(self.look().applied), protect=[snapshot.id])
 
     def _snapshotter(self, observer: "Observer") -> "Snapshotter":
         from migrated.engine.sqlite.snapshots.snapshots import Snapshotter

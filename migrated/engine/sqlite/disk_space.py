@@ -1,4 +1,4 @@
-"""Disk space: what is free, and what a migration that rewrites whole tables will need."""
+"""Free disk space, and the space that a migration which rewrites whole tables needs."""
 
 import os
 import re
@@ -16,7 +16,7 @@ WHOLE_DATABASE = ""
 _FEW_WORDS = 8
 _SHORT = 10_000
 _COPIES_OF_ALL = 3
-# What the journal and SQLite's own needs come to besides, in bytes.
+# Bytes for the journal and the temporary files of SQLite.
 _MARGIN = 1_000_000
 _SIZE = "SELECT coalesce(sum(pgsize), 0) FROM dbstat('main', 1) WHERE name = ?"
 _OBJECTS = "SELECT name FROM main.sqlite_schema WHERE lower(tbl_name) = lower(?) AND type IN ('table', 'index')"
@@ -24,18 +24,18 @@ _TOUCHES_TABLES = re.compile(r"\b(?:DROP|VACUUM)\b", re.IGNORECASE)
 
 
 def require_room(connection: apsw.Connection, step: Step, database: str) -> None:
-    """Raise `DatabaseError` (code DISK_SPACE) when the disk cannot hold the tables that a step writes anew.
+    """Raise `DatabaseError` (code DISK_SPACE) if the disk cannot hold the tables that a step rewrites.
 
-    A dropped column writes its table once more, into the journal; a rebuild writes a second table and the
-    journal; VACUUM writes the database twice. Tables that only lose or gain rows are not counted.
+    Dropping a column writes the table once, into the journal. A rebuild writes a second table and the journal.
+    VACUUM writes the database twice. Tables that only lose or gain rows are not counted.
     """
-    # A short text is looked through before the disk can be asked; a long one takes seconds.
+    # Searching a short text is faster than statvfs(); searching a long one takes seconds.
     if len(step.sql) < _SHORT and not _TOUCHES_TABLES.search(step.sql):
         return
     directory = os.path.dirname(os.path.realpath(connection.filename))
     free = free_space(directory)
     size = content_size(connection)
-    # Enough for everything: no reason to look at the text.
+    # Room for three copies of the database is always enough; the text need not be analysed.
     if free is None or free >= _COPIES_OF_ALL * size + _MARGIN or not _TOUCHES_TABLES.search(step.sql):
         return
     copies = rewritten(step.sql)
@@ -50,7 +50,7 @@ def require_room(connection: apsw.Connection, step: Step, database: str) -> None
 
 
 def rewritten(sql: str) -> dict[str, int]:
-    """The tables that a text writes anew, as SQLite compares names, and how often; `WHOLE_DATABASE` for VACUUM."""
+    """Count the rewrites of each table (folded name) in a text; VACUUM counts as `WHOLE_DATABASE`."""
     found: Counter[str] = Counter()
     originals: dict[str, str] = {}
     dropped: set[str] = set()
@@ -63,11 +63,11 @@ def rewritten(sql: str) -> dict[str, int]:
                 found[table] += 1
             case ["alter", "table", table, "rename", "to", name, *_]:
                 originals[name] = table
-                # A new table takes the place of the old one.
+                # A rebuild: the new table gets the name of the dropped one.
                 found[name] += 2 * (name in dropped)
             case ["drop", "table", table, *_]:
                 dropped.add(table)
-                # Or the old one had made place before, by another name.
+                # Or a rebuild that first renamed the old table away.
                 found[originals.get(table, table)] += 2 * (table in originals)
             case _:
                 pass
@@ -75,7 +75,7 @@ def rewritten(sql: str) -> dict[str, int]:
 
 
 def _without_schema(few: list[str]) -> list[str]:
-    """The words of a statement without IF EXISTS and the schema's name, which say nothing here."""
+    """Return the words of a statement without IF EXISTS and the schema's name."""
     rest = [word for word in few if word not in {"if", "exists"}]
     schema_follows = rest[:2] in (["alter", "table"], ["drop", "table"]) and rest[2:3] in (["main"], ["temp"])
     return rest[:2] + rest[3:] if schema_follows else rest
@@ -91,19 +91,19 @@ _STEP = 1000
 
 
 def free_space(directory: str) -> int | None:
-    """Bytes that this user may still write there; None where that cannot be told. Quotas are not seen."""
+    """Return the free bytes for this user; None if unknown. Quotas are not considered."""
     try:
         disk = os.statvfs(directory)
     except OSError:
         return None
-    # A file system that does not know its size says 0 of 0.
+    # Some file systems do not know their size and report 0 of 0 blocks.
     return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
 
 
 def require_free(directory: str, needed: int, purpose: str, database: str) -> None:
-    """Raise `DatabaseError` with the code DISK_SPACE when a directory's disk has fewer than `needed` bytes free.
+    """Raise `DatabaseError` (code DISK_SPACE) if a directory's disk has fewer than `needed` bytes free.
 
-    `purpose` begins the message: "a snapshot", "the restore". Quotas are not seen.
+    `purpose` begins the message: "a snapshot", "the restore". Quotas are not considered.
     """
     free = free_space(directory)
     if free is not None and free < needed:
@@ -117,12 +117,12 @@ def require_free(directory: str, needed: int, purpose: str, database: str) -> No
 
 
 def readable_size(size: int) -> str:
-    """Bytes for people, in powers of 1000: `12.3 MB`."""
+    """Format a number of bytes in powers of 1000: `12.3 MB`."""
     if size < _STEP:
         return "1 byte" if size == 1 else f"{size} bytes"
     value, units = size / _STEP, iter(_UNITS)
     unit = next(units)
-    # Rounded as it is shown: 999.96 kB is 1.0 MB.
+    # Compared after rounding: 999.96 kB is shown as 1.0 MB.
     while round(value, 1) >= _STEP and (larger := next(units, None)):
         value, unit = value / _STEP, larger
     return f"{value:.1f} {unit}"

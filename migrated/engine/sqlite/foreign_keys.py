@@ -16,7 +16,7 @@ _TABLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table'"
 
 
 class Violation(NamedTuple):
-    """A row without its parent; or, where `fault` is given, a key that SQLite cannot check at all."""
+    """A row that references a missing parent; with `fault`, a key that SQLite cannot check at all."""
 
     table: str
     row: int | None
@@ -26,10 +26,10 @@ class Violation(NamedTuple):
 
 
 class ForeignKeyGraph:
-    """Which tables point at which, by their folded names; kept from step to step on one connection.
+    """Cached foreign-key graph of one connection, by folded table names.
 
-    A key that is gone may still be known, and none is missing, as long as it is told of every table that is made
-    or altered. Where that cannot be told it has to `forget`, and all are read again once they are asked for.
+    May contain stale edges, never lacks one, provided every CREATE and ALTER is reported with `learn`. If that is
+    not possible, `forget` makes the next use read all keys again.
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
@@ -38,11 +38,11 @@ class ForeignKeyGraph:
         self._pointing: set[str] = set()
 
     def forget(self) -> None:
-        """Any table may have other keys by now."""
+        """Drop the cache: any table may have other keys now."""
         self._children = None
 
     def learn(self, tables: Iterable[str]) -> None:
-        """These tables were made, or may have more keys by now."""
+        """Add the keys of tables that were created or altered."""
         if self._children is None:
             return
         for table in tables:
@@ -50,7 +50,7 @@ class ForeignKeyGraph:
                 self._add(table, str(parent), self._children)
 
     def children(self, tables: Iterable[str]) -> set[str]:
-        """The tables that point at one of these."""
+        """Return the tables that have a key to one of these."""
         known = self._known()
         found: set[str] = set()
         for table in tables:
@@ -58,7 +58,7 @@ class ForeignKeyGraph:
         return found
 
     def points(self, table: str) -> bool:
-        """Whether the table has any key."""
+        """True if the table has a foreign key."""
         self._known()
         return table in self._pointing
 
@@ -75,12 +75,11 @@ class ForeignKeyGraph:
 
 
 class ForeignKeys:
-    """Finds the violations that a migration makes, looking only where it can have made any.
+    """Finds the violations that a migration introduces, checking only tables that it can affect.
 
-    Those are the tables that it wrote to or dropped, and the children of these. Each is checked once before the
-    first statement that touches it, so that old violations are known, and once at the end. `touch` must be
-    called before the statement runs. `known` says of tables that were touched earlier, in another process, how
-    many old violations they had.
+    These are the tables that it writes to or drops, and their children. Each is checked once before the first
+    statement that touches it, to know the old violations, and once at the end. `before_write` must be called
+    before the statement runs. `known` has the numbers of old violations in tables that an earlier process touched.
     """
 
     def __init__(
@@ -98,9 +97,9 @@ class ForeignKeys:
         self._before: Counter[Violation] = Counter()
 
     def before_write(self, tables: Iterable[str], renamed: Iterable[str] = ()) -> None:
-        """Take into account that rows of these tables are about to come, go or change.
+        """Note that rows of these tables are about to change.
 
-        Those that are `renamed` may have any name afterwards.
+        Tables that are `renamed` may have any name afterwards.
         """
         if renamed:
             self._renamed |= {folded(table) for table in renamed}
@@ -109,8 +108,8 @@ class ForeignKeys:
         if not new:
             return
         self._touched |= new
-        # A table that was not there at first has no old violations, though it may hold the rows of one that has;
-        # and all that pointed at it was one.
+        # A table that did not exist at the start has no old violations of its own, and its children are not
+        # checked either: every key to it was a violation before. It may get the rows of a table that had some.
         at_first = {table for table in new if self._was(table)}
         unknown = (new | self._keys.children(at_first)) - self._checked - self._known.keys()
         first_seen = {table for table in unknown if self._was(table)}
@@ -118,75 +117,78 @@ class ForeignKeys:
         self._before += self._violations(first_seen)
 
     def before_create(self, tables: Iterable[str], *, with_keys: bool) -> None:
-        """Take into account that these are about to be made, if they are not there."""
+        """Note that these tables are about to be created, if they do not exist."""
         for table in map(folded, tables):
             self._was(table)
             if with_keys:
                 self._redefined.add(table)
 
     def before_redefine(self, tables: Iterable[str]) -> None:
-        """Take into account that these are about to get other keys."""
+        """Note that the keys of these tables are about to change."""
         self._redefined |= {folded(table) for table in tables}
 
     def list_all(self) -> None:
-        """Any table may come under a name that nobody tells us before: then all that are there must be known."""
+        """Note all existing tables; needed before tables appear under names that are not known beforehand."""
         if not self._has_all:
             for table in self._tables():
                 self._was_there.setdefault(table, True)
             self._has_all = True
 
     def counts(self) -> dict[str, int]:
-        """How many old violations the tables have that were touched until now."""
+        """Count the old violations in each table touched so far."""
         found = dict.fromkeys(self._checked, 0) | self._known
         for violation, count in self._before.items():
             found[folded(violation.table)] += count
         return found
 
     def new_violations(self) -> list[Violation]:
-        """Those that were not there before, by table and row."""
+        """Return the violations that did not exist before, by table and row."""
         there = self._tables() if self._has_all else {table for table in self._was_there if self._exists(table)}
-        come = {table for table in there if not self._was(table)}
-        gone = {table for table, was_there in self._was_there.items() if was_there} - there
+        created = {table for table in there if not self._was(table)}
+        dropped = {table for table, was_there in self._was_there.items() if was_there} - there
         if self._has_all:
             self._keys.forget()
         else:
             self._keys.learn(self._redefined)
-        concerned = self._touched | come
+        concerned = self._touched | created
         if not concerned and not self._known:
             return []
-        concerned |= self._keys.children(concerned | gone)
-        # What was not checked before can have no new violations: none of its rows, nor of its parents', changed.
-        after = self._violations((concerned & (self._checked | come)) - self._known.keys())
-        # But a parent that came may be one that no key can point at.
-        for table in self._keys.children(come) - self._checked - come:
+        concerned |= self._keys.children(concerned | dropped)
+        # A table that was not checked before has no new violations: neither its rows nor its parents changed.
+        after = self._violations((concerned & (self._checked | created)) - self._known.keys())
+        # But a created parent may lack the unique column that a key needs.
+        for table in self._keys.children(created) - self._checked - created:
             if self._exists(table):
-                after += _faults(self._connection, table, come)
-        found = _difference(self._before, after, self._renamed | come | gone) if after else []
+                after += _faults(self._connection, table, created)
+        found = _difference(self._before, after, self._renamed | created | dropped) if after else []
         return sorted(found + self._more_than_known(), key=lambda each: (each.table, each.row or 0))
 
     def _more_than_known(self) -> list[Violation]:
         found: list[Violation] = []
         for table in self._known:
-            # Only their number is known: which of them are new cannot be told.
+            # Only the number of old ones is known, not which of these are new.
             found += list(self._violations([table]).elements())[self._known[table] :]
         return found
 
     def _violations(self, tables: Iterable[str]) -> Counter[Violation]:
         found: Counter[Violation] = Counter()
         for table in tables:
-            # A key may be known of a table that is gone.
+            # The graph may still have keys of a dropped table.
             if self._keys.points(table) and self._exists(table):
                 found += _violations(self._connection, table)
         return found
 
     def _was(self, table: str) -> bool:
-        """Whether the table was there at first: as it is now, where no statement has touched it yet."""
+        """True if the table existed at the start of the step.
+
+        Must be asked first before a statement touches the table.
+        """
         if table not in self._was_there:
             self._was_there[table] = not self._has_all and self._exists(table)
         return self._was_there[table]
 
     def _exists(self, table: str) -> bool:
-        # Asked of the schema in SQLite's memory, which is the file's once our transaction has read any of it.
+        # Answered from SQLite's schema cache, which is up to date once our transaction has read anything.
         return self._connection.table_exists("main", table)
 
     def _tables(self) -> set[str]:
@@ -194,10 +196,10 @@ class ForeignKeys:
 
 
 def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:
-    """Each with how many of the row's keys it is.
+    """Return the violations of a table, counted, as a row may violate several equal keys.
 
-    A key that cannot be checked (its parent's column is not unique) counts as one violation, so that an old
-    fault of that kind does not stop a migration that has nothing to do with it.
+    A key that cannot be checked (its parent's column is not unique) counts as one violation, so that an old fault
+    of that kind does not stop an unrelated migration.
     """
     try:
         return _check(connection, f"PRAGMA main.foreign_key_check({quoted(table)})")
@@ -206,9 +208,9 @@ def _violations(connection: apsw.Connection, table: str) -> Counter[Violation]:
 
 
 def _faults(connection: apsw.Connection, table: str, parents: AbstractSet[str]) -> Counter[Violation]:
-    """A key to one of `parents` that cannot be checked, without looking at a row: SQLite says so before it begins.
+    """Find a key to one of `parents` that cannot be checked; EXPLAIN reports it without reading rows.
 
-    It tells of one key only, and another may have been at fault long before.
+    SQLite reports only one key, which may be an old fault that does not concern `parents`.
     """
     try:
         connection.execute(f"EXPLAIN PRAGMA main.foreign_key_check({quoted(table)})").fetchall()
@@ -231,16 +233,16 @@ def _check(connection: apsw.Connection, pragma: str) -> Counter[Violation]:
 def _key(
     connection: apsw.Connection, queries: dict[tuple[str, int], str], table: str, row: int | None, number: int
 ) -> tuple[object, ...]:
-    """What the row has in the columns that point at the parent."""
+    """Return the values of the row in the columns of its foreign key."""
     if row is None:
         return ()
     if (table, number) not in queries:
         listed = 'SELECT "from" FROM pragma_foreign_key_list(?) WHERE id = ? ORDER BY seq'
         names = [quoted(str(name)) for (name,) in connection.execute(listed, (table, number))]
-        # Not the value itself: a text in another encoding than UTF-8 cannot be fetched.
+        # As hex: apsw cannot fetch a text that is not valid UTF-8.
         columns = ", ".join(f"hex({name})" for name in names)
         queries[table, number] = f"SELECT {columns} FROM main.{quoted(table)} WHERE rowid = ?"
-    # Nothing is found where a column of the table's own is called rowid.
+    # Finds nothing if the table has a column of its own called rowid.
     rows: list[Any] = connection.execute(queries[table, number], (row,)).fetchall()
     return tuple(rows[0]) if rows else ()
 
@@ -248,12 +250,11 @@ def _key(
 def _difference(
     before: Counter[Violation], after: Counter[Violation], renamed: AbstractSet[str]
 ) -> list[Violation]:
-    """What is new in `after`.
+    """Return the violations in `after` that are not in `before`.
 
-    A table may have been renamed, and rebuilding one may give its rows other numbers. So what is not the same
-    row as before may still be the same reference to the same parent that is not there: first what is the same
-    in everything is crossed out, then what is but for the names of tables that came, went or were renamed, then
-    but for the row's number too.
+    A migration may rename a table, and a rebuild may give its rows other row ids. So old violations are matched in
+    three passes: first those equal in everything; then those equal but for the names of tables that were created,
+    dropped or renamed; then those equal but for the row id too.
     """
     old = [_folded(violation) for violation in before.elements()]
     new = [(_folded(violation), violation) for violation in after.elements()]
@@ -282,7 +283,7 @@ def _ignore_row_ids(violation: Violation, renamed: AbstractSet[str]) -> Violatio
 def _unmatched(
     old: list[Violation], new: list[tuple[Violation, Violation]], same: Callable[[Violation], Violation]
 ) -> tuple[list[Violation], list[tuple[Violation, Violation]]]:
-    """Cross out, one for one, what is the same on both sides, and return what is left of each."""
+    """Remove pairs that are equal under `same`; return the rest of both sides."""
     there = Counter(same(violation) for violation in old)
     unknown = []
     for violation, shown in new:
@@ -299,7 +300,10 @@ def _unmatched(
 
 
 def _ignore_table_names(violation: Violation, renamed: AbstractSet[str]) -> Violation:
-    """The same with the names of these tables left out: one that went may be one that came."""
+    """Blank the names of tables that were renamed, created or dropped.
+
+    A rebuilt table then compares equal.
+    """
     return violation._replace(
         table="" if violation.table in renamed else violation.table,
         parent="" if violation.parent in renamed else violation.parent,
@@ -307,7 +311,7 @@ def _ignore_table_names(violation: Violation, renamed: AbstractSet[str]) -> Viol
 
 
 def describe(violations: Sequence[Violation]) -> str:
-    """For people: at most 20 of them, and how many there are."""
+    """Describe the violations for users: their number, and at most 20 of them."""
     count = len(violations)
     shown = "; ".join(_sentence(violation) for violation in violations[:_SHOWN])
     more = f"; and {count - _SHOWN} more" if count > _SHOWN else ""
@@ -317,13 +321,13 @@ def describe(violations: Sequence[Violation]) -> str:
 def _sentence(violation: Violation) -> str:
     if violation.fault:
         return violation.fault
-    # A table WITHOUT ROWID has no number to tell its rows by.
+    # SQLite reports no row id for a table WITHOUT ROWID.
     row = "a row" if violation.row is None else f"row {violation.row}"
     return f"{row} of {violation.table} references a missing row of {violation.parent}"
 
 
 _NONE: frozenset[str] = frozenset()
-# Reading the keys of every table is dear where there are thousands; few of them have any.
+# Reading the keys of thousands of tables is slow, so tables without the word REFERENCES are skipped.
 _KEYS = """
 SELECT child.name, key."table" FROM main.sqlite_schema AS child, pragma_foreign_key_list(child.name, 'main') AS key
 WHERE child.type = 'table' AND instr(lower(child.sql), 'references')

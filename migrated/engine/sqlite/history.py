@@ -1,4 +1,4 @@
-"""`_migrations_history`, to which rows are only added; and the whole record of a database, read at once."""
+"""The append-only table `_migrations_history`; and reading the whole ledger state at once."""
 
 import os
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ _RECORDED = """
 SELECT version, name, up_sql, down_sql, checksum, directives FROM main._migrations_history
 WHERE version = ? AND up_sql IS NOT NULL AND action = ? ORDER BY id DESC LIMIT 1
 """
-# Of each version the last entry; but one that has the ledger's checksum before any other: a restored database
-# remembers what came later too. SQLite takes the other columns from the row with the maximum
+# For each version the last entry, but one with the ledger's checksum is preferred: after a restore the history
+# also has entries that were made after the snapshot. SQLite takes the other columns from the row with the maximum
 # (https://www.sqlite.org/lang_select.html#bareagg).
 _RECORDED_AS_APPLIED = """
 SELECT h.version, h.name, h.up_sql, h.down_sql, h.checksum, h.directives,
@@ -29,9 +29,9 @@ WHERE h.up_sql IS NOT NULL AND h.action IN ('apply', 'redo', 'mark-applied', 'up
 """
 UPDATE = "update"
 BEGAN_EMPTY = "the database was new"
-"""The reason that the first entry has in a database in which there was nothing before."""
+"""The `reason` of the first entry in a database that was empty before."""
 _ENTRY_SIZE = 4096
-"""More bytes than an entry has without its texts."""
+"""An upper bound for the bytes of an entry without its SQL texts."""
 _PARTS = {MigrationDirection.UP: "apply-statement", MigrationDirection.DOWN: "rollback-statement"}
 _WHOLE = {MigrationDirection.UP: "apply", MigrationDirection.DOWN: "rollback"}
 _LAST = "SELECT id, action FROM main._migrations_history ORDER BY id DESC LIMIT 1"
@@ -46,7 +46,7 @@ _ADD = (
 
 
 def violations(connection: apsw.Connection) -> dict[str, int]:
-    """Those that the last entry speaks of, by table."""
+    """Return the old foreign-key violations stored with the last entry, by table."""
     import json
 
     rows = connection.execute("SELECT violations FROM main._migrations_history ORDER BY id DESC LIMIT 1")
@@ -57,10 +57,10 @@ def violations(connection: apsw.Connection) -> dict[str, int]:
 
 
 class HistoryDetails(NamedTuple):
-    """How a step went: its time, the rows it changed; of one without a transaction, the statement of how many.
+    """Details of a history entry: duration, changed rows and, without a transaction, the statement of how many.
 
-    `reason` is what a person gave for it; `violations` is a JSON object with the number of old violations of
-    foreign keys in each table touched until then.
+    `reason` was given by a person. `violations` is a JSON object with the number of old foreign-key violations in
+    each table touched so far.
     """
 
     execution_time_ms: int = 0
@@ -72,15 +72,15 @@ class HistoryDetails(NamedTuple):
 
 
 def unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
-    """The migration without a transaction that stopped half way, if one did.
+    """Return the unfinished migration without a transaction, or None.
 
-    Nothing else can have been done since: so it is what the last entry of the history speaks of.
+    Everything else is refused until it is repaired, so only the last entry of the history can tell of one.
     """
     return read_unfinished(connection, database) if ledger.has(connection, "_migrations_history") else None
 
 
 def read_unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
-    """As `unfinished`, of a history that is known to be there."""
+    """Like `unfinished`, for a history table that is known to exist."""
     try:
         for row, action in connection.execute(_LAST):
             for direction, part in _PARTS.items():
@@ -104,12 +104,12 @@ def _unfinished(
 
 
 def last_entry(connection: apsw.Connection) -> int | None:
-    """The number of the history's last entry."""
+    """Return the id of the last entry in the history; None if there is none."""
     return next((int(row) for row, _ in connection.execute(_LAST)), None)
 
 
 def stored_migrations(connection: apsw.Connection, versions: Iterable[int], database: str) -> dict[int, Migration]:
-    """The migrations as they were when they were last applied, by version; only those that were recorded."""
+    """Return the migrations as they were when last applied, by version; only those in the history."""
     if not ledger.has(connection, TABLE):
         return {}
     wanted = set(versions)
@@ -133,11 +133,14 @@ def _migration(row: tuple[Any, ...], database: str) -> Migration:
 
 
 def too_long(connection: apsw.Connection, migration: Migration) -> str | None:
-    """What is wrong with texts that no entry could hold: better told before an hour of statements than after."""
+    """Return an error message if the SQL exceeds SQLITE_LIMIT_LENGTH and could not be stored in the history.
+
+    Checked first, because the history row is written last, perhaps after an hour of statements.
+    """
     limit = connection.limit(apsw.SQLITE_LIMIT_LENGTH)
     texts = migration.up_sql, migration.down_sql or ""
     room = limit - _ENTRY_SIZE
-    # No character takes more than four bytes, in any encoding.
+    # A character takes at most four bytes in any encoding, so most texts need not be encoded to be measured.
     if 4 * sum(map(len, texts)) <= room:
         return None
     encoding = str(connection.pragma("encoding"))
@@ -148,9 +151,9 @@ def too_long(connection: apsw.Connection, migration: Migration) -> str | None:
 
 
 def record_step(connection: apsw.Connection, step: Step, details: HistoryDetails) -> AppliedMigration:
-    """Enter a migration, or strike it out, in the transaction that did it.
+    """Insert or delete the ledger entry of a step, and add it to the history, in the step's transaction.
 
-    Returns the entry as the table has it, or had it.
+    Returns the inserted or deleted entry.
     """
     up = step.direction is MigrationDirection.UP
     entry = (ledger.insert if up else ledger.delete)(connection, step.migration, details.execution_time_ms)
@@ -159,13 +162,13 @@ def record_step(connection: apsw.Connection, step: Step, details: HistoryDetails
 
 
 def began_empty(connection: apsw.Connection) -> bool:
-    """Whether the history tells of everything that was ever in the database."""
+    """True if the database was empty before its first history entry."""
     first = "SELECT reason FROM main._migrations_history ORDER BY id LIMIT 1"
     return ledger.has(connection, TABLE) and connection.execute(first).get == BEGAN_EMPTY
 
 
 def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
-    """Add what the history of another database has beyond this one's, which is its beginning."""
+    """Append the later entries of another history, of which this one is the beginning."""
     if not ledger.has(other, TABLE):
         return
     known = {name for (name,) in connection.execute(_COLUMNS)}
@@ -178,24 +181,24 @@ def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
 
 
 def record_repeatable(connection: apsw.Connection, migration: Migration, details: HistoryDetails) -> None:
-    """Add that a repeatable migration was applied: under its label, and 0, for it has no version."""
+    """Add that a repeatable migration was applied, under its label and version 0."""
     what = ("repeat", 0, migration.label, migration.checksum, "", migration.up_sql, None)
     _add(connection, what, details)
 
 
 def record_part(connection: apsw.Connection, step: Step, details: HistoryDetails, *, with_texts: bool) -> None:
-    """Record that a statement of a migration without a transaction is done; the texts once in a run."""
+    """Add that one statement of a migration without a transaction is done; the SQL texts once per run."""
     record(connection, _PARTS[step.direction], step.migration, details, with_texts=with_texts)
 
 
 def record_restore(connection: apsw.Connection, snapshot: Snapshot, reason: str | None) -> None:
-    """Add that the content is that of a snapshot, whose name is the entry's."""
+    """Add that a snapshot was restored; its id is the name of the entry."""
     what = ("restore", snapshot.version or 0, snapshot.id, "", "", None, None)
     _add(connection, what, HistoryDetails(reason=reason))
 
 
 def record_update(connection: apsw.Connection, migration: Migration) -> None:
-    """Record what an applied migration is like now, but for its up text."""
+    """Store the current name, down SQL and header of an applied migration."""
     ledger.rename(connection, migration)
     record(connection, UPDATE, migration)
 
@@ -208,7 +211,7 @@ def record(
     *,
     with_texts: bool = True,
 ) -> None:
-    """Add to the history."""
+    """Add an entry to the history."""
     what = (
         action,
         migration.version,
@@ -226,10 +229,13 @@ def _add(connection: apsw.Connection, what: tuple[str | int | None, ...], detail
 
 
 def read_ledger_state(connection: apsw.Connection, database: str) -> LedgerState:
-    """What is applied, and what stopped half way. Raises `DatabaseError` where a table of ours is another's."""
-    there = ledger.existing_tables(connection)
+    """Read what is applied and what is unfinished.
+
+    Raises `DatabaseError` if a table with one of our names has unexpected columns.
+    """
+    existing = ledger.existing_tables(connection)
     return LedgerState(
-        ledger.read_existing(connection, database) if "_migrations" in there else [],
-        read_unfinished(connection, database) if "_migrations_history" in there else None,
-        repeatables.read_existing(connection, database) if repeatables.TABLE in there else [],
+        ledger.read_existing(connection, database) if "_migrations" in existing else [],
+        read_unfinished(connection, database) if "_migrations_history" in existing else None,
+        repeatables.read_existing(connection, database) if repeatables.TABLE in existing else [],
     )

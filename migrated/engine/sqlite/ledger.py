@@ -1,4 +1,4 @@
-"""`_migrations`, what is applied: creating, reading and changing it, and a summary of it by one query."""
+"""The ledger table `_migrations`: create, read and change it; and a summary of it by one query."""
 
 import contextlib
 import re
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS main._migrations_history (
     program_version TEXT NOT NULL
 );
 """
-# Of the history, and not there in databases that the first builds of 0.1.0 made.
+# Columns of the history that databases created by the first builds of 0.1.0 lack.
 _LATER_COLUMNS = {"statement": "INTEGER", "statements": "INTEGER", "reason": "TEXT", "violations": "TEXT"}
 _OURS = (len(LEDGER_PREFIX), LEDGER_PREFIX)
 _OUR_NAME = re.compile(rf"(?<![\w$]){LEDGER_PREFIX}", re.IGNORECASE)
@@ -59,7 +59,7 @@ HISTORY_COLUMNS = (
     *("action", "version", "name", "checksum", "directives", "up_sql", "down_sql", "execution_time_ms"),
     *("rows_changed", "statement", "statements", "reason", "violations", "host", "pid", "program_version"),
 )
-"""Those that are written with an entry."""
+"""The columns that an INSERT into the history sets."""
 TABLE = "_migrations"
 _READ_HISTORY = f"SELECT {', '.join(HISTORY_COLUMNS)} FROM main._migrations_history LIMIT 0"
 _COLUMNS = "version, name, checksum, applied_at, execution_time_ms"
@@ -69,9 +69,9 @@ _DELETE = f"DELETE FROM main._migrations WHERE version = ? RETURNING {_COLUMNS}"
 
 
 def create(connection: apsw.Connection, database: str) -> None:
-    """Make both tables where they are not there yet.
+    """Create the ledger and the history if they are missing.
 
-    Raises `DatabaseError` when something else has one of their names.
+    Raises `DatabaseError` if something else has one of their names.
     """
     try:
         if not {"_migrations", "_migrations_history"} <= existing_tables(connection):
@@ -80,7 +80,7 @@ def create(connection: apsw.Connection, database: str) -> None:
             return
         _complete(connection)
         connection.execute(_READ_HISTORY)
-        # CREATE TABLE IF NOT EXISTS is content with a view; a view has no rows of its own to insert into.
+        # CREATE TABLE IF NOT EXISTS accepts a view of that name; preparing an INSERT into the view fails.
         connection.execute("EXPLAIN INSERT INTO main._migrations DEFAULT VALUES").fetchall()
     except apsw.SQLError as error:
         raise unexpected_table("_migrations or _migrations_history", error, database) from error
@@ -101,28 +101,28 @@ def _complete(connection: apsw.Connection) -> None:
 
 
 def reserved_names(connection: apsw.Connection) -> set[str]:
-    """Every name in the database that begins as ours do."""
+    """Return every name in the database that begins with `_migrations`, in any case."""
     rows = connection.execute("SELECT name FROM main.sqlite_schema WHERE lower(substr(name, 1, ?)) = ?", _OURS)
     return {str(name) for (name,) in rows}
 
 
 def triggers_on_our_tables(connection: apsw.Connection) -> set[str]:
-    """The triggers that speak of our tables: the authorizer sees what they do only once they fire."""
-    # Of many triggers nearly none does: SQLite passes over the others a hundred times as fast as we.
+    """Return the triggers that name our tables; the authorizer sees their writes only when they fire."""
+    # Almost no trigger names our tables: instr() in SQLite skips the others a hundred times as fast as Python.
     rows: list[Any] = connection.execute(_TRIGGERS, (LEDGER_PREFIX,)).fetchall()
     return {name for name, sql in rows if _OUR_NAME.search(schema_text(connection, sql))}
 
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
-    """What is applied, ascending; nothing where the table is not there yet.
+    """Return the applied migrations, ascending; an empty list if the table does not exist.
 
-    Raises `DatabaseError` when the table is there but is another tool's, or holds what we never write.
+    Raises `DatabaseError` if the table belongs to another tool, or holds values that we never write.
     """
     return read_existing(connection, database) if has(connection, "_migrations") else []
 
 
 def read_existing(connection: apsw.Connection, database: str) -> list[AppliedMigration]:
-    """As `read`, of a table that is known to be there."""
+    """Like `read`, for a table that is known to exist."""
     try:
         rows = connection.execute(_READ).fetchall()
         return [_entry(row) for row in rows]
@@ -131,8 +131,8 @@ def read_existing(connection: apsw.Connection, database: str) -> list[AppliedMig
 
 
 def insert(connection: apsw.Connection, migration: Migration, execution_time_ms: int) -> AppliedMigration:
-    """Make the ledger say that a migration is applied."""
-    # The time as datetime('now') has it; written here, it need not be read back.
+    """Insert the entry of a migration that was applied."""
+    # The format of datetime('now'), made here so that the entry need not be read back.
     now = datetime.now(UTC).replace(microsecond=0)
     applied_at = now.replace(tzinfo=None).isoformat(" ")
     entered = (migration.version, migration.name, migration.checksum, applied_at, execution_time_ms)
@@ -141,25 +141,25 @@ def insert(connection: apsw.Connection, migration: Migration, execution_time_ms:
 
 
 def rename(connection: apsw.Connection, migration: Migration) -> None:
-    """Give the entry of an applied migration its present name."""
+    """Store the current name of an applied migration."""
     connection.execute(
         "UPDATE main._migrations SET name = ? WHERE version = ?", (migration.name, migration.version)
     )
 
 
 def correct(connection: apsw.Connection, migration: Migration) -> None:
-    """Give the entry of an applied migration its present name and checksum."""
+    """Store the current name and checksum of an applied migration."""
     corrected = (migration.name, migration.checksum, migration.version)
     connection.execute("UPDATE main._migrations SET name = ?, checksum = ? WHERE version = ?", corrected)
 
 
 def delete(connection: apsw.Connection, migration: Migration, _time: int = 0) -> AppliedMigration:
-    """Make the ledger say that a migration is not applied; return the entry as it was."""
+    """Delete the entry of a migration that was rolled back, and return it."""
     return _entry(connection.execute(_DELETE, (migration.version,)).fetchall()[0])
 
 
 def unexpected_table(table: str, error: Exception, database: str) -> DatabaseError:
-    """The error for a table of our name that is not as we make it."""
+    """Return the error for a table that has our name and other columns or values."""
     return DatabaseError(
         f"unexpected columns in table {table}: {error}",
         database=database,
@@ -168,12 +168,12 @@ def unexpected_table(table: str, error: Exception, database: str) -> DatabaseErr
 
 
 def existing_tables(connection: apsw.Connection) -> set[str]:
-    """Which of our tables there are. One look through the schema, as it may be long."""
+    """Return which of our tables exist, with one query, as the schema may be large."""
     return {str(name) for (name,) in connection.execute(_EXISTING)}
 
 
 def has(connection: apsw.Connection, table: str) -> bool:
-    """Whether there is a table of this name."""
+    """True if the table exists."""
     return bool(connection.execute(_EXISTS, (table,)).fetchall())
 
 
@@ -184,16 +184,16 @@ def _entry(row: tuple[Any, ...]) -> AppliedMigration:
     return AppliedMigration(version, str(name), str(checksum), _time(str(applied_at)), execution_time_ms)
 
 
-# Where there are many databases, they have their migrations from the same few seconds.
+# The databases of a fleet are migrated within the same few seconds, so most times repeat.
 @lru_cache(maxsize=1000)
 def _time(applied_at: str) -> datetime:
     when = datetime.fromisoformat(applied_at)
-    # datetime('now') writes UTC and does not say so.
+    # datetime('now') writes UTC without a time zone.
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
-# What is applied in one text; what the history ends with, for a migration may have stopped half way; whether there
-# are repeatable migrations, which only a real look tells of.
+# All ledger entries as one text; the last action of the history, as a migration may be unfinished; and if the
+# table of repeatable migrations exists, which this summary does not cover.
 _SUMMARY = """
 SELECT
     (SELECT group_concat(version || ' ' || checksum || ' ' || name, char(10))
@@ -204,21 +204,21 @@ SELECT
 
 
 class LedgerSummary(NamedTuple):
-    """Two databases with the same one have the same applied, and nothing else on record that matters."""
+    """The ledger as one value: databases with equal summaries have the same migrations applied."""
 
     applied: str
     last_action: str
 
 
 def summary(path: str, application_id: int) -> LedgerSummary | None:
-    """What a database looks like; None where a real look has to be taken, for whatever reason.
+    """Return the summary of a ledger; None if the ledger has to be read in full, for whatever reason.
 
-    For a process of ours alone: it is not seen to whether another library has the database open in it.
+    Only for a process in which nothing but apsw has the database open: this is not checked here.
     """
     if application_id:
         return None
     try:
-        # For writing, as by `open_for_reading`, though nothing is written.
+        # Opened for writing, for the reason given in `open_for_reading`; nothing is written.
         with contextlib.closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
             row: Any = connection.execute(_SUMMARY).fetchall()[0]
     except (apsw.Error, UnicodeError):

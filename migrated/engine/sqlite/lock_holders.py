@@ -1,7 +1,7 @@
-"""Who else uses a database: other processes by their locks, and other code of this process by its descriptors.
+"""Find other users of a database: processes by their locks, code in this process by its descriptors.
 
-Nothing here opens the database: closing a file that this process has open through SQLite as well would drop
-SQLite's locks on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+Nothing here opens the database: closing a file that this process also has open through SQLite would drop SQLite's
+locks on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 """
 
 import fcntl
@@ -34,10 +34,10 @@ class _Lock(NamedTuple):
 
 
 def holder_of(path: str) -> str | None:
-    """The other processes whose locks keep us from the database, such as `pid 1234 (python3)`; at most five.
+    """Describe the processes whose locks block us, such as `pid 1234 (python3)`; at most five.
 
-    Writers if there are any; else the readers, which keep a rollback journal's COMMIT waiting. A reader in WAL
-    mode blocks nobody and is not named. None when there is nobody, or /proc/locks does not tell.
+    These are the writers or, if there are none, the readers, which block COMMIT with a rollback journal. A reader
+    in WAL mode blocks nobody and is not named. None if there is nobody, or if /proc/locks is not readable.
 
     A writer holds RESERVED, PENDING or all SHARED bytes of the file, a reader SHARED ones: these lie from
     PENDING_BYTE, 0x40000000, onwards (https://www.sqlite.org/src/file/src/os.h). In WAL mode a writer holds byte
@@ -53,22 +53,23 @@ def holder_of(path: str) -> str | None:
     on_file, on_index = _locks_on(real, lines), _locks_on(f"{real}-shm", lines)
     writers = {lock.pid for lock in on_file if lock.writes and lock.covers(_WRITER)}
     writers |= {lock.pid for lock in on_index if lock.writes and lock.covers(_WAL_WRITER)}
-    # In WAL mode everybody keeps a SHARED lock on the file as well.
+    # In WAL mode every connection keeps a SHARED lock on the file too, and blocks nobody by it.
     readers = {lock.pid for lock in on_file if lock.covers(_SHARED)} - {lock.pid for lock in on_index}
     found = sorted((writers - {os.getpid()}) or (readers - {os.getpid()}))
     return ", ".join(map(_describe, found[:_MOST_NAMED])) or None
 
 
 def other_sqlite_user(path: str) -> str | None:
-    """What else than apsw has a database, its `-wal` or its `-shm` open in this process, for people to read.
+    """Describe any non-apsw user of this database in our own process.
 
-    None when nothing has, and where /proc does not tell. Other threads may use apsw on it as they like.
+    Closing their descriptor would drop our POSIX locks, on the database, its `-wal` or its `-shm`. None if there
+    is no such user, or if /proc is not readable. Other threads may use apsw on the database.
     """
-    # SQLite's own files lie beside the one that a link leads to; links on the way there lead to these as well.
+    # SQLite's files lie next to the target of a link. Links in the directory part lead to the same files anyway.
     real = os.path.realpath(path) if os.path.islink(path) else path
     found = _find_other_user(real)
-    # Another thread may have opened or closed the database between our looks at this and at that; or it keeps
-    # a descriptor open that SQLite closes when that thread's transaction ends.
+    # With other threads a single check can be wrong: one may open or close the database during it, or keep a
+    # descriptor open that SQLite closes when that thread's transaction ends. So a finding has to last.
     for pause in _PAUSES if _has_other_threads() else ():
         if found is None:
             return None
@@ -91,7 +92,7 @@ def _locks_on(path: str, lines: Sequence[str]) -> list[_Lock]:
         return []
     locks = []
     for line in lines:
-        # 1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 1073741824 1073742335; one that is waited for has "->" second.
+        # 1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 1073741824 1073742335; a waiter has "->" as its second field.
         fields = line.split()
         if len(fields) != 8 or fields[1] != "POSIX":  # noqa: PLR2004 - as many as the line above has
             continue
@@ -106,7 +107,7 @@ def _locks_on(path: str, lines: Sequence[str]) -> list[_Lock]:
 def _is_same(status: os.stat_result, major: int, minor: int, pid: int) -> bool:
     if (major, minor) == (os.major(status.st_dev), os.minor(status.st_dev)):
         return True
-    # btrfs and overlays tell stat() another device than the kernel's own lists; such devices have no major number.
+    # On btrfs and overlayfs stat() returns another device than /proc/locks; such devices have major number 0.
     if major or os.major(status.st_dev):
         return False
     try:
@@ -140,7 +141,7 @@ def _find_other_user(real: str) -> str | None:
     files = _identities(f"{real}{ending}" for ending in ("", "-wal", "-shm"))
     before = _descriptors(files)
     for number, flags in before.items():
-        # SQLite opens everything with O_NOFOLLOW, hardly anything else does.
+        # SQLite opens everything with O_NOFOLLOW, which hardly any other code does.
         if not flags & os.O_NOFOLLOW:
             return f"as a plain file, descriptor {number}"
     if not before:
@@ -153,7 +154,7 @@ def _find_other_user(real: str) -> str | None:
 
 
 def _is_two_libraries(real: str) -> bool:
-    """Whether more descriptors than connections mean a second library, where apsw may have the database open.
+    """True if more descriptors than apsw connections mean a second SQLite library.
 
     SQLite keeps the descriptor of a closed connection for as long as another one has a lock on the file
     (https://www.sqlite.org/src/file/src/os_unix.c, "setPendingFd"). In WAL mode that is as long as another one
@@ -166,13 +167,13 @@ def _is_two_libraries(real: str) -> bool:
 
 
 def _descriptors(files: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """Our descriptors that are open on one of the files, with their flags."""
+    """Return the descriptors of this process that are open on one of the files, with their flags."""
     try:
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
         return {}
     found = {number: _flags(number) for number in numbers if _is_one_of(number, files)}
-    # Closing an O_PATH descriptor drops no lock. The numbers may be other files' by now.
+    # Closing an O_PATH descriptor drops no lock. The files are compared again, as a number may have been reused.
     return {
         number: flags for number, flags in found.items() if not flags & os.O_PATH and _is_one_of(number, files)
     }
@@ -194,7 +195,10 @@ def _flags(number: int) -> int:
 
 
 def _times_open_in_apsw(file: tuple[int, int]) -> int:
-    """How many times apsw has the file open, under whatever name. A connection that cannot say counts as one."""
+    """Count how often apsw has the file open, under any name.
+
+    A connection in use by another thread counts as one.
+    """
     count = 0
     for connection in apsw.connections():
         try:
@@ -208,7 +212,7 @@ def _times_open_in_apsw(file: tuple[int, int]) -> int:
 
 
 def _standard_library_in_use() -> bool:
-    """Whether the standard library's SQLite has anything open at all; which file cannot be asked."""
+    """True if the standard library's SQLite has any database open; it does not tell which."""
     module = sys.modules.get("_sqlite3")
     if module is None:
         return False

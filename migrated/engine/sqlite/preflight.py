@@ -1,4 +1,4 @@
-"""What is looked at before the first write to a database, so that trouble is told before anything is touched."""
+"""Checks before the first write to a database, so that problems are reported with nothing changed."""
 
 import os
 import stat
@@ -24,14 +24,13 @@ _AS_EFFECTIVE_USER = os.access in os.supports_effective_ids
 
 
 def require_usable(path: str, *, create: bool, is_alone: bool = False) -> None:
-    """See that a database can be migrated by this process and used by its owner afterwards. Changes nothing.
+    """Check that this process can migrate a database and its owner can use it afterwards. Changes nothing.
 
-    Raises `DatabaseError` whose `code` is, in the order in which they are looked for, NOT_A_FILE,
-    OPEN_ELSEWHERE_IN_PROCESS, READ_ONLY, DIRECTORY_NOT_WRITABLE, SIBLING_NOT_WRITABLE or FOREIGN_OWNER. A database
-    that is missing is looked into only where it may be created; that we are alone is not looked into where it is
-    known.
+    Raises `DatabaseError` with one of these codes, checked in this order: NOT_A_FILE, OPEN_ELSEWHERE_IN_PROCESS,
+    READ_ONLY, DIRECTORY_NOT_WRITABLE, SIBLING_NOT_WRITABLE, FOREIGN_OWNER. For a missing database the directory is
+    checked only if the database may be created. `is_alone` skips the check for other users in this process.
     """
-    # SQLite makes its own files beside the real one, wherever links lead.
+    # SQLite creates its files next to the real file, so links are resolved.
     real = os.path.realpath(path) if os.path.islink(path) else os.path.abspath(path)
     directory = os.path.dirname(real)
     try:
@@ -51,7 +50,7 @@ def require_usable(path: str, *, create: bool, is_alone: bool = False) -> None:
 
 
 def require_regular_file(path: str) -> None:
-    """Raise `DatabaseError` NOT_A_FILE where there is something else than a file; a missing one is none."""
+    """Raise `DatabaseError` NOT_A_FILE if the path exists and is not a regular file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -60,9 +59,9 @@ def require_regular_file(path: str) -> None:
 
 
 def require_alone_in_process(path: str) -> None:
-    """Raise `DatabaseError` OPEN_ELSEWHERE_IN_PROCESS when this process has the database open without apsw.
+    """Raise `DatabaseError` OPEN_ELSEWHERE_IN_PROCESS if this process has the file open without apsw.
 
-    That holds for reading too: when we close the database, the other library loses its locks.
+    Reading needs this check too: when we close the file, the other library loses its POSIX locks.
     """
     if how := lock_holders.other_sqlite_user(path):
         raise DatabaseError(
@@ -88,7 +87,7 @@ def create_for_owner(path: str) -> None:
             return
         descriptor = os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except OSError:
-        # It exists, or SQLite will say what is wrong.
+        # It exists by now, or SQLite reports the same problem when it opens the file.
         return
     try:
         os.fchown(descriptor, *owner)
@@ -107,9 +106,9 @@ def create_for_owner(path: str) -> None:
 
 
 def require_application_id(connection: apsw.Connection, expected: int, database: str) -> None:
-    """Raise `DatabaseError` APPLICATION_ID for another program's database; 0 expects nothing.
+    """Raise `DatabaseError` APPLICATION_ID for a database of another program; 0 accepts any.
 
-    A database without any object has no program yet. The number may be given signed or unsigned.
+    A database without objects belongs to no program yet. The number may be signed or unsigned.
     """
     if expected == 0:
         return
@@ -189,7 +188,8 @@ def _require_sibling(sibling: str, path: str) -> None:
 
 def _sibling_trouble(sibling: str) -> str | None:
     reason = None
-    # They come and go while the database is used: one that went between our two looks may not be written either.
+    # SQLite creates and removes these files while the database is in use, and access() also fails for one that
+    # was just removed. So a missing permission only counts if the file still exists at the next try.
     for _ in range(_LOOKS):
         try:
             status = os.lstat(sibling)
@@ -207,7 +207,7 @@ def _require_usable_for_owner(status: os.stat_result, directory: str, path: str)
     us, owner = os.geteuid(), status.st_uid
     if us in {0, owner}:
         return
-    # What SQLite makes has the mode of the database, and belongs to us and to our group or the directory's.
+    # Files that SQLite creates get the mode of the database, our user, and our group or the setgid directory's.
     place = os.stat(directory)
     group = place.st_gid if place.st_mode & stat.S_ISGID else os.getegid()
     if permissions.could_use(owner, group=group, mode=status.st_mode) or permissions.has_default_acl(directory):

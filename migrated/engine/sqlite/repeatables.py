@@ -1,6 +1,6 @@
-"""`_migrations_repeatable`: which repeatable migrations are applied, with which text, and what they made.
+"""The table `_migrations_repeatable`: the applied repeatable migrations, their checksums and objects.
 
-The table is made with the first of them.
+The table is created with the first of them.
 """
 
 from collections.abc import Iterable
@@ -29,12 +29,12 @@ _KINDS = {"view", "trigger"}
 
 
 def read(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
-    """What is applied, by name. Raises `DatabaseError` when the table is not as we make it."""
+    """Return what is applied, by name. Raises `DatabaseError` if the table has unexpected columns."""
     return read_existing(connection, database) if ledger.has(connection, TABLE) else []
 
 
 def read_existing(connection: apsw.Connection, database: str) -> list[AppliedRepeatable]:
-    """As `read`, of a table that is known to be there."""
+    """Like `read`, for a table that is known to exist."""
     try:
         return [_entry(*row) for row in connection.execute(_READ)]
     except (apsw.SQLError, ValueError, TypeError) as error:
@@ -42,14 +42,14 @@ def read_existing(connection: apsw.Connection, database: str) -> list[AppliedRep
 
 
 def create(connection: apsw.Connection) -> None:
-    """Make the table where it is not there yet."""
+    """Create the table if it is missing."""
     connection.execute(_CREATE).fetchall()
 
 
 def insert(
     connection: apsw.Connection, migration: Migration, execution_time_ms: int, objects: Iterable[tuple[str, str]]
 ) -> AppliedMigration:
-    """Record that one is applied, with what it made. The entry returned has no version: 0 stands there."""
+    """Record it as applied, with the objects it created. Repeatable migrations have version 0."""
     import json
 
     create(connection)
@@ -59,7 +59,7 @@ def insert(
 
 
 def undo(connection: apsw.Connection, entries: Iterable[AppliedRepeatable]) -> None:
-    """Drop what these made, as far as it is still there, and forget them."""
+    """Drop the objects that these migrations created, if they still exist, and delete their entries."""
     for entry in entries:
         for kind, name in entry.objects:
             if kind in _KINDS:

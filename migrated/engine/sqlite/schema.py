@@ -21,15 +21,15 @@ _ROWS_KEPT = {
     "_migrations": ("version", "name", "checksum"),
     repeatables.TABLE: ("name", "checksum", "objects"),
 }
-"""Of our own tables, those whose rows are kept, and their columns; the others of a row take their defaults.
+"""Our own tables whose rows are written, with the columns; all other columns get their defaults.
 
-The text must be the same wherever the same migrations were applied, so it holds no time and no host.
+The script must be the same wherever the same migrations were applied, so it has no times and no host.
 """
 _NUMBERS = ("application_id", "user_version")
 _ORDER = ("table", "index", "view", "virtual", "trigger")
-"""What comes later may need what comes earlier in order to be made."""
-# An index without a text belongs to a constraint. Any of these texts may be no UTF-8. The list is made only once:
-# SQLite would make it anew for each object.
+"""The order of creation: later kinds may depend on earlier ones."""
+# An index without SQL belongs to a constraint. Texts are read as BLOBs, as they may not be valid UTF-8.
+# MATERIALIZED: SQLite would otherwise run pragma_table_list again for each object.
 _OBJECTS = """
 WITH listed AS MATERIALIZED (SELECT name, type FROM pragma_table_list WHERE schema = 'main')
 SELECT coalesce(l.type, o.type), CAST(o.name AS BLOB), CAST(o.tbl_name AS BLOB), CAST(o.sql AS BLOB)
@@ -47,10 +47,10 @@ class _Object(NamedTuple):
 
 
 def read_schema(database: str, busy_handler: BusyHandler) -> bytes | None:
-    """Everything but the rows of a database, as a script; changes nothing.
+    """Return the schema of a database as a script. Changes nothing.
 
-    None where there is nothing to tell: no database yet, or a migration without a transaction that stopped half
-    way. Raises `DatabaseError`. The text is UTF-8 unless the database holds something that is not.
+    None if there is no database, or while a migration without a transaction is unfinished. The script is UTF-8,
+    unless the database has texts that are not. Raises `DatabaseError`.
     """
     if is_absent_or_empty(database):
         return None
@@ -58,7 +58,7 @@ def read_schema(database: str, busy_handler: BusyHandler) -> bytes | None:
         contextlib.closing(open_for_reading(database, busy_handler)) as connection,
         as_database_error(database),
     ):
-        # One moment, whoever writes meanwhile.
+        # One transaction: all reads see the same state.
         connection.execute("BEGIN")
         if history.unfinished(connection, database):
             return None
@@ -82,7 +82,7 @@ def _paragraphs(connection: apsw.Connection, database: str) -> Iterator[str]:
 
 
 def _objects(connection: apsw.Connection, encoding: str) -> list[_Object]:
-    """What people made, in the order in which it can be made again."""
+    """Return the objects of the application, in an order in which they can be created."""
     errors = "surrogateescape" if encoding == "UTF-8" else "replace"
     found = [
         _Object(str(kind), *(bytes(text).decode(encoding, errors) for text in texts))
@@ -94,7 +94,7 @@ def _objects(connection: apsw.Connection, encoding: str) -> list[_Object]:
 
 
 def _rank(each: _Object) -> int:
-    # A table that was taken for a shadow and is none.
+    # SQLite lists it as a shadow table by its name, but no virtual table creates it.
     return _ORDER.index("table" if each.kind == "shadow" else each.kind)
 
 
@@ -103,10 +103,10 @@ def _is_ours(each: _Object) -> bool:
 
 
 def _shadows(found: Iterable[_Object]) -> set[str]:
-    """The names of the tables that virtual tables make for themselves.
+    """Return the names of the shadow tables, which virtual tables create themselves.
 
-    SQLite goes by the name alone, and would take a table `docs_content` of the application's, which the virtual
-    table `docs` reads from, for one. So it is tried which are made.
+    SQLite decides by the name alone. A table `docs_content` of the application, from which the virtual table
+    `docs` reads, would count as one. So the virtual tables are created in memory to see which tables they make.
     """
     suspected = {folded(each.name) for each in found if each.kind == "shadow"}
     if not suspected:
@@ -117,14 +117,14 @@ def _shadows(found: Iterable[_Object]) -> set[str]:
             try:
                 trial.execute(each.sql).fetchall()
             except (apsw.Error, UnicodeEncodeError):
-                # It needs something of the application's, a tokenizer perhaps: the name has to do.
+                # It needs a module or tokenizer of the application, so only the name can decide.
                 made |= {name for name in suspected if name.startswith(f"{folded(each.name)}_")}
         made |= {folded(str(name)) for (name,) in trial.execute("SELECT name FROM sqlite_schema")}
     return suspected & made
 
 
 def _bookkeeping(*, has_repeatables: bool) -> Iterator[str]:
-    """Our own tables as they are made today, whatever version made those of the database."""
+    """Yield our own tables as this version creates them, whatever version created those in the database."""
     with contextlib.closing(apsw.Connection(":memory:")) as fresh:
         ledger.create(fresh, ":memory:")
         if has_repeatables:
@@ -147,7 +147,7 @@ def _rows(connection: apsw.Connection, database: str) -> Iterator[str]:
             yield "\n".join(f"{beginning} ({', '.join(map(str, row))});" for row in rows)
 
 
-# Tables that belong to a virtual table ("shadow") and SQLite's own are not what a person thinks in.
+# Without shadow tables and SQLite's own tables, which users do not know about.
 _COMPARING_OBJECTS = """
 SELECT name, type FROM pragma_table_list
 WHERE schema = 'main' AND type IN ('table', 'virtual', 'view') AND substr(name, 1, 7) != 'sqlite_'
@@ -157,7 +157,7 @@ AND lower(substr(name, 1, ?)) != ?
 
 @dataclass(frozen=True, slots=True)
 class RowCount:
-    """How many rows a table has now, and had in the snapshot."""
+    """The number of rows of a table now, and in the snapshot."""
 
     table: str
     now: int
@@ -166,11 +166,11 @@ class RowCount:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What restoring would undo.
+    """What restoring a snapshot would lose.
 
-    `migrations` are applied now and not in the snapshot, ascending; `tables` and `views` exist now and not there;
-    `rows` names the tables of both whose number of rows differs. A table whose rows cannot be counted (a virtual
-    one, whose module is the application's) is not among the latter. Rows that only changed are not seen.
+    `migrations` are applied now but not in the snapshot, ascending; `tables` and `views` exist only now; `rows`
+    has the common tables whose numbers of rows differ. Tables whose rows cannot be counted (virtual ones, whose
+    module the application has) are left out of `rows`. Rows that were only updated are not noticed.
     """
 
     migrations: tuple[AppliedMigration, ...] = ()
@@ -180,9 +180,9 @@ class Loss:
 
 
 def lost_by_restoring(snapshot: Snapshot, database: str, busy_handler: BusyHandler) -> Loss:
-    """Compare a database with a snapshot, and change neither. A missing or empty file has nothing to lose.
+    """Compare a database with a snapshot. Changes neither; a missing or empty file has nothing to lose.
 
-    Raises `DatabaseError` when one of them cannot be read.
+    Raises `DatabaseError` if one of them cannot be read.
     """
     if is_absent_or_empty(database):
         return Loss()
@@ -191,7 +191,7 @@ def lost_by_restoring(snapshot: Snapshot, database: str, busy_handler: BusyHandl
         as_database_error(database),
         contextlib.closing(_opened(snapshot, database)) as past,
     ):
-        # One moment of the live database, whoever writes meanwhile.
+        # One transaction: all reads see the same state of the live database.
         live.execute("BEGIN")
         return _compared(live, past, database)
 
@@ -225,7 +225,7 @@ def _compared(live: apsw.Connection, past: apsw.Connection, database: str) -> Lo
 
 
 def _names(connection: apsw.Connection) -> tuple[set[str], set[str]]:
-    """The names of the tables and of the views."""
+    """Return the names of the tables and of the views."""
     names: tuple[set[str], set[str]] = set(), set()
     for name, kind in connection.execute(_COMPARING_OBJECTS, (len(LEDGER_PREFIX), LEDGER_PREFIX)):
         names[kind == "view"].add(str(name))
@@ -233,7 +233,7 @@ def _names(connection: apsw.Connection) -> tuple[set[str], set[str]]:
 
 
 def _counts(live: apsw.Connection, past: apsw.Connection, table: str) -> tuple[int, int] | None:
-    """Both numbers of rows, where they differ and can be told."""
+    """Return both numbers of rows if they can be counted and differ."""
     try:
         now, then = (int(side.execute(f"SELECT count(*) FROM {quoted(table)}").get) for side in (live, past))
     except apsw.SQLError:

@@ -1,4 +1,4 @@
-"""Run a script statement by statement; an error names the migration, the statement and its place."""
+"""Run a script statement by statement; an error names the migration, the statement and its position."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,12 +33,12 @@ class StatementError(Exception):
 
     @property
     def line(self) -> int:
-        """Of the fault, counted from 1."""
+        """The line of the fault, counted from 1."""
         return self.script.count("\n", 0, self.offset) + 1
 
     @property
     def column(self) -> int:
-        """Of the fault in its line, counted from 1."""
+        """The column of the fault in its line, counted from 1."""
         return self.offset - self.script.rfind("\n", 0, self.offset)
 
 
@@ -49,16 +49,16 @@ def run_script(
     before: Callable[[int, str], None] = lambda _offset, _text: None,
     span: tuple[int, int] | None = None,
 ) -> tuple[Any, ...]:
-    """Run every statement of a script, or of the `span` of it, to its end, and return the last row there was.
+    """Run every statement of a script, or of a `span` of it, to its end; return the last row.
 
     `before` is called with the offset and the text of each statement once it is prepared, and may raise. Raises
-    `StatementError`, whose cause is SQLite's error, at the first one that fails or is not allowed.
+    `StatementError`, with SQLite's error as its cause, at the first statement that fails or is not allowed.
     """
     start, end = span or (0, len(script))
     begun = prepared = start
 
     def trace(_cursor: apsw.Cursor, statement: str, _bindings: Any) -> bool:
-        # The texts that SQLite reports are, put together, the script so far to the letter.
+        # The texts that apsw passes are consecutive pieces of the script, so their lengths give the offset.
         nonlocal begun, prepared
         begun, prepared = prepared, prepared + len(statement)
         before(begun, statement)
@@ -72,7 +72,7 @@ def run_script(
         last = _drained(cursor.execute(script[start:end], can_cache=False))
     except apsw.Error as error:
         connection.authorizer = None
-        # The last statement traced was running, or the one after it was being prepared.
+        # Either the last traced statement was running, or the one after it was being prepared.
         in_preparation = authorizer.reason is not None or _fails_to_prepare(
             connection, script[prepared:end], error
         )
@@ -83,14 +83,14 @@ def run_script(
 
 
 def _drained(rows: apsw.Cursor) -> tuple[Any, ...]:
-    """Run on to the end, and return the last row: a script whose rows are not all fetched is half run."""
+    """Fetch all rows and return the last one: a script whose rows are not fetched stops half way."""
     last: tuple[Any, ...] = ()
     while True:
         try:
             for row in rows:
                 last = row
         except UnicodeDecodeError:
-            # Old databases hold texts in other encodings. Nobody looks at the row, and it is not fetched again.
+            # Old databases have texts in other encodings. The row is not needed, and the cursor is past it.
             continue
         return last
 
@@ -114,7 +114,7 @@ def _located(error: apsw.Error, script: str, base: int, authorizer: Authorizer) 
     at = getattr(error, "error_offset", -1)
     start = first_token(script, base)
     start = base if start is None else start
-    # SQLite counts bytes of UTF-8, we count characters.
+    # SQLite counts bytes of UTF-8; our offsets count characters.
     offset = base + len(script[base:].encode()[:at].decode(errors="ignore")) if at >= 0 else start
     at_sight = refusal_at_sight(script[start : statement_end(script, start)])
     message, hint = (authorizer.reason, authorizer.hint) if authorizer.reason else at_sight or explain(error)
@@ -122,7 +122,7 @@ def _located(error: apsw.Error, script: str, base: int, authorizer: Authorizer) 
 
 
 def excerpt(error: StatementError, first_line: int) -> str:
-    """The failing line with its number in the file, and a caret under the place."""
+    """Return the failing line with its number in the file, and a caret under the column."""
     line_start = error.offset - error.column + 1
     line = error.script[line_start:].partition("\n")[0]
     column = error.column - 1
@@ -144,7 +144,7 @@ def failure(
     code: str | None = None,
     transient: bool = False,
 ) -> MigrationError:
-    """The failure of a migration on its way up or down."""
+    """Return the error for a failed migration, of the type for its direction."""
     migration = step.migration
     kind = ExecutionFailedError if step.direction is MigrationDirection.UP else RollbackFailedError
     version, name = migration.known_as
@@ -154,7 +154,7 @@ def failure(
 
 
 def translated(error: StatementError, step: Step, database: str, monitor: ProgressMonitor) -> MigrationError:
-    """The same with the place in the file; a `DatabaseError` where the SQL is not to blame."""
+    """Return the error with its position in the file; a `DatabaseError` if the SQL is not the cause."""
     place, migration = step.place, step.migration
     found = interrupted(step, monitor) or _kind_of(error, step, database)
     found.version, found.name = migration.known_as
@@ -175,7 +175,7 @@ def _kind_of(error: StatementError, step: Step, database: str) -> MigrationError
 
 
 def interrupted(step: Step, monitor: ProgressMonitor) -> MigrationError | None:
-    """The failure of what was interrupted, with the cause; None where nothing was."""
+    """Return the error for an interrupted step, with the cause; None if it was not interrupted."""
     if monitor.cause is None:
         return None
     if monitor.stopped_on_request:

@@ -84,8 +84,8 @@ class RowRestorer:
         self._concerned = None if changes.touched is None else {folded(name) for name in changes.touched}
         self._dropped = {folded(name) for name in changes.dropped}
         self._meant = {name for text in _changed_texts(changes.before, changes.after) for name in _written(text)}
-        self._put_back: dict[str, int] = {}
-        self._left_out: dict[str, str] = {}
+        self._restored: dict[str, int] = {}
+        self._not_restored: dict[str, str] = {}
 
     def run(self) -> RowRestoreReport:
         """Do it, inside the transaction that is open; nothing, where rows would then be without their parent."""
@@ -97,7 +97,7 @@ class RowRestorer:
                 if self._concerned is None or name in self._concerned:
                     self._look_at(name, table, now)
             self._require_keys()
-        return RowRestoreReport(self._snapshot.id, self._put_back, self._left_out)
+        return RowRestoreReport(self._snapshot.id, self._restored, self._not_restored)
 
     @contextlib.contextmanager
     def _without_triggers(self) -> Iterator[None]:
@@ -116,14 +116,16 @@ class RowRestorer:
         try:
             rows = self._count(_SCHEMA, shown)
             if rows and name not in now:
-                self._left_out[shown] = f"{_rows(rows)}; the table does not exist any more"
+                self._not_restored[shown] = f"{_rows(rows)}; the table does not exist any more"
             elif rows and name in self._meant:
                 if (there := self._count("main", shown)) < rows:
-                    self._left_out[shown] = f"{_rows(rows)}, {there} now; a changed migration writes to the table"
+                    self._not_restored[shown] = (
+                        f"{_rows(rows)}, {there} now; a changed migration writes to the table"
+                    )
             elif rows and kind == now[name][1]:
                 self._replace(shown, rows, table, is_virtual=kind == "virtual")
         except _OF_THE_TABLE as error:
-            self._left_out[shown] = f"cannot read or write the table: {error}"
+            self._not_restored[shown] = f"cannot read or write the table: {error}"
 
     def _replace(self, table: str, rows: int, about: tuple[str, str, bool], *, is_virtual: bool) -> None:
         then, now = (self._columns(table, schema) for schema in (_SCHEMA, "main"))
@@ -139,20 +141,22 @@ class RowRestorer:
         self._copy(table, common, empty_first=not is_virtual)
         self._put_sequence_back(table)
         there = self._count("main", table)
-        self._put_back[table] = there
+        self._restored[table] = there
         if there < rows:
-            self._left_out[table] = f"{rows - there} of {_rows(rows)}; they do not fit the new table definition"
+            self._not_restored[table] = (
+                f"{rows - there} of {_rows(rows)}; they do not fit the new table definition"
+            )
         elif gone:
-            self._left_out[table] = (
+            self._not_restored[table] = (
                 f"{_rows(rows)}; values of dropped columns were not restored: {', '.join(gone)}"
             )
 
     def _leave(self, table: str, rows: int, gone: Sequence[str]) -> None:
         there = self._count("main", table)
         if there < rows:
-            self._left_out[table] = f"{_rows(rows)}, {there} now; the table was redefined"
+            self._not_restored[table] = f"{_rows(rows)}, {there} now; the table was redefined"
         elif gone:
-            self._left_out[table] = (
+            self._not_restored[table] = (
                 f"{_rows(rows)}; values of dropped columns were not restored: {', '.join(gone)}"
             )
 
@@ -186,12 +190,12 @@ class RowRestorer:
         return int(self._connection.execute(f"SELECT count(*) FROM {schema}.{quoted(table)}").get)
 
     def _require_keys(self) -> None:
-        if not self._put_back or not (self._orphans("main") - self._orphans(_SCHEMA)):
+        if not self._restored or not (self._orphans("main") - self._orphans(_SCHEMA)):
             return
         self._connection.execute("ROLLBACK TO rows").fetchall()
-        for table, rows in self._put_back.items():
-            self._left_out[table] = f"{_rows(rows)}; some would reference missing rows"
-        self._put_back.clear()
+        for table, rows in self._restored.items():
+            self._not_restored[table] = f"{_rows(rows)}; some would reference missing rows"
+        self._restored.clear()
 
     def _orphans(self, schema: str) -> Counter[tuple[str, str]]:
         try:

@@ -56,7 +56,7 @@ class Part(NamedTuple):
 def folder_of(database: str) -> str:
     """Where the snapshots of a database lie, and nobody else's, whether or not there are any."""
     directory, name = os.path.split(os.path.realpath(database))
-    return os.path.join(directory, FOLDER, _FOLDER, _called(name))
+    return os.path.join(directory, FOLDER, _FOLDER, _safe_name(name))
 
 
 def names_in(folder: str) -> dict[str, SnapshotName]:
@@ -92,7 +92,7 @@ def new_part(database: str) -> Iterator[Part]:
             _remove(folder, (name + suffix for suffix in ("", "-wal", "-shm", "-journal")))
 
 
-def _called(name: str) -> str:
+def _safe_name(name: str) -> str:
     """What stands for a database of this name: the name itself, or what fits of it and a hash.
 
     A shortened one is longer than any that was left as it is, so that none is taken for another's.

@@ -62,7 +62,7 @@ class Rebuilding:
         Raises `LedgerChangedError` if another process wrote between the last look and the end, and whatever `keep`
         and `work` raise. The database is then as it was.
         """
-        spare = [earlier.snapshot.id] if earlier and earlier.snapshot else []
+        protect = [earlier.snapshot.id] if earlier and earlier.snapshot else []
         with (
             as_database_error(self._database),
             contextlib.closing(open_for_migrating(self._database, self._busy_handler, create=False)) as holder,
@@ -70,7 +70,7 @@ class Rebuilding:
         ):
             holder.execute("BEGIN IMMEDIATE")
             moment = watcher.pragma("data_version")
-            with keep(spare) as kept, new_part(self._database) as new:
+            with keep(protect) as kept, new_part(self._database) as new:
                 part = new.path
                 self._fill(part, kept if earlier is None else earlier.snapshot, kept, holder)
                 with private_copy(part, self._database) as copy:
@@ -157,14 +157,14 @@ def earlier_states(live: apsw.Connection, database: str) -> Iterator[EarlierStat
     `DatabaseError` for one that cannot be read now: a much older state is not for a passing error of the disk.
     """
     for snapshot in reversed(snapshots.listed(database)):
-        earlier = _former_state(snapshot, live, database)
+        earlier = _earlier_state(snapshot, live, database)
         if earlier is not None:
             yield earlier
     if history.began_empty(live):
         yield EarlierState(None)
 
 
-def _former_state(snapshot: Snapshot, live: apsw.Connection, database: str) -> EarlierState | None:
+def _earlier_state(snapshot: Snapshot, live: apsw.Connection, database: str) -> EarlierState | None:
     try:
         with as_database_error(database), contextlib.closing(open_immutable(snapshot.path)) as past:
             if not _is_beginning(past, live, database):

@@ -72,7 +72,7 @@ def take(
     version: int | None,
     keep: int | None = None,
     step: Callable[[], None] = nothing,
-    spare: Collection[str] = (),
+    protect: Collection[str] = (),
 ) -> Snapshot:
     """Copy the database, look the copy over, put it on the disk; then leave the newest `keep` of its kind, or all.
 
@@ -81,7 +81,7 @@ def take(
 
     The caller holds the lock of the directory and, through another connection, the database's write lock, so
     that what is copied is what it is about to change. `step` is called every few megabytes; what it raises ends
-    the work and goes on to the caller. Never removed are the new snapshot and those whose ids are in `spare`.
+    the work and goes on to the caller. Never removed are the new snapshot and those whose ids are in `protect`.
 
     Raises `DatabaseError`: transient with the code DISK_SPACE where there is no room, with SNAPSHOT_DAMAGED where
     the database is at fault, transient for what disks and file systems do. Nothing is left behind then.
@@ -98,7 +98,7 @@ def take(
             size = put_on_disk(part.path, path, os.stat(database))
     snapshot = Snapshot(part.identity, database, path, part.taken_at, version, size, reason)
     if keep is not None:
-        _prune(snapshot, part.others, keep, spare)
+        _prune(snapshot, part.others, keep, protect)
     return snapshot
 
 
@@ -178,31 +178,36 @@ class Snapshotter:
         self.take(when.value, version=highest_version(ledger.read(connection, self._database)))
 
     @contextlib.contextmanager
-    def take_before_redo(self, version: int | None, spare: Collection[str] = ()) -> Iterator[Snapshot]:
+    def take_before_redo(self, version: int | None, protect: Collection[str] = ()) -> Iterator[Snapshot]:
         """Take one, whatever the policy says, before migrations are rolled back; it goes when that fails."""
         began = time.monotonic()
-        taken = take(self._database, reason=BEFORE_REDO, version=version, step=self.go_on)
+        taken = take(self._database, reason=BEFORE_REDO, version=version, step=self.raise_if_stopped)
         elapsed = time.monotonic() - began
         try:
             yield taken
         except BaseException:
             discard(taken)
             raise
-        prune(taken, self._policy.keep, spare)
+        prune(taken, self._policy.keep, protect)
         self._tell(taken, elapsed)
 
-    def take(self, reason: str, *, version: int | None = None, spare: Collection[str] = ()) -> None:
-        """Take one; those in `spare` are not removed to make room. Raises `DatabaseError`."""
+    def take(self, reason: str, *, version: int | None = None, protect: Collection[str] = ()) -> None:
+        """Take one; those in `protect` are not removed to make room. Raises `DatabaseError`."""
         began = time.monotonic()
         taken = take(
-            self._database, reason=reason, version=version, keep=self._policy.keep, step=self.go_on, spare=spare
+            self._database,
+            reason=reason,
+            version=version,
+            keep=self._policy.keep,
+            step=self.raise_if_stopped,
+            protect=protect,
         )
         self._tell(taken, time.monotonic() - began)
 
     def _tell(self, taken: Snapshot, seconds: float) -> None:
         self._observer.snapshot_taken(taken.id, taken.size, round(seconds * 1000))
 
-    def go_on(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise when what is running has to end: nothing was changed yet."""
         self._cancel_token.beat()
         if self._cancel_token.deadline_passed(time.monotonic()):
