@@ -32,7 +32,7 @@ TOPICS = {path.stem: path.read_text() for path in sorted(DOCS.glob("*.md"))}
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 # Each guarantee in docs/safety.md, and the tests that hold it.
 GUARANTEES = {
-    "All or nothing": ["test_half_failing_migration_leaves_nothing"],
+    "All or nothing": ["test_migration_that_fails_half_way_leaves_no_change"],
     "Crash-safe": [
         "test_a_disk_that_fails_anywhere_leaves_every_migration_whole",
         "test_any_failing_system_call_leaves_every_migration_whole",
@@ -40,7 +40,7 @@ GUARANTEES = {
     ],
     "Applied once": [
         "test_eight_processes_apply_each_migration_once",
-        "test_correctness_does_not_rest_on_the_lock_file",
+        "test_runs_are_correct_without_the_lock_file",
     ],
     "Refused before anything runs": [
         "test_refusal_names_every_offender_of_every_kind",
@@ -48,8 +48,8 @@ GUARANTEES = {
     ],
     "Nothing is skipped": ["test_late_migration_is_applied_by_default"],
     "Complete rollbacks": [
-        "test_way_down_over_an_irreversible_step_is_refused_as_a_whole",
-        "test_nothing_applied_can_be_rolled_back_without_complaint",
+        "test_rollback_over_an_irreversible_migration_is_refused_as_a_whole",
+        "test_rollback_of_an_empty_database_does_nothing",
     ],
     "Same result as SQLite": [
         "test_valid_script_comes_to_the_same_as_in_sqlite_alone",
@@ -63,23 +63,23 @@ GUARANTEES = {
     "Quoted names are checked": ["test_error_is_placed_exactly"],
     "Forbidden statements": [
         "test_forbidden_statement_is_named_and_undoes_the_migration",
-        "test_deny_list_holds_on_every_way_on_which_text_is_run",
+        "test_deny_list_applies_to_every_way_of_running_sql",
         "test_load_extension_is_not_allowed",
-        "test_ledger_is_guarded_against_triggers_that_write_to_it",
+        "test_trigger_that_writes_to_the_ledger_is_refused",
     ],
     "Time limits": [
-        "test_what_takes_longer_than_its_time_is_undone",
+        "test_step_beyond_the_stop_deadline_is_rolled_back",
         "test_statement_beyond_the_limit_is_interrupted_and_named",
     ],
-    "One transaction for a run": ["test_failure_of_one_leaves_nothing_of_any"],
+    "One transaction for a run": ["test_failure_of_one_migration_rolls_back_all"],
     "Known position": [
-        "test_killed_between_any_two_statements_exactly_the_recorded_ones_are_done",
+        "test_kill_between_statements_leaves_exactly_the_recorded_ones",
         "test_failure_leaves_exactly_the_statements_before_it",
-        "test_everything_is_refused_until_it_is_settled",
+        "test_everything_is_refused_until_the_migration_is_repaired",
     ],
     "Repeatables run once": [
-        "test_only_what_is_new_or_another_is_applied",
-        "test_views_do_not_stand_in_the_way_of_a_redo_and_are_there_again",
+        "test_only_new_or_changed_repeatables_are_applied",
+        "test_redo_drops_and_recreates_views",
     ],
     "Harmless edits are recognised": [
         "test_tokens_are_those_of_sqlite",
@@ -92,35 +92,35 @@ GUARANTEES = {
         "test_old_foreign_key_violations_do_not_block_and_new_ones_are_told_apart",
     ],
     "Targeted foreign-key checks": [
-        "test_what_is_not_touched_is_not_scanned",
-        "test_every_way_to_break_a_key_is_found",
+        "test_untouched_tables_are_not_scanned",
+        "test_every_kind_of_key_violation_is_found",
     ],
     "Lost indexes and triggers are reported": [
-        "test_rebuild_tells_what_it_loses",
-        "test_what_is_made_again_is_not_lost",
+        "test_rebuild_reports_lost_objects",
+        "test_recreated_objects_are_not_reported",
     ],
     "Redo is atomic": [
         "test_failure_leaves_the_database_as_before",
-        "test_it_is_rolled_back_with_those_above_and_all_are_applied_as_they_are_now",
-        "test_content_goes_back_to_before_it_and_other_tables_keep_their_rows",
+        "test_edited_migration_and_those_above_are_redone_with_the_current_text",
+        "test_migration_without_down_text_restores_an_earlier_state_and_other_rows",
     ],
     "Rows survive a redo": [
-        "test_they_are_there_again_in_every_table_that_was_made_anew",
-        "test_what_has_no_place_any_more_is_in_the_snapshot_that_is_named",
+        "test_rows_of_recreated_tables_are_restored",
+        "test_rows_without_a_table_are_reported_with_the_snapshot",
     ],
     "Exact snapshots": [
-        "test_snapshot_is_what_was_there_before_the_run",
+        "test_snapshot_has_the_content_before_the_run",
         "test_nobody_can_write_between_the_snapshot_and_the_migration",
         "test_damaged_database_is_refused_and_unchanged",
-        "test_killed_one_is_not_listed_and_the_next_one_clears_it_away",
+        "test_killed_snapshot_is_not_listed_and_is_removed_by_the_next",
     ],
     "Atomic restore": [
-        "test_content_comes_back_in_the_same_file",
-        "test_killed_anywhere_it_leaves_the_database_and_the_next_one_clears_up",
-        "test_nobody_writes_between_the_keeping_and_the_end",
+        "test_restore_writes_the_content_into_the_same_file",
+        "test_kill_at_any_step_leaves_the_database_and_the_next_restore_cleans_up",
+        "test_nobody_writes_between_the_snapshot_and_the_end_of_the_restore",
     ],
     "Faithful schema file": [
-        "test_any_schema_comes_back",
+        "test_random_schema_is_recreated",
         "test_database_created_from_the_schema_file_is_current",
         "test_failing_write_leaves_the_old_text_and_nothing_else",
         "test_last_of_concurrent_writers_writes_the_latest_schema",
@@ -130,9 +130,9 @@ GUARANTEES = {
         "test_application_continues_while_the_daemon_migrates",
     ],
     "Exact copies": [
-        "test_copy_is_equal_to_a_replay",
-        "test_what_is_not_the_same_each_time_has_no_template",
-        "test_what_comes_in_the_last_moment_is_not_overwritten",
+        "test_copy_of_a_template_equals_a_run",
+        "test_nondeterministic_migrations_have_no_template",
+        "test_concurrently_written_content_is_not_overwritten",
     ],
     "Idle means closed": [
         "test_no_database_is_open_while_the_daemon_is_idle",

@@ -21,13 +21,13 @@ def runner_for(
 
 
 @pytest.mark.parametrize("transaction", TransactionMode)
-def test_new_database_is_given_the_id(database: Path, transaction: TransactionMode) -> None:
+def test_new_database_gets_the_application_id(database: Path, transaction: TransactionMode) -> None:
     runner_for(database, "CREATE TABLE a (x)", "CREATE TABLE b (x)", transaction=transaction).run()
 
     assert query(database, "PRAGMA application_id") == [(OURS,)]
 
 
-def test_id_comes_with_the_first_migration_or_not_at_all(database: Path) -> None:
+def test_failing_first_migration_sets_no_application_id(database: Path) -> None:
     with pytest.raises(Exception, match="no such table"):
         runner_for(database, "INSERT INTO nowhere VALUES (1)").run()
 
@@ -55,7 +55,7 @@ def test_database_of_another_application_is_refused_and_unchanged(database: Path
     assert everything(database) == before
 
 
-def test_it_holds_for_a_caller_s_connection_too(database: Path) -> None:
+def test_application_id_is_checked_on_a_callers_connection(database: Path) -> None:
     execute(database, f"CREATE TABLE t (x); PRAGMA application_id = {THEIRS}")
     before = everything(database)
     connection = apsw.Connection(str(database))
@@ -70,7 +70,7 @@ def test_it_holds_for_a_caller_s_connection_too(database: Path) -> None:
     assert everything(database) == before
 
 
-def test_it_is_configured_per_target(tmp_path: Path, migrations: Path) -> None:
+def test_application_id_is_configured_per_target(tmp_path: Path, migrations: Path) -> None:
     write_migration(migrations, 1)
     execute(tmp_path / "theirs.db", f"CREATE TABLE t (x); PRAGMA application_id = {THEIRS}")
     before = everything(tmp_path / "theirs.db")

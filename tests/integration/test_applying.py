@@ -46,7 +46,7 @@ GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t 
 # All or nothing
 
 
-def test_half_failing_migration_leaves_nothing(database: Path) -> None:
+def test_migration_that_fails_half_way_leaves_no_change(database: Path) -> None:
     runner_for(database, GROUND).run()
     before = everything(database)
 
@@ -66,13 +66,13 @@ def test_half_failing_migration_leaves_nothing(database: Path) -> None:
     assert everything(database) == before
 
 
-def test_first_migration_that_fails_leaves_not_even_a_ledger(database: Path) -> None:
+def test_failing_first_migration_leaves_no_ledger(database: Path) -> None:
     failure_of(runner_for(database, "CREATE TABLE a (x); nonsense"))
 
     assert everything(database) == []
 
 
-def test_earlier_ones_stay_and_the_corrected_file_finishes(database: Path) -> None:
+def test_earlier_migrations_stay_applied_and_corrected_file_finishes_the_run(database: Path) -> None:
     texts = [
         "CREATE TABLE a (x)",
         "CREATE TABLE b (x)",
@@ -161,7 +161,7 @@ def test_every_statement_of_a_script_is_run_to_its_end(
 # What is recorded
 
 
-def test_ledger_and_history_hold_what_happened(database: Path) -> None:
+def test_ledger_and_history_record_each_step(database: Path) -> None:
     up = "-- migrated: foreign-keys=on\n"
     up += "CREATE TABLE é (x);\nINSERT INTO é VALUES (1), (2);\nDELETE FROM é WHERE x=1"
     runner = MigrationRunner(database)
@@ -333,7 +333,7 @@ def test_load_extension_is_not_allowed(database: Path) -> None:
     assert everything(database) == []
 
 
-def test_table_may_not_be_renamed_to_a_name_of_ours(database: Path) -> None:
+def test_rename_of_a_table_to_a_reserved_name_is_refused(database: Path) -> None:
     runner_for(database, GROUND).run()
     before = everything(database)
 
@@ -343,9 +343,7 @@ def test_table_may_not_be_renamed_to_a_name_of_ours(database: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
-def test_trigger_that_lies_in_wait_for_the_ledger_is_refused_whatever_the_encoding(
-    database: Path, encoding: str
-) -> None:
+def test_trigger_on_the_ledger_is_refused_in_every_encoding(database: Path, encoding: str) -> None:
     execute(database, f"PRAGMA encoding = '{encoding}'; {GROUND}")
     before = everything(database)
 
@@ -358,7 +356,7 @@ def test_trigger_that_lies_in_wait_for_the_ledger_is_refused_whatever_the_encodi
 
 
 @pytest.mark.parametrize("kind", ["", "TEMP "])
-def test_ledger_is_guarded_against_triggers_that_write_to_it(database: Path, kind: str) -> None:
+def test_trigger_that_writes_to_the_ledger_is_refused(database: Path, kind: str) -> None:
     runner_for(database, GROUND).run()
     before = everything(database)
 
@@ -393,7 +391,7 @@ def test_ledger_is_guarded_against_triggers_that_write_to_it(database: Path, kin
         "REINDEX",
     ],
 )
-def test_lookalikes_are_allowed(database: Path, statement: str) -> None:
+def test_names_similar_to_forbidden_ones_are_allowed(database: Path, statement: str) -> None:
     assert [entry.version for entry in runner_for(database, GROUND, statement).run()] == [1, 2]
 
 
@@ -645,7 +643,7 @@ def test_old_foreign_key_violations_do_not_block_and_new_ones_are_told_apart(dat
     assert query(database, "SELECT id FROM child") == [(10,), (20,), (30,)]
 
 
-def test_violations_mended_within_the_migration_are_none(database: Path) -> None:
+def test_violation_fixed_within_the_migration_is_accepted(database: Path) -> None:
     runner_for(database, FAMILY, "INSERT INTO child VALUES (30, 3); INSERT INTO parent VALUES (3)").run()
 
     assert applied_versions(database) == [1, 2]
@@ -673,7 +671,7 @@ def test_new_violation_is_found_beside_a_key_that_cannot_be_checked(database: Pa
     assert everything(database) == before
 
 
-def test_new_key_that_cannot_be_checked_is_described_as_what_it_is(database: Path) -> None:
+def test_new_key_that_cannot_be_checked_is_reported_with_sqlites_error(database: Path) -> None:
     failure = failure_of(runner_for(database, MISMATCHED))
 
     assert 'foreign key mismatch - "child" referencing "parent"' in failure.message
@@ -730,7 +728,7 @@ def test_old_violation_in_a_renamed_table_is_not_new(database: Path) -> None:
 # From one migration to the next
 
 
-def test_temporary_objects_of_one_migration_are_not_met_by_the_next(database: Path) -> None:
+def test_temporary_objects_are_not_visible_to_the_next_migration(database: Path) -> None:
     runner = runner_for(database, "CREATE TEMP TABLE scratch (x)", "CREATE TABLE scratch AS SELECT 7 AS x")
 
     runner.run()
@@ -738,7 +736,7 @@ def test_temporary_objects_of_one_migration_are_not_met_by_the_next(database: Pa
     assert query(database, "SELECT x FROM scratch") == [(7,)]
 
 
-def test_pragmas_of_one_migration_are_not_met_by_the_next(database: Path) -> None:
+def test_pragmas_do_not_affect_the_next_migration(database: Path) -> None:
     checked = "CREATE TABLE c (x CHECK (x > 0)); PRAGMA ignore_check_constraints = on; INSERT INTO c VALUES (-1)"
 
     failure = failure_of(runner_for(database, checked, "INSERT INTO c VALUES (-2)"))
@@ -788,7 +786,7 @@ def test_empty_file_is_a_database_only_where_one_may_be_created(database: Path) 
     assert [entry.version for entry in runner_for(database, "CREATE TABLE a (x)").run()] == [1]
 
 
-def test_directory_is_no_database(tmp_path: Path) -> None:
+def test_directory_in_place_of_the_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "app.db").mkdir()
 
     with pytest.raises(DatabaseError) as refused:
@@ -798,7 +796,7 @@ def test_directory_is_no_database(tmp_path: Path) -> None:
     assert list((tmp_path / "app.db").iterdir()) == []
 
 
-def test_file_of_another_kind_is_no_database_and_stays_as_it_is(database: Path) -> None:
+def test_file_that_is_not_a_database_is_refused_and_unchanged(database: Path) -> None:
     content = b"not a database at all\n" * 100
     database.write_bytes(content)
 
@@ -878,7 +876,7 @@ def _beginning_of_a_read(database: Path) -> apsw.Connection:
     return reader
 
 
-def test_reader_with_a_snapshot_does_not_stop_us_in_wal_mode(database: Path) -> None:
+def test_open_read_transaction_does_not_block_a_run_in_wal_mode(database: Path) -> None:
     execute(database, "PRAGMA journal_mode = wal")
     runner_for(database, GROUND).run()
     reader = _beginning_of_a_read(database)
@@ -927,7 +925,7 @@ def _run_until_it_waits(database: Path, text: str) -> tuple[threading.Thread, li
 
 
 @pytest.mark.parametrize("pragma", ["", "PRAGMA busy_timeout = 0;"], ids=["", "even with a timeout of its own"])
-def test_reader_makes_commit_wait_in_delete_mode_and_it_succeeds_afterwards(database: Path, pragma: str) -> None:
+def test_commit_waits_for_a_reader_in_delete_mode_and_then_succeeds(database: Path, pragma: str) -> None:
     runner_for(database, GROUND).run()
     reader = _beginning_of_a_read(database)
 
@@ -941,7 +939,7 @@ def test_reader_makes_commit_wait_in_delete_mode_and_it_succeeds_afterwards(data
     assert query(database, "SELECT id FROM t") == [(1,), (2,)]
 
 
-def test_writer_is_waited_for(database: Path) -> None:
+def test_run_waits_for_a_writer(database: Path) -> None:
     runner_for(database, GROUND).run()
     writer = apsw.Connection(str(database))
     writer.execute("BEGIN IMMEDIATE; INSERT INTO t VALUES (5, 'five')")
@@ -956,7 +954,7 @@ def test_writer_is_waited_for(database: Path) -> None:
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_writer_beyond_the_timeout_is_a_passing_failure_that_changed_nothing(database: Path, journal: str) -> None:
+def test_writer_beyond_the_timeout_is_a_transient_failure_without_changes(database: Path, journal: str) -> None:
     execute(database, f"PRAGMA journal_mode = {journal}")
     runner_for(database, GROUND).run()
     before = everything(database)
@@ -977,7 +975,7 @@ def test_writer_beyond_the_timeout_is_a_passing_failure_that_changed_nothing(dat
     assert [entry.version for entry in runner.run()] == [2]
 
 
-def test_reader_beyond_the_timeout_in_delete_mode_undoes_the_migration(database: Path) -> None:
+def test_reader_beyond_the_timeout_in_delete_mode_rolls_back_the_migration(database: Path) -> None:
     runner_for(database, GROUND).run()
     before = everything(database)
     reader = _beginning_of_a_read(database)
@@ -1022,7 +1020,7 @@ def _look_everywhere(runner: MigrationRunner) -> None:
 
 
 @pytest.mark.parametrize("ledger", [True, False], ids=["with a ledger", "without"])
-def test_looking_leaves_no_file_beside_a_database_in_wal_mode(database: Path, ledger: bool) -> None:  # noqa: FBT001
+def test_reading_leaves_no_file_next_to_a_database_in_wal_mode(database: Path, ledger: bool) -> None:  # noqa: FBT001
     execute(database, "PRAGMA journal_mode = wal; CREATE TABLE theirs (x)")
     if ledger:
         runner_for(database, GROUND).run()
@@ -1035,7 +1033,7 @@ def test_looking_leaves_no_file_beside_a_database_in_wal_mode(database: Path, le
     assert everything(database) == before
 
 
-def test_looking_works_beside_a_writer(database: Path) -> None:
+def test_reading_works_while_a_writer_is_active(database: Path) -> None:
     runner_for(database, GROUND).run()
     writer = apsw.Connection(str(database))
     writer.execute("BEGIN IMMEDIATE; INSERT INTO t VALUES (5, 'five')")
@@ -1068,7 +1066,9 @@ def test_callers_connection_gets_all_its_settings_back(database: Path) -> None:
     connection.close()
 
 
-def test_migration_on_a_callers_connection_may_not_touch_what_is_attached(database: Path, tmp_path: Path) -> None:
+def test_migration_on_a_callers_connection_cannot_change_attached_databases(
+    database: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.db"
     execute(other, "CREATE TABLE precious (x); INSERT INTO precious VALUES (1)")
     connection = apsw.Connection(str(database))
@@ -1093,7 +1093,7 @@ def test_migration_on_a_callers_connection_may_not_touch_what_is_attached(databa
     ["CREATE TABLE _migrations_history (id)", "CREATE VIEW _migrations AS SELECT 1 AS version"],
     ids=["history of another tool", "view"],
 )
-def test_name_of_ours_taken_by_something_else_is_refused_with_a_hint(database: Path, taken: str) -> None:
+def test_foreign_object_with_a_reserved_name_is_refused_with_a_hint(database: Path, taken: str) -> None:
     execute(database, taken)
     before = everything(database)
 
@@ -1105,7 +1105,7 @@ def test_name_of_ours_taken_by_something_else_is_refused_with_a_hint(database: P
     assert everything(database) == before
 
 
-def test_record_of_a_newer_version_is_not_rolled_back_blindly(database: Path) -> None:
+def test_unknown_directive_in_the_history_prevents_a_rollback(database: Path) -> None:
     runner_for(database, GROUND).run()
     execute(database, "UPDATE _migrations_history SET directives = 'of-the-future', down_sql = 'DROP TABLE t'")
     before = everything(database)
@@ -1120,7 +1120,7 @@ def test_record_of_a_newer_version_is_not_rolled_back_blindly(database: Path) ->
     assert everything(database) == before
 
 
-def test_busy_database_is_told_with_the_migration_that_waited_for_it(database: Path) -> None:
+def test_busy_database_error_names_the_waiting_migration(database: Path) -> None:
     execute(database, "CREATE TABLE t (x)")
     writer = apsw.Connection(str(database))
     writer.execute("BEGIN IMMEDIATE")
@@ -1164,7 +1164,7 @@ def test_alteration_of_an_attached_table_is_refused(database: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("body", ["DELETE FROM _migrations", 'UPDATE "_MIGRATIONS" SET version = 1'])
-def test_trigger_that_would_write_to_the_ledger_later_is_refused(database: Path, body: str) -> None:
+def test_trigger_that_writes_to_the_ledger_when_it_fires_is_refused(database: Path, body: str) -> None:
     """It fires in the application, where nobody stands guard."""
     runner_for(database, GROUND).run()
     before = everything(database)
@@ -1176,7 +1176,7 @@ def test_trigger_that_would_write_to_the_ledger_later_is_refused(database: Path,
     assert everything(database) == before
 
 
-def test_trigger_on_a_table_with_a_name_like_ours_is_allowed(database: Path) -> None:
+def test_trigger_on_a_table_with_a_similar_name_is_allowed(database: Path) -> None:
     script = (
         "CREATE TABLE user_migrations (x); CREATE TRIGGER g AFTER INSERT ON user_migrations BEGIN SELECT 1; END"
     )

@@ -65,7 +65,7 @@ print(len(runner.run()), flush=True)
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_correctness_does_not_rest_on_the_lock_file(
+def test_runs_are_correct_without_the_lock_file(
     database: Path, migrations: Path, children: Children, journal: str
 ) -> None:
     fill(migrations, 40)
@@ -126,16 +126,14 @@ def _versions(looked_at: SqliteDatabase, *, goes_on: list[Migration] | None = No
         return [entry.version for entry in found.applied]
 
 
-def test_what_was_seen_before_the_lock_is_read_again_when_somebody_wrote(
-    database: Path, looked_at: SqliteDatabase
-) -> None:
+def test_ledger_is_read_again_after_a_concurrent_write(database: Path, looked_at: SqliteDatabase) -> None:
     assert _versions(SqliteDatabase(database), goes_on=_tables(2)) == [1]
 
     assert _versions(looked_at, goes_on=_tables(3)) == [1, 2]
     assert applications(database) == [(1, 1), (2, 1), (3, 1)]
 
 
-def test_what_was_seen_before_the_lock_is_read_again_after_a_step(looked_at: SqliteDatabase) -> None:
+def test_ledger_is_read_again_after_a_concurrent_step(looked_at: SqliteDatabase) -> None:
     with looked_at.session(Observer()) as session:
         session.look()
         session.execute(Step(_tables(2)[0], MigrationDirection.UP))
@@ -143,9 +141,7 @@ def test_what_was_seen_before_the_lock_is_read_again_after_a_step(looked_at: Sql
         assert [entry.version for entry in session.look().applied] == [1, 2]
 
 
-def test_a_database_that_was_put_in_its_place_meanwhile_is_the_one_that_is_changed(
-    database: Path, looked_at: SqliteDatabase
-) -> None:
+def test_replaced_database_file_is_the_one_that_is_migrated(database: Path, looked_at: SqliteDatabase) -> None:
     other = database.with_name("other.db")
     assert _versions(SqliteDatabase(other), goes_on=_tables(5)) == []
     other.rename(database)
@@ -154,7 +150,7 @@ def test_a_database_that_was_put_in_its_place_meanwhile_is_the_one_that_is_chang
     assert applications(database) == [(5, 1), (6, 1)]
 
 
-def test_nothing_is_open_while_the_lock_is_waited_for(database: Path) -> None:
+def test_connection_is_closed_while_waiting_for_the_lock(database: Path) -> None:
     """An open connection keeps the holder from changing the journal mode."""
     execute(database, "CREATE TABLE a (x); PRAGMA journal_mode = wal")
 
@@ -183,7 +179,7 @@ def test_nothing_is_open_while_the_lock_is_waited_for(database: Path) -> None:
         pytest.param(["CREATE TABLE a (x)", "nonsense"], id="something that fails"),
     ],
 )
-def test_nothing_is_open_after_a_run(database: Path, migrations: list[str]) -> None:
+def test_run_leaves_no_open_connection(database: Path, migrations: list[str]) -> None:
     for texts in (["CREATE TABLE a (x)"], migrations):
         runner = MigrationRunner(database)
         runner.add_migrations(Migration(number, "m", text) for number, text in enumerate(texts, 1))
@@ -210,9 +206,7 @@ def _tables(*versions: int) -> list[Migration]:
         pytest.param([2, 3, 4], [1], id="all that was left"),
     ],
 )
-def test_runner_plans_again_when_the_ledger_moved_before_its_transaction(
-    database: Path, theirs: list[int], ours: list[int]
-) -> None:
+def test_runner_plans_again_when_the_ledger_changed(database: Path, theirs: list[int], ours: list[int]) -> None:
     MigrationRunner(database).init()
     other_sqlite_user = _Intruder(database, 2, _tables(*theirs))
     runner = MigrationRunner(database, observer=other_sqlite_user)
@@ -237,7 +231,7 @@ def test_repeatable_migration_that_another_runner_applies_meanwhile_is_not_repea
     assert query(database, "SELECT count(*) FROM _migrations_history WHERE action = 'repeat'") == [(1,)]
 
 
-def test_rollback_plans_again_when_the_ledger_moved(database: Path) -> None:
+def test_rollback_plans_again_when_the_ledger_changed(database: Path) -> None:
     MigrationRunner(database).init()
     first = MigrationRunner(database)
     first.add_migrations(_tables(1, 2, 3))
@@ -272,7 +266,7 @@ class _Application(Observer):
             self._script = ""
 
 
-def test_commit_of_the_application_does_not_void_the_plan(database: Path) -> None:
+def test_commit_of_the_application_does_not_invalidate_the_plan(database: Path) -> None:
     MigrationRunner(database).init()
     application = _Application(database, "INSERT INTO t1 VALUES (7)")
     runner = MigrationRunner(database, observer=application)
@@ -307,7 +301,7 @@ def test_database_emptied_between_two_migrations_is_migrated_from_the_start(data
     ("applied", "goal", "overtaken_by"),
     [pytest.param(0, 2, 3, id="up, then it would be down"), pytest.param(3, 1, 0, id="down, then it would be up")],
 )
-def test_way_that_another_runner_went_first_is_not_turned_round(
+def test_migration_finished_by_another_runner_is_not_rolled_back(
     database: Path, monkeypatch: pytest.MonkeyPatch, applied: int, goal: int, overtaken_by: int
 ) -> None:
     """`run_to` looks, and finds work; before it has the lock somebody goes further than it would."""
@@ -375,7 +369,7 @@ DEADLY = [
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 @pytest.mark.parametrize("deadly", DEADLY)
-def test_killed_runner_leaves_all_or_nothing_and_the_next_one_finishes(
+def test_killed_runner_leaves_whole_migrations_and_the_next_run_finishes(
     database: Path, migrations: Path, children: Children, journal: str, deadly: list[str]
 ) -> None:
     execute(database, f"PRAGMA journal_mode = {journal}")

@@ -95,7 +95,7 @@ WAYS = [
 
 @pytest.mark.parametrize("way", [pytest.param(way, id=way.__name__.strip("_")) for way in WAYS])
 @pytest.mark.parametrize("statement", FORBIDDEN)
-def test_deny_list_holds_on_every_way_on_which_text_is_run(
+def test_deny_list_applies_to_every_way_of_running_sql(
     tmp_path: Path,
     database: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -74,7 +74,7 @@ def ground(database: Path) -> Path:
         pytest.param(INDEX + TRIGGER, [], id="nothing lost"),
     ],
 )
-def test_rebuild_tells_what_it_loses(ground: Path, rebuild: str, again: str, lost: list[str]) -> None:
+def test_rebuild_reports_lost_objects(ground: Path, rebuild: str, again: str, lost: list[str]) -> None:
     assert dropped_by(ground, rebuild + again) == lost
     there = {row[0] for row in query(ground, "SELECT name FROM sqlite_schema WHERE name IN ('by_b', 'noted')")}
     assert {f"index {name}" if name == "by_b" else f"trigger {name}" for name in {"by_b", "noted"} - there} == set(
@@ -108,7 +108,7 @@ def test_rebuild_tells_what_it_loses(ground: Path, rebuild: str, again: str, los
         ),
     ],
 )
-def test_what_is_made_again_is_not_lost(ground: Path, rebuild: str, again: str) -> None:
+def test_recreated_objects_are_not_reported(ground: Path, rebuild: str, again: str) -> None:
     assert dropped_by(ground, rebuild + again) == []
 
 
@@ -129,7 +129,7 @@ def test_what_is_made_again_is_not_lost(ground: Path, rebuild: str, again: str) 
         pytest.param("DROP INDEX by_b; DROP TRIGGER noted", [], id="without a rebuild"),
     ],
 )
-def test_what_is_dropped_by_its_name_is_meant(ground: Path, text: str, lost: list[str]) -> None:
+def test_objects_dropped_by_name_are_not_reported(ground: Path, text: str, lost: list[str]) -> None:
     assert dropped_by(ground, text) == lost
 
 
@@ -150,7 +150,7 @@ def test_what_is_dropped_by_its_name_is_meant(ground: Path, text: str, lost: lis
         pytest.param("CREATE TABLE u (x UNIQUE); DROP TABLE u; CREATE TABLE u (x)", id="a table of its own"),
     ],
 )
-def test_nothing_is_told_where_nothing_is_lost(ground: Path, text: str) -> None:
+def test_nothing_is_reported_without_a_loss(ground: Path, text: str) -> None:
     assert dropped_by(ground, text) == []
 
 
@@ -160,7 +160,7 @@ def test_constraints_own_indexes_are_part_of_the_table(database: Path) -> None:
     assert dropped_by(database, "DROP TABLE t; CREATE TABLE t (a, b)") == []
 
 
-def test_several_tables_are_told_of_together(ground: Path) -> None:
+def test_losses_of_several_tables_are_reported_together(ground: Path) -> None:
     execute(ground, "CREATE TABLE u (x, y); CREATE INDEX by_x ON u (x); CREATE UNIQUE INDEX by_y ON u (y)")
 
     lost = dropped_by(
@@ -183,7 +183,7 @@ def test_same_definition_made_only_once_of_two_is_one_lost(database: Path) -> No
     assert len(lost) == 1
 
 
-def test_index_that_is_unique_no_more_is_lost(database: Path) -> None:
+def test_index_that_is_no_longer_unique_is_reported(database: Path) -> None:
     execute(database, "CREATE TABLE t (x); CREATE UNIQUE INDEX one_each ON t (x)")
 
     assert dropped_by(database, "DROP TABLE t; CREATE TABLE t (x); CREATE INDEX by_x ON t (x)") == [
@@ -191,7 +191,7 @@ def test_index_that_is_unique_no_more_is_lost(database: Path) -> None:
     ]
 
 
-def test_trigger_for_another_event_is_not_the_same(database: Path) -> None:
+def test_trigger_for_another_event_is_reported_as_lost(database: Path) -> None:
     """What tells them apart stands before the word ON."""
     body = "ON t BEGIN INSERT INTO log VALUES (1); END;"
     execute(database, f"CREATE TABLE t (x); CREATE TABLE log (x); CREATE TRIGGER one AFTER DELETE {body}")
@@ -203,7 +203,7 @@ def test_trigger_for_another_event_is_not_the_same(database: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["odd name", "Größe", "ÄRGER", 'qu"ote', "it's", "select", "日本", "a;b", "T_1", "100%"]
 )
-def test_odd_names(database: Path, name: str) -> None:
+def test_unusual_names_are_reported(database: Path, name: str) -> None:
     quoted, index = ('"' + text.replace('"', '""') + '"' for text in (name, f"by {name}"))
     execute(database, f"CREATE TABLE {quoted} (x); CREATE INDEX {index} ON {quoted} (x)")
 
@@ -222,7 +222,7 @@ def test_tables_whose_names_differ_beyond_ascii_are_two(database: Path) -> None:
     assert sorted(lost) == ["index great", "index small"]
 
 
-def test_index_made_on_the_new_table_before_its_renaming_is_there(ground: Path) -> None:
+def test_index_created_before_the_rename_is_not_reported(ground: Path) -> None:
     """SQLite then writes the definition anew, with the table's name in quotes."""
     rebuild = TEXTBOOK.replace("DROP TABLE t;", "CREATE INDEX by_b_2 ON t_new(b); DROP TABLE t;")
 
@@ -254,24 +254,24 @@ def test_name_in_other_letters_is_the_same_table(ground: Path, rebuild: str) -> 
     ]
 
 
-def test_temporary_objects_are_nobodys_business(ground: Path) -> None:
+def test_temporary_objects_are_not_reported(ground: Path) -> None:
     text = f"CREATE TEMP TRIGGER tt AFTER INSERT ON t BEGIN SELECT 1; END; {TEXTBOOK} {INDEX} {TRIGGER}"
 
     assert dropped_by(ground, text) == []
 
 
-def test_temporary_table_of_the_same_name_is_another_one(ground: Path) -> None:
+def test_temporary_table_of_the_same_name_is_a_different_table(ground: Path) -> None:
     assert dropped_by(ground, "CREATE TEMP TABLE t (x); DROP TABLE temp.t") == []
 
 
 @pytest.mark.parametrize("rebuild", ORDERS)
-def test_without_a_transaction_too(ground: Path, rebuild: str) -> None:
+def test_losses_are_reported_without_a_transaction(ground: Path, rebuild: str) -> None:
     text = f"-- migrated: no-transaction\n{rebuild}{INDEX}"
 
     assert dropped_by(ground, text) == ["trigger noted"]
 
 
-def test_in_the_first_run_of_a_new_database_too(database: Path) -> None:
+def test_losses_are_reported_in_the_first_run(database: Path) -> None:
     """There several migrations share a transaction."""
     witness = Witness()
     runner = MigrationRunner(database, observer=witness)
@@ -283,7 +283,7 @@ def test_in_the_first_run_of_a_new_database_too(database: Path) -> None:
     assert [list(dropped) for _, _, dropped in witness.seen] == [[], ["index by_b", "trigger noted"], []]
 
 
-def test_on_the_way_down_too(ground: Path) -> None:
+def test_losses_are_reported_in_a_rollback(ground: Path) -> None:
     witness = Witness()
     runner = MigrationRunner(ground, observer=witness)
     runner.add_migration(Migration(1, "noop", "SELECT 1").with_down(TEXTBOOK + INDEX))

@@ -268,14 +268,16 @@ CASES = [
 
 @pytest.mark.parametrize("old", [pytest.param("", id=""), pytest.param(OLD, id="beside old ones")])
 @pytest.mark.parametrize(("ground", "text", "message"), CASES)
-def test_every_way_to_break_a_key_is_found(database: Path, ground: str, text: str, message: str, old: str) -> None:
+def test_every_kind_of_key_violation_is_found(
+    database: Path, ground: str, text: str, message: str, old: str
+) -> None:
     execute(database, ground + old)
 
     require_refused(database, text, message)
 
 
 @pytest.mark.parametrize(("ground", "text", "message"), CASES)
-def test_without_a_transaction_too(database: Path, ground: str, text: str, message: str) -> None:
+def test_violation_is_found_without_a_transaction(database: Path, ground: str, text: str, message: str) -> None:
     execute(database, ground)
 
     with pytest.raises(ExecutionFailedError) as failed:
@@ -307,14 +309,14 @@ PRELUDE = "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (id INTEGER P
         ),
     ],
 )
-def test_parent_that_can_be_none_is_found_when_it_comes(database: Path, there: str, text: str) -> None:
+def test_created_parent_without_a_unique_column_is_reported(database: Path, there: str, text: str) -> None:
     """From then on nothing can be written to the child where keys are enforced."""
     execute(database, there)
 
     require_refused(database, text, 'foreign key mismatch - "c" referencing "p"')
 
 
-def test_another_key_of_its_child_may_have_been_at_fault_long_before(database: Path) -> None:
+def test_old_fault_in_another_key_of_the_child_is_ignored(database: Path) -> None:
     execute(database, 'CREATE TABLE c (u, own REFERENCES c (u), other REFERENCES "p "" p")')
     migrate(database, 'CREATE TABLE "p "" p" (id INTEGER PRIMARY KEY)')
 
@@ -446,7 +448,7 @@ def test_old_violations_do_not_block(database: Path, text: str) -> None:
         if "none" not in name and "empty" not in text and "nowhere" not in name and "cannot" not in name
     ],
 )
-def test_what_breaks_nothing_is_let_pass(database: Path, text: str) -> None:
+def test_script_without_violations_is_accepted(database: Path, text: str) -> None:
     execute(database, GROUND + "CREATE TABLE none (x)")
 
     migrate(database, text)
@@ -462,7 +464,7 @@ def test_violations_are_listed_up_to_twenty(database: Path) -> None:
     )
 
 
-def test_only_the_new_ones_are_told(database: Path) -> None:
+def test_only_new_violations_are_reported(database: Path) -> None:
     execute(database, GROUND + OLD)
 
     require_refused(
@@ -472,7 +474,7 @@ def test_only_the_new_ones_are_told(database: Path) -> None:
     )
 
 
-def test_violations_are_told_in_an_order(database: Path) -> None:
+def test_violations_are_reported_in_order(database: Path) -> None:
     """The same failure has the same text: the log's reader and the daemon's repetitions go by it."""
     names = [f"c{number}" for number in range(8)]
     tables = "".join(f"CREATE TABLE {name} (p REFERENCES p); INSERT INTO {name} VALUES (1);" for name in names)
@@ -485,7 +487,7 @@ def test_violations_are_told_in_an_order(database: Path) -> None:
 # Every migration in one transaction, as in a new database and with `transaction = "run"`
 
 
-def test_each_migration_of_a_batch_is_judged_by_itself(database: Path) -> None:
+def test_each_migration_of_a_batch_is_checked_separately(database: Path) -> None:
     runner = MigrationRunner(database)
     texts = [GROUND, "DELETE FROM p WHERE id = 2", "DELETE FROM p", "INSERT INTO p VALUES (1, 'one')"]
     runner.add_migrations(Migration(number, "m", text) for number, text in enumerate(texts, 1))
@@ -548,7 +550,7 @@ def test_key_that_a_migration_without_a_transaction_adds_is_checked_in_the_next(
     assert query(database, "SELECT id FROM parent") == [(1,), (2,)]
 
 
-def test_rollback_is_judged_too(database: Path) -> None:
+def test_rollback_is_checked(database: Path) -> None:
     execute(database, GROUND)
     runner = MigrationRunner(database)
     runner.add_migration(
@@ -577,7 +579,7 @@ ENFORCED = "-- migrated: foreign-keys=on\n"
         pytest.param("INSERT INTO c VALUES (3, 9); INSERT INTO p VALUES (9, 'nine')", id="mended later"),
     ],
 )
-def test_keys_are_enforced_while_it_runs_where_that_is_asked(database: Path, text: str) -> None:
+def test_directive_enforces_keys_while_the_migration_runs(database: Path, text: str) -> None:
     execute(database, GROUND + OLD)
     before = everything(database)
     with pytest.raises(ExecutionFailedError) as failed:
@@ -602,7 +604,7 @@ def test_enforced_keys_cascade(database: Path) -> None:
     assert query(database, "SELECT * FROM d ORDER BY id") == [(1, None), (2, 2)]
 
 
-def test_deferred_keys_are_judged_at_the_end(database: Path) -> None:
+def test_deferred_keys_are_checked_at_the_end(database: Path) -> None:
     execute(
         database,
         "CREATE TABLE p (id INTEGER PRIMARY KEY);"
@@ -620,7 +622,7 @@ def test_deferred_keys_are_judged_at_the_end(database: Path) -> None:
     assert everything(database) == before
 
 
-def test_keys_are_not_enforced_for_the_migration_after_it(database: Path) -> None:
+def test_keys_are_not_enforced_for_the_next_migration(database: Path) -> None:
     execute(database, GROUND)
     runner = MigrationRunner(database)
     runner.add_migration(Migration(1, "m", f"{ENFORCED}INSERT INTO c VALUES (3, 2)"))
@@ -681,7 +683,7 @@ def damaged(database: Path) -> Path:
         pytest.param("CREATE UNIQUE INDEX i ON leaf (id, m); DROP TABLE free", id="an index of its parent"),
     ],
 )
-def test_what_is_not_touched_is_not_scanned(damaged: Path, text: str) -> None:
+def test_untouched_tables_are_not_scanned(damaged: Path, text: str) -> None:
     """A look at the big table would end with SQLITE_CORRUPT."""
     migrate(damaged, text)
 
@@ -697,7 +699,7 @@ def test_what_is_not_touched_is_not_scanned(damaged: Path, text: str) -> None:
         pytest.param("ALTER TABLE leaf RENAME TO twig", id="its parent renamed"),
     ],
 )
-def test_what_is_touched_is_scanned(damaged: Path, text: str) -> None:
+def test_touched_tables_are_scanned(damaged: Path, text: str) -> None:
     """So that the test above can fail."""
     with pytest.raises(MigrationError) as failed:
         migrate(damaged, text)
@@ -726,7 +728,7 @@ class _Steps:
         pytest.param("INSERT INTO big VALUES (0, 1)", True, id="a row of its own"),
     ],
 )
-def test_work_does_not_grow_with_what_is_not_touched(database: Path, text: str, scans: bool) -> None:  # noqa: FBT001 - a parameter
+def test_work_does_not_grow_with_untouched_tables(database: Path, text: str, scans: bool) -> None:  # noqa: FBT001 - a parameter
     execute(
         database,
         "CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);"
@@ -780,7 +782,7 @@ def test_a_table_is_scanned_twice_at_most(database: Path) -> None:
         pytest.param("ALTER TABLE old1 ADD COLUMN c{n} REFERENCES p", id="keys"),
     ],
 )
-def test_the_whole_schema_is_not_read_for_every_migration(database: Path, text: str) -> None:
+def test_schema_is_not_read_in_full_for_every_migration(database: Path, text: str) -> None:
     """SQLite itself reads it once or twice for each statement that changes it: that much is allowed."""
     execute(
         database,
@@ -971,7 +973,7 @@ PROPERTY = settings(
     "CREATE TABLE ta (id INTEGER PRIMARY KEY); CREATE TABLE tb (j REFERENCES ta); INSERT INTO tb VALUES (1), (1)",
     "INSERT INTO tb VALUES (1); INSERT INTO ta VALUES (2)",
 )
-def test_the_verdict_is_that_of_looking_at_everything(schema: str, text: str) -> None:
+def test_verdict_equals_a_check_of_all_tables(schema: str, text: str) -> None:
     judged = _changed(schema, text)
     if judged is None:
         event("cannot be run")
@@ -986,7 +988,7 @@ def test_the_verdict_is_that_of_looking_at_everything(schema: str, text: str) ->
 
 @PROPERTY
 @given(schemas(), scripts(renames=True))
-def test_whether_there_are_new_ones_is_seen_through_renaming(schema: str, text: str) -> None:
+def test_new_violations_are_found_despite_renamed_tables(schema: str, text: str) -> None:
     judged = _changed(schema, text)
     if judged is None:
         return
@@ -1030,7 +1032,7 @@ def _applied(schema: str, texts: list[str], *, together: bool) -> tuple[int, str
     "CREATE TABLE ta (id INTEGER PRIMARY KEY); CREATE TABLE tb (j REFERENCES ta); INSERT INTO ta VALUES (1)",
     ["INSERT INTO tb VALUES (1)", "ALTER TABLE ta RENAME TO te", "DELETE FROM te"],
 )
-def test_in_one_run_each_is_judged_as_in_a_run_of_its_own(schema: str, texts: list[str]) -> None:
+def test_migrations_in_one_run_are_checked_as_in_separate_runs(schema: str, texts: list[str]) -> None:
     """What is known of the keys is kept from one migration to the next."""
     try:
         alone = _applied(schema, texts, together=False)

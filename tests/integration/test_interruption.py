@@ -118,7 +118,9 @@ TEXTS = (
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["each", "several together"])
-def test_what_is_running_finishes_and_nothing_more_begins(database: Path, told: Told, *, is_there: bool) -> None:
+def test_stop_request_finishes_the_running_step_and_starts_no_other(
+    database: Path, told: Told, *, is_there: bool
+) -> None:
     if is_there:
         execute(database, THERE)
     told.at_begin[2] = told.ask
@@ -129,7 +131,7 @@ def test_what_is_running_finishes_and_nothing_more_begins(database: Path, told: 
     assert query(database, "SELECT x FROM b") == [(1,)]
 
 
-def test_nothing_begins_when_it_was_told_before(database: Path, told: Told) -> None:
+def test_stop_request_before_a_run_starts_no_step(database: Path, told: Told) -> None:
     told.ask()
 
     assert runner_for(database, told, *TEXTS).run() == []
@@ -137,7 +139,7 @@ def test_nothing_begins_when_it_was_told_before(database: Path, told: Told) -> N
     assert everything(database) == []
 
 
-def test_run_that_is_one_transaction_is_finished_as_one(database: Path, told: Told) -> None:
+def test_stop_request_finishes_a_run_in_one_transaction(database: Path, told: Told) -> None:
     execute(database, THERE)
     told.at_begin[2] = told.ask
 
@@ -145,7 +147,7 @@ def test_run_that_is_one_transaction_is_finished_as_one(database: Path, told: To
     assert applied_versions(database) == [1, 2, 3]
 
 
-def test_rollback_that_is_running_finishes(database: Path, told: Told) -> None:
+def test_stop_request_finishes_the_running_rollback(database: Path, told: Told) -> None:
     runner = runner_for(database, told)
     runner.add_migrations(
         Migration(n, "m", f"CREATE TABLE t{n} (x)").with_down(f"DROP TABLE t{n}") for n in (1, 2, 3)
@@ -162,7 +164,7 @@ def test_rollback_that_is_running_finishes(database: Path, told: Told) -> None:
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["each", "several together"])
-def test_what_takes_longer_than_its_time_is_undone(database: Path, told: Told, *, is_there: bool) -> None:
+def test_step_beyond_the_stop_deadline_is_rolled_back(database: Path, told: Told, *, is_there: bool) -> None:
     if is_there:
         execute(database, THERE)
     # In the third statement: the first two are too short for so many signs of life.
@@ -183,7 +185,7 @@ def test_what_takes_longer_than_its_time_is_undone(database: Path, told: Told, *
     assert [row[1] for row in schema(database)] == ["a"] + ["there"] * is_there
 
 
-def test_interruption_of_one_transaction_undoes_the_run(database: Path, told: Told) -> None:
+def test_interruption_rolls_back_a_run_in_one_transaction(database: Path, told: Told) -> None:
     execute(database, THERE)
     before = everything(database)
     told.at_begin[2] = told.end
@@ -194,7 +196,7 @@ def test_interruption_of_one_transaction_undoes_the_run(database: Path, told: To
     assert everything(database) == before
 
 
-def test_interruption_comes_while_it_runs(database: Path, told: Told) -> None:
+def test_interruption_stops_a_running_statement(database: Path, told: Told) -> None:
     """As the second signal: the first left time to finish."""
     execute(database, THERE)
     told.at_begin[1] = told.ask
@@ -206,7 +208,7 @@ def test_interruption_comes_while_it_runs(database: Path, told: Told) -> None:
     assert told.heartbeats == 50
 
 
-def test_interrupted_rollback_is_undone(database: Path, told: Told) -> None:
+def test_interrupted_rollback_leaves_the_migration_applied(database: Path, told: Told) -> None:
     runner = runner_for(database, told)
     runner.add_migration(Migration(1, "m", "CREATE TABLE a (x)").with_down(f"DROP TABLE a; {ENDLESS}"))
     runner.run()
@@ -218,7 +220,7 @@ def test_interrupted_rollback_is_undone(database: Path, told: Told) -> None:
     assert everything(database) == before
 
 
-def test_many_short_statements_are_interrupted_too(database: Path, told: Told) -> None:
+def test_interruption_stops_between_short_statements(database: Path, told: Told) -> None:
     """SQLite calls its progress handler within a statement only, and not within a short one."""
     execute(database, THERE)
     before = everything(database)
@@ -312,7 +314,7 @@ def test_statement_beyond_the_limit_is_interrupted_and_named(database: Path, tol
     assert everything(database) == before
 
 
-def test_limit_is_for_each_statement(database: Path, told: Told, clock: Clock) -> None:
+def test_statement_timeout_applies_to_each_statement(database: Path, told: Told, clock: Clock) -> None:
     """Four that each keep within it, and together do not."""
     runner_for(database, told, seconds(20) * 4, statement_timeout=30).run()
 
@@ -332,7 +334,7 @@ def test_without_a_limit_nothing_is_interrupted(database: Path, told: Told, cloc
     assert applied_versions(database) == [1]
 
 
-def test_limit_holds_for_a_rollback_too(database: Path, told: Told, clock: Clock) -> None:
+def test_statement_timeout_applies_to_a_rollback(database: Path, told: Told, clock: Clock) -> None:
     runner = runner_for(database, told, statement_timeout=30)
     runner.add_migration(Migration(1, "m", "CREATE TABLE a (x)").with_down(f"DROP TABLE a; {seconds(60)}"))
     runner.run()
@@ -343,7 +345,7 @@ def test_limit_holds_for_a_rollback_too(database: Path, told: Told, clock: Clock
     assert everything(database) == before
 
 
-def test_limit_within_a_migration_without_a_transaction(database: Path, told: Told, clock: Clock) -> None:
+def test_statement_timeout_applies_without_a_transaction(database: Path, told: Told, clock: Clock) -> None:
     execute(database, THERE)
     statements = (seconds(20), seconds(20), "CREATE TABLE a (x);", seconds(60), "CREATE TABLE b (x);")
     text = "\n".join(["-- migrated: no-transaction", *statements])
@@ -354,7 +356,7 @@ def test_limit_within_a_migration_without_a_transaction(database: Path, told: To
     assert [row[1] for row in schema(database)] == ["a", "there"]
 
 
-def test_check_of_foreign_keys_is_no_part_of_a_statement(database: Path, told: Told, clock: Clock) -> None:
+def test_foreign_key_check_does_not_count_towards_the_timeout(database: Path, told: Told, clock: Clock) -> None:
     """Else a short statement would be blamed, and the limit would bear on the size of tables."""
     runner_for(database, told, COSTLY, statement_timeout=30).run()
     taken = clock.now
@@ -376,7 +378,7 @@ def other(database: Path) -> Iterator[apsw.Connection]:
     connection.close()
 
 
-def test_wait_for_a_writer_ends_at_once_when_told_to_stop(
+def test_stop_request_ends_the_wait_for_a_writer_at_once(
     database: Path, told: Told, other: apsw.Connection
 ) -> None:
     other.execute("BEGIN IMMEDIATE")
@@ -390,7 +392,7 @@ def test_wait_for_a_writer_ends_at_once_when_told_to_stop(
     assert [row[1] for row in schema(database)] == ["there"]
 
 
-def test_so_it_does_between_the_transactions_of_a_new_database(database: Path, told: Told) -> None:
+def test_stop_request_ends_the_wait_between_transactions_of_a_new_database(database: Path, told: Told) -> None:
     """There several migrations share one, and one that leaves traces ends it."""
     others: list[apsw.Connection] = []
 
@@ -413,7 +415,7 @@ def read_of(connection: apsw.Connection) -> None:
     connection.execute("BEGIN; SELECT * FROM there").fetchall()
 
 
-def test_wait_for_a_reader_at_the_end_lasts_until_the_time_is_over(
+def test_commit_waits_for_a_reader_until_the_stop_deadline(
     database: Path, told: Told, other: apsw.Connection
 ) -> None:
     """In DELETE mode a reader holds up COMMIT; what is done already is worth waiting for."""
@@ -435,7 +437,7 @@ def test_wait_for_a_reader_at_the_end_lasts_until_the_time_is_over(
     assert everything(database) == [("table", "there", "CREATE TABLE there (x)"), ("there", 1)]
 
 
-def test_commit_that_succeeds_in_time_is_one(database: Path, told: Told, other: apsw.Connection) -> None:
+def test_commit_before_the_stop_deadline_succeeds(database: Path, told: Told, other: apsw.Connection) -> None:
     read_of(other)
     told.at_beat[2] = told.ask
     told.at_beat[5] = lambda: other.execute("ROLLBACK")
@@ -477,7 +479,9 @@ def test_migration_without_a_transaction_stops_after_its_last_whole_statement(da
     assert refused.code == "UNFINISHED"
 
 
-def test_interruption_in_its_first_statement_leaves_nothing(database: Path, told: Told) -> None:
+def test_interruption_in_the_first_statement_without_a_transaction_leaves_nothing(
+    database: Path, told: Told
+) -> None:
     execute(database, THERE)
     told.at_beat[20] = told.end
     text = f"-- migrated: no-transaction\n{ENDLESS}\nCREATE TABLE b (x);"
@@ -488,7 +492,7 @@ def test_interruption_in_its_first_statement_leaves_nothing(database: Path, told
     assert runner_for(database, Told(), "-- migrated: no-transaction\nCREATE TABLE b (x);").run()
 
 
-def test_it_finishes_when_there_is_time(database: Path, told: Told) -> None:
+def test_migration_without_a_transaction_finishes_before_the_deadline(database: Path, told: Told) -> None:
     execute(database, THERE)
     told.at_begin[1] = told.ask
     text = f"-- migrated: no-transaction\nCREATE TABLE a (x);\n{counting(20_000)}\nVACUUM;\n"
@@ -497,7 +501,7 @@ def test_it_finishes_when_there_is_time(database: Path, told: Told) -> None:
     assert told.begun == [1]
 
 
-def test_it_is_not_begun_anew_between_two_statements_when_it_must_end(database: Path, told: Told) -> None:
+def test_deadline_between_two_statements_starts_no_other_statement(database: Path, told: Told) -> None:
     """Each of them is too short for SQLite's progress handler."""
     execute(database, THERE)
     told.at_beat[3] = told.end
@@ -508,7 +512,7 @@ def test_it_is_not_begun_anew_between_two_statements_when_it_must_end(database: 
     assert failure.message.endswith("; stopped after statement 2 of 10")
 
 
-def test_interrupted_vacuum_harms_nothing(database: Path, told: Told) -> None:
+def test_interrupted_vacuum_changes_nothing(database: Path, told: Told) -> None:
     execute(
         database,
         f"{THERE}; CREATE TABLE big AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
@@ -569,7 +573,7 @@ def places_told(told: Told) -> set[tuple[int, int, int, int]]:
     return {(one.statement, one.statements, one.line, one.rows_changed) for one in told.told}
 
 
-def test_progress_says_which_statement_is_running(
+def test_progress_names_the_running_statement(
     database: Path, told: Told, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
@@ -603,7 +607,9 @@ def test_progress_says_which_statement_is_running(
     assert {one.step.direction for one in told.told} == {MigrationDirection.DOWN}
 
 
-def test_progress_without_a_transaction(database: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_without_a_transaction(
+    database: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What we write into our record is no row of the migration's."""
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     text = f"-- migrated: no-transaction\nCREATE TABLE t (x);\nINSERT INTO t VALUES (1), (2);\n{LONG}\nSELECT 1;"
@@ -613,7 +619,7 @@ def test_progress_without_a_transaction(database: Path, told: Told, monkeypatch:
     assert (3, 4, 4, 2) in places_told(told)
 
 
-def test_progress_of_the_check_at_the_end_is_that_of_the_last_statement(
+def test_progress_of_the_final_check_names_the_last_statement(
     database: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not that of the first, where a remark comes last."""
@@ -623,14 +629,14 @@ def test_progress_of_the_check_at_the_end_is_that_of_the_last_statement(
     assert (told.told[-1].statement, told.told[-1].statements) == (5, 5)
 
 
-def test_progress_is_told_no_more_often_than_every_few_seconds(database: Path, told: Told, clock: Clock) -> None:
+def test_progress_is_reported_every_few_seconds_at_most(database: Path, told: Told, clock: Clock) -> None:
     runner_for(database, told, seconds(60)).run()
 
     assert 15 <= len(told.told) <= 25
     assert progress.PROGRESS_SECONDS == 3
 
 
-def test_progress_of_many_short_statements_is_told_too(database: Path, told: Told, clock: Clock) -> None:
+def test_progress_of_many_short_statements_is_reported(database: Path, told: Told, clock: Clock) -> None:
     """A dump of inserts takes long without one that does."""
     runner_for(database, told, "CREATE TABLE t (x);\n" + "INSERT INTO t VALUES (1);\n" * 100).run()
 
@@ -639,7 +645,7 @@ def test_progress_of_many_short_statements_is_told_too(database: Path, told: Tol
     assert 1 < told.told[-1].statement <= 101
 
 
-def test_short_work_tells_nothing(database: Path, told: Told) -> None:
+def test_short_step_reports_no_progress(database: Path, told: Told) -> None:
     runner_for(database, told, *TEXTS).run()
 
     assert told.told == []
@@ -665,7 +671,7 @@ def test_interruption_from_another_thread(database: Path, told: Told, journal: s
     assert query(database, "SELECT x FROM there") == [(1,)]
 
 
-def test_limit_holds_for_a_caller_s_connection_and_its_own_handler_stays(database: Path) -> None:
+def test_statement_timeout_applies_to_a_callers_connection_and_keeps_its_handler(database: Path) -> None:
     execute(database, "CREATE TABLE g (x)")
     connection = apsw.Connection(str(database))
     asked: list[bool] = []
@@ -692,7 +698,7 @@ def test_limit_holds_for_a_caller_s_connection_and_its_own_handler_stays(databas
 
 
 @pytest.mark.parametrize("top", ["", "-- migrated: no-transaction\n"])
-def test_counting_the_statements_gives_signs_of_life_and_can_be_called_off(
+def test_splitting_statements_sends_heartbeats_and_can_be_interrupted(
     database: Path, told: Told, monkeypatch: pytest.MonkeyPatch, top: str
 ) -> None:
     """They are counted for the first report: of a long text that takes seconds, in which nothing runs."""
@@ -704,7 +710,7 @@ def test_counting_the_statements_gives_signs_of_life_and_can_be_called_off(
     assert applied_versions(database) == []
 
 
-def test_counting_the_statements_is_no_part_of_the_one_that_runs(
+def test_splitting_statements_does_not_count_towards_the_timeout(
     database: Path, told: Told, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 2.0)

@@ -150,7 +150,7 @@ def test_our_own_process_is_not_named(database: Path, journal: str, our_writer: 
     assert holder_of(str(database)) is None
 
 
-def test_looking_keeps_our_own_locks(database: Path, journal: str, our_writer: apsw.Connection) -> None:
+def test_search_for_holders_keeps_our_own_locks(database: Path, journal: str, our_writer: apsw.Connection) -> None:
     holder_of(str(database))
     assert other_sqlite_user(str(database)) is None
 
@@ -158,7 +158,7 @@ def test_looking_keeps_our_own_locks(database: Path, journal: str, our_writer: a
 
 
 @pytest.mark.parametrize("journal", ["delete"], indirect=True)
-def test_who_only_waits_for_a_lock_is_not_named(
+def test_process_that_waits_for_a_lock_is_not_named(
     database: Path, journal: str, application: Start, children: Children
 ) -> None:
     writer = application("write")
@@ -187,7 +187,7 @@ def test_locks_on_another_file_system_with_the_same_inode_are_not_ours(database:
     assert found == [lock_holders._Lock(1, writes=True, first=1073741825, last=1073741825)]
 
 
-def test_nobody_holds_what_is_not_there(database: Path) -> None:
+def test_missing_database_has_no_holder(database: Path) -> None:
     assert holder_of(str(database)) is None
     assert holder_of(":memory:") is None
 
@@ -201,9 +201,7 @@ def runner_for(database: Path) -> MigrationRunner:
     return runner
 
 
-def test_busy_database_says_who_holds_it_and_is_unchanged(
-    database: Path, journal: str, application: Start
-) -> None:
+def test_busy_database_error_names_the_holder(database: Path, journal: str, application: Start) -> None:
     before = everything(database)
     child = application("write")
 
@@ -231,7 +229,7 @@ def test_reader_that_keeps_a_commit_waiting_is_named(database: Path, journal: st
     assert everything(database) == before
 
 
-def test_failure_that_nobody_holds_names_nobody(database: Path) -> None:
+def test_failure_without_a_holder_names_nobody(database: Path) -> None:
     database.write_bytes(b"not a database at all\n" * 100)
 
     with pytest.raises(DatabaseError) as refused:

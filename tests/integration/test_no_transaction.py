@@ -86,7 +86,7 @@ def stopped(database: Path, *migrations: Migration) -> ExecutionFailedError:
 # Statement by statement
 
 
-def test_each_statement_is_there_for_good_before_the_next_begins(database: Path) -> None:
+def test_each_statement_is_committed_before_the_next_begins(database: Path) -> None:
     seen: list[object] = []
 
     def look() -> None:
@@ -111,7 +111,7 @@ def test_each_statement_is_there_for_good_before_the_next_begins(database: Path)
     assert (entry.version, tables(database)) == (1, ["a", "b", "c"])
 
 
-def test_record_of_each_statement_holds_what_a_person_needs_to_know(database: Path) -> None:
+def test_history_entry_of_each_statement_is_complete(database: Path) -> None:
     migration = pieces("CREATE TABLE a (x)", "INSERT INTO a VALUES (1), (2)", NOTHING, down=("DROP TABLE a",))
     runner_for(database, migration).run()
 
@@ -128,7 +128,7 @@ def test_record_of_each_statement_holds_what_a_person_needs_to_know(database: Pa
     ]
 
 
-def test_way_down_is_recorded_likewise(database: Path) -> None:
+def test_rollback_is_recorded_statement_by_statement(database: Path) -> None:
     migration = pieces("CREATE TABLE a (x)", down=("DROP TABLE a", "VACUUM", "PRAGMA user_version = 9"))
     runner = runner_for(database, migration)
     runner.run()
@@ -170,7 +170,7 @@ def test_one_section_alone_may_have_no_transaction(database: Path) -> None:
     assert everything(database) == before
 
 
-def test_in_memory_too() -> None:
+def test_in_memory_database_runs_without_a_transaction() -> None:
     connection = apsw.Connection(":memory:")
     runner_for(connection, pieces("CREATE TABLE a (x)", "VACUUM")).run()
 
@@ -230,7 +230,7 @@ EFFECTS = [
 
 
 @pytest.mark.parametrize(("ground", "statements", "question", "answer"), EFFECTS)
-def test_it_takes_effect(
+def test_statements_take_effect_and_are_recorded(
     database: Path, ground: str, statements: tuple[str, ...], question: str, answer: object
 ) -> None:
     execute(database, ground or "CREATE TABLE t (x)")
@@ -258,7 +258,7 @@ def test_checkpoint_empties_the_log(database: Path) -> None:
 
 
 @pytest.mark.parametrize("statement", ["PRAGMA journal_mode = WAL", "VACUUM"])
-def test_writer_that_ends_in_time_is_waited_for(database: Path, statement: str) -> None:
+def test_run_waits_for_a_writer_that_ends_in_time(database: Path, statement: str) -> None:
     execute(database, FULL_OF_HOLES)
     writer = apsw.Connection(str(database))
     beats = Beats(
@@ -278,7 +278,7 @@ def test_writer_that_ends_in_time_is_waited_for(database: Path, statement: str) 
 
 
 @pytest.mark.parametrize("statement", ["PRAGMA journal_mode = WAL", "VACUUM", "PRAGMA user_version = 3"])
-def test_writer_beyond_the_timeout_is_a_passing_failure_that_says_how_far_it_came(
+def test_writer_beyond_the_timeout_is_a_transient_failure_with_the_position(
     database: Path, statement: str
 ) -> None:
     execute(database, "CREATE TABLE t (x)")
@@ -299,7 +299,7 @@ def test_writer_beyond_the_timeout_is_a_passing_failure_that_says_how_far_it_cam
 
 
 @pytest.mark.parametrize("statement", ["PRAGMA journal_mode = WAL", "VACUUM", "PRAGMA user_version = 3"])
-def test_writer_beyond_the_timeout_changes_nothing_where_nothing_is_done_yet(
+def test_writer_beyond_the_timeout_before_the_first_statement_changes_nothing(
     database: Path, statement: str
 ) -> None:
     execute(database, "CREATE TABLE t (x)")
@@ -320,7 +320,7 @@ def test_writer_beyond_the_timeout_changes_nothing_where_nothing_is_done_yet(
     assert [entry.version for entry in runner.run()] == [1]
 
 
-def test_journal_mode_that_stays_is_an_error_that_says_so() -> None:
+def test_journal_mode_that_does_not_change_is_an_error() -> None:
     connection = apsw.Connection(":memory:")
     runner = runner_for(connection, pieces("CREATE TABLE a (x)", "PRAGMA journal_mode = WAL", NOTHING))
 
@@ -346,7 +346,7 @@ def test_journal_mode_that_does_not_exist_is_an_error(database: Path) -> None:
 
 
 @pytest.mark.parametrize("question", ["PRAGMA journal_mode", "PRAGMA page_size", "PRAGMA table_info(t)"])
-def test_asking_is_no_error(database: Path, question: str) -> None:
+def test_reading_the_journal_mode_is_no_error(database: Path, question: str) -> None:
     runner_for(database, pieces(question)).run()
 
     assert applied_versions(database) == [1]
@@ -370,7 +370,7 @@ def test_checkpoint_that_a_reader_prevents_beyond_the_timeout_is_not_recorded_as
 # A statement fails
 
 
-def test_first_statement_that_fails_leaves_the_migration_pending(database: Path) -> None:
+def test_failing_first_statement_leaves_the_migration_pending(database: Path) -> None:
     runner_for(database).init()
     before = everything(database)
 
@@ -387,7 +387,7 @@ def test_first_statement_that_fails_leaves_the_migration_pending(database: Path)
     assert [entry.version for entry in runner.run()] == [1]
 
 
-def test_first_statement_that_fails_on_a_new_database_leaves_the_empty_record(database: Path) -> None:
+def test_failing_first_statement_on_a_new_database_leaves_an_empty_ledger(database: Path) -> None:
     stopped(database, pieces("nonsense"))
 
     assert (schema(database), applied_versions(database), history(database)) == ([], [], [])
@@ -462,7 +462,7 @@ def test_commit_of_the_last_statement_that_fails_leaves_it_undone_and_unrecorded
     assert (history(database), applied_versions(database)) == ([("apply-statement", 1, 1, 2)], [])
 
 
-def test_statement_that_takes_too_long_is_stopped_at(database: Path) -> None:
+def test_statement_beyond_the_timeout_stops_the_migration(database: Path) -> None:
     endless = "INSERT INTO a WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT n FROM c"
 
     with pytest.raises(ExecutionFailedError) as failed:
@@ -474,7 +474,7 @@ def test_statement_that_takes_too_long_is_stopped_at(database: Path) -> None:
     assert history(database) == [("apply-statement", 1, 1, 2)]
 
 
-def test_failure_says_what_was_completed_before_it_and_leaves_the_rest_pending(database: Path) -> None:
+def test_failure_lists_completed_migrations_and_leaves_the_rest_pending(database: Path) -> None:
     failure = stopped(
         database, Migration(1, "m1", "CREATE TABLE one (x)"), pieces(*STOPS, version=2), pieces(NOTHING, version=3)
     )
@@ -483,7 +483,7 @@ def test_failure_says_what_was_completed_before_it_and_leaves_the_rest_pending(d
     assert applied_versions(database) == [1]
 
 
-def test_rollback_stops_in_the_same_way(database: Path) -> None:
+def test_rollback_stops_at_the_failing_statement(database: Path) -> None:
     migration = pieces("CREATE TABLE a (x)", down=("DROP TABLE a", "nonsense", "VACUUM"))
     runner = runner_for(database, migration)
     runner.run()
@@ -515,7 +515,7 @@ ACTIONS: dict[str, Callable[[MigrationRunner], object]] = {
 
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("action", ACTIONS)
-def test_everything_is_refused_until_it_is_settled(database: Path, action: str, way: str) -> None:
+def test_everything_is_refused_until_the_migration_is_repaired(database: Path, action: str, way: str) -> None:
     first = Migration(1, "m1", "CREATE TABLE one (x)", "DROP TABLE one")
     third = Migration(3, "m3", "CREATE TABLE three (x)", "DROP TABLE three")
     if way == "up":
@@ -546,7 +546,7 @@ def test_everything_is_refused_until_it_is_settled(database: Path, action: str, 
     ]
 
 
-def test_what_is_open_is_told_with_all_that_is_known(database: Path) -> None:
+def test_unfinished_migration_is_reported_in_full(database: Path) -> None:
     migration = pieces(*STOPS)
     stopped(database, migration)
 
@@ -611,7 +611,7 @@ def _require_done(database: Path, done: int) -> None:
 
 
 @pytest.mark.parametrize("done", range(len(WORK)))
-def test_killed_between_any_two_statements_exactly_the_recorded_ones_are_done(
+def test_kill_between_statements_leaves_exactly_the_recorded_ones(
     database: Path, migrations: Path, children: Children, done: int
 ) -> None:
     write_migration(migrations, 1, up=DIRECTIVE + ";\n".join(WORK))
@@ -621,7 +621,7 @@ def test_killed_between_any_two_statements_exactly_the_recorded_ones_are_done(
     _require_done(database, done)
 
 
-def test_killed_again_and_again_each_resuming_gets_one_statement_further(
+def test_each_resume_after_a_kill_gets_one_statement_further(
     database: Path, migrations: Path, children: Children
 ) -> None:
     write_migration(migrations, 1, up=DIRECTIVE + ";\n".join(WORK))
@@ -649,7 +649,7 @@ def _finished(database: Path) -> int:
     return sum(shown)
 
 
-def test_killed_before_the_record_of_a_setting_it_is_not_done(
+def test_kill_before_the_entry_of_a_pragma_leaves_it_not_done(
     database: Path, migrations: Path, children: Children
 ) -> None:
     write_migration(
@@ -680,7 +680,7 @@ def test_killed_before_the_record_of_a_setting_it_is_not_done(
 # Settled by resuming
 
 
-def test_resuming_goes_on_with_the_next_statement(database: Path) -> None:
+def test_resume_continues_with_the_next_statement(database: Path) -> None:
     migration = pieces(*STOPS)
     stopped(database, migration)
     execute(database, "CREATE TABLE more (x); INSERT INTO more VALUES (7)")
@@ -704,7 +704,7 @@ def test_resuming_goes_on_with_the_next_statement(database: Path) -> None:
     assert (runner.unfinished(), runner.run()) == (None, [])
 
 
-def test_resuming_stops_exactly_again_where_the_next_one_fails(database: Path) -> None:
+def test_resume_stops_at_the_next_failing_statement(database: Path) -> None:
     migration = pieces("CREATE TABLE a (x)", "CREATE TABLE b (x)", "INSERT INTO more VALUES (1)", NOTHING)
     stopped(database, migration)
     execute(database, "DROP TABLE b; DELETE FROM _migrations_history WHERE statement = 2")
@@ -739,7 +739,7 @@ def test_later_statements_may_be_edited(database: Path) -> None:
     assert stored == [(edited.up_sql,)]
 
 
-def test_resumed_text_is_what_counts_when_it_stops_again(database: Path) -> None:
+def test_resumed_text_is_stored_when_the_migration_stops_again(database: Path) -> None:
     stopped(database, pieces(*STOPS))
     edited = pieces(STOPS[0], "CREATE TABLE c (x)", "INSERT INTO nowhere VALUES (1)", NOTHING)
     with pytest.raises(ExecutionFailedError):
@@ -781,7 +781,9 @@ EDITS = [
 
 
 @pytest.mark.parametrize(("edited", "reason"), EDITS)
-def test_resuming_is_refused_when_what_is_done_was_edited(database: Path, edited: Migration, reason: str) -> None:
+def test_resume_is_refused_when_finished_statements_were_edited(
+    database: Path, edited: Migration, reason: str
+) -> None:
     stopped(database, pieces(*STOPS))
     before = everything(database)
 
@@ -794,7 +796,7 @@ def test_resuming_is_refused_when_what_is_done_was_edited(database: Path, edited
     assert everything(database) == before
 
 
-def test_recorded_text_is_resumed_when_the_migration_is_gone(database: Path) -> None:
+def test_resume_uses_the_stored_text_of_a_missing_migration(database: Path) -> None:
     migration = pieces(*STOPS, down=("DROP TABLE a",))
     stopped(database, migration)
     execute(database, "CREATE TABLE more (x)")
@@ -806,7 +808,7 @@ def test_recorded_text_is_resumed_when_the_migration_is_gone(database: Path) -> 
     assert runner_for(database, migration).run() == []
 
 
-def test_settings_among_the_finished_statements_are_set_again(database: Path) -> None:
+def test_resume_runs_finished_pragmas_again(database: Path) -> None:
     execute(database, "CREATE TABLE t (x)")
     stopped(database, pieces("PRAGMA page_size = 8192", "nonsense", "VACUUM"))
     assert query(database, "PRAGMA page_size") == [(4096,)]
@@ -816,7 +818,7 @@ def test_settings_among_the_finished_statements_are_set_again(database: Path) ->
     assert query(database, "PRAGMA page_size") == [(8192,)]
 
 
-def test_foreign_keys_among_the_finished_statements_are_enforced_again(database: Path) -> None:
+def test_resume_enforces_foreign_keys_again(database: Path) -> None:
     execute(
         database,
         "CREATE TABLE p (id INTEGER PRIMARY KEY);"
@@ -839,7 +841,7 @@ def test_directive_for_foreign_keys_counts_when_resuming(database: Path) -> None
     assert query(database, "SELECT * FROM c") == []
 
 
-def test_nothing_else_of_what_is_finished_is_done_again(database: Path) -> None:
+def test_resume_runs_no_other_finished_statement_again(database: Path) -> None:
     statements = ("CREATE TABLE a (x)", "INSERT INTO a VALUES (1)", "VACUUM", "INSERT INTO more VALUES (1)")
     stopped(database, pieces(*statements))
     execute(database, "CREATE TABLE more (x)")
@@ -849,7 +851,7 @@ def test_nothing_else_of_what_is_finished_is_done_again(database: Path) -> None:
     assert query(database, "SELECT x FROM a") == [(1,)]
 
 
-def test_what_follows_is_refused_at_sight_when_resuming_too(database: Path) -> None:
+def test_resume_refuses_forbidden_statements_before_running(database: Path) -> None:
     stopped(database, pieces(*STOPS))
     before = everything(database)
 
@@ -860,7 +862,7 @@ def test_what_follows_is_refused_at_sight_when_resuming_too(database: Path) -> N
     assert everything(database) == before
 
 
-def test_way_down_is_resumed(database: Path) -> None:
+def test_rollback_is_resumed(database: Path) -> None:
     way_down = ("DROP TABLE a", "DROP TABLE more", "VACUUM")
     migration = pieces("CREATE TABLE a (x)", down=way_down)
     runner = runner_for(database, migration)
@@ -880,7 +882,7 @@ def test_way_down_is_resumed(database: Path) -> None:
     assert [entry.version for entry in runner.run()] == [1]
 
 
-def test_way_down_by_the_recorded_text_is_resumed_by_it(database: Path) -> None:
+def test_rollback_with_the_stored_text_is_resumed_with_it(database: Path) -> None:
     migration = pieces("CREATE TABLE a (x)", down=("DROP TABLE a", "DROP TABLE more"))
     runner_for(database, migration).run()
     # Its file has no DOWN section any more: rolling back takes the one that was recorded.
@@ -899,7 +901,7 @@ def test_way_down_by_the_recorded_text_is_resumed_by_it(database: Path) -> None:
 
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("how", [Repair.MARK_APPLIED, Repair.FORGET])
-def test_word_of_a_person_settles_it(database: Path, how: Repair, way: str) -> None:
+def test_repair_marks_or_forgets_the_unfinished_migration(database: Path, how: Repair, way: str) -> None:
     migration = pieces("CREATE TABLE a (x)", *STOPS[1:], down=("DROP TABLE IF EXISTS b", "nonsense"))
     if way == "up":
         stopped(database, migration)
@@ -923,7 +925,7 @@ def test_word_of_a_person_settles_it(database: Path, how: Repair, way: str) -> N
     assert (runner.unfinished(), [status.state for status in runner.statuses()]) == (None, [expected])
 
 
-def test_what_was_marked_can_be_rolled_back_by_its_record(database: Path) -> None:
+def test_migration_marked_as_applied_can_be_rolled_back(database: Path) -> None:
     stopped(database, pieces(*STOPS, down=("DROP TABLE a",)))
     runner_for(database, pieces(*STOPS, down=("DROP TABLE a",))).repair(1, Repair.MARK_APPLIED)
 
@@ -932,7 +934,7 @@ def test_what_was_marked_can_be_rolled_back_by_its_record(database: Path) -> Non
     assert (tables(database), applied_versions(database)) == ([], [])
 
 
-def test_edited_text_is_what_was_finished_by_hand(database: Path) -> None:
+def test_marking_as_applied_stores_the_edited_text(database: Path) -> None:
     stopped(database, pieces(*STOPS))
     edited = pieces("CREATE TABLE a (x, y)")
 
@@ -942,7 +944,7 @@ def test_edited_text_is_what_was_finished_by_hand(database: Path) -> None:
     assert runner_for(database, edited).run() == []
 
 
-def test_what_was_forgotten_is_run_from_its_first_statement(database: Path) -> None:
+def test_forgotten_migration_runs_from_its_first_statement(database: Path) -> None:
     stopped(database, pieces(*STOPS))
     runner_for(database, pieces(*STOPS)).repair(1, Repair.FORGET)
     execute(database, "DROP TABLE a; CREATE TABLE more (x)")
@@ -961,7 +963,7 @@ def test_what_was_forgotten_is_run_from_its_first_statement(database: Path) -> N
 
 @pytest.mark.parametrize("how", Repair)
 @pytest.mark.parametrize("version", [1, 9])
-def test_nothing_is_settled_where_nothing_is_open(database: Path, how: Repair, version: int) -> None:
+def test_repair_is_refused_without_an_unfinished_migration(database: Path, how: Repair, version: int) -> None:
     runner_for(database, pieces(NOTHING)).run()
     before = everything(database)
 
@@ -973,7 +975,7 @@ def test_nothing_is_settled_where_nothing_is_open(database: Path, how: Repair, v
 
 
 @pytest.mark.parametrize("how", Repair)
-def test_only_the_one_that_is_open_is_settled(database: Path, how: Repair) -> None:
+def test_repair_of_another_version_is_refused(database: Path, how: Repair) -> None:
     stopped(database, pieces(*STOPS))
     before = everything(database)
 
@@ -1003,7 +1005,9 @@ AT_SIGHT = [
 
 
 @pytest.mark.parametrize(("statement", "name"), AT_SIGHT, ids=[row[0] for row in AT_SIGHT])
-def test_it_is_refused_before_the_first_statement_runs(database: Path, statement: str, name: str) -> None:
+def test_forbidden_statement_is_refused_before_the_first_statement_runs(
+    database: Path, statement: str, name: str
+) -> None:
     runner_for(database).init()
     before = everything(database)
 
@@ -1030,7 +1034,7 @@ IN_PASSING = [
 
 
 @pytest.mark.parametrize(("statement", "message"), IN_PASSING, ids=[row[0] for row in IN_PASSING])
-def test_it_is_stopped_at(database: Path, statement: str, message: str) -> None:
+def test_forbidden_statement_stops_the_migration(database: Path, statement: str, message: str) -> None:
     failure = stopped(database, pieces("CREATE TABLE a (x)", statement, NOTHING))
 
     assert failure.message == f"{message}; stopped after statement 1 of 3"
@@ -1067,7 +1071,7 @@ def test_failure_by_violations_does_not_say_that_everything_was_undone(database:
     assert "everything was undone" not in str(failure)
 
 
-def test_violations_mended_by_a_later_statement_are_none(database: Path) -> None:
+def test_violation_fixed_by_a_later_statement_is_accepted(database: Path) -> None:
     execute(database, FAMILY)
 
     runner_for(database, pieces("DELETE FROM p", "VACUUM", "DELETE FROM c", NOTHING)).run()
@@ -1075,7 +1079,7 @@ def test_violations_mended_by_a_later_statement_are_none(database: Path) -> None
     assert applied_versions(database) == [1]
 
 
-def test_resuming_does_not_accept_the_violations_it_was_stopped_for(database: Path) -> None:
+def test_resume_does_not_accept_the_violations_that_stopped_it(database: Path) -> None:
     execute(database, FAMILY)
     migration = pieces("DELETE FROM p", "CREATE TABLE last (x)")
     stopped(database, migration)
@@ -1094,7 +1098,7 @@ def test_resuming_does_not_accept_the_violations_it_was_stopped_for(database: Pa
     ],
     ids=["name", "trigger"],
 )
-def test_what_would_touch_the_record_is_undone_at_its_statement(database: Path, statement: str) -> None:
+def test_statement_that_touches_the_ledger_is_rolled_back(database: Path, statement: str) -> None:
     migration = pieces("CREATE TABLE a (x)", statement, "CREATE TABLE never (x)")
 
     failure = stopped(database, migration)
@@ -1151,7 +1155,7 @@ def test_history_of_an_earlier_build_is_completed_by_any_run(database: Path) -> 
     assert history(database) == [("apply", 1, None, None), ("rollback", 1, None, None)]
 
 
-def test_record_that_another_process_changes_meanwhile_is_noticed(database: Path) -> None:
+def test_ledger_change_between_statements_is_noticed(database: Path) -> None:
     meddling = "INSERT INTO _migrations_history SELECT NULL, happened_at, 'forget', version, name, checksum,"
     meddling += " directives, up_sql, down_sql, 0, 0, statement, statements, reason, violations, host, pid,"
     meddling += " program_version FROM _migrations_history ORDER BY id DESC LIMIT 1"
@@ -1172,7 +1176,7 @@ def test_record_that_another_process_changes_meanwhile_is_noticed(database: Path
     assert [row[0] for row in history(database)] == ["apply-statement", "apply-statement", "forget"]
 
 
-def test_application_that_writes_meanwhile_does_not_matter(database: Path) -> None:
+def test_writes_of_the_application_between_statements_are_accepted(database: Path) -> None:
     execute(database, "CREATE TABLE t (x)")
     beats = Beats({1: lambda: execute(database, "INSERT INTO t VALUES (1)")})
 
@@ -1181,7 +1185,7 @@ def test_application_that_writes_meanwhile_does_not_matter(database: Path) -> No
     assert query(database, "SELECT x FROM t") == [(1,), (2,)]
 
 
-def test_another_that_applied_it_before_our_first_statement_is_noticed(database: Path) -> None:
+def test_migration_applied_by_another_process_is_noticed_before_the_first_statement(database: Path) -> None:
     migration = pieces("PRAGMA cache_size = 9", "CREATE TABLE a (x)")
     runner_for(database).init()
 
@@ -1198,7 +1202,7 @@ def test_another_that_applied_it_before_our_first_statement_is_noticed(database:
     assert (applied_versions(database), history(database)) == ([1], [])
 
 
-def test_another_that_applied_it_while_we_waited_is_noticed_before_anything_runs(database: Path) -> None:
+def test_migration_applied_by_another_process_during_the_wait_is_noticed(database: Path) -> None:
     migration = pieces("PRAGMA user_version = 9", "CREATE TABLE a (x)")
     runner_for(database).init()
     other = apsw.Connection(str(database))
@@ -1213,7 +1217,7 @@ def test_another_that_applied_it_while_we_waited_is_noticed_before_anything_runs
     assert history(database) == []
 
 
-def test_what_another_left_half_way_while_we_waited_for_the_lock_is_refused(database: Path) -> None:
+def test_unfinished_migration_of_another_process_is_refused_after_the_wait(database: Path) -> None:
     first = Migration(1, "m1", "CREATE TABLE one (x)", "DROP TABLE one")
     runner_for(database, first).run()
     lock = FileLock(database.parent / ".migrated" / "lock")
@@ -1236,7 +1240,7 @@ def test_what_another_left_half_way_while_we_waited_for_the_lock_is_refused(data
 
 
 @pytest.mark.parametrize("how", Repair)
-def test_record_that_changes_while_repair_waits_for_the_database_is_noticed(database: Path, how: Repair) -> None:
+def test_ledger_change_while_repair_waits_is_noticed(database: Path, how: Repair) -> None:
     stopped(database, pieces(*STOPS))
     other = apsw.Connection(str(database))
     other.execute("BEGIN IMMEDIATE; UPDATE _migrations_history SET action = 'forget'").fetchall()
@@ -1255,7 +1259,7 @@ def test_record_that_changes_while_repair_waits_for_the_database_is_noticed(data
 # Nothing is left on the connection
 
 
-def test_temporary_tables_and_pragmas_are_not_met_by_the_next(database: Path) -> None:
+def test_temporary_tables_and_pragmas_do_not_affect_the_next_migration(database: Path) -> None:
     runner_for(
         database,
         pieces("PRAGMA case_sensitive_like = ON", "CREATE TEMP TABLE passing (x)", "PRAGMA foreign_keys = ON"),
@@ -1297,7 +1301,7 @@ def test_foreign_keys_setting_of_the_callers_connection_is_restored(database: Pa
     connection.close()
 
 
-def test_busy_timeout_of_the_migrations_own_does_not_end_our_patience(database: Path) -> None:
+def test_busy_timeout_pragma_does_not_replace_the_configured_timeout(database: Path) -> None:
     execute(database, "CREATE TABLE t (x)")
     runner_for(database).init()
     writer = apsw.Connection(str(database))

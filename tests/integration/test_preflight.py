@@ -79,11 +79,11 @@ def ready(database: Path) -> Path:
     return database
 
 
-def test_ordinary_database_is_usable_and_stays_as_it_is(ready: Path) -> None:
+def test_ordinary_database_is_usable_and_unchanged(ready: Path) -> None:
     assert check(ready) == "usable\n"
 
 
-def test_missing_database_is_usable_where_it_may_be_created(database: Path) -> None:
+def test_missing_database_is_usable_if_it_may_be_created(database: Path) -> None:
     assert check(database, "create") == "usable\n"
 
 
@@ -105,7 +105,7 @@ def _socket(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("create", [False, True])
-def test_what_is_not_a_file_is_refused(
+def test_path_that_is_not_a_regular_file_is_refused(
     database: Path,
     make: Callable[[Path], None],
     kind: str,
@@ -123,12 +123,12 @@ def test_what_is_not_a_file_is_refused(
         preflight.require_regular_file(str(database))
 
 
-def test_reader_asks_for_a_file_and_takes_a_missing_one(ready: Path, tmp_path: Path) -> None:
+def test_require_regular_file_accepts_a_missing_file(ready: Path, tmp_path: Path) -> None:
     preflight.require_regular_file(str(ready))
     preflight.require_regular_file(str(tmp_path / "gone"))
 
 
-def test_file_of_another_kind_is_told_by_sqlite_and_nothing_is_made(database: Path) -> None:
+def test_file_that_is_not_a_database_is_reported_by_sqlite(database: Path) -> None:
     database.write_bytes(b"not a database at all\n" * 100)
     before = look(database.parent)
 
@@ -224,7 +224,7 @@ say(first.rstrip("0123456789"), verdict())
     assert in_process(either, body) == f"{REFUSED} as a plain file, descriptor ; usable\n"
 
 
-def test_descriptor_that_only_names_the_file_is_no_danger(either: Path) -> None:
+def test_o_path_descriptor_is_accepted(either: Path) -> None:
     body = """
 import os
 descriptor = os.open(path, os.O_PATH)
@@ -233,7 +233,7 @@ say(verdict())
     assert in_process(either, body) == "usable\n"
 
 
-def test_standard_library_on_another_database_is_no_danger(either: Path) -> None:
+def test_standard_library_on_another_database_is_accepted(either: Path) -> None:
     body = """
 application = reading(sqlite3, other)
 ours = reading(apsw)
@@ -264,7 +264,7 @@ OPEN_BESIDE = "application = reading(sqlite3, other)"
 
 
 @pytest.mark.parametrize("beside", ["", OPEN_BESIDE, f"{OPEN_BESIDE}; application.close()"])
-def test_descriptor_that_sqlite_keeps_of_a_closed_connection_is_no_danger(either: Path, beside: str) -> None:
+def test_descriptor_of_a_closed_connection_is_accepted(either: Path, beside: str) -> None:
     body = f"""
 import os
 {beside}
@@ -446,7 +446,7 @@ def test_directory_that_may_not_be_written_is_refused(
     assert [path.name for path in place.iterdir()] == (["app.db"] if exists else [])
 
 
-def test_directory_of_the_real_file_counts(tmp_path: Path) -> None:
+def test_directory_of_the_link_target_is_checked(tmp_path: Path) -> None:
     shut, free = tmp_path / "shut", tmp_path / "free"
     shut.mkdir()
     free.mkdir()
@@ -475,12 +475,12 @@ def test_missing_directory_is_refused_where_the_database_may_be_created(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_database_that_may_not_be_created_is_left_to_the_opener(tmp_path: Path) -> None:
+def test_missing_database_that_may_not_be_created_is_reported_on_open(tmp_path: Path) -> None:
     preflight.require_usable(str(tmp_path / "app.db"), create=False)
     preflight.require_usable(str(tmp_path / "gone" / "app.db"), create=False)
 
 
-def test_directory_that_may_not_be_searched_is_told_of_a_missing_file_too(tmp_path: Path) -> None:
+def test_unsearchable_directory_is_reported_for_a_missing_file(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     place.chmod(0o666)
@@ -599,7 +599,9 @@ class Layout(NamedTuple):
         pytest.param(Layout("usable", 0o606, US + 1, 0o2777), id="others may"),
     ],
 )
-def test_verdict_on_another_owner_is_what_comes_true(shared: Path, journal: str, layout: Layout) -> None:
+def test_verdict_on_another_owner_matches_what_that_owner_can_do(
+    shared: Path, journal: str, layout: Layout
+) -> None:
     """A process of ours is killed while it writes; then the owner wants to go on."""
     database = shared / "app.db"
     execute(database, f"PRAGMA journal_mode = {journal}; CREATE TABLE t (x)")
@@ -625,7 +627,7 @@ def test_verdict_on_another_owner_is_what_comes_true(shared: Path, journal: str,
     assert (written.stdout == "written\n") == (layout.verdict == "usable"), written.stderr
 
 
-def test_members_of_a_group_may_no_more_than_the_group() -> None:
+def test_group_members_have_only_the_permissions_of_the_group() -> None:
     """As the kernel has it: the bits for others are not for them."""
     try:
         user = pwd.getpwuid(OWNER)
@@ -661,7 +663,7 @@ def test_foreign_owner_is_named_with_what_to_do(shared: Path) -> None:
 
 @AS_ROOT
 @pytest.mark.parametrize(("mode", "verdict"), [(0o660, "FOREIGN_OWNER True"), (0o666, "usable")])
-def test_owner_without_a_name_is_judged_by_what_others_may(shared: Path, mode: int, verdict: str) -> None:
+def test_owner_without_a_name_has_the_permissions_of_others(shared: Path, mode: int, verdict: str) -> None:
     nobody = next(uid for uid in range(54321, 60000) if name_of(uid) == f"uid {uid}")
     database = shared / "app.db"
     execute(database, "CREATE TABLE t (x)")
@@ -676,7 +678,7 @@ def test_owner_without_a_name_is_judged_by_what_others_may(shared: Path, mode: i
 
 
 @AS_ROOT
-def test_mode_that_binds_another_user_is_told_with_both_names(shared: Path) -> None:
+def test_permission_error_names_both_users(shared: Path) -> None:
     database = shared / "app.db"
     execute(database, "CREATE TABLE t (x)")
     os.chown(database, OWNER, OWNER)
@@ -736,7 +738,7 @@ def test_new_database_belongs_to_the_owner_of_its_directory(shared: Path) -> Non
 
 
 @AS_ROOT
-def test_database_that_is_there_is_left_alone(shared: Path) -> None:
+def test_existing_database_keeps_its_owner(shared: Path) -> None:
     os.chown(shared, OWNER, OWNER)
     execute(shared / "app.db", "CREATE TABLE t (x)")
     before = look(shared)
@@ -746,7 +748,7 @@ def test_database_that_is_there_is_left_alone(shared: Path) -> None:
     assert look(shared) == before
 
 
-def test_nothing_is_made_in_ones_own_directory(database: Path) -> None:
+def test_no_file_is_created_in_ones_own_directory(database: Path) -> None:
     preflight.create_for_owner(str(database))
     preflight.create_for_owner(str(database.parent / "gone" / "app.db"))
 
@@ -754,7 +756,7 @@ def test_nothing_is_made_in_ones_own_directory(database: Path) -> None:
 
 
 @AS_ROOT
-def test_nothing_is_made_by_anybody_but_root(shared: Path) -> None:
+def test_no_file_is_created_without_root(shared: Path) -> None:
     os.chown(shared, OWNER, OWNER)
     shared.chmod(0o777)
 
@@ -765,7 +767,7 @@ def test_nothing_is_made_by_anybody_but_root(shared: Path) -> None:
 
 
 @AS_ROOT
-def test_database_that_cannot_be_given_away_is_not_made(shared: Path) -> None:
+def test_failed_chown_leaves_no_database(shared: Path) -> None:
     os.chown(shared, OWNER, OWNER)
     without = ("setpriv", "--bounding-set=-chown")
     require(without)
@@ -797,7 +799,7 @@ print([entry.version for entry in runner.run()])
 
 
 @AS_ROOT
-def test_application_goes_on_where_root_began(shared: Path) -> None:
+def test_application_can_use_a_database_created_by_root(shared: Path) -> None:
     database = shared / "app.db"
     os.chown(shared, OWNER, OWNER)
     preflight.create_for_owner(str(database))
@@ -813,7 +815,7 @@ def test_application_goes_on_where_root_began(shared: Path) -> None:
 
 
 @AS_ROOT
-def test_lock_that_root_left_in_a_folder_of_somebody_elses_is_given_back(shared: Path) -> None:
+def test_lock_file_of_root_gets_the_owner_of_the_folder(shared: Path) -> None:
     database = shared / "app.db"
     for path in (shared, shared / ".migrated"):
         path.mkdir(exist_ok=True)
@@ -827,7 +829,7 @@ def test_lock_that_root_left_in_a_folder_of_somebody_elses_is_given_back(shared:
 
 
 @AS_ROOT
-def test_what_is_not_plainly_roots_own_new_file_is_not_given_away(shared: Path, tmp_path: Path) -> None:
+def test_only_new_files_of_root_change_their_owner(shared: Path, tmp_path: Path) -> None:
     os.chown(shared, OWNER, OWNER)
     precious, other = tmp_path / "precious", tmp_path / "other"
     precious.touch()
@@ -846,7 +848,7 @@ def test_what_is_not_plainly_roots_own_new_file_is_not_given_away(shared: Path, 
     assert owner(shared / "ours") == (OWNER, OWNER)
 
 
-def test_giving_to_oneself_or_away_from_nothing_does_nothing(tmp_path: Path) -> None:
+def test_chown_to_oneself_or_of_a_missing_file_does_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     before = look(tmp_path)
 
@@ -872,7 +874,7 @@ def connection(database: Path) -> Iterator[apsw.Connection]:
     ("found", "expected"),
     [(0, 0), (7, 0), (7, 7), (-1, -1), (-1, 2**32 - 1), (-(2**31), 2**31)],
 )
-def test_database_with_the_applications_id_is_taken(
+def test_database_with_the_application_id_is_accepted(
     connection: apsw.Connection, found: int, expected: int
 ) -> None:
     for _ in connection.execute(f"PRAGMA application_id = {found}; CREATE TABLE t (x)"):
@@ -881,7 +883,7 @@ def test_database_with_the_applications_id_is_taken(
     preflight.require_application_id(connection, expected, "app.db")
 
 
-def test_empty_database_has_no_application_yet(connection: apsw.Connection) -> None:
+def test_empty_database_accepts_any_application_id(connection: apsw.Connection) -> None:
     preflight.require_application_id(connection, 7, "app.db")
 
 

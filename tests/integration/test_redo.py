@@ -111,7 +111,7 @@ def home(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 class TestEdited:
-    def test_it_is_rolled_back_with_those_above_and_all_are_applied_as_they_are_now(self, home: Path) -> None:
+    def test_edited_migration_and_those_above_are_redone_with_the_current_text(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, mail TEXT DEFAULT 'none')")
         run(home, new, POSTS, NICK)
 
@@ -121,12 +121,12 @@ class TestEdited:
             *(("redo", version) for version in (1, 2, 3)),
         ]
 
-    def test_the_down_text_is_the_one_that_was_recorded(self, home: Path) -> None:
+    def test_rollback_uses_the_stored_down_text(self, home: Path) -> None:
         run(home, USERS, POSTS, edited(NICK, "ALTER TABLE users ADD COLUMN nickname", "SELECT * FROM nowhere"))
 
         assert [row[1] for row in query(home, "PRAGMA table_info(users)")] == ["id", "name", "nickname"]
 
-    def test_those_below_are_not_touched(self, home: Path) -> None:
+    def test_migrations_below_are_untouched(self, home: Path) -> None:
         run(home, USERS, POSTS, edited(NICK, "ALTER TABLE users ADD COLUMN nickname"))
 
         assert history(home)[3:] == [("rollback", 3), ("redo", 3)]
@@ -144,7 +144,7 @@ class TestEdited:
         assert everything(home) == before
         assert [each.reason for each in MigrationRunner(home).snapshots() if each.reason == "before-redo"] == []
 
-    def test_failing_pending_one_undoes_the_redo_too(self, home: Path) -> None:
+    def test_failing_pending_migration_rolls_back_the_redo(self, home: Path) -> None:
         before = everything(home)
 
         with pytest.raises(ExecutionFailedError):
@@ -167,13 +167,13 @@ class TestEdited:
         assert run(home, *ALL).kept == []
         assert len(history(home)) == 3
 
-    def test_one_that_became_a_draft_is_rolled_back(self, home: Path) -> None:
+    def test_migration_that_became_a_draft_is_rolled_back(self, home: Path) -> None:
         run(home, USERS, POSTS, edited(NICK, "-- not yet"))
 
         assert applied_versions(home) == [1, 2]
         assert as_fresh(home, USERS, POSTS)
 
-    def test_several_are_one_transaction(self, home: Path) -> None:
+    def test_redo_of_several_migrations_is_one_transaction(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)")
         other = edited(NICK, "ALTER TABLE users ADD COLUMN nickname")
         counter = "PRAGMA data_version"
@@ -186,13 +186,13 @@ class TestEdited:
         assert as_fresh(home, new, POSTS, other)
         assert before != after == again
 
-    def test_late_one_is_applied_in_the_same_run(self, home: Path) -> None:
+    def test_late_migration_is_applied_in_the_same_run(self, home: Path) -> None:
         tags = Migration(4, "tags", "CREATE TABLE tags (id)", "DROP TABLE tags")
         run(home, USERS, POSTS, edited(NICK, "ALTER TABLE users ADD COLUMN nickname"), tags)
 
         assert applied_versions(home) == [1, 2, 3, 4]
 
-    def test_late_one_comes_on_top_until_a_redo_puts_it_into_its_place(self, tmp_path: Path) -> None:
+    def test_redo_applies_a_late_migration_in_version_order(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         late = Migration(2, "age", "ALTER TABLE users ADD COLUMN age", "ALTER TABLE users DROP COLUMN age")
         run(database, USERS, NICK)
@@ -204,7 +204,7 @@ class TestEdited:
         assert as_fresh(database, USERS, late, NICK)
         assert query(database, "SELECT name, age, nick FROM users") == [("Ann", None, "a")]
 
-    def test_foreign_keys_are_off_meanwhile(self, home: Path) -> None:
+    def test_foreign_keys_are_off_during_a_redo(self, home: Path) -> None:
         run(home, edited(USERS, f"{USERS.up_sql} STRICT"), POSTS, edited(NICK, f"{NICK.up_sql} TEXT"))
 
         assert query(home, "SELECT * FROM posts") == [(5, 7)]
@@ -214,7 +214,7 @@ class TestEdited:
 class TestTyped:
     """Rows that a person typed."""
 
-    def test_they_are_there_again_in_every_table_that_was_made_anew(self, home: Path) -> None:
+    def test_rows_of_recreated_tables_are_restored(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, mail TEXT DEFAULT 'none')")
         witness = run(home, new, POSTS, NICK)
 
@@ -227,7 +227,7 @@ class TestTyped:
             ({"posts": 1, "users": 2}, {})
         ]
 
-    def test_what_has_no_place_any_more_is_in_the_snapshot_that_is_named(self, home: Path) -> None:
+    def test_rows_without_a_table_are_reported_with_the_snapshot(self, home: Path) -> None:
         (kept,) = run(home, USERS).kept
         (snapshot,) = [each for each in MigrationRunner(home).snapshots() if each.id == kept.snapshot]
 
@@ -238,7 +238,7 @@ class TestTyped:
         assert query(snapshot.path, "SELECT * FROM posts") == [(5, 7)]
         assert query(home, "SELECT * FROM users") == [(1, "Ann"), (7, "Bob")]
 
-    def test_rows_that_do_not_fit_are_told(self, home: Path) -> None:
+    def test_rows_that_do_not_fit_are_reported(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT CHECK (name != 'Ann'))")
         (kept,) = run(home, new, NICK).kept
 
@@ -246,7 +246,7 @@ class TestTyped:
         assert kept.not_restored["users"] == "1 of 2 rows; they do not fit the new table definition"
         assert query(home, "SELECT id, nick FROM users") == [(7, "b")]
 
-    def test_rows_that_a_changed_migration_writes_are_its_own(self, tmp_path: Path) -> None:
+    def test_rows_written_by_a_changed_migration_are_not_restored(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         seeds = Migration(
             1,
@@ -260,7 +260,7 @@ class TestTyped:
         assert query(database, "SELECT * FROM modes") == [("new",)]
         assert kept.not_restored == {"modes": "2 rows, 1 now; a changed migration writes to the table"}
 
-    def test_rows_that_an_unchanged_migration_wrote_are_there_once(self, tmp_path: Path) -> None:
+    def test_rows_written_by_an_unchanged_migration_are_not_duplicated(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         seeds = Migration(
             2, "modes", "CREATE TABLE modes (name);\nINSERT INTO modes VALUES ('a'), ('b')", "DROP TABLE modes"
@@ -271,14 +271,14 @@ class TestTyped:
 
         assert query(database, "SELECT * FROM modes") == [("b",), ("mine",)]
 
-    def test_tables_that_nothing_happened_to_are_left_alone(self, home: Path) -> None:
+    def test_unaffected_tables_are_left_alone(self, home: Path) -> None:
         indexed = Migration(4, "indexed", "CREATE INDEX by_name ON users (name)", "DROP INDEX by_name")
         run(home, *ALL, indexed)
         (kept,) = run(home, *ALL, edited(indexed, "CREATE INDEX by_name ON users (name, id)")).kept
 
         assert (kept.restored, kept.not_restored) == ({}, {})
 
-    def test_values_of_a_column_are_there_again_beside_one_that_is_new(self, home: Path) -> None:
+    def test_column_values_are_restored_beside_a_new_column(self, home: Path) -> None:
         wider = edited(NICK, "ALTER TABLE users ADD COLUMN nick;\nALTER TABLE users ADD COLUMN age DEFAULT 0")
         (kept,) = run(home, USERS, POSTS, wider).kept
 
@@ -292,7 +292,7 @@ class TestTyped:
         assert query(home, "SELECT id, full_name FROM users") == [(1, "Ann"), (7, "Bob")]
         assert kept.not_restored == {"users": "2 rows; values of dropped columns were not restored: name, nick"}
 
-    def test_column_that_an_edited_migration_renames_is_told(self, home: Path) -> None:
+    def test_column_renamed_by_an_edited_migration_is_reported(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, full_name TEXT)")
         (kept,) = run(home, new, POSTS, NICK).kept
 
@@ -300,7 +300,7 @@ class TestTyped:
         assert kept.restored == {"posts": 1, "users": 2}
         assert kept.not_restored == {"users": "2 rows; values of dropped columns were not restored: name"}
 
-    def test_rows_come_along_to_an_older_content_that_has_fewer_columns(self, tmp_path: Path) -> None:
+    def test_rows_are_restored_into_an_earlier_state_with_fewer_columns(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS)
         run(database, USERS, without_down(NICK))
@@ -310,7 +310,7 @@ class TestTyped:
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
         assert kept.not_restored == {"users": "1 row; values of dropped columns were not restored: nick"}
 
-    def test_rows_of_an_older_content_stay_where_a_column_was_renamed(self, tmp_path: Path) -> None:
+    def test_rows_of_an_earlier_state_stay_if_a_column_was_renamed(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS)
         execute(database, "INSERT INTO users VALUES (1, 'Ann')")
@@ -322,7 +322,7 @@ class TestTyped:
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
         assert kept.not_restored == {"users": "2 rows, 1 now; the table was redefined"}
 
-    def test_changed_conversion_counts_and_not_the_old_rows(self, tmp_path: Path) -> None:
+    def test_changed_data_migration_wins_over_the_old_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         prices = Migration(1, "prices", "CREATE TABLE prices (id INTEGER PRIMARY KEY, price)", "DROP TABLE prices")
         cents = Migration(
@@ -335,7 +335,7 @@ class TestTyped:
 
         assert query(database, "SELECT price FROM prices") == [(5000,)]
 
-    def test_triggers_do_not_fire_for_them(self, tmp_path: Path) -> None:
+    def test_triggers_do_not_fire_for_restored_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         log = Migration(
             2,
@@ -350,7 +350,7 @@ class TestTyped:
 
         assert query(database, "SELECT * FROM log") == [(1,)]
 
-    def test_numbers_that_were_given_are_not_given_again(self, tmp_path: Path) -> None:
+    def test_autoincrement_values_are_not_reused(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         things = Migration(1, "a", "CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT, x)", "DROP TABLE a")
         run(database, things)
@@ -360,7 +360,7 @@ class TestTyped:
 
         assert query(database, "SELECT id, x FROM a") == [(1, "one"), (3, "three")]
 
-    def test_rows_stay_away_whose_parents_do(self, tmp_path: Path) -> None:
+    def test_rows_without_a_parent_are_not_restored(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         kinds = Migration(
             1, "kinds", "CREATE TABLE kinds (id PRIMARY KEY);\nINSERT INTO kinds VALUES (1)", "DROP TABLE kinds"
@@ -386,7 +386,7 @@ class TestTyped:
             't ("a b""c" COLLATE NOCASE, [ö])',
         ],
     )
-    def test_tables_of_every_kind_get_them(self, tmp_path: Path, table: str) -> None:
+    def test_rows_are_restored_in_every_kind_of_table(self, tmp_path: Path, table: str) -> None:
         database = tmp_path / "app.db"
         made = Migration(2, "t", f"CREATE TABLE {table}", "DROP TABLE t")
         run(database, USERS, made)
@@ -404,7 +404,7 @@ class TestTyped:
         assert kept.restored == {"t": 1}
         assert query(database, digest) == before
 
-    def test_full_text_index_finds_them_again(self, tmp_path: Path) -> None:
+    def test_full_text_index_finds_restored_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         found = Migration(2, "words", "CREATE VIRTUAL TABLE words USING fts5(text)", "DROP TABLE words")
         run(database, USERS, found)
@@ -415,7 +415,7 @@ class TestTyped:
 
 
 class TestWithoutDownText:
-    def test_content_goes_back_to_before_it_and_other_tables_keep_their_rows(self, tmp_path: Path) -> None:
+    def test_migration_without_down_text_restores_an_earlier_state_and_other_rows(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS)
         execute(database, "INSERT INTO users VALUES (1, 'Ann')")
@@ -430,7 +430,7 @@ class TestWithoutDownText:
         assert former.snapshot is not None
         assert [entry.version for entry in former.applied] == [1]
 
-    def test_present_content_is_kept_first(self, tmp_path: Path) -> None:
+    def test_snapshot_of_the_current_content_is_taken_first(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS, without_down(POSTS))
         execute(database, "INSERT INTO users VALUES (1, 'Ann'); INSERT INTO posts VALUES (5, 1)")
@@ -441,7 +441,7 @@ class TestWithoutDownText:
         assert query(snapshot.path, "SELECT * FROM posts") == [(5, 1)]
         assert witness.kept[0].not_restored == {"posts": "1 row; the table does not exist any more"}
 
-    def test_first_one_goes_back_to_nothing(self, tmp_path: Path) -> None:
+    def test_redo_of_the_first_migration_starts_from_an_empty_database(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, without_down(USERS), POSTS)
         execute(database, "INSERT INTO users VALUES (1, 'Ann'); INSERT INTO posts VALUES (5, 1)")
@@ -453,7 +453,7 @@ class TestWithoutDownText:
         assert query(database, "SELECT * FROM users") == [(1, "Ann", None)]
         assert query(database, "SELECT * FROM posts") == [(5, 1)]
 
-    def test_rows_come_along_to_nothing_as_far_as_their_table_has_room(self, tmp_path: Path) -> None:
+    def test_rows_are_restored_into_recreated_tables_that_fit(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, without_down(USERS))
         execute(database, "INSERT INTO users VALUES (1, 'Ann')")
@@ -476,7 +476,7 @@ class TestWithoutDownText:
         assert list((tmp_path / ".migrated/snapshots/app.db").iterdir()) == []
         assert [path for path in files if not path.exists()] == []
 
-    def test_history_goes_on(self, tmp_path: Path) -> None:
+    def test_history_continues_after_restoring_an_earlier_state(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS)
         run(database, USERS, without_down(POSTS))
@@ -486,7 +486,7 @@ class TestWithoutDownText:
         assert query(database, "SELECT * FROM _migrations_history ORDER BY id")[: len(before)] == before
         assert history(database)[len(before) :] == [("restore", 1), ("apply", 2)]
 
-    def test_one_that_is_gone_is_handled_likewise(self, tmp_path: Path) -> None:
+    def test_missing_migration_without_down_text_restores_an_earlier_state(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS)
         run(database, USERS, without_down(POSTS))
@@ -496,7 +496,7 @@ class TestWithoutDownText:
         assert as_fresh(database, USERS)
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
 
-    def test_without_a_snapshot_it_is_refused_and_says_what_to_do(self, tmp_path: Path) -> None:
+    def test_redo_without_down_text_and_snapshot_is_refused_with_a_hint(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         execute(database, "CREATE TABLE there (id)")
         runner_of(database, without_down(USERS), snapshots=SnapshotPolicy(SnapshotWhen.NEVER)).run()
@@ -509,7 +509,7 @@ class TestWithoutDownText:
         assert "put the file back as it was applied, with a DOWN section" in str(caught.value.hint)
         assert everything(database) == before
 
-    def test_what_the_hint_says_helps(self, tmp_path: Path) -> None:
+    def test_following_the_hint_resolves_the_refusal(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         execute(database, "CREATE TABLE there (id)")
         runner_of(database, without_down(USERS), snapshots=SnapshotPolicy(SnapshotWhen.NEVER)).run()
@@ -518,7 +518,7 @@ class TestWithoutDownText:
 
         assert [row[1] for row in query(database, "PRAGMA table_info(users)")] == ["other"]
 
-    def test_snapshot_of_another_file_of_this_name_is_not_used(self, tmp_path: Path) -> None:
+    def test_snapshot_of_another_database_with_this_name_is_not_used(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS, POSTS)
         run(database, USERS, POSTS, NICK)
@@ -534,7 +534,7 @@ class TestWithoutDownText:
 
         assert everything(database) == before
 
-    def test_what_was_recorded_later_does_not_count_for_the_older_content(self, home: Path) -> None:
+    def test_later_history_entries_do_not_apply_to_an_earlier_state(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, age)")
         run(home, new, POSTS, NICK)
         assert run(home, new, POSTS, without_down(NICK)).updates == ["3_nick"]
@@ -544,7 +544,7 @@ class TestWithoutDownText:
         assert as_fresh(home, new, POSTS, other)
         assert query(home, "SELECT id, name FROM users") == [(1, "Ann"), (7, "Bob")]
 
-    def test_recorded_text_is_that_of_what_is_applied(self, tmp_path: Path) -> None:
+    def test_stored_text_is_that_of_the_applied_migration(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         other = edited(POSTS, "CREATE TABLE notes (id)", "DROP TABLE notes")
         stuck = Migration(3, "stuck", "CREATE TABLE stuck (id)")
@@ -557,7 +557,7 @@ class TestWithoutDownText:
 
         assert as_fresh(database, USERS, last, stuck)
 
-    def test_each_database_has_its_own_way(self, tmp_path: Path) -> None:
+    def test_each_database_restores_its_own_earlier_state(self, tmp_path: Path) -> None:
         one, two = tmp_path / "one.db", tmp_path / "two.db"
         run(one, USERS)
         run(one, USERS, without_down(POSTS))
@@ -567,7 +567,7 @@ class TestWithoutDownText:
         assert (len(run(one, USERS, new).went), len(run(two, USERS, new).went)) == (1, 0)
         assert schema(one) == schema(two)
 
-    def test_snapshot_that_leads_nowhere_is_passed_over(self, tmp_path: Path) -> None:
+    def test_unsuitable_snapshot_is_skipped(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         run(database, USERS)
         run(database, USERS, without_down(POSTS))
@@ -590,7 +590,7 @@ class TestOnACopy:
     )
     ANEW = edited(PIECES, PIECES.up_sql.replace("two (id)", "two (id, name)"))
 
-    def test_migration_without_a_transaction_is_redone_wholly_or_not_at_all(self, home: Path) -> None:
+    def test_migration_without_a_transaction_is_redone_atomically(self, home: Path) -> None:
         database = home.with_name("pieces.db")
         run(database, USERS, self.PIECES)
         execute(database, "INSERT INTO users VALUES (1, 'Ann')")
@@ -605,7 +605,7 @@ class TestOnACopy:
         assert as_fresh(database, USERS, self.ANEW)
         assert query(database, "SELECT * FROM users") == [(1, "Ann")]
 
-    def test_foreign_keys_are_enforced_where_a_migration_asks_for_it(self, tmp_path: Path) -> None:
+    def test_directive_enforces_foreign_keys_on_the_copy(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         posts = edited(
             POSTS, "CREATE TABLE posts (id INTEGER PRIMARY KEY, user REFERENCES users ON DELETE CASCADE)"
@@ -620,9 +620,7 @@ class TestOnACopy:
 
         assert query(database, "SELECT * FROM posts") == []
 
-    def test_writer_that_comes_between_is_not_overwritten(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_concurrent_writer_is_not_overwritten(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The lock has to be given up for a moment before the copy becomes the content."""
         database = tmp_path / "app.db"
         execute(database, "PRAGMA journal_mode = wal")
@@ -659,13 +657,13 @@ class TestOnACopy:
 
 
 class TestGone:
-    def test_it_is_rolled_back_with_the_recorded_text(self, home: Path) -> None:
+    def test_missing_migration_is_rolled_back_with_the_stored_text(self, home: Path) -> None:
         run(home, USERS, POSTS)
 
         assert as_fresh(home, USERS, POSTS)
         assert query(home, "SELECT id, name FROM users") == [(1, "Ann"), (7, "Bob")]
 
-    def test_branch_that_goes_another_way_is_followed_there_and_back(self, home: Path) -> None:
+    def test_switching_branches_back_and_forth_is_followed(self, home: Path) -> None:
         likes = Migration(4, "likes", "CREATE TABLE likes (id)", "DROP TABLE likes")
         run(home, USERS, likes)
         assert as_fresh(home, USERS, likes)
@@ -674,7 +672,7 @@ class TestGone:
         assert as_fresh(home, *ALL)
         assert query(home, "SELECT id, name FROM users") == [(1, "Ann"), (7, "Bob")]
 
-    def test_failing_one_of_the_new_branch_changes_nothing(self, home: Path) -> None:
+    def test_failing_migration_of_the_new_branch_changes_nothing(self, home: Path) -> None:
         before = everything(home)
 
         with pytest.raises(ExecutionFailedError):
@@ -682,7 +680,7 @@ class TestGone:
 
         assert everything(home) == before
 
-    def test_one_that_is_ignored_stays_though_one_below_is_redone(self, home: Path) -> None:
+    def test_ignored_missing_migration_stays_when_one_below_is_redone(self, home: Path) -> None:
         ignoring = Policy(OnChanged.REDO, OnMissing.IGNORE)
         execute(home, "DELETE FROM posts")
         run(home, edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY)"), NICK, policy=ignoring)
@@ -690,7 +688,7 @@ class TestGone:
         assert applied_versions(home) == [1, 2, 3]
         assert history(home)[3:] == [("rollback", 3), ("rollback", 1), ("redo", 1), ("redo", 3)]
 
-    def test_content_does_not_go_back_to_before_one_that_is_ignored(self, tmp_path: Path) -> None:
+    def test_earlier_state_without_an_ignored_missing_migration_is_not_used(self, tmp_path: Path) -> None:
         database = tmp_path / "app.db"
         for number in (1, 2, 3):
             run(database, *[USERS, without_down(POSTS), NICK][:number])
@@ -708,7 +706,7 @@ class TestGone:
 
 
 class TestUpdated:
-    def test_new_name_is_recorded_and_nothing_else_happens(self, home: Path) -> None:
+    def test_new_name_is_stored_without_a_redo(self, home: Path) -> None:
         before = schema(home), query(home, "SELECT applied_at FROM _migrations")
         renamed = Migration(3, "nickname", NICK.up_sql, NICK.down_sql)
 
@@ -718,7 +716,7 @@ class TestUpdated:
         assert history(home)[3:] == [("update", 3)]
         assert run(home, USERS, POSTS, renamed).updates == []
 
-    def test_new_down_text_is_recorded_and_used_once_the_file_is_gone(self, home: Path) -> None:
+    def test_new_down_text_is_stored_and_used_for_a_missing_migration(self, home: Path) -> None:
         longer = edited(NICK, NICK.up_sql, "ALTER TABLE users DROP COLUMN nick;\nCREATE TABLE undone (id)")
         run(home, USERS, POSTS, longer)
         assert history(home)[3:] == [("update", 3)]
@@ -726,7 +724,7 @@ class TestUpdated:
         run(home, USERS, POSTS)
         assert query(home, "SELECT name FROM sqlite_schema WHERE name = 'undone'") == [("undone",)]
 
-    def test_neither_is_recorded_under_the_policy_of_production(self, home: Path) -> None:
+    def test_name_and_down_text_are_not_stored_under_the_production_policy(self, home: Path) -> None:
         before = everything(home)
         renamed = Migration(3, "nickname", NICK.up_sql, "SELECT 1")
         run(home, USERS, POSTS, renamed, policy=Policy())
@@ -737,31 +735,31 @@ class TestUpdated:
 class TestAsked:
     """By a person: `migrated redo`."""
 
-    def test_newest_is_redone_and_rows_of_others_stay(self, home: Path) -> None:
+    def test_redo_applies_the_newest_again_and_restores_rows(self, home: Path) -> None:
         done = runner_of(home, *ALL, policy=Policy()).redo()
 
         assert [entry.version for entry in done] == [3]
         assert history(home)[3:] == [("rollback", 3), ("redo", 3)]
         assert query(home, "SELECT id, nick FROM users") == [(1, "a"), (7, "b")]
 
-    def test_so_many_or_all_above_a_version(self, home: Path) -> None:
+    def test_redo_takes_a_number_or_a_version(self, home: Path) -> None:
         assert [entry.version for entry in runner_of(home, *ALL, policy=Policy()).redo(2)] == [2, 3]
         assert [entry.version for entry in runner_of(home, *ALL, policy=Policy()).redo_above(0)] == [1, 2, 3]
         assert query(home, "SELECT count(*) FROM users") == [(2,)]
 
-    def test_what_is_pending_stays_pending(self, home: Path) -> None:
+    def test_redo_leaves_pending_migrations_pending(self, home: Path) -> None:
         more = Migration(4, "more", "CREATE TABLE more (id)")
         runner_of(home, *ALL, more, policy=Policy()).redo()
 
         assert applied_versions(home) == [1, 2, 3]
 
-    def test_edited_one_is_what_it_is_for(self, home: Path) -> None:
+    def test_redo_applies_the_edited_text(self, home: Path) -> None:
         new = edited(NICK, "ALTER TABLE users ADD COLUMN nickname")
         runner_of(home, USERS, POSTS, new, policy=Policy()).redo()
 
         assert as_fresh(home, USERS, POSTS, new)
 
-    def test_edited_one_below_is_refused(self, home: Path) -> None:
+    def test_edited_migration_below_is_refused(self, home: Path) -> None:
         before = everything(home)
 
         with pytest.raises(ChecksumMismatchError):
@@ -769,7 +767,7 @@ class TestAsked:
 
         assert everything(home) == before
 
-    def test_missing_one_is_refused(self, home: Path) -> None:
+    def test_missing_migration_is_refused(self, home: Path) -> None:
         before = everything(home)
 
         with pytest.raises(MigrationNotFoundError):
@@ -777,7 +775,7 @@ class TestAsked:
 
         assert everything(home) == before
 
-    def test_without_down_text_it_is_refused(self, home: Path) -> None:
+    def test_redo_without_down_text_is_refused(self, home: Path) -> None:
         run(home, *ALL, Migration(4, "more", "CREATE TABLE more (id)"))
         before = everything(home)
 
@@ -802,7 +800,7 @@ class TestProduction:
             pytest.param((USERS, edited(NICK, "SELECT 1")), ChecksumMismatchError, id="another branch"),
         ],
     )
-    def test_it_is_refused_and_nothing_changes(
+    def test_edited_migration_is_refused_in_production_without_changes(
         self, home: Path, migrations: tuple[Migration, ...], error: type[Exception]
     ) -> None:
         before = everything(home)
@@ -813,7 +811,7 @@ class TestProduction:
         assert everything(home) == before
 
 
-def test_in_memory_database_follows_too() -> None:
+def test_in_memory_database_is_redone() -> None:
     runner = MigrationRunner(":memory:", policy=FOLLOWING)
     runner.add_migrations(ALL)
     runner.run()
@@ -823,7 +821,7 @@ def test_in_memory_database_follows_too() -> None:
     assert [entry.checksum for entry in runner.get_applied()][2] == runner._migrations[3].checksum
 
 
-def test_target_limits_what_is_new_and_not_what_is_redone(home: Path) -> None:
+def test_target_version_limits_new_migrations_but_not_the_redo(home: Path) -> None:
     new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, mail)")
     runner_of(home, new, POSTS, NICK, Migration(4, "more", "CREATE TABLE more (id)")).run_up_to(1)
 

@@ -44,7 +44,7 @@ def history(database: Path) -> list[tuple[object, ...]]:
 
 
 class TestApplying:
-    def test_they_come_after_the_others_in_the_order_of_their_names(self, database: Path) -> None:
+    def test_repeatables_are_applied_last_by_name(self, database: Path) -> None:
         done = run(database, OLD, NAMES, AGES, USERS)
 
         assert done == ["1_users", "2_ages"]
@@ -59,7 +59,7 @@ class TestApplying:
             ("old", OLD.checksum, '[["view", "old"]]'),
         ]
 
-    def test_only_what_is_new_or_another_is_applied(self, database: Path) -> None:
+    def test_only_new_or_changed_repeatables_are_applied(self, database: Path) -> None:
         run(database, USERS, NAMES)
         before = everything(database)
         run(database, USERS, NAMES)
@@ -70,7 +70,7 @@ class TestApplying:
         assert history(database)[2:] == [("repeat", 0, "R__names")]
         assert recorded(database) == [("names", other.checksum, '[["view", "names"]]')]
 
-    def test_changed_one_is_pending_and_no_mismatch(self, database: Path) -> None:
+    def test_changed_repeatable_is_pending_and_no_mismatch(self, database: Path) -> None:
         run(database, USERS, NAMES)
         runner = MigrationRunner(database)
         runner.add_migrations([USERS, view("names", "SELECT upper(name) AS name FROM users")])
@@ -79,13 +79,13 @@ class TestApplying:
         runner.require_valid()
         assert runner.count_pending() == 1
 
-    def test_ledger_does_not_speak_of_them(self, database: Path) -> None:
+    def test_ledger_has_no_entry_for_a_repeatable(self, database: Path) -> None:
         run(database, USERS, NAMES)
 
         assert query(database, "SELECT version FROM _migrations") == [(1,)]
         assert MigrationRunner(database).current_version() == 1
 
-    def test_failing_one_leaves_those_before_it_and_is_named_by_its_place(self, database: Path) -> None:
+    def test_failing_repeatable_leaves_earlier_ones_and_names_its_position(self, database: Path) -> None:
         broken = Migration.repeatable("zoo", "CREATE VIEW zoo AS\n  SELECT nope FROM;")
 
         with pytest.raises(ExecutionFailedError) as caught:
@@ -95,7 +95,7 @@ class TestApplying:
         assert caught.value.line == 2
         assert [row[0] for row in recorded(database)] == ["names"]
 
-    def test_edited_one_that_fails_leaves_the_old_one(self, database: Path) -> None:
+    def test_failing_edited_repeatable_leaves_the_old_one(self, database: Path) -> None:
         run(database, USERS, NAMES)
         before = everything(database)
 
@@ -105,12 +105,12 @@ class TestApplying:
 
         assert everything(database) == before
 
-    def test_draft_is_not_applied(self, database: Path) -> None:
+    def test_draft_repeatable_is_not_applied(self, database: Path) -> None:
         run(database, USERS, Migration.repeatable("names", "-- to be written"))
 
         assert [name for _, name, _ in schema(database)] == ["users"]
 
-    def test_target_leaves_them_for_later(self, database: Path) -> None:
+    def test_run_up_to_a_target_leaves_repeatables_pending(self, database: Path) -> None:
         runner = MigrationRunner(database)
         runner.add_migrations([USERS, AGES, NAMES])
         runner.run_up_to(1)
@@ -118,19 +118,19 @@ class TestApplying:
         assert [name for _, name, _ in schema(database)] == ["users"]
         assert runner.count_pending() == 2
 
-    def test_rules_of_every_migration_hold(self, database: Path) -> None:
+    def test_forbidden_statement_in_a_repeatable_is_refused(self, database: Path) -> None:
         run(database, USERS, NAMES)
 
         with pytest.raises(ExecutionFailedError, match="not allowed"):
             run(database, USERS, NAMES, Migration.repeatable("bad", "DELETE FROM _migrations_repeatable"))
 
-    def test_two_of_one_name_are_refused(self, database: Path) -> None:
+    def test_two_repeatables_with_one_name_are_refused(self, database: Path) -> None:
         with pytest.raises(InvalidFormatError, match="R__names"):
             run(database, NAMES, NAMES)
 
 
 class TestFollowing:
-    def test_views_do_not_stand_in_the_way_of_a_redo_and_are_there_again(self, database: Path) -> None:
+    def test_redo_drops_and_recreates_views(self, database: Path) -> None:
         run(database, USERS, AGES, NAMES, OLD, policy=FOLLOWING)
         execute(database, "INSERT INTO users VALUES (1, 'Ann', 77)")
         years = Migration(2, "ages", "ALTER TABLE users ADD COLUMN age DEFAULT 0", AGES.down_sql)
@@ -144,7 +144,7 @@ class TestFollowing:
             ("repeat", 0, "R__old"),
         ]
 
-    def test_failing_one_undoes_the_redo(self, database: Path) -> None:
+    def test_failing_repeatable_rolls_back_the_redo(self, database: Path) -> None:
         run(database, USERS, AGES, OLD, policy=FOLLOWING)
         before = everything(database)
 
@@ -159,28 +159,28 @@ class TestFollowing:
 
         assert everything(database) == before
 
-    def test_what_an_edited_one_made_before_is_gone(self, database: Path) -> None:
+    def test_objects_of_the_old_text_are_dropped(self, database: Path) -> None:
         run(database, USERS, NAMES, policy=FOLLOWING)
         renamed = Migration.repeatable("names", "CREATE VIEW all_names AS SELECT name FROM users")
         run(database, USERS, renamed, policy=FOLLOWING)
 
         assert [name for _, name, _ in schema(database)] == ["users", "all_names"]
 
-    def test_what_one_made_that_is_gone_is_gone(self, database: Path) -> None:
+    def test_objects_of_a_removed_repeatable_are_dropped(self, database: Path) -> None:
         run(database, USERS, NAMES, policy=FOLLOWING)
         run(database, USERS, policy=FOLLOWING)
 
         assert [name for _, name, _ in schema(database)] == ["users"]
         assert recorded(database) == []
 
-    def test_in_production_both_stay(self, database: Path) -> None:
+    def test_objects_stay_under_the_production_policy(self, database: Path) -> None:
         run(database, USERS, NAMES, view("one", "SELECT 1"))
         run(database, USERS, Migration.repeatable("names", "CREATE VIEW all_names AS SELECT name FROM users"))
 
         assert {name for _, name, _ in schema(database)} == {"users", "names", "all_names", "one"}
         assert [row[0] for row in recorded(database)] == ["names", "one"]
 
-    def test_triggers_too(self, database: Path) -> None:
+    def test_triggers_are_dropped_and_recreated(self, database: Path) -> None:
         noted = Migration.repeatable(
             "noted",
             "DROP TRIGGER IF EXISTS noted;\n"
@@ -193,14 +193,14 @@ class TestFollowing:
 
         assert query(database, "SELECT name FROM users") == [("x",)]
 
-    def test_going_back_to_a_snapshot_takes_them_along(self, database: Path) -> None:
+    def test_earlier_state_includes_its_repeatables(self, database: Path) -> None:
         run(database, Migration(1, "users", USERS.up_sql), NAMES, policy=FOLLOWING)
         other = Migration(1, "users", "CREATE TABLE users (name, more)")
         run(database, other, NAMES, policy=FOLLOWING)
 
         assert [name for _, name, _ in schema(database)] == ["users", "names"]
 
-    def test_redo_by_a_person_repeats_them(self, database: Path) -> None:
+    def test_redo_on_request_recreates_repeatables(self, database: Path) -> None:
         run(database, USERS, AGES, OLD)
         runner = MigrationRunner(database)
         runner.add_migrations([USERS, AGES, OLD, NAMES])
@@ -210,7 +210,7 @@ class TestFollowing:
 
 
 class TestFiles:
-    def test_they_come_last(self, migrations: Path) -> None:
+    def test_repeatable_files_are_listed_last(self, migrations: Path) -> None:
         write_migration(migrations, 7)
         put_file(migrations, "R__b.sql", "CREATE VIEW b AS SELECT 1;\n")
         put_file(migrations, "R__a.sql", "-- Migration: a\n\nCREATE VIEW a AS SELECT 1;")
@@ -231,7 +231,9 @@ class TestFiles:
             ("-- Version: 7\nSELECT 1", "the file name says none"),
         ],
     )
-    def test_what_has_no_meaning_there_is_invalid(self, migrations: Path, text: str, message: str) -> None:
+    def test_sections_and_wrong_headers_in_a_repeatable_file_are_invalid(
+        self, migrations: Path, text: str, message: str
+    ) -> None:
         put_file(migrations, "R__a.sql", text)
 
         with pytest.raises(InvalidFormatError, match=message) as caught:
@@ -241,7 +243,7 @@ class TestFiles:
         assert caught.value.line is not None
 
     @pytest.mark.parametrize("name", ["R_a.sql", "r__a.sql", "R__.sql", "R__a b.sql"])
-    def test_other_names_are_told_and_not_used(self, migrations: Path, name: str) -> None:
+    def test_unrecognised_file_names_are_reported_and_ignored(self, migrations: Path, name: str) -> None:
         from migrated.sources.directory import read_directory
 
         put_file(migrations, name, "SELECT 1")

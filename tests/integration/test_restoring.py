@@ -94,7 +94,7 @@ def require_unchanged(database: Path, before: object, journal: str, files: list[
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_application_sees_the_old_and_then_the_new_and_works_on(
+def test_application_sees_old_then_new_content_and_continues(
     database: Path, children: Children, journal: str
 ) -> None:
     snapshot = ground(database, journal)
@@ -128,7 +128,7 @@ def test_application_sees_the_old_and_then_the_new_and_works_on(
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_restored_is_exactly_the_snapshot_and_the_record(database: Path, journal: str) -> None:
+def test_restored_content_is_the_snapshot_with_its_history_entry(database: Path, journal: str) -> None:
     fill(database, journal, 9)
     snapshot = taken(database)
     content = everything(database)
@@ -144,7 +144,9 @@ def test_restored_is_exactly_the_snapshot_and_the_record(database: Path, journal
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_nobody_writes_between_the_keeping_and_the_end(database: Path, children: Children, journal: str) -> None:
+def test_nobody_writes_between_the_snapshot_and_the_end_of_the_restore(
+    database: Path, children: Children, journal: str
+) -> None:
     snapshot = ground(database, journal, 9)
     application = Application(children, database)
     wrote: list[bool] = []
@@ -165,7 +167,7 @@ def test_nobody_writes_between_the_keeping_and_the_end(database: Path, children:
     assert application.writes()
 
 
-def test_reader_in_wal_mode_keeps_its_view_and_holds_nobody_up(database: Path, children: Children) -> None:
+def test_reader_in_wal_mode_keeps_its_view_and_blocks_nobody(database: Path, children: Children) -> None:
     snapshot = ground(database, "wal")
     application = Application(children, database)
     application.runs("BEGIN")
@@ -178,7 +180,7 @@ def test_reader_in_wal_mode_keeps_its_view_and_holds_nobody_up(database: Path, c
     assert application.counts() == "3"
 
 
-def test_reader_in_delete_mode_is_waited_for(database: Path, children: Children) -> None:
+def test_restore_waits_for_a_reader_in_delete_mode(database: Path, children: Children) -> None:
     snapshot = ground(database, "delete")
     application = Application(children, database)
     application.runs("BEGIN")
@@ -196,7 +198,7 @@ def test_reader_in_delete_mode_is_waited_for(database: Path, children: Children)
     assert application.counts() == "3"
 
 
-def test_reader_in_delete_mode_that_does_not_end_makes_it_give_up(database: Path, children: Children) -> None:
+def test_reader_in_delete_mode_beyond_the_timeout_fails_the_restore(database: Path, children: Children) -> None:
     snapshot = ground(database, "delete")
     before = everything(database)
     application = Application(children, database)
@@ -217,7 +219,9 @@ def test_reader_in_delete_mode_that_does_not_end_makes_it_give_up(database: Path
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_writer_makes_it_give_up_before_anything_is_kept(database: Path, children: Children, journal: str) -> None:
+def test_writer_beyond_the_timeout_fails_the_restore_before_a_snapshot(
+    database: Path, children: Children, journal: str
+) -> None:
     snapshot = ground(database, journal)
     before = everything(database)
     application = Application(children, database)
@@ -235,7 +239,7 @@ def test_writer_makes_it_give_up_before_anything_is_kept(database: Path, childre
     assert names(database) == [os.path.basename(snapshot.path)]
 
 
-def test_log_is_copied_back_though_the_application_is_there(database: Path, children: Children) -> None:
+def test_wal_is_checkpointed_while_the_application_is_connected(database: Path, children: Children) -> None:
     snapshot = ground(database, "wal", 9)
     application = Application(children, database)
     assert application.counts() == "94"
@@ -292,7 +296,7 @@ def never() -> None:
 
 @pytest.mark.parametrize("journal", JOURNALS)
 @pytest.mark.parametrize("rest", ["nothing", "an empty file", "an old log and journal"])
-def test_missing_database_is_made_anew(database: Path, journal: str, rest: str) -> None:
+def test_missing_database_is_created(database: Path, journal: str, rest: str) -> None:
     snapshot = ground(database, journal)
     database.chmod(0o640)
     again = taken(database)
@@ -321,7 +325,7 @@ def test_missing_database_is_made_anew(database: Path, journal: str, rest: str) 
     assert listed(str(database)) == [snapshot, again]
 
 
-def test_missing_database_is_missing_yet_when_it_fails(database: Path) -> None:
+def test_failed_restore_leaves_a_missing_database_missing(database: Path) -> None:
     snapshot = ground(database, "delete", 9)
     database.unlink()
     steps: list[str] = []
@@ -339,7 +343,7 @@ def test_missing_database_is_missing_yet_when_it_fails(database: Path) -> None:
     assert names(database) == [os.path.basename(snapshot.path)]
 
 
-def test_file_that_is_no_database_is_to_be_moved_away(database: Path) -> None:
+def test_file_that_is_not_a_database_has_to_be_moved_away(database: Path) -> None:
     snapshot = ground(database, "delete")
     text = b"no database at all " * 1000
     database.write_bytes(text)
@@ -359,7 +363,7 @@ def test_file_that_is_no_database_is_to_be_moved_away(database: Path) -> None:
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_database_that_is_too_damaged_to_be_kept_is_to_be_moved_away(database: Path, journal: str) -> None:
+def test_damaged_database_without_a_snapshot_has_to_be_moved_away(database: Path, journal: str) -> None:
     snapshot = ground(database, journal)
     execute(database, "DROP TABLE since")
     spoil(database)
@@ -389,7 +393,7 @@ def test_damaged_snapshot_is_not_restored(database: Path, journal: str) -> None:
     require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
 
 
-def test_snapshot_that_is_gone_is_said_to_be(database: Path) -> None:
+def test_missing_snapshot_is_reported(database: Path) -> None:
     snapshot = ground(database, "delete")
     before = everything(database)
     os.unlink(snapshot.path)
@@ -413,7 +417,7 @@ def fail(*_: object) -> None:
 
 @pytest.mark.parametrize("journal", JOURNALS)
 @pytest.mark.parametrize("what", ["keep", "record"])
-def test_failing_caller_leaves_everything_as_it_was(database: Path, journal: str, what: str) -> None:
+def test_failing_callback_leaves_everything_unchanged(database: Path, journal: str, what: str) -> None:
     snapshot = ground(database, journal)
     before = everything(database)
 
@@ -423,7 +427,7 @@ def test_failing_caller_leaves_everything_as_it_was(database: Path, journal: str
     require_unchanged(database, before, journal, [os.path.basename(snapshot.path)])
 
 
-def test_record_that_the_snapshot_cannot_take_is_an_error_of_the_database(database: Path) -> None:
+def test_history_entry_that_the_snapshot_rejects_is_a_database_error(database: Path) -> None:
     snapshot = ground(database, "wal")
     before = everything(database)
 
@@ -434,7 +438,7 @@ def test_record_that_the_snapshot_cannot_take_is_an_error_of_the_database(databa
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_interrupted_anywhere_it_leaves_everything_as_it_was(database: Path, journal: str) -> None:
+def test_interruption_at_any_step_leaves_everything_unchanged(database: Path, journal: str) -> None:
     snapshot = ground(database, journal, 9)
     before = everything(database)
     steps, stop = 0, 0
@@ -481,7 +485,7 @@ except DatabaseError as error:
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_killed_anywhere_it_leaves_the_database_and_the_next_one_clears_up(database: Path, journal: str) -> None:
+def test_kill_at_any_step_leaves_the_database_and_the_next_restore_cleans_up(database: Path, journal: str) -> None:
     snapshot = ground(database, journal, 9)
     before = everything(database)
     killed, journals = 0, 0
@@ -511,7 +515,7 @@ LIMITED = "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(
 
 @pytest.mark.parametrize("journal", JOURNALS)
 @pytest.mark.parametrize("where", ["the private copy", "the live database"])
-def test_what_cannot_be_written_leaves_everything_as_it_was(database: Path, journal: str, where: str) -> None:
+def test_failed_write_leaves_everything_unchanged(database: Path, journal: str, where: str) -> None:
     snapshot = ground(database, journal, 9)
     before = everything(database)
     # The log and the journal say of each page which it is, so that they outgrow the database.
@@ -533,7 +537,7 @@ SMALL_DISK = (
 )
 
 
-def test_full_disk_is_found_out_before_anything_is_done(database: Path, tmp_path: Path) -> None:
+def test_full_disk_is_detected_before_any_change(database: Path, tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     require((*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs"), (str(mount),))
@@ -579,7 +583,7 @@ DELETE FROM t WHERE id = 1;
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_what_would_be_lost_is_told_and_nothing_touched(database: Path, journal: str) -> None:
+def test_losses_are_listed_without_any_change(database: Path, journal: str) -> None:
     fill(database, journal, 1)
     execute(database, HISTORY)
     snapshot = taken(database)
@@ -603,7 +607,7 @@ def test_rows_of_a_table_of_any_name_are_counted(database: Path) -> None:
     assert lost_by_restoring(snapshot, str(database), busy_handler()) == Loss(rows=(RowCount('a"b', 0, 1),))
 
 
-def test_nothing_is_lost_where_nothing_changed_or_nothing_is(database: Path) -> None:
+def test_unchanged_or_missing_database_has_no_losses(database: Path) -> None:
     fill(database, "wal")
     execute(database, HISTORY)
     snapshot = taken(database)
@@ -614,7 +618,7 @@ def test_nothing_is_lost_where_nothing_changed_or_nothing_is(database: Path) -> 
     assert not database.exists()
 
 
-def test_loss_cannot_be_told_without_the_snapshot(database: Path) -> None:
+def test_losses_of_a_missing_snapshot_are_an_error(database: Path) -> None:
     snapshot = ground(database, "delete")
     before = everything(database)
     os.unlink(snapshot.path)

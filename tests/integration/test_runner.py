@@ -126,7 +126,7 @@ def test_migrations_are_applied_ascending_whatever_order_they_were_added_in(benc
     assert bench.tables() == ["t1", "t200", "t30", "t4"]
 
 
-def test_one_version_twice_is_refused_and_the_first_stays(bench: Bench) -> None:
+def test_duplicate_version_is_refused_and_the_first_stays(bench: Bench) -> None:
     runner = bench.runner(table(7))
 
     with pytest.raises(InvalidFormatError) as refused:
@@ -139,7 +139,7 @@ def test_one_version_twice_is_refused_and_the_first_stays(bench: Bench) -> None:
     assert [migration.name for migration in runner.pending()] == ["make_7"]
 
 
-def test_checksum_that_does_not_fit_its_text_is_refused(bench: Bench) -> None:
+def test_wrong_checksum_is_refused(bench: Bench) -> None:
     runner = bench.runner()
 
     with pytest.raises(ChecksumMismatchError) as refused:
@@ -150,7 +150,7 @@ def test_checksum_that_does_not_fit_its_text_is_refused(bench: Bench) -> None:
     assert runner.pending() == []
 
 
-def test_init_makes_the_ledger_of_exactly_these_columns_and_may_be_repeated(bench: Bench) -> None:
+def test_init_creates_the_ledger_columns_and_is_idempotent(bench: Bench) -> None:
     runner = bench.runner()
     runner.init()
     before = bench.everything()
@@ -180,7 +180,7 @@ def _look(runner: MigrationRunner) -> None:
     runner.require_valid()
 
 
-def test_looking_at_nothing_makes_nothing(bench: Bench) -> None:
+def test_reading_a_missing_database_creates_nothing(bench: Bench) -> None:
     runner = bench.runner(table(1), table(2))
     before = bench.everything()
 
@@ -194,7 +194,7 @@ def test_looking_at_nothing_makes_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_looking_at_a_database_changes_nothing_and_leaves_no_file(bench: Bench, journal: str) -> None:
+def test_reading_a_database_changes_nothing_and_leaves_no_file(bench: Bench, journal: str) -> None:
     if bench.kind == "path":
         bench.run(f"PRAGMA journal_mode={journal}")
     bench.runner(table(1), table(2)).run()
@@ -230,7 +230,7 @@ def test_second_run_does_nothing(bench: Bench) -> None:
     assert bench.everything() == before
 
 
-def test_plan_says_what_run_does(bench: Bench) -> None:
+def test_plan_equals_what_run_does(bench: Bench) -> None:
     runner = bench.runner(table(1), table(2), table(3))
     up = runner.plan()
 
@@ -258,7 +258,7 @@ def test_run_to_goes_up_and_down(bench: Bench) -> None:
     assert (bench.versions(), bench.tables()) == ([1], ["t1"])
 
 
-def test_run_to_nought_empties_the_database(bench: Bench) -> None:
+def test_run_to_zero_empties_the_database(bench: Bench) -> None:
     runner = bench.runner(table(1), table(2))
     runner.run()
 
@@ -340,7 +340,7 @@ def test_roll_back_to_never_applies(bench: Bench) -> None:
     assert bench.everything() == before
 
 
-def test_nothing_applied_can_be_rolled_back_without_complaint(bench: Bench) -> None:
+def test_rollback_of_an_empty_database_does_nothing(bench: Bench) -> None:
     runner = bench.runner(table(1))
     before = bench.everything()
 
@@ -349,7 +349,7 @@ def test_nothing_applied_can_be_rolled_back_without_complaint(bench: Bench) -> N
     assert bench.everything() == before
 
 
-def test_migration_whose_file_has_gone_is_rolled_back_with_the_stored_text(bench: Bench) -> None:
+def test_missing_migration_is_rolled_back_with_the_stored_text(bench: Bench) -> None:
     bench.runner(table(1), table(2)).run()
 
     struck_out = bench.runner(table(1)).roll_back()
@@ -390,7 +390,7 @@ def test_down_text_added_after_applying_is_used(bench: Bench) -> None:
         pytest.param(lambda runner: runner.plan(0), id="plan"),
     ],
 )
-def test_way_down_over_an_irreversible_step_is_refused_as_a_whole(
+def test_rollback_over_an_irreversible_migration_is_refused_as_a_whole(
     bench: Bench, go_down: Callable[[MigrationRunner], object]
 ) -> None:
     steps = [table(1, down=False), table(2), table(3).with_down("-- nothing here"), table(4)]
@@ -410,7 +410,7 @@ def test_way_down_over_an_irreversible_step_is_refused_as_a_whole(
     assert bench.everything() == before
 
 
-def test_nothing_to_undo_makes_a_migration_reversible(bench: Bench) -> None:
+def test_empty_down_section_makes_a_migration_reversible(bench: Bench) -> None:
     data = Migration(2, "data", "INSERT INTO t1 VALUES (5)", "-- migrated: nothing-to-undo")
     runner = bench.runner(table(1), data)
     runner.run()
@@ -419,7 +419,7 @@ def test_nothing_to_undo_makes_a_migration_reversible(bench: Bench) -> None:
     assert bench.rows("SELECT id FROM t1") == [(5,)]
 
 
-def test_failing_rollback_is_undone(bench: Bench) -> None:
+def test_failing_rollback_leaves_the_migration_applied(bench: Bench) -> None:
     broken = table(2).with_down("DROP TABLE t2;\nDROP TABLE t2")
     runner = bench.runner(table(1), broken, table(3))
     runner.run()
@@ -520,7 +520,7 @@ def test_mismatch_cannot_be_changed() -> None:
         mismatch.found = "c"  # type: ignore[misc]
 
 
-def test_record_that_cannot_be_read_does_not_hide_the_refusal(bench: Bench) -> None:
+def test_unreadable_history_does_not_hide_the_refusal(bench: Bench) -> None:
     bench.runner(table(1)).run()
     bench.run("UPDATE _migrations_history SET directives = 'of-a-later-version'")
     before = bench.everything()
@@ -532,7 +532,7 @@ def test_record_that_cannot_be_read_does_not_hide_the_refusal(bench: Bench) -> N
     assert bench.everything() == before
 
 
-def test_refusal_ends_when_the_text_is_back(bench: Bench) -> None:
+def test_restored_text_ends_the_refusal(bench: Bench) -> None:
     bench.runner(table(1)).run()
     with pytest.raises(ChecksumMismatchError):
         bench.runner(Migration(1, "make_1", "SELECT 1"), table(2)).run()
@@ -647,7 +647,7 @@ def test_refusal_names_every_offender_of_every_kind(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-- only a comment", ";;", "/* nothing */ ;"])
-def test_draft_is_not_applied_and_stands_in_nobodys_way(bench: Bench, text: str) -> None:
+def test_draft_is_not_applied_and_blocks_nothing(bench: Bench, text: str) -> None:
     runner = bench.runner(table(1), Migration(2, "draft", text), table(3))
 
     assert [migration.version for migration in runner.pending()] == [1, 3]
@@ -676,7 +676,7 @@ def test_emptied_migration_is_changed_and_not_a_draft(bench: Bench) -> None:
     assert bench.everything() == before
 
 
-def test_nothing_to_do_is_applied_as_it_is(bench: Bench) -> None:
+def test_migration_with_an_empty_statement_is_applied(bench: Bench) -> None:
     text = "-- migrated: nothing-to-do"
     runner = bench.runner(Migration(1, "empty", text))
 
@@ -684,7 +684,7 @@ def test_nothing_to_do_is_applied_as_it_is(bench: Bench) -> None:
     assert bench.tables() == []
 
 
-def test_failure_carries_what_was_completed(bench: Bench) -> None:
+def test_failure_lists_the_completed_migrations(bench: Bench) -> None:
     runner = bench.runner(table(1), table(2), Migration(3, "bad", "CREATE TABLE t1 (x)"), table(4))
 
     with pytest.raises(ExecutionFailedError) as failed:
@@ -708,7 +708,7 @@ PARENT = Migration(
 )
 
 
-def test_foreign_keys_on_makes_a_cascade_fire(bench: Bench) -> None:
+def test_foreign_keys_on_enables_cascades(bench: Bench) -> None:
     delete = Migration(2, "delete", "-- migrated: foreign-keys=on\nDELETE FROM parent WHERE id = 1")
 
     bench.runner(PARENT, delete).run()
@@ -716,7 +716,7 @@ def test_foreign_keys_on_makes_a_cascade_fire(bench: Bench) -> None:
     assert bench.rows("SELECT id FROM child") == [(20,)]
 
 
-def test_foreign_keys_on_counts_for_the_down_section_too(bench: Bench) -> None:
+def test_foreign_keys_on_applies_to_the_down_section(bench: Bench) -> None:
     delete = Migration(2, "delete", "SELECT 1", "-- migrated: foreign-keys=on\nDELETE FROM parent WHERE id = 1")
     runner = bench.runner(PARENT, delete)
     runner.run()
@@ -726,7 +726,7 @@ def test_foreign_keys_on_counts_for_the_down_section_too(bench: Bench) -> None:
     assert bench.rows("SELECT id FROM child") == [(20,)]
 
 
-def test_foreign_keys_on_refuses_at_the_statement(bench: Bench) -> None:
+def test_foreign_keys_on_fails_at_the_statement(bench: Bench) -> None:
     orphan = Migration(2, "orphan", "-- migrated: foreign-keys=on\nINSERT INTO child VALUES (30, 3)")
     runner = bench.runner(PARENT, orphan)
 
@@ -788,7 +788,7 @@ def test_foreign_keys_setting_of_the_callers_connection_is_restored(
     connection.close()
 
 
-def test_callers_connection_in_a_transaction_is_refused_and_its_transaction_stands(database: Path) -> None:
+def test_callers_connection_in_a_transaction_is_refused_and_stays_in_it(database: Path) -> None:
     connection = apsw.Connection(str(database))
     connection.execute("BEGIN; CREATE TABLE theirs (x)")
     runner = MigrationRunner(connection)
@@ -818,7 +818,7 @@ def test_callers_connection_stays_open_and_usable(database: Path) -> None:
     connection.close()
 
 
-def test_directory_fills_a_runner(bench: Bench, migrations: Path) -> None:
+def test_add_directory_adds_every_migration(bench: Bench, migrations: Path) -> None:
     write_migration(migrations, 2, "second", down="DROP TABLE t2;")
     write_migration(migrations, 1, "first")
     runner = bench.runner()

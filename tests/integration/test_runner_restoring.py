@@ -84,7 +84,7 @@ def contents(database: Path | str) -> list[tuple[object, ...]]:
 # What comes back
 
 
-def test_content_comes_back_in_the_same_file(spoilt: Path, mode: str) -> None:
+def test_restore_writes_the_content_into_the_same_file(spoilt: Path, mode: str) -> None:
     snapshot, inode = first(spoilt), spoilt.stat().st_ino
 
     MigrationRunner(spoilt).restore(snapshot, reason="wrong")
@@ -96,12 +96,12 @@ def test_content_comes_back_in_the_same_file(spoilt: Path, mode: str) -> None:
     assert query(spoilt, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_runner_lists_what_there_is_to_go_back_to(spoilt: Path) -> None:
+def test_runner_lists_the_snapshots(spoilt: Path) -> None:
     assert MigrationRunner(spoilt).snapshots() == snapshots.listed(str(spoilt)) != []
     assert MigrationRunner(":memory:").snapshots() == []
 
 
-def test_it_is_recorded_in_the_history(spoilt: Path) -> None:
+def test_restore_is_recorded_in_the_history(spoilt: Path) -> None:
     snapshot = first(spoilt)
 
     MigrationRunner(spoilt).restore(snapshot, reason="migration 2 was wrong")
@@ -112,7 +112,7 @@ def test_it_is_recorded_in_the_history(spoilt: Path) -> None:
     assert rows[1] == ("restore", 1, snapshot.id, "migration 2 was wrong", os.getpid())
 
 
-def test_what_was_there_is_kept_and_can_be_restored_in_turn(spoilt: Path) -> None:
+def test_replaced_content_becomes_a_snapshot_that_can_be_restored(spoilt: Path) -> None:
     before = everything(spoilt)
     MigrationRunner(spoilt).restore(first(spoilt))
 
@@ -123,7 +123,7 @@ def test_what_was_there_is_kept_and_can_be_restored_in_turn(spoilt: Path) -> Non
     assert [row for row in before if row[0] != "_migrations_history"] == contents(spoilt)
 
 
-def test_what_the_snapshot_has_not_is_pending_again(spoilt: Path) -> None:
+def test_migrations_missing_in_the_snapshot_are_pending_again(spoilt: Path) -> None:
     MigrationRunner(spoilt).restore(first(spoilt))
     runner = runner_for(
         spoilt, f"{GROUND} CREATE TABLE keep (x); INSERT INTO keep VALUES (1)", "CREATE TABLE b (x)"
@@ -133,7 +133,7 @@ def test_what_the_snapshot_has_not_is_pending_again(spoilt: Path) -> None:
     assert [entry.version for entry in runner.run()] == [2]
 
 
-def test_oldest_one_is_there_still_after_it_was_restored(spoilt: Path) -> None:
+def test_oldest_snapshot_remains_after_its_restore(spoilt: Path) -> None:
     oldest = first(spoilt)
 
     MigrationRunner(spoilt, snapshots=SnapshotPolicy(keep=1)).restore(oldest)
@@ -142,7 +142,7 @@ def test_oldest_one_is_there_still_after_it_was_restored(spoilt: Path) -> None:
     assert first(spoilt) == oldest
 
 
-def test_migration_that_stopped_half_way_is_settled_by_it(database: Path) -> None:
+def test_restore_ends_an_unfinished_migration(database: Path) -> None:
     runner = runner_for(database, GROUND)
     runner.run()
     runner.add_migration(
@@ -158,7 +158,7 @@ def test_migration_that_stopped_half_way_is_settled_by_it(database: Path) -> Non
     assert query(database, "SELECT count(*) FROM t") == [(2,)]
 
 
-def test_page_size_that_cannot_change_is_a_clear_refusal(database: Path) -> None:
+def test_different_page_size_in_wal_mode_is_refused(database: Path) -> None:
     execute(database, GROUND)
     snapshot = take(database)
     execute(database, "PRAGMA page_size = 8192; VACUUM; DELETE FROM t; PRAGMA journal_mode = wal")
@@ -179,7 +179,7 @@ def test_page_size_that_cannot_change_is_a_clear_refusal(database: Path) -> None
 # When something is wrong
 
 
-def test_file_that_is_gone_is_made_anew(spoilt: Path) -> None:
+def test_missing_file_is_created(spoilt: Path) -> None:
     spoilt.chmod(0o640)
     MigrationRunner(spoilt).restore(first(spoilt))
     expected, snapshot = contents(spoilt), snapshots.listed(str(spoilt))[1]
@@ -229,7 +229,7 @@ def test_damaged_snapshot_is_refused_with_nothing_changed(spoilt: Path) -> None:
 
 
 @pytest.mark.parametrize("callback", ["keep", "record", "step"])
-def test_failure_on_the_way_changes_nothing(spoilt: Path, callback: str) -> None:
+def test_failing_restore_changes_nothing(spoilt: Path, callback: str) -> None:
     before, there = everything(spoilt), names(spoilt)
 
     def fail(*_: object) -> None:

@@ -130,7 +130,7 @@ class TestText:
 
         assert dump(database).decode() == AS_WRITTEN
 
-    def test_order_in_which_things_were_made_does_not_show(self, database: Path, copy: Path) -> None:
+    def test_output_does_not_depend_on_creation_order(self, database: Path, copy: Path) -> None:
         made = [
             "CREATE TABLE b (x)",
             "CREATE TABLE a (x)",
@@ -142,7 +142,7 @@ class TestText:
 
         assert dump(database) == dump(copy)
 
-    def test_ledger_says_what_is_applied_and_nothing_of_when_and_where(self, database: Path, copy: Path) -> None:
+    def test_ledger_rows_have_no_time_and_no_host(self, database: Path, copy: Path) -> None:
         for path in (database, copy):
             runner = MigrationRunner(path)
             runner.add_migration(Migration(10, "it's; -- \n'odd'", "CREATE TABLE ten (id)"))
@@ -159,7 +159,7 @@ class TestText:
             "COMMIT;\n"
         )
 
-    def test_our_tables_are_as_we_make_them_now_whatever_they_were(self, database: Path, copy: Path) -> None:
+    def test_our_tables_have_their_current_definition(self, database: Path, copy: Path) -> None:
         MigrationRunner(database).init()
         execute(database, "ALTER TABLE _migrations_history DROP COLUMN reason")
         execute(database, "ALTER TABLE _migrations_history ADD COLUMN reason TEXT")
@@ -167,7 +167,7 @@ class TestText:
 
         assert dump(database) == dump(copy)
 
-    def test_repeatable_migrations_are_among_what_is_applied(self, database: Path, copy: Path) -> None:
+    def test_repeatable_migrations_are_included(self, database: Path, copy: Path) -> None:
         view = Migration.repeatable("seen", "DROP VIEW IF EXISTS seen;\nCREATE VIEW seen AS SELECT 1")
         runner = MigrationRunner(database)
         runner.add_migrations([Migration(1, "t", "CREATE TABLE t (x)"), view])
@@ -194,7 +194,7 @@ class TestText:
 
         assert dump(database).decode() == AS_WRITTEN
 
-    def test_table_that_only_has_the_name_of_an_internal_one_is_kept(self, database: Path, copy: Path) -> None:
+    def test_table_with_the_name_of_a_shadow_table_is_included(self, database: Path, copy: Path) -> None:
         execute(
             database,
             "CREATE TABLE docs_content (id INTEGER PRIMARY KEY, body);"
@@ -205,7 +205,7 @@ class TestText:
 
         assert objects(load(dump(database), copy)) == objects(database)
 
-    def test_is_that_of_one_moment(self, database: Path) -> None:
+    def test_output_is_one_consistent_state(self, database: Path) -> None:
         MigrationRunner(database).init()
         execute(database, "PRAGMA journal_mode = WAL")
 
@@ -238,7 +238,7 @@ class TestText:
 
 class TestLoading:
     @pytest.mark.parametrize("by", ["apsw", "sqlite3 of Python", "the sqlite3 program"])
-    def test_gives_the_same_schema_and_ledger(self, database: Path, copy: Path, tmp_path: Path, by: str) -> None:
+    def test_script_recreates_schema_and_ledger(self, database: Path, copy: Path, tmp_path: Path, by: str) -> None:
         execute(database, EVERY_KIND)
         migration = Migration(1, "it's", "CREATE VIEW last AS SELECT 1 -- comment")
         runner = MigrationRunner(database)
@@ -280,7 +280,7 @@ class TestLoading:
             pytest.param('CREATE TABLE u AS SELECT 1 AS "a b", 2 AS [select]', id="table of a query"),
         ],
     )
-    def test_text_is_kept_to_the_letter(self, database: Path, copy: Path, statement: str) -> None:
+    def test_definitions_are_verbatim(self, database: Path, copy: Path, statement: str) -> None:
         execute(database, "CREATE TABLE t (a)")
         execute(database, statement)
 
@@ -312,7 +312,7 @@ class TestLoading:
         assert query(copy, "SELECT sql FROM sqlite_schema WHERE name IN ('i', 'v')") == [(kept,)]
         assert query(database, "SELECT sql FROM sqlite_schema WHERE name IN ('i', 'v')") == [(statement,)]
 
-    def test_text_that_is_no_utf8_comes_through(self, database: Path, copy: Path, tmp_path: Path) -> None:
+    def test_definitions_that_are_not_utf8_are_preserved(self, database: Path, copy: Path, tmp_path: Path) -> None:
         execute(database, "CREATE TABLE n (a DEFAULT 'XXXXX'); CREATE INDEX iXXXXX ON n (a); CREATE TABLE iXX (b)")
         database.write_bytes(database.read_bytes().replace(b"XXXXX", b"\xff\xfe\xc3\xe9\xff"))
         (tmp_path / "schema.sql").write_bytes(text := dump(database))
@@ -322,7 +322,7 @@ class TestLoading:
         assert dump(copy) == text
 
     @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-    def test_encoding_is_the_database_s(self, database: Path, copy: Path, encoding: str) -> None:
+    def test_script_sets_the_encoding(self, database: Path, copy: Path, encoding: str) -> None:
         execute(
             database, f"PRAGMA encoding = '{encoding}'; CREATE TABLE \"名\" (a DEFAULT '🙂'); CREATE TABLE u (b)"
         )
@@ -333,7 +333,7 @@ class TestLoading:
         assert objects(load(text, copy)) == objects(database)
         assert query(copy, "PRAGMA encoding") == [(encoding,)]
 
-    def test_what_only_the_application_has_is_written_all_the_same(self, database: Path, copy: Path) -> None:
+    def test_objects_that_need_application_modules_are_written(self, database: Path, copy: Path) -> None:
         """Its functions, collations and modules are not here, and who runs the script must have them."""
         made = "CREATE TABLE t (a COLLATE theirs); CREATE INDEX i ON t (theirs(a)); CREATE TABLE v_of_t (b)"
         connection = apsw.Connection(str(database))
@@ -352,7 +352,7 @@ class TestLoading:
         connection.close()
         assert objects(copy) == objects(database)
 
-    def test_virtual_table_that_cannot_be_tried_keeps_its_own_tables_to_itself(self, database: Path) -> None:
+    def test_shadow_tables_of_an_untestable_virtual_table_are_left_out(self, database: Path) -> None:
         execute(database, "CREATE VIRTUAL TABLE w USING fts5(a, tokenize = unicode61)")
         execute(database, "CREATE VIRTUAL TABLE x USING fts5(a)")
         database.write_bytes(database.read_bytes().replace(b"unicode61", b"unknown01"))
@@ -362,9 +362,7 @@ class TestLoading:
             "CREATE VIRTUAL TABLE x USING fts5(a);",
         ]
 
-    def test_virtual_table_of_an_unknown_module_is_written_with_what_looks_like_tables(
-        self, database: Path
-    ) -> None:
+    def test_virtual_table_of_an_unknown_module_is_written_with_other_tables(self, database: Path) -> None:
         execute(database, "CREATE TABLE v_data_of_mine (a); CREATE VIRTUAL TABLE v USING fts5(a)")
         database.write_bytes(database.read_bytes().replace(b"USING fts5", b"USING vecX"))
 
@@ -382,14 +380,14 @@ def give_theirs(connection: apsw.Connection) -> None:
 
 class TestNothingToTell:
     @pytest.mark.parametrize("content", [None, b""], ids=["no file", "empty file"])
-    def test_where_there_is_no_database(self, database: Path, content: bytes | None) -> None:
+    def test_missing_database_gives_none(self, database: Path, content: bytes | None) -> None:
         if content is not None:
             database.write_bytes(content)
 
         assert read_schema(str(database), BusyHandler(1.0, CancelToken())) is None
         assert database.exists() is (content is not None)
 
-    def test_while_a_migration_is_half_done(self, database: Path) -> None:
+    def test_unfinished_migration_gives_none(self, database: Path) -> None:
         runner = MigrationRunner(database)
         up = "-- migrated: no-transaction\nCREATE TABLE a (x); CREATE TABLE a (x);"
         runner.add_migration(Migration(1, "half", up))
@@ -399,7 +397,7 @@ class TestNothingToTell:
         assert query(database, "SELECT name FROM sqlite_schema WHERE name = 'a'") == [("a",)]
         assert read_schema(str(database), BusyHandler(1.0, CancelToken())) is None
 
-    def test_where_it_cannot_be_read(self, database: Path) -> None:
+    def test_unreadable_database_raises(self, database: Path) -> None:
         database.write_bytes(b"no database, and longer than the header of one" * 20)
 
         with pytest.raises(DatabaseError, match="not a database"):
@@ -422,7 +420,7 @@ def home() -> Iterator[Path]:
         pytest.param(3000, marks=[pytest.mark.long, pytest.mark.timeout(3600)], id="many"),
     ],
 )
-def test_any_schema_comes_back(home: Path, examples: int) -> None:
+def test_random_schema_is_recreated(home: Path, examples: int) -> None:
     database, copy = home / "app.db", home / "copy.db"
     sizes = []
 

@@ -61,7 +61,7 @@ def content(path: Path) -> object:
 
 @pytest.mark.parametrize("there", [True, False], ids=["empty file", "no file"])
 @pytest.mark.parametrize("migrations", [PLAIN, WITH_ROWS], ids=["schema", "rows"])
-def test_copy_is_equal_to_a_replay(tmp_path: Path, migrations: list[Migration], *, there: bool) -> None:
+def test_copy_of_a_template_equals_a_run(tmp_path: Path, migrations: list[Migration], *, there: bool) -> None:
     replayed, copied = tmp_path / "replayed.db", tmp_path / "copied.db"
     if there:
         copied.touch()
@@ -77,7 +77,7 @@ def test_copy_is_equal_to_a_replay(tmp_path: Path, migrations: list[Migration], 
     assert sorted(path.name for path in tmp_path.iterdir()) == [".migrated", "copied.db", "replayed.db"]
 
 
-def test_what_happens_in_a_copy_stays_there(tmp_path: Path) -> None:
+def test_change_of_a_copy_does_not_affect_the_template(tmp_path: Path) -> None:
     template = template_of(PLAIN)
     assert template is not None
     for name in ("a.db", "b.db"):
@@ -108,15 +108,15 @@ def insert(value: str) -> list[Migration]:
         pytest.param([*PLAIN, Migration.repeatable("r", "CREATE TABLE r AS SELECT random();")], id="repeatable"),
     ],
 )
-def test_what_is_not_the_same_each_time_has_no_template(migrations: list[Migration]) -> None:
+def test_nondeterministic_migrations_have_no_template(migrations: list[Migration]) -> None:
     assert template_of(migrations) is None
 
 
-def test_random_default_alone_is_no_row() -> None:
+def test_random_default_without_rows_is_accepted() -> None:
     assert template_of([Migration(1, "t", "CREATE TABLE t (id TEXT DEFAULT (hex(randomblob(16))));")]) is not None
 
 
-def test_what_is_there_already_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_content_is_not_overwritten(tmp_path: Path) -> None:
     database = tmp_path / "app.db"
     execute(database, "CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)")
     template = template_of(PLAIN)
@@ -138,7 +138,7 @@ connection.execute("COMMIT")
 """
 
 
-def test_what_comes_in_the_last_moment_is_not_overwritten(tmp_path: Path) -> None:
+def test_concurrently_written_content_is_not_overwritten(tmp_path: Path) -> None:
     """Somebody else writes after we saw that the file is empty, and before we have its lock."""
     database = tmp_path / "app.db"
     database.touch()
@@ -159,7 +159,7 @@ def test_what_comes_in_the_last_moment_is_not_overwritten(tmp_path: Path) -> Non
     assert query(database, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_copy_is_given_up_where_another_holds_the_file(tmp_path: Path) -> None:
+def test_locked_file_fails_the_copy(tmp_path: Path) -> None:
     database = tmp_path / "app.db"
     database.touch()
     template = template_of(PLAIN)

@@ -118,7 +118,7 @@ def existing(database: Path) -> list[tuple[object, ...]]:
 # All or none, asked for
 
 
-def test_several_are_one_transaction(database: Path) -> None:
+def test_run_mode_applies_all_in_one_transaction(database: Path) -> None:
     existing(database)
     before = commits(database)
 
@@ -128,7 +128,7 @@ def test_several_are_one_transaction(database: Path) -> None:
     assert applied_versions(database) == [1, 2, 3]
 
 
-def test_each_is_a_transaction_where_that_is_not_asked_for(database: Path) -> None:
+def test_each_mode_commits_every_migration(database: Path) -> None:
     existing(database)
     before = commits(database)
 
@@ -137,7 +137,7 @@ def test_each_is_a_transaction_where_that_is_not_asked_for(database: Path) -> No
     assert commits(database) == before + 3
 
 
-def test_nobody_sees_any_of_it_before_all_is_done(database: Path) -> None:
+def test_changes_are_invisible_before_the_commit(database: Path) -> None:
     before = existing(database)
     with apsw.Connection(str(database)) as other:
         version = other.pragma("data_version")
@@ -156,7 +156,7 @@ def test_nobody_sees_any_of_it_before_all_is_done(database: Path) -> None:
     assert told.events == [*(("beginning", number) for number in (1, 2, 3)), *(("done", n) for n in (1, 2, 3))]
 
 
-def test_record_has_an_entry_for_each(database: Path) -> None:
+def test_ledger_has_an_entry_for_each_migration(database: Path) -> None:
     existing(database)
     runner_for(database, table(1), Migration(2, "m2", "INSERT INTO t VALUES (2, 'two'), (3, 'three')")).run()
 
@@ -166,7 +166,7 @@ def test_record_has_an_entry_for_each(database: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_failure_of_one_leaves_nothing_of_any(database: Path, failure: str, number: int) -> None:
+def test_failure_of_one_migration_rolls_back_all(database: Path, failure: str, number: int) -> None:
     before = existing(database)
     changes = commits(database)
     texts = ["CREATE TABLE a (x)", "INSERT INTO t VALUES (2, 'two')", "DROP TABLE t"]
@@ -192,7 +192,7 @@ def test_failure_on_a_new_database_leaves_nothing(database: Path, failure: str) 
     assert versions(runner_for(database, *numbered(GROUND, "CREATE TABLE x (a)")).run()) == [1, 2]
 
 
-def test_violation_that_a_later_one_would_mend_is_one(database: Path) -> None:
+def test_violation_that_a_later_migration_would_fix_is_refused(database: Path) -> None:
     before = existing(database)
 
     with pytest.raises(ExecutionFailedError) as failed:
@@ -218,7 +218,7 @@ def test_rebuilding_a_parent_keeps_the_rows_of_its_children(database: Path) -> N
     assert query(database, "SELECT * FROM c") == [(1,)]
 
 
-def test_way_down_is_one_transaction(database: Path) -> None:
+def test_rollback_is_one_transaction(database: Path) -> None:
     migrations = [table(1), table(2), table(3)]
     runner_for(database, *migrations).run()
     before = commits(database)
@@ -230,7 +230,7 @@ def test_way_down_is_one_transaction(database: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["run_to", "roll_back_to", "roll_back"])
-def test_failure_on_the_way_down_leaves_everything(database: Path, method: str) -> None:
+def test_failing_rollback_leaves_everything_applied(database: Path, method: str) -> None:
     migrations = [table(1).with_down("DROP TABLE t1; nonsense"), table(2), table(3)]
     runner_for(database, *migrations).run()
     before = everything(database)
@@ -248,7 +248,7 @@ def test_failure_on_the_way_down_leaves_everything(database: Path, method: str) 
 ROLLING_BACK = Policy(on_missing=OnMissing.ROLLBACK)
 
 
-def test_rolling_back_what_is_missing_belongs_to_it(database: Path) -> None:
+def test_rollback_of_missing_migrations_shares_the_transaction(database: Path) -> None:
     runner_for(database, table(1), table(2)).run()
     before = commits(database)
 
@@ -259,7 +259,7 @@ def test_rolling_back_what_is_missing_belongs_to_it(database: Path) -> None:
     assert applied_versions(database) == [3, 4]
 
 
-def test_failure_brings_what_was_missing_back(database: Path) -> None:
+def test_failure_restores_the_missing_migrations(database: Path) -> None:
     runner_for(database, table(1), table(2)).run()
     before = everything(database)
 
@@ -271,7 +271,7 @@ def test_failure_brings_what_was_missing_back(database: Path) -> None:
     assert everything(database) == before
 
 
-def test_one_alone_is_as_ever(database: Path) -> None:
+def test_single_migration_needs_no_batch(database: Path) -> None:
     before = existing(database)
 
     with pytest.raises(ExecutionFailedError) as failed:
@@ -281,7 +281,7 @@ def test_one_alone_is_as_ever(database: Path) -> None:
     assert everything(database) == before
 
 
-def test_on_a_callers_connection_too(database: Path) -> None:
+def test_callers_connection_uses_one_transaction(database: Path) -> None:
     existing(database)
     connection = apsw.Connection(str(database))
     connection.pragma("foreign_keys", 1)
@@ -300,7 +300,7 @@ def test_on_a_callers_connection_too(database: Path) -> None:
 
 @pytest.mark.parametrize("directive", [NO_TRANSACTION, FOREIGN_KEYS], ids=["no-transaction", "foreign-keys"])
 @pytest.mark.parametrize("is_new", [False, True], ids=["", "new database"])
-def test_odd_one_among_others_is_refused_before_anything_runs(
+def test_incompatible_migration_is_refused_before_anything_runs(
     database: Path, directive: str, *, is_new: bool
 ) -> None:
     before = [] if is_new else existing(database)
@@ -324,7 +324,7 @@ def test_odd_one_among_others_is_refused_before_anything_runs(
     assert applied_versions(database) == [1, 2, 3]
 
 
-def test_odd_one_on_the_way_down_is_refused(database: Path) -> None:
+def test_incompatible_rollback_is_refused(database: Path) -> None:
     odd = Migration(2, "odd", "CREATE TABLE a (x)").with_down(f"{NO_TRANSACTION}DROP TABLE a; VACUUM")
     runner = runner_for(database, table(1), odd, table(3))
     runner.run()
@@ -338,7 +338,7 @@ def test_odd_one_on_the_way_down_is_refused(database: Path) -> None:
     assert [versions(runner.roll_back()) for _ in range(3)] == [[3], [2], [1]]
 
 
-def test_all_with_foreign_keys_go_together(database: Path) -> None:
+def test_migrations_that_all_enforce_foreign_keys_share_a_transaction(database: Path) -> None:
     existing(database)
     execute(database, "CREATE TABLE c (t REFERENCES t ON DELETE CASCADE); INSERT INTO c VALUES (1)")
     before = commits(database)
@@ -349,7 +349,7 @@ def test_all_with_foreign_keys_go_together(database: Path) -> None:
     assert commits(database) == before + 1
 
 
-def test_every_odd_one_is_named(database: Path) -> None:
+def test_every_incompatible_migration_is_named(database: Path) -> None:
     odd = [Migration(number, f"odd{number}", f"{NO_TRANSACTION}VACUUM") for number in (2, 4)]
 
     with pytest.raises(RefusedError) as refused:
@@ -365,7 +365,9 @@ def test_every_odd_one_is_named(database: Path) -> None:
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["", "new database"])
 @pytest.mark.parametrize("mode", TransactionMode)
-def test_stop_before_it_begins_nothing(database: Path, mode: TransactionMode, *, is_new: bool) -> None:
+def test_stop_request_before_the_transaction_starts_nothing(
+    database: Path, mode: TransactionMode, *, is_new: bool
+) -> None:
     before = [] if is_new else existing(database)
     supervision, told = CancelToken(), Told()
     supervision.stop("told to", math.inf)
@@ -375,7 +377,7 @@ def test_stop_before_it_begins_nothing(database: Path, mode: TransactionMode, *,
     assert (done, told.events, everything(database)) == ([], [], before)
 
 
-def test_stop_amid_it_lets_all_be_done(database: Path) -> None:
+def test_stop_request_during_the_transaction_finishes_it(database: Path) -> None:
     existing(database)
     supervision = CancelToken()
     told = Told({1: lambda: supervision.stop("told to", math.inf)})
@@ -385,7 +387,7 @@ def test_stop_amid_it_lets_all_be_done(database: Path) -> None:
     assert (versions(done), applied_versions(database)) == ([1, 2], [1, 2])
 
 
-def test_stop_amid_a_new_database_keeps_what_is_done(database: Path) -> None:
+def test_stop_request_on_a_new_database_keeps_executed_migrations(database: Path) -> None:
     supervision = CancelToken()
     told = Told({2: lambda: supervision.stop("told to", math.inf)})
     runner = runner_for(
@@ -397,7 +399,7 @@ def test_stop_amid_a_new_database_keeps_what_is_done(database: Path) -> None:
 
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["", "new database"])
-def test_nothing_is_told_as_done_when_the_commit_fails(database: Path, *, is_new: bool) -> None:
+def test_failed_commit_reports_nothing_as_done(database: Path, *, is_new: bool) -> None:
     before = [] if is_new else existing(database)
     mode = TransactionMode.EACH if is_new else TransactionMode.RUN
     reader: list[apsw.Connection] = []
@@ -419,7 +421,7 @@ def test_nothing_is_told_as_done_when_the_commit_fails(database: Path, *, is_new
     assert versions(runner_for(database, table(1), table(2)).run()) == [1, 2]
 
 
-def test_nothing_is_told_as_done_when_keeping_the_good_ones_fails(database: Path) -> None:
+def test_failed_partial_commit_reports_nothing_as_done(database: Path) -> None:
     reader: list[apsw.Connection] = []
 
     def read() -> None:
@@ -443,7 +445,7 @@ def test_nothing_is_told_as_done_when_keeping_the_good_ones_fails(database: Path
     assert (everything(database), told.done_versions) == ([], [])
 
 
-def test_what_another_applied_meanwhile_is_seen(database: Path) -> None:
+def test_migration_applied_by_another_process_is_noticed(database: Path) -> None:
     existing(database)
     other = apsw.Connection(str(database))
     other.execute(
@@ -486,7 +488,7 @@ def test_empty_file_is_a_new_database(database: Path) -> None:
     assert commits(database) == 1
 
 
-def test_database_with_anything_in_it_is_not_new(database: Path) -> None:
+def test_database_with_objects_is_not_new(database: Path) -> None:
     execute(database, "CREATE VIEW v AS SELECT 1")
     before = commits(database)
 
@@ -495,7 +497,7 @@ def test_database_with_anything_in_it_is_not_new(database: Path) -> None:
     assert commits(database) == before + 2
 
 
-def test_what_is_told_as_done_is_there(database: Path) -> None:
+def test_reported_migrations_are_committed(database: Path) -> None:
     seen: list[object] = []
 
     class Looking(Observer):
@@ -509,7 +511,7 @@ def test_what_is_told_as_done_is_there(database: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_good_ones_before_a_failing_one_are_kept(database: Path, failure: str, number: int) -> None:
+def test_migrations_before_a_failing_one_are_committed(database: Path, failure: str, number: int) -> None:
     texts = [GROUND, "INSERT INTO t VALUES (2, 'two')", "INSERT INTO t VALUES (3, 'three')"]
     texts.insert(number, FAILURES[failure])
     told = Told()
@@ -527,7 +529,7 @@ def test_good_ones_before_a_failing_one_are_kept(database: Path, failure: str, n
     assert told.done_versions == good
 
 
-def test_failure_is_told_once_with_its_place(database: Path) -> None:
+def test_failure_is_reported_once_with_its_position(database: Path) -> None:
     with pytest.raises(ExecutionFailedError) as failed:
         runner_for(database, *numbered(GROUND, FAILURES["OR ROLLBACK"]), mode=TransactionMode.EACH).run()
 
@@ -542,7 +544,7 @@ LOOK = (
 
 
 @pytest.mark.parametrize("trace", ["PRAGMA case_sensitive_like = ON", "CREATE TEMP TABLE passing (x)"])
-def test_traces_of_one_are_not_met_by_the_next(database: Path, trace: str) -> None:
+def test_temporary_objects_do_not_affect_the_next_migration(database: Path, trace: str) -> None:
     texts = [LOOK.format(1), f"{trace}; {LOOK.format(2)}", LOOK.format(3), LOOK.format(4)]
 
     runner_for(database, *numbered(*texts), mode=TransactionMode.EACH).run()
@@ -553,7 +555,7 @@ def test_traces_of_one_are_not_met_by_the_next(database: Path, trace: str) -> No
     assert commits(database) == 2
 
 
-def test_setting_of_one_that_takes_the_batch_with_it_is_not_met_by_those_done_again(database: Path) -> None:
+def test_settings_of_a_failed_batch_do_not_affect_the_repetition(database: Path) -> None:
     texts = [LOOK.format(1), f"PRAGMA case_sensitive_like = ON; {FAILURES['OR ROLLBACK']}"]
 
     with pytest.raises(ExecutionFailedError):
@@ -562,7 +564,7 @@ def test_setting_of_one_that_takes_the_batch_with_it_is_not_met_by_those_done_ag
     assert query(database, "SELECT * FROM seen1") == [(1, 0, 0)]
 
 
-def test_those_with_directives_work_in_the_middle(database: Path) -> None:
+def test_migrations_with_directives_work_in_the_middle(database: Path) -> None:
     texts = [
         "CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1), (2)",
         "CREATE TABLE c (p REFERENCES p ON DELETE CASCADE); INSERT INTO c VALUES (1), (2)",
@@ -581,7 +583,7 @@ def test_those_with_directives_work_in_the_middle(database: Path) -> None:
     assert applied_versions(database) == [1, 2, 3, 4, 5, 6]
 
 
-def test_directive_on_the_very_first_works(database: Path) -> None:
+def test_directive_on_the_first_migration_works(database: Path) -> None:
     texts = [f"{NO_TRANSACTION}PRAGMA page_size = 512; VACUUM", GROUND, "INSERT INTO t VALUES (2, 'two')"]
 
     runner_for(database, *numbered(*texts), mode=TransactionMode.EACH).run()
@@ -641,7 +643,7 @@ def outcome(database: Path, migrations: list[Migration]) -> list[object]:
 @settings(max_examples=80, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(good=st.lists(st.sampled_from([*KINDS]), min_size=1, max_size=6), bad=st.sampled_from([*BAD_KINDS, None]))
 @example(good=["good", "also good"], bad="destroying with a pragma")
-def test_new_database_comes_to_what_each_alone_comes_to(good: list[str], bad: str | None) -> None:
+def test_grouped_run_equals_single_runs(good: list[str], bad: str | None) -> None:
     migrations = [drawn(version, kind) for version, kind in enumerate([*good, *([bad] if bad else []), "good"], 1)]
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as home:
         one, other = Path(home, "new.db"), Path(home, "other.db")
@@ -660,7 +662,7 @@ def test_new_database_comes_to_what_each_alone_comes_to(good: list[str], bad: st
 # As configured
 
 
-def test_configuration_asks_for_it(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_transaction_mode_is_configured(tmp_path: Path, migrations: Path, database: Path) -> None:
     (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["app.db"]\ntransaction = "run"\n')
     before = existing(database)
     changes = commits(database)
@@ -686,9 +688,7 @@ def test_configuration_asks_for_it(tmp_path: Path, migrations: Path, database: P
     assert (applied_versions(database), commits(database)) == ([1, 2], changes + 1)
 
 
-def test_log_tells_nothing_as_applied_that_could_not_be_committed(
-    tmp_path: Path, migrations: Path, database: Path
-) -> None:
+def test_log_reports_no_uncommitted_migration_as_applied(tmp_path: Path, migrations: Path, database: Path) -> None:
     (tmp_path / "migrated.toml").write_text(
         '[[target]]\ndatabases = ["app.db"]\ntransaction = "run"\nbusy_timeout = "100ms"\n'
     )
@@ -708,7 +708,7 @@ def test_log_tells_nothing_as_applied_that_could_not_be_committed(
     assert everything(database) == before
 
 
-def test_mixture_is_refused_by_the_program_with_its_name(tmp_path: Path, migrations: Path, database: Path) -> None:
+def test_command_line_refuses_a_mixture_with_its_name(tmp_path: Path, migrations: Path, database: Path) -> None:
     (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["app.db"]\ntransaction = "run"\n')
     before = existing(database)
     write_migration(migrations, 1)

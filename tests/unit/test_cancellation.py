@@ -90,7 +90,7 @@ def test_heartbeats_are_counted() -> None:
 
 
 class TestWorker:
-    def test_work_is_done_in_another_thread_and_its_code_returned(self) -> None:
+    def test_work_runs_in_another_thread_and_returns_its_exit_code(self) -> None:
         threads: list[threading.Thread] = []
 
         def work(_supervision: CancelToken) -> int:
@@ -102,7 +102,7 @@ class TestWorker:
         assert not threads[0].is_alive()
 
     @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
-    def test_what_it_raises_comes_out(self, error: BaseException) -> None:
+    def test_exception_of_the_work_is_raised(self, error: BaseException) -> None:
         def work(_supervision: CancelToken) -> int:
             raise error
 
@@ -111,7 +111,7 @@ class TestWorker:
         assert raised.value is error
 
     @pytest.mark.parametrize("fails", [False, True])
-    def test_the_handlers_are_put_back(self, fails: bool) -> None:  # noqa: FBT001 - a parameter
+    def test_signal_handlers_are_restored(self, fails: bool) -> None:  # noqa: FBT001 - a parameter
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
         def work(_supervision: CancelToken) -> int:
@@ -136,7 +136,7 @@ class TestWorker:
             ([signal.SIGINT, signal.SIGTERM], 130),
         ],
     )
-    def test_signals_are_passed_on(
+    def test_signals_reach_the_token(
         self, numbers: list[signal.Signals], code: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The first signal stops with a grace period, the second aborts; the exit code is the first's."""
@@ -164,7 +164,7 @@ class TestWorker:
         assert told.count("\n") == 1
         assert f"{numbers[0].name}: the running step may finish within 12.5 s" in told
 
-    def test_the_time_to_finish_begins_with_the_signal(self) -> None:
+    def test_grace_period_begins_with_the_signal(self) -> None:
         ends: list[bool] = []
 
         def work(supervision: CancelToken) -> int:
@@ -178,7 +178,7 @@ class TestWorker:
         in_worker(work, 100)
         assert ends == [False, True]
 
-    def test_the_error_comes_out_although_a_signal_came(self) -> None:
+    def test_error_is_raised_despite_a_signal(self) -> None:
         def work(supervision: CancelToken) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
             poll(supervision.stop_requested, "the signal passed on")

@@ -39,5 +39,5 @@ DROP TABLE IF EXISTS main.old_users;
         pytest.param("", {}, id="nothing"),
     ],
 )
-def test_tables_that_are_written_anew_are_found(sql: str, expected: dict[str, int]) -> None:
+def test_rewritten_tables_are_found(sql: str, expected: dict[str, int]) -> None:
     assert rewritten(sql) == expected
