@@ -78,6 +78,7 @@ class Run:
                 if self._execute_in_place(session, executor, planner):
                     return executor.completed
             try:
+                # After the session: the content is replaced through other connections.
                 return self._execute_on_copy(planner)
             except LedgerChangedError:
                 continue
@@ -120,6 +121,7 @@ class Run:
         try:
             executor.execute(plan, status.statuses, self._transaction, on_copy=on_copy)
         except MigrationError as error:
+            # Steps on a copy are lost with it, so they do not count as completed.
             error.completed = () if on_copy else tuple(executor.completed)
             raise
 
@@ -135,6 +137,7 @@ class Run:
             # The history in a copy of an earlier state also has later entries, which do not describe its content.
             stored = session.stored_migrations if earlier is None else earlier.stored_migrations
             self._execute_plan(executor, planner(status, stored), status, on_copy=True)
+            # A stop request between two steps leaves the copy incomplete: it must not replace the database.
             if self._cancel_token.stop_requested():
                 raise _stopped(self._database.name, self._cancel_token.reason)
             completed.extend(executor.completed)

@@ -246,6 +246,7 @@ class MigrationRunner:
         """
         if self._database.lockable:
             with self._lock():
+                # The lock ends before run(), which takes it itself.
                 is_filled = self._database.fill(template)
             if is_filled:
                 self._observer.planned(len(template.entries))
@@ -273,6 +274,7 @@ class MigrationRunner:
         again = {entry.version for entry in self.get_applied()}
 
         def plan(status: DatabaseStatus, stored: LookUpStored) -> RunPlan:
+            # In an earlier state of the database `version` may be unknown, though it was applied before the run.
             if version not in again:
                 require_known(status.statuses, version)
             return plan_run(status, stored, self._policy, version, again)
@@ -328,6 +330,7 @@ class MigrationRunner:
     def _redo(self, choose: Callable[[Sequence[MigrationStatus]], list[int]]) -> list[AppliedMigration]:
         statuses = self.statuses()
         wanted = choose(statuses)
+        # A redo applies again only what was applied: pending migrations stay pending.
         again = {status.version for status in statuses if status.applied}
 
         def plan(status: DatabaseStatus, stored: LookUpStored) -> RunPlan:
@@ -395,6 +398,7 @@ class MigrationRunner:
         if not self._database.lockable:
             yield
             return
+        # Before the lock, so that a refused run leaves no lock file in the directory.
         self._database.require_usable()
         with self._lock_factory(
             self._database.name,

@@ -103,6 +103,7 @@ class StepExecutor:
                 return len(group)
             try:
                 executed += self._execute_batch(group, executed, commit_on_failure=True)
+            # The transaction of the batch is gone: the caller executes its steps one by one.
             except BatchLostError:
                 break
         return executed
@@ -131,6 +132,7 @@ class StepExecutor:
         """Execute from `start` on; return the number of steps. Observers are notified after the commit."""
         results: list[tuple[StepResult, Step]] = []
         batch: Batch | None = None
+        # All steps of a batch agree on this directive, so the first one decides. A slice, as there may be none.
         enforced = any(Directive.FOREIGN_KEYS_ON in step.directives for step in steps[start : start + 1])
         try:
             with self._session.batch(
@@ -143,6 +145,7 @@ class StepExecutor:
                         break
                     results.append((self._execute_step(steps[number]), steps[number]))
         finally:
+            # Also after a failure: with commit_on_failure the steps before it are committed.
             if batch is not None and batch.is_committed:
                 for result, step in results:
                     self._finish(result, step)
@@ -183,6 +186,7 @@ def settle(
                 statuses = evaluate(available, state).statuses
                 refuse_changed([each for each in statuses if each.version == version], session.stored_migrations)
             session.correct(current, how, reason)
+        # Another process changed the ledger: read it again.
         except LedgerChangedError:
             continue
         return

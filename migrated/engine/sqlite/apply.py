@@ -77,6 +77,7 @@ class NonTransactionalStep:
         self._reason = reason
         self._last_entry: int | None = None
         self.authorizer = Authorizer()
+        # The process that began counted the old violations; now they cannot be told from new ones.
         known = history.violations(connection) if finished else None
         # Other connections may change the schema between two statements, so this step shares no cached keys.
         self._checks = StepChecks(connection, self.authorizer, ForeignKeyGraph(connection), known)
@@ -110,6 +111,7 @@ class NonTransactionalStep:
                 self._session.retry_while_busy(lambda: self._run(span))
             return None
         if first in _ALONE:
+            # Outside a transaction there is no BEGIN that waits, so the statement itself is repeated.
             self._session.retry_while_busy(lambda: self._run(span))
         with self._session.transaction(self._connection):
             self._require_history_unchanged()
@@ -127,6 +129,7 @@ class NonTransactionalStep:
             self._require_effect(row, span)
             self._rows_changed += self._connection.total_changes() - changes
         except StatementError as error:
+            # Unwrapped, as retry_while_busy repeats only after a BusyError.
             if isinstance(error.__cause__, apsw.BusyError):
                 raise error.__cause__ from None
             raise self._translated(error) from error.__cause__
@@ -159,6 +162,7 @@ class NonTransactionalStep:
             raise failure(self._step, error.message, hint=error.hint, code=error.code) from None
         if not is_last:
             details = details._replace(violations=json.dumps(self._checks.violations()))
+            # The SQL texts are stored with the first statement of each run only.
             with_texts = number == self._finished_before + 1
             history.record_part(self._connection, self._step, details, with_texts=with_texts)
             self._last_entry = history.last_entry(self._connection)
@@ -232,6 +236,7 @@ class Preparation:
         if connection.filename and not is_new and not is_continued and not has_snapshot:
             self._take_snapshot(connection, step)
         if connection.filename and not is_new:
+            # After the snapshot, which needs space on the same disk.
             require_room(connection, step, self._database)
         self._is_first = False
         return is_new

@@ -67,6 +67,8 @@ class BusyHandler:
 
     def retry(self, action: Callable[[], object]) -> None:
         """Repeat `action` while it raises `apsw.BusyError`, for at most `timeout` seconds."""
+        # SQLite may return SQLITE_BUSY without calling the busy handler
+        # (https://www.sqlite.org/c3ref/busy_handler.html), so this loop calls the handler itself.
         deadline = time.monotonic() + self.timeout
         while True:
             try:

@@ -147,6 +147,7 @@ class SqliteDatabase:
         Only what can be checked without opening the file is checked.
         """
         if self.path is not None and self._shared is None:
+            # A connection that open_and_look kept passed this check when it was opened.
             is_alone = self._is_alone or self._left_open is not None
             preflight.require_usable(self.path, create=self._create, is_alone=is_alone)
 
@@ -219,6 +220,7 @@ class SqliteDatabase:
         snapshotter = self._snapshotter(observer)
 
         def change(copy: apsw.Connection) -> SessionEffects:
+            # No snapshots of the copy: the live database gets one. shared: the copy's owner closes its connection.
             session = SqliteSession(
                 self.name,
                 self._busy_handler,
@@ -314,6 +316,7 @@ class SqliteDatabase:
         return connection
 
     def _may_be_made(self) -> bool:
+        # With must_exist only an empty file may become a database; else a missing one in an existing directory.
         if self._must_exist:
             return os.path.isfile(self.name)
         return os.path.isdir(os.path.dirname(os.path.abspath(self.name)))

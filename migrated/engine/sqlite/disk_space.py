@@ -55,6 +55,7 @@ def rewritten(sql: str) -> dict[str, int]:
     originals: dict[str, str] = {}
     dropped: set[str] = set()
     for start, end in statements(sql):
+        # The first words decide, and a statement may be many megabytes long.
         few = [folded(word) for word in islice(words(sql[start : min(end, start + 1000)]), _FEW_WORDS)]
         match _without_schema(few):
             case ["vacuum", *_]:

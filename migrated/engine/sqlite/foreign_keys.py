@@ -88,7 +88,7 @@ class ForeignKeys:
         self._connection = connection
         self._keys = keys
         self._known = dict(known or {})
-        self._was_there: dict[str, bool] = {}
+        self._existed: dict[str, bool] = {}
         self._has_all = False
         self._touched: set[str] = set()
         self._redefined: set[str] = set()
@@ -110,16 +110,16 @@ class ForeignKeys:
         self._touched |= new
         # A table that did not exist at the start has no old violations of its own, and its children are not
         # checked either: every key to it was a violation before. It may get the rows of a table that had some.
-        at_first = {table for table in new if self._was(table)}
+        at_first = {table for table in new if self._did_exist(table)}
         unknown = (new | self._keys.children(at_first)) - self._checked - self._known.keys()
-        first_seen = {table for table in unknown if self._was(table)}
+        first_seen = {table for table in unknown if self._did_exist(table)}
         self._checked |= first_seen
         self._before += self._violations(first_seen)
 
     def before_create(self, tables: Iterable[str], *, with_keys: bool) -> None:
         """Note that these tables are about to be created, if they do not exist."""
         for table in map(folded, tables):
-            self._was(table)
+            self._did_exist(table)
             if with_keys:
                 self._redefined.add(table)
 
@@ -131,7 +131,7 @@ class ForeignKeys:
         """Note all existing tables; needed before tables appear under names that are not known beforehand."""
         if not self._has_all:
             for table in self._tables():
-                self._was_there.setdefault(table, True)
+                self._existed.setdefault(table, True)
             self._has_all = True
 
     def counts(self) -> dict[str, int]:
@@ -143,9 +143,9 @@ class ForeignKeys:
 
     def new_violations(self) -> list[Violation]:
         """Return the violations that did not exist before, by table and row."""
-        there = self._tables() if self._has_all else {table for table in self._was_there if self._exists(table)}
-        created = {table for table in there if not self._was(table)}
-        dropped = {table for table, was_there in self._was_there.items() if was_there} - there
+        existing = self._tables() if self._has_all else {table for table in self._existed if self._exists(table)}
+        created = {table for table in existing if not self._did_exist(table)}
+        dropped = {table for table, existed in self._existed.items() if existed} - existing
         if self._has_all:
             self._keys.forget()
         else:
@@ -178,14 +178,14 @@ class ForeignKeys:
                 found += _violations(self._connection, table)
         return found
 
-    def _was(self, table: str) -> bool:
+    def _did_exist(self, table: str) -> bool:
         """True if the table existed at the start of the step.
 
         Must be asked first before a statement touches the table.
         """
-        if table not in self._was_there:
-            self._was_there[table] = not self._has_all and self._exists(table)
-        return self._was_there[table]
+        if table not in self._existed:
+            self._existed[table] = not self._has_all and self._exists(table)
+        return self._existed[table]
 
     def _exists(self, table: str) -> bool:
         # Answered from SQLite's schema cache, which is up to date once our transaction has read anything.
@@ -284,17 +284,17 @@ def _unmatched(
     old: list[Violation], new: list[tuple[Violation, Violation]], same: Callable[[Violation], Violation]
 ) -> tuple[list[Violation], list[tuple[Violation, Violation]]]:
     """Remove pairs that are equal under `same`; return the rest of both sides."""
-    there = Counter(same(violation) for violation in old)
+    unmatched = Counter(same(violation) for violation in old)
     unknown = []
     for violation, shown in new:
-        if there[same(violation)] > 0:
-            there[same(violation)] -= 1
+        if unmatched[same(violation)] > 0:
+            unmatched[same(violation)] -= 1
         else:
             unknown.append((violation, shown))
     left = []
     for violation in old:
-        if there[same(violation)] > 0:
-            there[same(violation)] -= 1
+        if unmatched[same(violation)] > 0:
+            unmatched[same(violation)] -= 1
             left.append(violation)
     return left, unknown
 

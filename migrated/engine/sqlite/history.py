@@ -115,6 +115,7 @@ def stored_migrations(connection: apsw.Connection, versions: Iterable[int], data
     wanted = set(versions)
     if not wanted:
         return {}
+    # The last column is only the maximum that selects the row.
     rows: list[Any] = [row[:-1] for row in connection.execute(_RECORDED_AS_APPLIED) if row[0] in wanted]
     return {row[0]: _migration(row, database) for row in rows}
 
@@ -171,6 +172,7 @@ def append_from(connection: apsw.Connection, other: apsw.Connection) -> None:
     """Append the later entries of another history, of which this one is the beginning."""
     if not ledger.has(other, TABLE):
         return
+    # Only columns that both tables have: an older build may have created one of them.
     known = {name for (name,) in connection.execute(_COLUMNS)}
     names = ", ".join(str(name) for (name,) in other.execute(_COLUMNS) if name in known)
     rows = other.execute(

@@ -75,16 +75,17 @@ def require_alone_in_process(path: str) -> None:
 
 
 def create_for_owner(path: str) -> None:
-    """As root in a directory of somebody else's, make a missing database as an empty file that belongs to them.
+    """As root, create a missing database as an empty file with the owner of its directory.
 
-    SQLite gives its `-wal`, `-shm` and `-journal` the owner of the file by itself. Does nothing in any other case.
-    Raises `DatabaseError` FOREIGN_OWNER, leaving nothing, when the file cannot be given to them.
+    SQLite gives its `-wal`, `-shm` and `-journal` the owner of the database file. Does nothing if we are not root
+    or own the directory. Raises `DatabaseError` FOREIGN_OWNER, leaving no file, if the owner cannot be changed.
     """
     real = os.path.realpath(path)
     try:
         owner = permissions.owner_for_new(os.path.dirname(real))
         if owner is None:
             return
+        # 0644 is SQLite's own default. O_EXCL: a file that appears meanwhile keeps its owner.
         descriptor = os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except OSError:
         # It exists by now, or SQLite reports the same problem when it opens the file.
@@ -113,6 +114,7 @@ def require_application_id(connection: apsw.Connection, expected: int, database:
     if expected == 0:
         return
     found = connection.pragma("application_id")
+    # The pragma returns a signed 32-bit number; the configuration may have the unsigned one.
     if (found - expected) % 2**32 == 0:
         return
     if has_objects(connection):

@@ -62,6 +62,7 @@ class ProgressMonitor:
         self._began = self._statement_began = time.monotonic()
         self._report_at = self._began + PROGRESS_SECONDS
         self._ends, self.cause, self.stopped_on_request = None, None, False
+        # With an id: a handler that the caller installed stays in place.
         connection.set_progress_handler(self, _OPCODES, id=self)
         try:
             yield

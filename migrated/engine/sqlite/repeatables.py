@@ -50,6 +50,7 @@ def insert(
     connection: apsw.Connection, migration: Migration, execution_time_ms: int, objects: Iterable[tuple[str, str]]
 ) -> AppliedMigration:
     """Record it as applied, with the objects it created. Repeatable migrations have version 0."""
+    # Imported here: most databases have no repeatable migrations, and start faster without it.
     import json
 
     create(connection)
@@ -62,6 +63,7 @@ def undo(connection: apsw.Connection, entries: Iterable[AppliedRepeatable]) -> N
     """Drop the objects that these migrations created, if they still exist, and delete their entries."""
     for entry in entries:
         for kind, name in entry.objects:
+            # The table can be edited by anybody: only known words go into the SQL.
             if kind in _KINDS:
                 connection.execute(f"DROP {kind} IF EXISTS main.{quoted(name)}").fetchall()
         connection.execute(f"DELETE FROM main.{TABLE} WHERE name = ?", (entry.name,))

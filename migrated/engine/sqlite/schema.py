@@ -83,6 +83,7 @@ def _paragraphs(connection: apsw.Connection, database: str) -> Iterator[str]:
 
 def _objects(connection: apsw.Connection, encoding: str) -> list[_Object]:
     """Return the objects of the application, in an order in which they can be created."""
+    # surrogateescape keeps invalid UTF-8 byte for byte; there is nothing like it for UTF-16.
     errors = "surrogateescape" if encoding == "UTF-8" else "replace"
     found = [
         _Object(str(kind), *(bytes(text).decode(encoding, errors) for text in texts))

@@ -127,6 +127,7 @@ class SqliteSession:
         self, connection: apsw.Connection, step: Step, directives: frozenset[Directive]
     ) -> tuple[StepResult, Authorizer]:
         if Directive.NO_TRANSACTION in directives and has_statement(step.sql):
+            # Other connections may change the schema between its statements, so the cached graph becomes invalid.
             self._keys = None
             work = NonTransactionalStep(self, connection, step)
             return work.run(), work.authorizer
@@ -178,10 +179,13 @@ class SqliteSession:
                 self._batch = None
                 self._busy_handler.wait_for_commit = False
                 self._roll_back(connection)
+                # Not before the rollback: SQLite cannot detach a database inside a transaction.
                 detach(connection)
+                # The steps of the batch were rolled back, and our copy of the ledger has to follow.
                 if not batch.is_committed:
                     self._ledger, self._has_ledger = before, False
                 if batch.is_full:
+                    # Closed last: foreign_keys is reset on this connection first.
                     afterwards.callback(self._forget_connection)
 
     def _restore_rows(self, connection: apsw.Connection, snapshot: Snapshot) -> RowRestoreReport:

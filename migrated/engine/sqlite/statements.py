@@ -71,6 +71,7 @@ def run_script(
     try:
         last = _drained(cursor.execute(script[start:end], can_cache=False))
     except apsw.Error as error:
+        # Off before _fails_to_prepare: its EXPLAIN must not be refused or counted as an effect.
         connection.authorizer = None
         # Either the last traced statement was running, or the one after it was being prepared.
         in_preparation = authorizer.reason is not None or _fails_to_prepare(

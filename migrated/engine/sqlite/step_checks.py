@@ -66,6 +66,7 @@ class StepChecks:
         altered = effects.altered if effects.altered and _CONCERNS_KEYS.search(text) else set()
         renamed = altered if altered and _RENAMES.search(text) else set()
         if effects.is_virtual:
+            # A virtual table creates and drops shadow tables under names that the authorizer does not report.
             self._keys.list_all()
         if effects.created:
             self._keys.before_create(effects.created, with_keys=_REFERS.search(text) is not None)
@@ -93,6 +94,7 @@ class StepChecks:
 
     def require_record_untouched(self) -> None:
         """Raise if a table got a reserved name, or a trigger that writes to the ledger was created."""
+        # min(): the same failure must always have the same message.
         if added := self._added(self._reserved_before, ledger.reserved_names):
             # The authorizer does not report the new name of a renamed table.
             raise UnacceptableError(
