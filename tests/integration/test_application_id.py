@@ -1,4 +1,4 @@
-"""A target that says which application its databases belong to."""
+"""The setting application_id of a target."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How one migration is applied: wholly or not at all, under guard, and with the exact place of what is wrong."""
+"""Applying one migration: atomicity, forbidden statements and the exact position of errors."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def runner_for(database: Path, *texts: str, busy_timeout: float = 5) -> Migratio
 
 
 def failure_of(runner: MigrationRunner) -> ExecutionFailedError:
-    """Run, and return the failure that there must be."""
+    """Run, and return the expected failure."""
     with pytest.raises(ExecutionFailedError) as failed:
         runner.run()
     return failed.value
@@ -43,7 +43,7 @@ def failure_of(runner: MigrationRunner) -> ExecutionFailedError:
 GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t VALUES (1, 'one')"
 
 
-# All or nothing
+# Atomicity
 
 
 def test_migration_that_fails_half_way_leaves_no_change(database: Path) -> None:
@@ -158,7 +158,7 @@ def test_every_statement_of_a_script_is_run_to_its_end(
     assert applied_versions(database) == [1, 2]
 
 
-# What is recorded
+# Ledger and history
 
 
 def test_ledger_and_history_record_each_step(database: Path) -> None:
@@ -221,7 +221,7 @@ def test_directives_of_the_header_are_recorded_for_a_later_rollback(database: Pa
     assert query(database, "SELECT directives FROM _migrations_history ORDER BY id") == [("foreign-keys=on",)] * 3
 
 
-# What is not allowed
+# Forbidden statements
 
 OWN_TRANSACTION = "remove it: each migration runs in its own transaction"
 ONE_DATABASE = "a migration may change only its own database"
@@ -395,7 +395,7 @@ def test_names_similar_to_forbidden_ones_are_allowed(database: Path, statement: 
     assert [entry.version for entry in runner_for(database, GROUND, statement).run()] == [1, 2]
 
 
-# What ends the transaction from inside
+# Statements that end the transaction
 
 ENDING = {
     "INSERT OR ROLLBACK": "INSERT OR ROLLBACK INTO t VALUES (1, 'again')",
@@ -431,7 +431,7 @@ def test_statement_that_ends_the_transaction_leaves_nothing_and_nothing_runs_aft
     assert everything(database) == before
 
 
-# Where it went wrong
+# Error positions
 
 PLACES = {
     "syntax": ("SELEC 1", "1:1", 'near "SELEC": syntax error', "SELEC 1"),
@@ -689,7 +689,7 @@ ALTER TABLE kid_new RENAME TO kid;
 
 @pytest.fixture
 def orphans(database: Path) -> Path:
-    """Rows 2 and 3 of kid point nowhere; a rebuild numbers them 1 and 2."""
+    """Rows 2 and 3 of kid have no parent; a rebuild renumbers them to 1 and 2."""
     execute(
         database,
         "CREATE TABLE parent (id INTEGER PRIMARY KEY); CREATE TABLE kid (p REFERENCES parent (id));"
@@ -707,7 +707,7 @@ def test_old_violations_are_not_new_when_a_rebuild_numbers_the_rows_anew(orphans
     "script",
     [
         pytest.param("INSERT INTO kid VALUES (8)", id="another row with an old fault"),
-        pytest.param("DELETE FROM kid WHERE p = 8; INSERT INTO kid VALUES (7)", id="one mended, one made"),
+        pytest.param("DELETE FROM kid WHERE p = 8; INSERT INTO kid VALUES (7)", id="one fixed, one added"),
         pytest.param(REBUILD + "INSERT INTO kid (p) VALUES (9)", id="in a rebuilt table"),
         pytest.param("ALTER TABLE kid RENAME TO child; INSERT INTO child VALUES (8)", id="in a renamed table"),
     ],
@@ -725,7 +725,7 @@ def test_old_violation_in_a_renamed_table_is_not_new(database: Path) -> None:
     assert [entry.version for entry in runner_for(database, "ALTER TABLE child RENAME TO kid").run()] == [1]
 
 
-# From one migration to the next
+# Isolation between migrations
 
 
 def test_temporary_objects_are_not_visible_to_the_next_migration(database: Path) -> None:
@@ -745,7 +745,7 @@ def test_pragmas_do_not_affect_the_next_migration(database: Path) -> None:
     assert query(database, "SELECT x FROM c") == [(-1,)]
 
 
-# Databases that are none
+# Files that are not databases
 
 
 def test_missing_database_that_may_not_be_created_is_refused(database: Path) -> None:
@@ -856,7 +856,7 @@ def test_ledger_of_another_tool_is_refused_and_unchanged(database: Path, theirs:
     assert everything(database) == before
 
 
-# Beside other connections
+# Other connections
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
@@ -889,7 +889,7 @@ def test_open_read_transaction_does_not_block_a_run_in_wal_mode(database: Path) 
 
 
 class _Waits(Observer, CancelToken):
-    """Tells when the run has begun a step, and then is asked again whether to go on waiting."""
+    """Signals when a step has begun and the run waits for a lock."""
 
     def __init__(self, *, stops: bool = False) -> None:
         super().__init__()
@@ -1042,7 +1042,7 @@ def test_reading_works_while_a_writer_is_active(database: Path) -> None:
     writer.close()
 
 
-# A connection of the caller's
+# Connections of the caller
 
 
 def test_callers_connection_gets_all_its_settings_back(database: Path) -> None:
@@ -1085,7 +1085,7 @@ def test_migration_on_a_callers_connection_cannot_change_attached_databases(
     assert schema(database) == []
 
 
-# Tables that are not ours
+# Foreign tables with reserved names
 
 
 @pytest.mark.parametrize(
@@ -1165,7 +1165,7 @@ def test_alteration_of_an_attached_table_is_refused(database: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("body", ["DELETE FROM _migrations", 'UPDATE "_MIGRATIONS" SET version = 1'])
 def test_trigger_that_writes_to_the_ledger_when_it_fires_is_refused(database: Path, body: str) -> None:
-    """It fires in the application, where nobody stands guard."""
+    """The trigger would fire in the application, without our authorizer."""
     runner_for(database, GROUND).run()
     before = everything(database)
     meddling = f"CREATE TRIGGER late AFTER INSERT ON t BEGIN {body}; END"

@@ -1,4 +1,4 @@
-"""Many runners at one database, and runners that are killed: each migration exactly once, wholly or not at all."""
+"""Concurrent and killed runners: each migration is applied exactly once and atomically."""
 
 import os
 import signal
@@ -86,7 +86,7 @@ def test_runs_are_correct_without_the_lock_file(
 
 
 class _Intruder(Observer):
-    """Applies migrations past the lock, after the runner has looked and before it begins its step."""
+    """Applies migrations without the lock, after the runner has planned and before its step."""
 
     def __init__(self, database: Path, before: int, theirs: list[Migration]) -> None:
         self._database = database
@@ -107,7 +107,7 @@ class _Intruder(Observer):
 
 @pytest.fixture
 def looked_at(database: Path) -> Iterator[SqliteDatabase]:
-    """A database with one migration, left open by the look before the lock."""
+    """A database with one migration, kept open by `open_and_look`."""
     with SqliteDatabase(database).session(Observer()) as session:
         session.look()
         session.execute(Step(_tables(1)[0], MigrationDirection.UP))
@@ -118,7 +118,7 @@ def looked_at(database: Path) -> Iterator[SqliteDatabase]:
 
 
 def _versions(looked_at: SqliteDatabase, *, goes_on: list[Migration] | None = None) -> list[int]:
-    """What the session finds, having applied some more."""
+    """The ledger that the session reads, after applying some more."""
     with looked_at.session(Observer()) as session:
         found = session.look()
         for migration in goes_on or []:
@@ -151,7 +151,7 @@ def test_replaced_database_file_is_the_one_that_is_migrated(database: Path, look
 
 
 def test_connection_is_closed_while_waiting_for_the_lock(database: Path) -> None:
-    """An open connection keeps the holder from changing the journal mode."""
+    """An open connection would block a change of the journal mode by the lock's holder."""
     execute(database, "CREATE TABLE a (x); PRAGMA journal_mode = wal")
 
     class Waiting(Observer):
@@ -252,7 +252,7 @@ def test_rollback_plans_again_when_the_ledger_changed(database: Path) -> None:
 
 
 class _Application(Observer):
-    """Runs a script of its own on the database, once, when migration 2 is about to begin."""
+    """Runs a script on the database once, when migration 2 is about to begin."""
 
     def __init__(self, database: Path, script: str) -> None:
         self._database = database
@@ -324,7 +324,7 @@ def _known(database: Path) -> MigrationRunner:
     return runner
 
 
-# Killed
+# Killed processes
 
 CRASHING = """
 import os
@@ -400,7 +400,7 @@ def _run(database: Path, migrations: Path) -> None:
 def test_program_killed_in_the_middle_of_a_long_migration_leaves_nothing_of_it(
     database: Path, migrations: Path
 ) -> None:
-    """The migration writes without end, so that it is surely running, and on the disk, when the signal comes."""
+    """The migration writes endlessly, so that it is running, and on the disk, at the signal."""
     write_migration(migrations, 1, up="CREATE TABLE big (x);")
     _run(database, migrations)
     before = everything(database)

@@ -1,4 +1,4 @@
-"""What no migration may do is refused on every way on which its text is run, and leaves nothing behind."""
+"""Forbidden statements are refused on every path that runs SQL, and leave nothing."""
 
 import re
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def _redo_with_recorded_down_text(database: Path, text: str) -> Callable[[], obj
 
 
 def _redo_on_a_copy(database: Path, text: str) -> Callable[[], object]:
-    """Without a DOWN section the content goes back to a snapshot."""
+    """Without a DOWN section a snapshot is restored."""
     runner(database, Migration(2, "bad", "CREATE TABLE second (id)")).run()
     return runner(database, Migration(2, "bad", text)).run
 

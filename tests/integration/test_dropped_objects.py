@@ -1,4 +1,4 @@
-"""Indexes and triggers that go with a rebuilt table are told of; what goes on purpose is not."""
+"""Indexes and triggers lost in a table rebuild are reported; intended drops are not."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from migrated.engine.backend import Observer, StepResult
 
 
 class Witness(Observer):
-    """Keeps what it is told of each step."""
+    """Records the result of each step."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, MigrationDirection, Sequence[str]]] = []
@@ -23,7 +23,7 @@ class Witness(Observer):
 
 
 def dropped_by(database: Path, text: str) -> list[str]:
-    """Apply it to a database that is there, and return what was told to have gone."""
+    """Apply the script to an existing database and return the reported losses."""
     witness = Witness()
     runner = MigrationRunner(database, observer=witness)
     runner.add_migration(Migration(1, "rebuild", text))
@@ -172,7 +172,7 @@ def test_losses_of_several_tables_are_reported_together(ground: Path) -> None:
 
 
 def test_same_definition_made_only_once_of_two_is_one_lost(database: Path) -> None:
-    """Two triggers that do the same are two: a row is written twice."""
+    """Two equal triggers are two: a row is written twice."""
     body = "AFTER INSERT ON t BEGIN INSERT INTO log VALUES (1); END;"
     execute(
         database,
@@ -192,7 +192,7 @@ def test_index_that_is_no_longer_unique_is_reported(database: Path) -> None:
 
 
 def test_trigger_for_another_event_is_reported_as_lost(database: Path) -> None:
-    """What tells them apart stands before the word ON."""
+    """They differ only before the word ON."""
     body = "ON t BEGIN INSERT INTO log VALUES (1); END;"
     execute(database, f"CREATE TABLE t (x); CREATE TABLE log (x); CREATE TRIGGER one AFTER DELETE {body}")
 
@@ -212,7 +212,7 @@ def test_unusual_names_are_reported(database: Path, name: str) -> None:
 
 
 def test_tables_whose_names_differ_beyond_ascii_are_two(database: Path) -> None:
-    """SQLite folds the letters of ASCII alone."""
+    """SQLite folds only ASCII letters."""
     execute(
         database,
         'CREATE TABLE "Ö" (x); CREATE TABLE "ö" (x); CREATE INDEX great ON "Ö" (x); CREATE INDEX small ON "ö" (x)',
@@ -223,7 +223,7 @@ def test_tables_whose_names_differ_beyond_ascii_are_two(database: Path) -> None:
 
 
 def test_index_created_before_the_rename_is_not_reported(ground: Path) -> None:
-    """SQLite then writes the definition anew, with the table's name in quotes."""
+    """SQLite then rewrites the definition, with the table's name in quotes."""
     rebuild = TEXTBOOK.replace("DROP TABLE t;", "CREATE INDEX by_b_2 ON t_new(b); DROP TABLE t;")
 
     assert dropped_by(ground, rebuild + TRIGGER) == []
@@ -272,7 +272,7 @@ def test_losses_are_reported_without_a_transaction(ground: Path, rebuild: str) -
 
 
 def test_losses_are_reported_in_the_first_run(database: Path) -> None:
-    """There several migrations share a transaction."""
+    """On a new database several migrations share a transaction."""
     witness = Witness()
     runner = MigrationRunner(database, observer=witness)
     runner.add_migrations(

@@ -1,4 +1,4 @@
-"""Violations of foreign keys: every way to make one is found, old ones block nothing, little is looked at."""
+"""Foreign-key violations: every new one is found, old ones block nothing, few tables are scanned."""
 
 import os
 import re
@@ -19,20 +19,20 @@ from migrated import ExecutionFailedError, Migration, MigrationError, MigrationR
 from migrated.core.migration import Step
 from migrated.engine.backend import Observer
 
-# Many commits: on a disk they would take long.
+# In memory: many commits would take long on a disk.
 IN_MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108 - the directories made there have names of their own
 VIOLATION = "SQLITE_CONSTRAINT_FOREIGNKEY"
 
 
 @pytest.fixture
 def database() -> Iterator[Path]:
-    """The path of a database that does not exist yet, on no disk."""
+    """The path of a database that does not exist yet, on a RAM disk."""
     with TemporaryDirectory(dir=IN_MEMORY) as directory:
         yield Path(directory) / "app.db"
 
 
 def everything(database: Path) -> list[tuple[object, ...]]:
-    """Schema and rows of every table, whatever it is called."""
+    """Schema and rows of every table, whatever its name."""
     found = query(database, "SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2")
     tables = [str(name).replace('"', '""') for kind, name, _ in found if kind == "table"]
     return found + [(table, *row) for table in tables for row in query(database, f'SELECT * FROM "{table}"')]
@@ -45,7 +45,7 @@ def migrate(database: Path, text: str) -> None:
 
 
 def require_refused(database: Path, text: str, message: str = "") -> None:
-    """It must be refused for its keys, and nothing may have changed."""
+    """Require a refusal for foreign keys that changed nothing."""
     before = everything(database)
     with pytest.raises(ExecutionFailedError) as failed:
         migrate(database, text)
@@ -107,7 +107,7 @@ CREATE TABLE empty (id INTEGER PRIMARY KEY);
 CREATE TABLE orphan (x REFERENCES empty); INSERT INTO orphan VALUES (1);
 CREATE TABLE loose (x); CREATE TABLE unclear (x REFERENCES loose (x)); INSERT INTO unclear VALUES (1);
 """
-# What breaks a key, and what is said of it.
+# Scripts that break a key, and the expected message.
 BREAKS = {
     "insert a child": ("INSERT INTO c VALUES (3, 9)", "row 3 of c references a missing row of p"),
     "insert many of which one is bad": (
@@ -310,7 +310,7 @@ PRELUDE = "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (id INTEGER P
     ],
 )
 def test_created_parent_without_a_unique_column_is_reported(database: Path, there: str, text: str) -> None:
-    """From then on nothing can be written to the child where keys are enforced."""
+    """With enforced keys every later write to the child would fail."""
     execute(database, there)
 
     require_refused(database, text, 'foreign key mismatch - "c" referencing "p"')
@@ -324,7 +324,7 @@ def test_old_fault_in_another_key_of_the_child_is_ignored(database: Path) -> Non
 
 
 def test_tables_whose_names_differ_beyond_ascii_are_two(database: Path) -> None:
-    """SQLite folds the letters of ASCII alone."""
+    """SQLite folds only ASCII letters."""
     execute(
         database,
         "CREATE TABLE p (id INTEGER PRIMARY KEY);"
@@ -475,7 +475,7 @@ def test_only_new_violations_are_reported(database: Path) -> None:
 
 
 def test_violations_are_reported_in_order(database: Path) -> None:
-    """The same failure has the same text: the log's reader and the daemon's repetitions go by it."""
+    """Equal failures need equal messages: the daemon logs a repeated failure only once."""
     names = [f"c{number}" for number in range(8)]
     tables = "".join(f"CREATE TABLE {name} (p REFERENCES p); INSERT INTO {name} VALUES (1);" for name in names)
     execute(database, f"CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1); {tables}")
@@ -500,7 +500,7 @@ def test_each_migration_of_a_batch_is_checked_separately(database: Path) -> None
 
 
 class _Application(Observer):
-    """Runs a script of its own on the database before the migration with this version begins."""
+    """Runs a script on the database before the migration with this version begins."""
 
     def __init__(self, database: Path, before: int, script: str) -> None:
         self._database = database
@@ -565,7 +565,7 @@ def test_rollback_is_checked(database: Path) -> None:
     assert everything(database) == before
 
 
-# The directive
+# The directive foreign-keys-on
 
 
 ENFORCED = "-- migrated: foreign-keys=on\n"
@@ -576,7 +576,7 @@ ENFORCED = "-- migrated: foreign-keys=on\n"
     [
         pytest.param("INSERT INTO c VALUES (3, 9)", id="child"),
         pytest.param("DELETE FROM p WHERE id = 1", id="parent"),
-        pytest.param("INSERT INTO c VALUES (3, 9); INSERT INTO p VALUES (9, 'nine')", id="mended later"),
+        pytest.param("INSERT INTO c VALUES (3, 9); INSERT INTO p VALUES (9, 'nine')", id="fixed later"),
     ],
 )
 def test_directive_enforces_keys_while_the_migration_runs(database: Path, text: str) -> None:
@@ -632,12 +632,12 @@ def test_keys_are_not_enforced_for_the_next_migration(database: Path) -> None:
     assert query(database, "SELECT p FROM c WHERE id > 2 ORDER BY id") == [(2,), (9,)]
 
 
-# What is not touched is not looked at
+# Untouched tables are not scanned
 
 
 @pytest.fixture
 def damaged(database: Path) -> Path:
-    """A child, a grandchild and a table without a key, none of which can be scanned any more."""
+    """A child, a grandchild and a table without a key, all damaged so that a scan fails."""
     execute(
         database,
         "CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);"
@@ -684,7 +684,7 @@ def damaged(database: Path) -> Path:
     ],
 )
 def test_untouched_tables_are_not_scanned(damaged: Path, text: str) -> None:
-    """A look at the big table would end with SQLITE_CORRUPT."""
+    """A scan of the big table would fail with SQLITE_CORRUPT."""
     migrate(damaged, text)
 
     assert query(damaged, "SELECT version FROM _migrations") == [(1,)]
@@ -700,7 +700,7 @@ def test_untouched_tables_are_not_scanned(damaged: Path, text: str) -> None:
     ],
 )
 def test_touched_tables_are_scanned(damaged: Path, text: str) -> None:
-    """So that the test above can fail."""
+    """Shows that the test above can fail."""
     with pytest.raises(MigrationError) as failed:
         migrate(damaged, text)
 
@@ -708,7 +708,7 @@ def test_touched_tables_are_scanned(damaged: Path, text: str) -> None:
 
 
 class _Steps:
-    """Of SQLite's virtual machine, counted on a connection of ours, which the runner borrows."""
+    """Counts the steps of SQLite's virtual machine on a connection that the runner borrows."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.taken = 0
@@ -749,7 +749,7 @@ def test_work_does_not_grow_with_untouched_tables(database: Path, text: str, sca
 
 
 def test_a_table_is_scanned_twice_at_most(database: Path) -> None:
-    """However many statements write to it."""
+    """Independent of the number of statements that write to it."""
     execute(
         database,
         f"{PRELUDE} INSERT INTO p VALUES (1);"
@@ -783,7 +783,7 @@ def test_a_table_is_scanned_twice_at_most(database: Path) -> None:
     ],
 )
 def test_schema_is_not_read_in_full_for_every_migration(database: Path, text: str) -> None:
-    """SQLite itself reads it once or twice for each statement that changes it: that much is allowed."""
+    """SQLite itself reads it once or twice for each schema change; the limit allows for that."""
     execute(
         database,
         "CREATE TABLE p (id INTEGER PRIMARY KEY);"
@@ -804,12 +804,12 @@ def test_schema_is_not_read_in_full_for_every_migration(database: Path, text: st
     assert steps.taken < bare_steps.taken + 5 * 50 * 1000
 
 
-# Any schema, any migration, beside a judge that looks at everything
+# Random schemas and migrations, compared with a full check
 
 
 @dataclass
 class Judgement:
-    """Every violation there is: by names and key, and by key alone."""
+    """All violations: by names and key, and by key alone."""
 
     named: Counter[tuple[object, ...]] = field(default_factory=Counter)
     nameless: Counter[tuple[object, ...]] = field(default_factory=Counter)
@@ -920,7 +920,7 @@ def scripts(*, renames: bool) -> st.SearchStrategy[str]:
 
 
 def _changed(schema: str, text: str) -> tuple[Judgement, Judgement] | None:
-    """What the judge says before and after; None where the text cannot be run."""
+    """The full checks before and after; None if the script cannot run."""
     connection = apsw.Connection(":memory:")
     try:
         connection.execute(schema).fetchall()
@@ -934,7 +934,7 @@ def _changed(schema: str, text: str) -> tuple[Judgement, Judgement] | None:
 
 
 def _verdict(schema: str, text: str) -> Counter[tuple[str, str]] | None:
-    """What the runner finds, by table and parent; None where it finds nothing."""
+    """The violations that the runner reports, by table and parent; None if there are none."""
     connection = apsw.Connection(":memory:")
     try:
         connection.execute(schema).fetchall()
@@ -1001,7 +1001,7 @@ def test_new_violations_are_found_despite_renamed_tables(schema: str, text: str)
 
 
 def _applied(schema: str, texts: list[str], *, together: bool) -> tuple[int, str | None]:
-    """How many are applied, and what the next one fails with; in one run, or in a run for each."""
+    """The number of applied migrations and the failure of the next; in one run or in separate runs."""
     connection = apsw.Connection(":memory:")
     try:
         connection.execute(schema).fetchall()
@@ -1033,7 +1033,7 @@ def _applied(schema: str, texts: list[str], *, together: bool) -> tuple[int, str
     ["INSERT INTO tb VALUES (1)", "ALTER TABLE ta RENAME TO te", "DELETE FROM te"],
 )
 def test_migrations_in_one_run_are_checked_as_in_separate_runs(schema: str, texts: list[str]) -> None:
-    """What is known of the keys is kept from one migration to the next."""
+    """The foreign-key graph is cached from one migration to the next."""
     try:
         alone = _applied(schema, texts, together=False)
     except (apsw.SQLError, apsw.ConstraintError):

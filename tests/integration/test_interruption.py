@@ -1,4 +1,4 @@
-"""Work that is told to stop, or takes too long: what may finish does, what may not leaves nothing."""
+"""Stop requests and timeouts: a step finishes in time or leaves nothing."""
 
 import math
 import os
@@ -37,7 +37,7 @@ def counting(rows: int) -> str:
 
 
 class Told(Observer, CancelToken):
-    """Both at once: does something when a step begins or is done, or at a sign of life."""
+    """Observer and token: calls an action when a step begins or is done, or at a heartbeat."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Told(Observer, CancelToken):
 
     def beginning(self, step: Step, *, late: bool) -> None:
         self.begun.append(step.migration.version)
-        # Signs of life are counted from here.
+        # Heartbeats are counted from here.
         self.heartbeats = 0
         self.at_begin.get(step.migration.version, lambda: None)()
 
@@ -66,11 +66,11 @@ class Told(Observer, CancelToken):
         self.at_beat.get(self.heartbeats, lambda: None)()
 
     def ask(self) -> None:
-        """As the first signal, with time to spare."""
+        """As after the first signal, with time left."""
         self.stop("SIGTERM", math.inf)
 
     def end(self) -> None:
-        """As the first signal, when the time is over."""
+        """As after the first signal, with the time over."""
         self.stop("SIGTERM", -math.inf)
 
 
@@ -114,7 +114,7 @@ TEXTS = (
 )
 
 
-# Told to stop, with time to finish
+# Stop requests with time to finish
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["each", "several together"])
@@ -160,14 +160,14 @@ def test_stop_request_finishes_the_running_rollback(database: Path, told: Told) 
     assert [row[1] for row in schema(database)] == ["t1"]
 
 
-# Interrupted
+# Interruptions
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["each", "several together"])
 def test_step_beyond_the_stop_deadline_is_rolled_back(database: Path, told: Told, *, is_there: bool) -> None:
     if is_there:
         execute(database, THERE)
-    # In the third statement: the first two are too short for so many signs of life.
+    # In the third statement: the first two are too short for so many heartbeats.
     told.at_beat[10] = told.end
     texts = (
         "CREATE TABLE a (x)",
@@ -197,7 +197,7 @@ def test_interruption_rolls_back_a_run_in_one_transaction(database: Path, told: 
 
 
 def test_interruption_stops_a_running_statement(database: Path, told: Told) -> None:
-    """As the second signal: the first left time to finish."""
+    """As after the second signal; the first left time to finish."""
     execute(database, THERE)
     told.at_begin[1] = told.ask
     told.at_beat[50] = told.interrupt
@@ -240,7 +240,7 @@ def test_interrupted_migration_can_be_run_again(database: Path, told: Told) -> N
     assert [entry.version for entry in runner_for(database, Told(), text).run()] == [1]
 
 
-# While foreign keys are looked at
+# During the foreign-key check
 
 TERMS = "+".join(["a"] * 500)
 COSTLY = (
@@ -248,7 +248,7 @@ COSTLY = (
     "CREATE TABLE c (a);"
     "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)"
     "INSERT INTO c SELECT 0 FROM n;"
-    # Computed whenever it is read: a million steps.
+    # A generated column, computed on every read: a million steps.
     f"ALTER TABLE c ADD COLUMN sum AS ({TERMS}) REFERENCES p;"
 )
 
@@ -263,7 +263,7 @@ COSTLY = (
 def test_interruption_while_foreign_keys_are_checked(database: Path, told: Told, there: str, text: str) -> None:
     execute(database, there)
     before = everything(database)
-    # The statements themselves are too short for so many signs of life.
+    # The statements themselves are too short for so many heartbeats.
     told.at_beat[30] = told.end
 
     failure = failure_of(runner_for(database, told, text).run)
@@ -271,7 +271,7 @@ def test_interruption_while_foreign_keys_are_checked(database: Path, told: Told,
     assert everything(database) == before
 
 
-# A limit for each statement
+# statement_timeout
 
 
 class Clock:
@@ -315,7 +315,7 @@ def test_statement_beyond_the_limit_is_interrupted_and_named(database: Path, tol
 
 
 def test_statement_timeout_applies_to_each_statement(database: Path, told: Told, clock: Clock) -> None:
-    """Four that each keep within it, and together do not."""
+    """Four statements that are within the limit each, but not together."""
     runner_for(database, told, seconds(20) * 4, statement_timeout=30).run()
 
     assert applied_versions(database) == [1]
@@ -357,7 +357,7 @@ def test_statement_timeout_applies_without_a_transaction(database: Path, told: T
 
 
 def test_foreign_key_check_does_not_count_towards_the_timeout(database: Path, told: Told, clock: Clock) -> None:
-    """Else a short statement would be blamed, and the limit would bear on the size of tables."""
+    """Otherwise a short statement would be blamed, and the limit would depend on table sizes."""
     runner_for(database, told, COSTLY, statement_timeout=30).run()
     taken = clock.now
     runner = runner_for(database, Told(), COSTLY, "INSERT INTO p VALUES (1)", statement_timeout=30)
@@ -366,12 +366,12 @@ def test_foreign_key_check_does_not_count_towards_the_timeout(database: Path, to
     assert (taken > 30, clock.now - taken > 60) == (True, True)
 
 
-# Somebody else uses the database
+# Other connections
 
 
 @pytest.fixture
 def other(database: Path) -> Iterator[apsw.Connection]:
-    """Another connection to a database that is there."""
+    """Another connection to an existing database."""
     execute(database, THERE)
     connection = apsw.Connection(os.fspath(database))
     yield connection
@@ -386,14 +386,14 @@ def test_stop_request_ends_the_wait_for_a_writer_at_once(
 
     failure = failure_of(runner_for(database, told, "CREATE TABLE a (x)", busy_timeout=600).run)
     assert isinstance(failure, DatabaseError)
-    # One more beat would be one more wait.
+    # One more heartbeat would mean one more wait.
     assert (failure.code, failure.transient, told.heartbeats) == ("SQLITE_BUSY", True, 3)
     other.execute("ROLLBACK")
     assert [row[1] for row in schema(database)] == ["there"]
 
 
 def test_stop_request_ends_the_wait_between_transactions_of_a_new_database(database: Path, told: Told) -> None:
-    """There several migrations share one, and one that leaves traces ends it."""
+    """On a new database several migrations share a transaction; one with temporary objects ends it."""
     others: list[apsw.Connection] = []
 
     def begin() -> None:
@@ -418,7 +418,7 @@ def read_of(connection: apsw.Connection) -> None:
 def test_commit_waits_for_a_reader_until_the_stop_deadline(
     database: Path, told: Told, other: apsw.Connection
 ) -> None:
-    """In DELETE mode a reader holds up COMMIT; what is done already is worth waiting for."""
+    """In DELETE mode a reader blocks COMMIT; the finished work is worth the wait."""
     read_of(other)
     ends: list[float] = []
 
@@ -426,7 +426,7 @@ def test_commit_waits_for_a_reader_until_the_stop_deadline(
         ends.append(time.monotonic() + 0.2)
         told.stop("SIGTERM", ends[0])
 
-    # The first is that of the statement.
+    # The first heartbeat is that of the statement.
     told.at_beat[2] = ask
 
     failure = failure_of(runner_for(database, told, "CREATE TABLE a (x)", busy_timeout=600).run)
@@ -526,7 +526,7 @@ def test_interrupted_vacuum_changes_nothing(database: Path, told: Told) -> None:
     assert applied_versions(database) == []
 
 
-# How far it is
+# Progress
 
 LONG = counting(30_000)
 SCRIPT = f"""\
@@ -610,7 +610,7 @@ def test_progress_names_the_running_statement(
 def test_progress_is_reported_without_a_transaction(
     database: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What we write into our record is no row of the migration's."""
+    """Rows in our own tables do not count as rows of the migration."""
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     text = f"-- migrated: no-transaction\nCREATE TABLE t (x);\nINSERT INTO t VALUES (1), (2);\n{LONG}\nSELECT 1;"
     runner_for(database, told, text).run()
@@ -622,7 +622,7 @@ def test_progress_is_reported_without_a_transaction(
 def test_progress_of_the_final_check_names_the_last_statement(
     database: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not that of the first, where a remark comes last."""
+    """Not the first statement, even if a comment comes last."""
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     runner_for(database, told, f"{COSTLY}\n-- that is all\n;").run()
 
@@ -637,7 +637,7 @@ def test_progress_is_reported_every_few_seconds_at_most(database: Path, told: To
 
 
 def test_progress_of_many_short_statements_is_reported(database: Path, told: Told, clock: Clock) -> None:
-    """A dump of inserts takes long without one that does."""
+    """A dump of inserts takes long although no single statement does."""
     runner_for(database, told, "CREATE TABLE t (x);\n" + "INSERT INTO t VALUES (1);\n" * 100).run()
 
     assert told.told
@@ -651,7 +651,7 @@ def test_short_step_reports_no_progress(database: Path, told: Told) -> None:
     assert told.told == []
 
 
-# The thread
+# Threads
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
@@ -694,14 +694,14 @@ def test_statement_timeout_applies_to_a_callers_connection_and_keeps_its_handler
     connection.close()
 
 
-# Very long texts
+# Very long scripts
 
 
 @pytest.mark.parametrize("top", ["", "-- migrated: no-transaction\n"])
 def test_splitting_statements_sends_heartbeats_and_can_be_interrupted(
     database: Path, told: Told, monkeypatch: pytest.MonkeyPatch, top: str
 ) -> None:
-    """They are counted for the first report: of a long text that takes seconds, in which nothing runs."""
+    """Statements are counted for the first report, which takes seconds for a long script."""
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     told.at_beat[6] = told.end
 

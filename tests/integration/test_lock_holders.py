@@ -1,4 +1,4 @@
-"""Who keeps us from a database: real processes with real locks, named without opening the file."""
+"""Lock holders: real processes with real locks, found without opening the file."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ def journal(request: pytest.FixtureRequest, database: Path) -> str:
 
 @pytest.fixture
 def application(database: Path, children: Children) -> Callable[[str], subprocess.Popen[str]]:
-    """Start a process that reads or writes, and return it while it is at it."""
+    """Start a process that reads or writes, and return it with its transaction open."""
 
     def start(what: str) -> subprocess.Popen[str]:
         child = children.start(APPLICATION, database, what)
@@ -70,7 +70,7 @@ def application(database: Path, children: Children) -> Callable[[str], subproces
 
 @pytest.fixture
 def our_writer(database: Path) -> Iterator[apsw.Connection]:
-    """A transaction of this very process."""
+    """A transaction of this process."""
     connection = apsw.Connection(str(database))
     connection.execute("BEGIN IMMEDIATE")
     yield connection
@@ -192,7 +192,7 @@ def test_missing_database_has_no_holder(database: Path) -> None:
     assert holder_of(":memory:") is None
 
 
-# What the runner says
+# Errors of the runner
 
 
 def runner_for(database: Path) -> MigrationRunner:

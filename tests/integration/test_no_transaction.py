@@ -1,4 +1,4 @@
-"""Migrations without a transaction: each statement done and recorded by itself, stopped, and gone on with."""
+"""Migrations without a transaction: each statement is committed and recorded, and can be resumed."""
 
 import os
 import signal
@@ -30,13 +30,13 @@ from migrated.system.cancellation import CancelToken
 
 DIRECTIVE = "-- migrated: no-transaction\n"
 NOTHING = "SELECT 1"
-# The second statement fails until a table `more` is there.
+# The second statement fails until a table `more` exists.
 STOPS = ("CREATE TABLE a (x)", "INSERT INTO a SELECT x FROM more", "CREATE TABLE b (x)")
 FORGOTTEN_COLUMNS = ("statement", "statements", "reason", "violations")
 
 
 class Beats(CancelToken):
-    """At the n-th sign of life (a statement begins; a lock is waited for) does what is given for n."""
+    """Calls the action given for n at the n-th heartbeat (a statement begins, or a wait for a lock)."""
 
     def __init__(self, actions: Mapping[int, Callable[[], object]]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def runner_for(
 
 
 def history(database: Path) -> list[tuple[object, ...]]:
-    """What happened, in order; of each statement which one it was, of how many."""
+    """The history in order, with statement and number of statements."""
     return query(database, "SELECT action, version, statement, statements FROM _migrations_history ORDER BY id")
 
 
@@ -77,7 +77,7 @@ def tables(database: Path) -> list[object]:
 
 
 def stopped(database: Path, *migrations: Migration) -> ExecutionFailedError:
-    """Run, and return the failure that there must be."""
+    """Run, and return the expected failure."""
     with pytest.raises(ExecutionFailedError) as failed:
         runner_for(database, *migrations).run()
     return failed.value
@@ -181,7 +181,7 @@ def test_in_memory_database_runs_without_a_transaction() -> None:
     connection.close()
 
 
-# What cannot run in a transaction
+# Statements that cannot run in a transaction
 
 FULL = """
 CREATE TABLE t (x);
@@ -367,7 +367,7 @@ def test_checkpoint_that_a_reader_prevents_beyond_the_timeout_is_not_recorded_as
     assert applied_versions(database) == []
 
 
-# A statement fails
+# Failing statements
 
 
 def test_failing_first_statement_leaves_the_migration_pending(database: Path) -> None:
@@ -499,7 +499,7 @@ def test_rollback_stops_at_the_failing_statement(database: Path) -> None:
     assert str(unfinished) == "the rollback of 1_m1 stopped after statement 1 of 3"
 
 
-# Until it is settled
+# Unfinished migrations
 
 ACTIONS: dict[str, Callable[[MigrationRunner], object]] = {
     "run": lambda runner: runner.run(),
@@ -560,7 +560,7 @@ def test_unfinished_migration_is_reported_in_full(database: Path) -> None:
     assert [status.name for status in runner_for(database).statuses()] == ["m1"]
 
 
-# Killed
+# Killed processes
 
 GATED = """
 import sys
@@ -579,7 +579,7 @@ runner.add_directory(sys.argv[2])
 runner.run() if sys.argv[3] == "run" else runner.repair(1, Repair.RESUME)
 print("finished", flush=True)
 """
-# Each leaves something that can be looked for.
+# Each statement leaves a visible effect.
 WORK = {
     "CREATE TABLE a (x)": ("SELECT count(*) FROM sqlite_schema WHERE name = 'a'", 1),
     "PRAGMA user_version = 5": ("PRAGMA user_version", 5),
@@ -591,7 +591,7 @@ WORK = {
 
 
 def _killed_once(children: Children, database: Path, migrations: Path, what: str, done: int) -> None:
-    """Let a child work, and kill it where so many statements are recorded and the next has not run."""
+    """Run a child and kill it once so many statements are recorded and the next has not run."""
     child = children.start(GATED, database, migrations, what)
     assert line_from(child) == "1"
     while len(history(database)) < done:
@@ -638,7 +638,7 @@ def test_each_resume_after_a_kill_gets_one_statement_further(
 
 
 def _finished(database: Path) -> int:
-    """How many of WORK show, and that none shows whose predecessor does not."""
+    """Count the visible effects of WORK; none may be visible without its predecessors."""
     shown = []
     for question, answer in WORK.values():
         if " FROM a" in question and "a" not in tables(database):
@@ -661,7 +661,7 @@ def test_kill_before_the_entry_of_a_pragma_leaves_it_not_done(
     assert line_from(child) == "1"
     tell(child)
     assert line_from(child) == "2"
-    # It runs the pragma, and waits for us in order to record it.
+    # The child has run the pragma, and waits for our lock to record it.
     with apsw.Connection(str(database)) as writer:
         writer.execute("INSERT INTO a VALUES (1)")
         tell(child)
@@ -677,7 +677,7 @@ def test_kill_before_the_entry_of_a_pragma_leaves_it_not_done(
     assert query(database, "PRAGMA page_size") == [(8192,)]
 
 
-# Settled by resuming
+# Resuming an unfinished migration
 
 
 def test_resume_continues_with_the_next_statement(database: Path) -> None:
@@ -885,7 +885,7 @@ def test_rollback_is_resumed(database: Path) -> None:
 def test_rollback_with_the_stored_text_is_resumed_with_it(database: Path) -> None:
     migration = pieces("CREATE TABLE a (x)", down=("DROP TABLE a", "DROP TABLE more"))
     runner_for(database, migration).run()
-    # Its file has no DOWN section any more: rolling back takes the one that was recorded.
+    # The file has no DOWN section any more: the rollback uses the stored one.
     runner = runner_for(database, pieces("CREATE TABLE a (x)"))
     with pytest.raises(RollbackFailedError):
         runner.roll_back()
@@ -896,7 +896,7 @@ def test_rollback_with_the_stored_text_is_resumed_with_it(database: Path) -> Non
     assert (tables(database), applied_versions(database)) == ([], [])
 
 
-# Settled by hand
+# Repair: mark as applied, forget
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -986,7 +986,7 @@ def test_repair_of_another_version_is_refused(database: Path, how: Repair) -> No
     assert everything(database) == before
 
 
-# What it may not do
+# Forbidden statements without a transaction
 
 AT_SIGHT = [
     ("BEGIN", "BEGIN"),
@@ -1122,7 +1122,7 @@ def test_verify_compares_checksums_though_one_is_stopped(database: Path) -> None
     assert mismatch == (2, "m2", original.checksum, edited.checksum)
 
 
-# The record
+# Changes of the ledger
 
 
 def test_history_of_an_earlier_build_is_completed(database: Path) -> None:
@@ -1256,7 +1256,7 @@ def test_ledger_change_while_repair_waits_is_noticed(database: Path, how: Repair
     assert (tables(database), applied_versions(database)) == (["a"], [])
 
 
-# Nothing is left on the connection
+# State of the connection
 
 
 def test_temporary_tables_and_pragmas_do_not_affect_the_next_migration(database: Path) -> None:

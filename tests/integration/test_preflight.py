@@ -1,4 +1,4 @@
-"""What is looked at before the first write: each refusal by itself, and that it changes and makes nothing."""
+"""Checks before the first write: each refusal, and that it changes and creates nothing."""
 
 import os
 import pwd
@@ -50,7 +50,7 @@ def look(directory: Path) -> list[tuple[object, ...]]:
 
 
 def refusal(path: Path, *, create: bool = False) -> DatabaseError:
-    """The refusal in this process, which left everything as it was."""
+    """Return the refusal in this process; it must change nothing."""
     before = look(path.parent)
     with pytest.raises(DatabaseError) as refused:
         preflight.require_usable(str(path), create=create)
@@ -62,7 +62,7 @@ def refusal(path: Path, *, create: bool = False) -> DatabaseError:
 
 
 def check(path: Path, *arguments: str, powerless: bool = True) -> str:
-    """What an ordinary process says, which left everything as it was."""
+    """Return the result in an unprivileged process; it must change nothing."""
     before = look(path.parent)
 
     done = run_script(CHECK, path, *arguments, powerless=powerless)
@@ -277,7 +277,7 @@ during = verdict()
 cursor.close()
 say(len(held), during, verdict())
 """
-    # A reader in rollback-journal mode would keep our COMMIT waiting anyway.
+    # A reader in rollback-journal mode would block our COMMIT anyway.
     in_doubt = beside == OPEN_BESIDE and query(either, "PRAGMA journal_mode") == [("delete",)]
 
     assert in_process(either, body) == f"2; {LIBRARY if in_doubt else 'usable'}; usable\n"
@@ -309,7 +309,7 @@ say(alone, before, verdict())
 ended.set()
 thread.join()
 """
-    # By itself, nobody could end it meanwhile.
+    # Alone in the process, nothing could end it meanwhile.
     alone = LIBRARY if query(either, "PRAGMA journal_mode") == [("delete",)] else "usable"
 
     assert in_process(either, body) == f"{alone}; 0; usable\n"
@@ -419,7 +419,7 @@ def test_file_system_that_is_mounted_read_only_is_refused(tmp_path: Path, exists
     assert look(place) == before
 
 
-# The directory, and what is beside the file
+# The directory and SQLite's files in it
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o666])
@@ -531,7 +531,7 @@ def test_sibling_that_is_not_a_file_is_refused(ready: Path, make: Callable[[Path
     )
 
 
-# Another user than the owner
+# Owners
 
 
 def run_as(script: str, *arguments: object, uid: int, groups: str = "") -> subprocess.CompletedProcess[str]:
@@ -576,7 +576,7 @@ ACL = struct.pack(
 
 
 class Layout(NamedTuple):
-    """Modes and group of a database of `OWNER`, and what is said of it to `US` in the group of `OWNER`."""
+    """Modes and group of a database of `OWNER`, and the verdict for `US` in the group of `OWNER`."""
 
     verdict: str
     mode: int
@@ -602,7 +602,7 @@ class Layout(NamedTuple):
 def test_verdict_on_another_owner_matches_what_that_owner_can_do(
     shared: Path, journal: str, layout: Layout
 ) -> None:
-    """A process of ours is killed while it writes; then the owner wants to go on."""
+    """A process of ours is killed while it writes; the owner must be able to continue."""
     database = shared / "app.db"
     execute(database, f"PRAGMA journal_mode = {journal}; CREATE TABLE t (x)")
     for path, mode in ((database, layout.mode), (shared, layout.directory_mode)):
@@ -628,7 +628,7 @@ def test_verdict_on_another_owner_matches_what_that_owner_can_do(
 
 
 def test_group_members_have_only_the_permissions_of_the_group() -> None:
-    """As the kernel has it: the bits for others are not for them."""
+    """As in the kernel, the bits for others do not apply to group members."""
     try:
         user = pwd.getpwuid(OWNER)
     except KeyError:
@@ -704,7 +704,7 @@ def test_root_may_migrate_anybodys_database_and_leaves_it_usable(shared: Path) -
     assert run_as(WRITE, database, uid=OWNER).stdout == "written\n"
 
 
-# Made by root for somebody else
+# Databases created by root
 
 MAKE = """
 import sys
@@ -859,7 +859,7 @@ def test_chown_to_oneself_or_of_a_missing_file_does_nothing(tmp_path: Path) -> N
     assert look(tmp_path) == before
 
 
-# The application's id
+# application_id
 
 
 @pytest.fixture

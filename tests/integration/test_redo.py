@@ -1,4 +1,4 @@
-"""A database that follows its migrations whatever happens to them: edited, removed, renamed, brought back."""
+"""Redo: the database follows migrations that are edited, removed, renamed or restored."""
 
 from itertools import count
 from pathlib import Path
@@ -38,7 +38,7 @@ TYPED = "INSERT INTO users VALUES (1, 'Ann', 'a'), (7, 'Bob', 'b'); INSERT INTO 
 
 
 class Witness(Observer):
-    """Remembers what it was told."""
+    """Records the events of a run."""
 
     def __init__(self) -> None:
         self.kept: list[RowRestoreReport] = []
@@ -93,7 +93,7 @@ def history(database: Path) -> list[tuple[object, ...]]:
 
 
 def as_fresh(database: Path, *migrations: Migration) -> bool:
-    """Whether the schema, and the ledger, are those of a new database migrated with these."""
+    """True if schema and ledger equal those of a new database with these migrations."""
     fresh = database.with_name(f"fresh-{len(list(database.parent.iterdir()))}.db")
     run(fresh, *migrations)
     same_ledger = "SELECT version, name, checksum FROM _migrations ORDER BY version"
@@ -102,7 +102,7 @@ def as_fresh(database: Path, *migrations: Migration) -> bool:
 
 @pytest.fixture(params=["delete", "wal"])
 def home(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A database with all three applied, and rows that a person typed."""
+    """A database with all three migrations applied, and rows that a user inserted."""
     database = tmp_path / "app.db"
     execute(database, f"PRAGMA journal_mode = {request.param}")
     run(database, *ALL)
@@ -212,7 +212,7 @@ class TestEdited:
 
 
 class TestTyped:
-    """Rows that a person typed."""
+    """Rows that a user inserted."""
 
     def test_rows_of_recreated_tables_are_restored(self, home: Path) -> None:
         new = edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, mail TEXT DEFAULT 'none')")
@@ -621,7 +621,7 @@ class TestOnACopy:
         assert query(database, "SELECT * FROM posts") == []
 
     def test_concurrent_writer_is_not_overwritten(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The lock has to be given up for a moment before the copy becomes the content."""
+        """The write lock is released for a moment before the copy replaces the content."""
         database = tmp_path / "app.db"
         execute(database, "PRAGMA journal_mode = wal")
         run(database, USERS, self.PIECES)
@@ -733,7 +733,7 @@ class TestUpdated:
 
 
 class TestAsked:
-    """By a person: `migrated redo`."""
+    """Redo on request: `migrated redo`."""
 
     def test_redo_applies_the_newest_again_and_restores_rows(self, home: Path) -> None:
         done = runner_of(home, *ALL, policy=Policy()).redo()
@@ -790,13 +790,13 @@ class TestAsked:
 
 
 class TestProduction:
-    """Nothing of this happens unless it is asked for."""
+    """The default policy refuses all of this."""
 
     @pytest.mark.parametrize(
         ("migrations", "error"),
         [
             pytest.param((edited(USERS, "SELECT 1"), POSTS, NICK), ChecksumMismatchError, id="edited"),
-            pytest.param((USERS, POSTS), MigrationNotFoundError, id="gone"),
+            pytest.param((USERS, POSTS), MigrationNotFoundError, id="missing"),
             pytest.param((USERS, edited(NICK, "SELECT 1")), ChecksumMismatchError, id="another branch"),
         ],
     )

@@ -1,4 +1,4 @@
-"""Repeatable migrations: views and triggers as files, applied whenever their text is new."""
+"""Repeatable migrations: views and triggers, applied whenever their text changes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Restoring beside applications that have the database open: the old content or the new, never a mixture."""
+"""Restoring while applications have the database open: they see the old or the new content."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def record(copy: apsw.Connection) -> None:
 
 
 class Kept:
-    """Keeps what is there before it is replaced, as the caller of `restore` does; does something else besides."""
+    """Takes a snapshot before the content is replaced, as the caller of `restore` does."""
 
     def __init__(self, database: Path, beside: Callable[[], object] = nothing) -> None:
         self._database = database
@@ -74,7 +74,7 @@ def put_back(snapshot: Snapshot, database: Path, keep: Callable[[], None] = noth
 
 
 def ground(database: Path, journal: str, megabytes: float = 0.3) -> Snapshot:
-    """A database that has moved on since its snapshot: four rows more, and a table."""
+    """A database with four more rows and a new table since its snapshot."""
     fill(database, journal, megabytes)
     snapshot = taken(database)
     execute(database, f"{add(4)}; CREATE TABLE since (x)")
@@ -82,7 +82,7 @@ def ground(database: Path, journal: str, megabytes: float = 0.3) -> Snapshot:
 
 
 def require_unchanged(database: Path, before: object, journal: str, files: list[str]) -> None:
-    """The other half of each refusal."""
+    """Require that a refused restore changed nothing."""
     assert everything(database) == before
     assert query(database, "PRAGMA journal_mode") == [(journal,)]
     assert query(database, "PRAGMA integrity_check") == [("ok",)]
@@ -90,7 +90,7 @@ def require_unchanged(database: Path, before: object, journal: str, files: list[
     assert sorted(os.listdir(database.parent)) == [".migrated", "app.db"]
 
 
-# Beside an application
+# Running applications
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
@@ -250,7 +250,7 @@ def test_wal_is_checkpointed_while_the_application_is_connected(database: Path, 
     assert application.counts() == "90"
 
 
-# Pages of another size
+# Different page sizes
 
 
 def test_other_page_size_is_restored_in_delete_mode(database: Path, children: Children) -> None:
@@ -404,11 +404,11 @@ def test_missing_snapshot_is_reported(database: Path) -> None:
     require_unchanged(database, before, "delete", [])
 
 
-# What goes wrong on the way
+# Failures during a restore
 
 
 class LostError(Exception):
-    """Something that goes wrong in what the caller gave."""
+    """Raised by a callback of the test."""
 
 
 def fail(*_: object) -> None:
@@ -518,7 +518,7 @@ LIMITED = "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(
 def test_failed_write_leaves_everything_unchanged(database: Path, journal: str, where: str) -> None:
     snapshot = ground(database, journal, 9)
     before = everything(database)
-    # The log and the journal say of each page which it is, so that they outgrow the database.
+    # WAL and journal store a number with each page, so they are larger than the database.
     limit = snapshot.size + 4096 if where == "the live database" else snapshot.size // 2
     if journal == "delete":
         execute(database, "DROP TABLE since; DELETE FROM t WHERE id > 90; VACUUM")
@@ -560,7 +560,7 @@ def test_full_disk_is_detected_before_any_change(database: Path, tmp_path: Path)
     assert left == f"['.migrated', 'app.db'] {[os.path.basename(snapshot.path)]}"
 
 
-# What would be lost
+# Losses
 
 
 HISTORY = """

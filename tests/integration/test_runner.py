@@ -1,4 +1,4 @@
-"""The library, on a path, in memory and on a connection of the caller's."""
+"""The library with a path, in memory, and with a connection of the caller."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ Rows = list[tuple[object, ...]]
 
 
 class Bench:
-    """One database of a kind, runners for it, and a look into it from outside."""
+    """A database of one kind, its runners, and access without the library."""
 
     def __init__(self, kind: str, path: Path) -> None:
         self.kind = kind
@@ -43,11 +43,11 @@ class Bench:
         self.connection = apsw.Connection(str(path)) if kind == "connection" else None
 
     def runner(self, *migrations: Migration, policy: Policy | None = None) -> MigrationRunner:
-        """Return a runner that knows `migrations`."""
+        """Return a runner with these migrations."""
         before = set(apsw.connections())
         made = MigrationRunner(self._location(), policy=policy or Policy())
         if self.kind == "memory" and self.connection is None:
-            # The next runner of the test is to meet the same database.
+            # The next runner of the test has to use the same database.
             (self.connection,) = set(apsw.connections()) - before
         made.add_migrations(migrations)
         return made
@@ -56,16 +56,16 @@ class Bench:
         return self.connection or (self.path if self.kind == "path" else ":memory:")
 
     def rows(self, sql: str) -> Rows:
-        """Rows, read past the library."""
+        """Rows, read without the library."""
         return self.connection.execute(sql).fetchall() if self.connection else query(self.path, sql)
 
     def run(self, sql: str) -> None:
-        """Run a script, past the library."""
+        """Run a script without the library."""
         connection = self.connection or apsw.Connection(str(self.path))
         connection.execute(sql).fetchall()
 
     def everything(self) -> Rows:
-        """Schema, rows, and what lies in the directory."""
+        """Schema, rows and the files in the directory."""
         files: Rows = [(str(path),) for path in sorted(self.path.parent.rglob("*"))]
         if self.connection is None:
             return files + everything(self.path)
@@ -74,7 +74,7 @@ class Bench:
         return files + found + [(table, *row) for table in tables for row in self.rows(f'SELECT * FROM "{table}"')]
 
     def versions(self) -> list[object]:
-        """What the ledger has."""
+        """The versions in the ledger."""
         return [row[0] for row in self.rows("SELECT version FROM _migrations ORDER BY 1")]
 
     def tables(self) -> list[object]:
@@ -83,7 +83,7 @@ class Bench:
         return [name for (name,) in listed if not str(name).startswith("_migrations")]
 
     def ledger(self) -> list[AppliedMigration]:
-        """The entries as the table has them."""
+        """The rows of the ledger table."""
         rows = self.rows(
             "SELECT version, name, checksum, applied_at, execution_time_ms FROM _migrations ORDER BY 1"
         )
@@ -109,7 +109,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
 
 
 def table(version: int, *, down: bool = True) -> Migration:
-    """Migration number `version`: it makes the table t<version>, and unmakes it."""
+    """Migration number `version`: creates the table t<version>, and drops it."""
     made = Migration(version, f"make_{version}", f"CREATE TABLE t{version} (id INTEGER PRIMARY KEY)")
     return made.with_down(f"DROP TABLE t{version}") if down else made
 

@@ -1,4 +1,4 @@
-"""Putting a snapshot back into a live database."""
+"""Restoring a snapshot with the runner."""
 
 import os
 import stat
@@ -47,7 +47,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def spoilt(database: Path, mode: str) -> Path:
-    """A database that migration 2 has spoilt, with a snapshot from before that."""
+    """A database damaged by migration 2, with a snapshot taken before it."""
     execute(database, f"PRAGMA journal_mode = {mode}")
     runner_for(database, f"{GROUND} CREATE TABLE keep (x); INSERT INTO keep VALUES (1)").run()
     runner_for(database, f"{GROUND} CREATE TABLE keep (x); INSERT INTO keep VALUES (1)", WRONG).run()
@@ -71,17 +71,17 @@ def restore_with(
     step: Callable[[], None] = nothing,
     timeout: float = 5.0,
 ) -> None:
-    """Restore by the room's own function, with callbacks of the test's."""
+    """Restore with the package's function and callbacks of the test."""
     busy_handler = BusyHandler(timeout, Supervision())
     restore(snapshot, str(database), keep=keep, record=record, busy_handler=busy_handler, step=step)
 
 
 def contents(database: Path | str) -> list[tuple[object, ...]]:
-    """Everything but the history, which a restoring adds to."""
+    """Everything but the history, to which a restore adds an entry."""
     return [row for row in everything(database) if row[0] != "_migrations_history"]
 
 
-# What comes back
+# Restored content
 
 
 def test_restore_writes_the_content_into_the_same_file(spoilt: Path, mode: str) -> None:
@@ -176,7 +176,7 @@ def test_different_page_size_in_wal_mode_is_refused(database: Path) -> None:
 # With an application
 
 
-# When something is wrong
+# Failures
 
 
 def test_missing_file_is_created(spoilt: Path) -> None:
@@ -255,4 +255,4 @@ def test_stop_before_the_file_is_written_changes_nothing(spoilt: Path) -> None:
     assert everything(spoilt) == before
 
 
-# What would be lost
+# Losses

@@ -1,4 +1,4 @@
-"""Keeping the content of a database before it is changed."""
+"""Snapshots that a run takes before it changes a database."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ BEFORE_RUN = SnapshotPolicy()
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private", "sh", "-ec")
 GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 'one'), (2, 'two');"
 
-# What an application would do: try to write, without waiting.
+# An application that tries to write without waiting.
 WRITER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
@@ -44,7 +44,7 @@ except sqlite3.OperationalError as error:
 
 
 class Told(Observer):
-    """What an observer was told of snapshots."""
+    """Records the snapshot events."""
 
     def __init__(self) -> None:
         self.taken: list[str] = []
@@ -108,7 +108,7 @@ def ground(request: pytest.FixtureRequest, database: Path) -> Path:
     return database
 
 
-# What is kept, and when
+# When snapshots are taken
 
 
 def test_snapshot_has_the_content_before_the_run(ground: Path) -> None:
@@ -196,7 +196,7 @@ def test_database_above_max_size_gets_no_snapshot_and_a_warning(ground: Path) ->
     assert (len(told.skipped), len(told.taken)) == (1, 1)
 
 
-# Exactly, and safely
+# Consistency and failures
 
 
 def test_nobody_can_write_between_the_snapshot_and_the_migration(ground: Path) -> None:
@@ -262,7 +262,7 @@ def test_unwritable_snapshot_folder_is_refused(ground: Path) -> None:
     assert everything(ground) == before
 
 
-# Room on the disk. A small file system of our own, in a mount namespace that ends with the child.
+# Disk space: a small file system in a mount namespace that ends with the child.
 
 IN_LITTLE_ROOM = """
 import sys

@@ -1,4 +1,4 @@
-"""The schema of a database as a script: what is in it, and what comes of running it."""
+"""The schema script of a database: its content, and the result of running it."""
 
 import shutil
 import subprocess
@@ -97,7 +97,7 @@ def load(text: bytes, database: Path) -> Path:
 
 
 def load_by_program(script: Path, database: Path) -> None:
-    """The same by the command-line program, which takes what is no UTF-8 too."""
+    """The same with the sqlite3 shell, which also accepts invalid UTF-8."""
     program = shutil.which("sqlite3")
     if program is None:
         pytest.skip("no sqlite3 here")
@@ -108,7 +108,7 @@ def load_by_program(script: Path, database: Path) -> None:
 
 
 def objects(database: Path) -> list[tuple[object, ...]]:
-    """All of the schema, our own tables too, but for SQLite's own."""
+    """The whole schema with our own tables, without SQLite's internal ones."""
     return query(
         database,
         "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
@@ -406,7 +406,7 @@ class TestNothingToTell:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    # Hundreds of commits: on a disk they would take long.
+    # In memory: hundreds of commits would take long on a disk.
     in_memory = Path("/dev/shm")  # noqa: S108 - the directory made there has a name of its own
     made = Path(tempfile.mkdtemp(dir=in_memory if in_memory.is_dir() else None))
     yield made

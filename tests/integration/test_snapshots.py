@@ -1,4 +1,4 @@
-"""Snapshots of real databases: whole, sound, named for what they are, and none of them half made."""
+"""Snapshots of real databases: complete, checked, named correctly, never partial."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def _locked(database: Path) -> Iterator[None]:
         yield
 
 
-# What a snapshot is
+# Content
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
@@ -329,7 +329,7 @@ def test_folder_created_by_another_thread_is_used(database: Path) -> None:
     databases = [database.with_name(f"tenant{number}.db") for number in range(4)]
     for each in databases:
         fill(each)
-    # All have found nothing there before the first of them makes it.
+    # All threads found no folder before the first one creates it.
     late = ("-f", "-e", "trace=mkdir", "-e", "inject=mkdir:delay_enter=500000")
     require(("strace", "-qq", "-o", "/dev/null"))
 
@@ -379,7 +379,7 @@ def test_files_outside_the_databases_own_folder_are_left_alone(database: Path) -
     assert sorted(os.listdir(folder)) == sorted([*FLAT, "app.db"])
 
 
-# How many are kept
+# Retention
 
 
 def test_newest_and_protected_snapshots_remain(database: Path) -> None:
@@ -411,7 +411,7 @@ def test_new_snapshot_remains_when_the_clock_goes_back(database: Path) -> None:
     assert [one.id for one in listed(str(database))] == [snapshot.id, "app.db.29991019T120000000000Z"]
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
@@ -471,7 +471,7 @@ def test_application_collations_and_constraint_violations_are_no_damage(
 
 
 class InterruptedError(Exception):  # noqa: A001 - for this module alone
-    """What a step may raise."""
+    """Raised by a step of the test."""
 
 
 @pytest.mark.parametrize("when", [1, 2, 3])
@@ -632,7 +632,7 @@ def test_file_in_place_of_the_folder_is_an_error(database: Path) -> None:
         folder.parent.mkdir(exist_ok=True)
 
 
-# Room on the disk
+# Disk space
 
 
 def test_missing_disk_space_is_reported_in_readable_sizes(tmp_path: Path) -> None:

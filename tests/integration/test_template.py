@@ -1,4 +1,4 @@
-"""New databases as copies of one: the same as if every migration had run there."""
+"""New databases copied from a template equal those that ran every migration."""
 
 import threading
 from pathlib import Path
@@ -40,7 +40,7 @@ def template_of(migrations: list[Migration], *, application_id: int = 0) -> Temp
 
 
 def content(path: Path) -> object:
-    """All that is in a database, but for when it was made."""
+    """The whole content of a database, without times."""
     tables = [name for (name,) in query(path, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")]
     rows = {
         name: query(path, f'SELECT * FROM "{name}"') for name in tables if not str(name).startswith("_migrations")
@@ -139,7 +139,7 @@ connection.execute("COMMIT")
 
 
 def test_concurrently_written_content_is_not_overwritten(tmp_path: Path) -> None:
-    """Somebody else writes after we saw that the file is empty, and before we have its lock."""
+    """Another process writes after the check for an empty file and before our lock."""
     database = tmp_path / "app.db"
     database.touch()
     template = template_of(PLAIN)

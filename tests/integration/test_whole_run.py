@@ -1,4 +1,4 @@
-"""Several migrations in one transaction: where it is asked for, and where the database is new."""
+"""Several migrations in one transaction: with transaction = "run", and on a new database."""
 
 import math
 import tempfile
@@ -33,7 +33,7 @@ NO_TRANSACTION = "-- migrated: no-transaction\n"
 FOREIGN_KEYS = "-- migrated: foreign-keys=on\n"
 KEPT_NOTHING = "the whole run was rolled back: it is one transaction"
 GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t VALUES (1, 'one')"
-# Ways to fail once something was done, by what is left of the transaction.
+# Failures after some work, by the state of the transaction they leave.
 FAILURES = {
     "a statement": "CREATE TABLE x (a);\nINSERT INTO nowhere VALUES (1)",
     "what does not parse": "CREATE TABLE x (a);\nnonsense",
@@ -49,7 +49,7 @@ IN_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a name of it
 
 
 class Told(Observer):
-    """Keeps what it is told; does what is given for a version when that begins."""
+    """Records the events of a run; calls the action given for a version when it begins."""
 
     def __init__(self, actions: Mapping[int, Callable[[], object]] | None = None) -> None:
         self.events: list[tuple[str, int]] = []
@@ -102,20 +102,20 @@ def versions(entries: Iterable[object]) -> list[object]:
 
 
 def commits(database: Path) -> int:
-    """How many transactions ever changed a database in rollback-journal mode. No connection may be open here."""
+    """Count the transactions that changed a database in rollback-journal mode; no connection may be open."""
     # "File change counter", https://www.sqlite.org/fileformat2.html
     with database.open("rb") as file:
         return int.from_bytes(file.read(28)[24:])
 
 
 def existing(database: Path) -> list[tuple[object, ...]]:
-    """Make a database that is not new; return all that is in it."""
+    """Create a database with content and return that content."""
     execute(database, GROUND)
     MigrationRunner(database).init()
     return everything(database)
 
 
-# All or none, asked for
+# A run in one transaction
 
 
 def test_run_mode_applies_all_in_one_transaction(database: Path) -> None:
@@ -295,7 +295,7 @@ def test_callers_connection_uses_one_transaction(database: Path) -> None:
     connection.close()
 
 
-# What cannot be together
+# Migrations that cannot share a transaction
 
 
 @pytest.mark.parametrize("directive", [NO_TRANSACTION, FOREIGN_KEYS], ids=["no-transaction", "foreign-keys"])
@@ -318,7 +318,7 @@ def test_incompatible_migration_is_refused_before_anything_runs(
     assert (refused.value.version, refused.value.exit_code, refused.value.completed) == (2, 4, ())
     assert versions(refused.value.offenders) == [2]
     assert (everything(database), told.events) == (before, [])
-    # As the hint says.
+    # As the hint suggests.
     for target in (1, 2, 3):
         assert versions(runner.run_up_to(target)) == [target]
     assert applied_versions(database) == [1, 2, 3]
@@ -360,7 +360,7 @@ def test_every_incompatible_migration_is_named(database: Path) -> None:
     assert everything(database) == []
 
 
-# Stopped, or disturbed
+# Stop requests and other processes
 
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["", "new database"])
@@ -464,7 +464,7 @@ def test_migration_applied_by_another_process_is_noticed(database: Path) -> None
     assert (versions(done), applied_versions(database)) == ([2, 3], [1, 2, 3])
 
 
-# A new database
+# New databases
 
 
 def test_new_database_takes_one_transaction(database: Path) -> None:
@@ -551,7 +551,7 @@ def test_temporary_objects_do_not_affect_the_next_migration(database: Path, trac
 
     assert query(database, "SELECT * FROM seen1, seen3, seen4") == [(1, 0, 0) * 3]
     assert query(database, "SELECT * FROM seen2") != [(1, 0, 0)]
-    # The first two, and the others.
+    # One commit for the first two, one for the others.
     assert commits(database) == 2
 
 
@@ -591,7 +591,7 @@ def test_directive_on_the_first_migration_works(database: Path) -> None:
     assert query(database, "SELECT count(*), page_size FROM t, pragma_page_size") == [(2, 512)]
 
 
-# Whatever the order
+# Random order
 
 KINDS = {
     "good": "",
@@ -620,7 +620,7 @@ def drawn(version: int, kind: str) -> Migration:
 
 
 def outcome(database: Path, migrations: list[Migration]) -> list[object]:
-    """All that a run comes to, but for times."""
+    """The whole result of a run, without times."""
     told = Told()
     runner = runner_for(database, *migrations, mode=TransactionMode.EACH, observer=told)
     try:
@@ -653,13 +653,13 @@ def test_grouped_run_equals_single_runs(good: list[str], bad: str | None) -> Non
         if expected[5]:
             assert outcome(one, migrations) == expected
         else:
-            # Without anything applied there is not even a record.
+            # Without applied migrations there is not even a ledger.
             with pytest.raises(MigrationError) as failed:
                 runner_for(one, *migrations, mode=TransactionMode.EACH).run()
             assert str(failed.value) == expected[1]
 
 
-# As configured
+# Configuration
 
 
 def test_transaction_mode_is_configured(tmp_path: Path, migrations: Path, database: Path) -> None:
@@ -723,7 +723,7 @@ def test_command_line_refuses_a_mixture_with_its_name(tmp_path: Path, migrations
 
 
 def test_grouping_is_in_proportion_to_the_number_of_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where each ends its group: with a temporary table of its own, the connection cannot be used again."""
+    """Also if each ends its group: after a temporary table the connection cannot be reused."""
     asked = vars(Step)["needs_own_transaction"].fget
     counted: list[Step] = []
 
