@@ -1,4 +1,4 @@
-"""The processes that are struck, and the process that makes them.
+"""The processes that a fault hits, and the process that forks them.
 
 Started as `child.py`, it reads requests, `DATABASE SCENARIO FAULT` separated by tabs, from its standard input and
 forks a process for each, which acts the scenario. A line is written for everything that happens: `kept STEP`,
@@ -28,7 +28,7 @@ _PR_SET_PTRACER = 0x59616D61
 
 
 def tell(line: str) -> None:
-    """Write a line by a system call that nobody makes fail."""
+    """Write a line by a system call that no fault affects."""
     os.writev(1, [line.replace("\n", " ").encode() + b"\n"])
 
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def rehearse() -> None:
-    """Act everything once, so that all that is loaded late is loaded; no connection stays open."""
+    """Run everything once, so that late imports are done; no connection stays open."""
     for scenario in SCENARIOS.values():
         with TemporaryDirectory() as directory:
             database = Path(directory, "app.db")
@@ -55,7 +55,7 @@ def rehearse() -> None:
 
 
 def be_struck(database: Path, scenario: Scenario, fault: str) -> None:
-    """Act a scenario under a fault. Never returns."""
+    """Run a scenario under a fault. Never returns."""
     try:
         if fault == TRACED:
             wait_for_tracer()

@@ -1,4 +1,4 @@
-"""What the tests under faults share."""
+"""Fixtures of the tests with faults."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,6 @@ from integration.faults.serving import Servers
 
 @pytest.fixture(scope="package")
 def servers() -> Iterator[Servers]:
-    """The processes that are struck."""
+    """The processes that a fault hits."""
     with Servers() as started:
         yield started

@@ -1,4 +1,4 @@
-"""A disk that fails when it is told to: a VFS in front of SQLite's own that counts what reaches the disk.
+"""A disk that fails on demand: a VFS in front of SQLite's own that counts what reaches the disk.
 
 Both journal modes go through it. apsw's `VFSFile` has no shared-memory methods to override, and needs none: it
 hands them on to SQLite's own VFS, which keeps a real `-shm` beside a database in WAL mode, with its locks. What is
@@ -42,7 +42,7 @@ class Kind(StrEnum):
 
     @property
     def lasts(self) -> bool:
-        """Whether the operations after it fail as well."""
+        """True if the operations after it fail as well."""
         return self in {Kind.IO_ERRORS, Kind.FULL_FROM_THEN}
 
     @property
@@ -61,20 +61,20 @@ _ERRORS = {
     "delete": apsw.SQLITE_IOERR_DELETE,
     "create": apsw.SQLITE_CANTOPEN,
 }
-# Of the operations only these need space.
+# Only these operations need space.
 _FULL = {"write": apsw.SQLITE_FULL, "create": apsw.SQLITE_CANTOPEN}
 
 
 @dataclass(slots=True)
 class Unsynced:
-    """The changes of one file since its last sync, each with what was there before."""
+    """The changes of one file since its last sync, each with the bytes it replaced."""
 
     size: int
     changes: list[tuple[int, bytes, bytes | None]] = field(default_factory=list)
     """Offset, bytes before, bytes after; None for a truncation to that offset."""
 
     def after_cut(self, content: bytes, survives: Callable[[], bool]) -> bytes:
-        """What a file with this content has after a power cut that only some of the changes survive."""
+        """Return the file content after a power cut that only some of the changes survive."""
         found = bytearray(content)
         for offset, before, _ in reversed(self.changes):
             _put(found, offset, before)
@@ -107,7 +107,7 @@ class Disk:
         self._deleted: dict[str, bytes] = {}
 
     def about_to(self, operation: str, path: str) -> None:
-        """To be called before each operation. Raises what SQLite is to be told, or does not return."""
+        """Called before each operation. Raises the error for SQLite, or does not return."""
         self.operations += 1
         if self._kind is Kind.COUNT or self.operations < self._number or (self._over and not self._kind.lasts):
             return
@@ -125,7 +125,7 @@ class Disk:
         raise apsw.exception_for(errors[operation])
 
     def end(self) -> None:
-        """Cut the power where that was asked for, and end the process at once."""
+        """Simulate the power cut, and end the process at once."""
         if self._kind.cuts_power:
             chance = random.Random(self._number)  # noqa: S311 - the same half each time
             survives = (lambda: chance.random() < 0.5) if self._kind is Kind.CUT_HALF else (lambda: False)

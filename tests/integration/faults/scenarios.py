@@ -1,4 +1,4 @@
-"""What is disturbed: named scenarios, and the states that a database may be found in after one was cut short.
+"""Named scenarios, and the states that a database may have after one was cut short.
 
 A scenario is prepared in the test's process, acted in a process that a fault strikes, then checked in the test's
 process and acted there again, undisturbed. To add one, write its functions and enter them in `SCENARIOS`.
@@ -72,7 +72,7 @@ def contents(database: Path) -> list[tuple[object, ...]]:
 
 
 def in_steps(prepare: Change, steps: Sequence[Change]) -> Check:
-    """A check for what goes step by step: the database is as it was between two of the steps, to the last row."""
+    """A check for stepwise scenarios: the database equals the state between two of the steps."""
 
     @cache
     def stages() -> list[list[tuple[object, ...]]]:
@@ -235,7 +235,7 @@ def _nothing(_database: Path) -> None:
 
 
 def _ledger(database: Path) -> None:
-    """Make the database one that is not new: each migration then is a transaction."""
+    """Create an object in the database, so that each migration is a transaction."""
     runner(database).init()
 
 
@@ -260,7 +260,7 @@ def _one_down(database: Path) -> None:
 
 
 def _apply_at_once(database: Path, acknowledge: Acknowledge) -> None:
-    # What is committed at once is acknowledged once.
+    # Migrations committed together are acknowledged once.
     if runner(database, transaction=TransactionMode.RUN).run():
         acknowledge("up")
 
@@ -277,7 +277,7 @@ def _apply_with_snapshots(database: Path, acknowledge: Acknowledge) -> None:
 
 
 def _in_steps_and_sound(check: Check) -> Check:
-    """The same, and every snapshot that is there is a sound database."""
+    """The same, and every existing snapshot is a sound database."""
 
     def check_both(database: Path, kept: int) -> None:
         check(database, kept)
@@ -287,7 +287,7 @@ def _in_steps_and_sound(check: Check) -> Check:
     return check_both
 
 
-# Putting a snapshot back.
+# Restoring a snapshot.
 
 
 def _all_up_with_a_snapshot(database: Path) -> None:

@@ -1,4 +1,4 @@
-"""The processes that are struck: asked for, listened to, and as many at a time as there are processors."""
+"""Start and observe the processes that a fault hits, as many at a time as there are processors."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a struck process told, and how it ended: an exit code, negative for a signal; its traceback, if any."""
+    """The output and the end of a process under a fault: exit code (negative for a signal) and traceback."""
 
     code: int = 0
     lines: list[str] = field(default_factory=list)

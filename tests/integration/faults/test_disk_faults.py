@@ -1,4 +1,4 @@
-"""SQLite's disk fails, is full, or loses its power, at one operation after another: nothing is ever half done."""
+"""Disk errors, a full disk and power cuts at one operation after another: migrations stay atomic."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The scenarios by themselves, undisturbed: what they must come to, said in figures of their own."""
+"""The scenarios without faults: their expected results, given independently."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""System calls fail, or the process is killed at one, at one call after another: nothing is ever half done."""
+"""Failing system calls and kills at one call after another: migrations stay atomic."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from integration.faults.torture import SETTINGS, SOME_SETTINGS, Setting, bound, 
 from integration.faults.tracing import FAILING, KILL, KILLED_AT, Call, Injection, calls_made, traced
 
 EFFECTS = [(KILL, False), ("error=EIO", False), ("error=ENOSPC", False), ("error=EIO", True)]
-# Else there would be nothing to strike at.
+# Calls that each scenario must make; without them no fault would be injected.
 NEEDS = {
     "apply-delete": ("fdatasync", "unlink"),
     "snapshots-wal": ("fsync", "rename", "mkdir"),

@@ -1,4 +1,4 @@
-"""Striking a scenario at one operation after another, and judging what is left each time."""
+"""Fault a scenario at one operation after another, and check the database each time."""
 
 import os
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def _prepared(setting: Setting) -> dict[str, bytes]:
 
 @cache
 def undisturbed(scenario: str) -> list[tuple[object, ...]]:
-    """What the database has after a run that nothing disturbed."""
+    """The content of the database after a run without faults."""
     with TemporaryDirectory() as directory:
         database = Path(directory, _DATABASE)
         SCENARIOS[scenario].prepare(database)
@@ -99,7 +99,7 @@ def undisturbed(scenario: str) -> list[tuple[object, ...]]:
 
 
 def left_beside(database: Path) -> set[str]:
-    """The files in the database's directory that nobody has a use for once every process has ended in order."""
+    """The files in the database's directory that no process needs after an orderly end."""
     found = {str(path.relative_to(database.parent)) for path in database.parent.rglob("*")} - {database.name}
     return {name for name in found if name not in _MAY_STAY and not _is_snapshot(name)}
 
@@ -110,7 +110,7 @@ def _is_snapshot(name: str) -> bool:
 
 
 def _assert_it_ended_well(outcome: Outcome) -> None:
-    """Killed, or finished, or failed in words of our own; never anything else."""
+    """Killed, finished, or failed with an error of ours; never anything else."""
     if outcome.code == KILLED:
         return
     failed, finished = outcome.told("failed"), outcome.told("finished")
