@@ -175,6 +175,25 @@ class Daemon:
             self._reload()
         if self._requests.is_paused:
             return
+        fired = self._advance_debouncer(now)
+        if self._debouncer.due_at() is not None:
+            # While files are still changing, no pass starts, whatever else is due: it could read half a checkout.
+            return
+        rescan = self._directories.should_rescan(now) or self._requests.full_pass_wanted
+        if rescan or now >= self._resync_at:
+            if not fired and self._directories.checkout_in_progress():
+                # No event of the checkout has arrived yet. Wait for its end as if one had.
+                self._debouncer.event(now)
+                return
+            self._resync_at = now + self._config.resync_interval
+            self._submit(worker, now, None)
+            return
+        requested = self._requests.take_retries()
+        if retrying := requested | self._alerts.take_due(now):
+            self._submit(worker, now, retrying, requested)
+
+    def _advance_debouncer(self, now: float) -> bool:
+        """Return True if the quiet time after a change has just passed, so that a full pass is due."""
         # A single new migration is applied after a much shorter delay; anything else waits for the full one.
         one = self._debouncer.single_file(now)
         if one is not None and not self._directories.is_next_migration(self._touched, one):
@@ -183,21 +202,13 @@ class Daemon:
         # `settle_max`, because a killed git leaves its lock behind.
         if self._debouncer.is_due(now) and self._directories.checkout_in_progress():
             self._debouncer.event(now)
-        if self._debouncer.fire(now):
+        if not self._debouncer.fire(now):
+            return False
+        if self._touched:  # nothing, where only a checkout was waited for
             self._log(events.FILES_CHANGED, file=", ".join(sorted(self._touched)))
             self._touched.clear()
-            self._resync_at = now
-        if self._debouncer.due_at() is not None:
-            # While files are still changing, no pass starts, whatever else is due: it could read half a checkout.
-            return
-        rescan = self._directories.should_rescan(now) or self._requests.full_pass_wanted
-        if rescan or now >= self._resync_at:
-            self._resync_at = now + self._config.resync_interval
-            self._submit(worker, now, None)
-            return
-        requested = self._requests.take_retries()
-        if retrying := requested | self._alerts.take_due(now):
-            self._submit(worker, now, retrying, requested)
+        self._resync_at = now
+        return True
 
     def _submit(
         self,

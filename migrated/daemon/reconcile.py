@@ -22,6 +22,7 @@ from migrated.daemon.messages import (
 )
 from migrated.daemon.scheduler import BackOff, Fingerprint
 from migrated.daemon.status import Activity
+from migrated.daemon.watcher import git_checkout_in_progress
 from migrated.fleet.discovery import DatabasePath, Discovery
 from migrated.fleet.job import DatabaseJob, Prototype
 from migrated.fleet.locks import SharedLocks
@@ -33,6 +34,7 @@ from migrated.fleet.waves import Waves
 from migrated.logs import events
 from migrated.logs.logger import Log
 from migrated.sources.cache import DirectoryReader, Reading, timestamps_are_reliable
+from migrated.sources.directory import Listing, Remark
 from migrated.system.cancellation import CancelToken
 
 _UNKNOWN = Fingerprint(None, ())
@@ -157,7 +159,7 @@ class Reconciliation:
 
     def _work_on_target(self, target: Target, databases: list[DatabasePath]) -> None:
         try:
-            reading = self.cache.reader.read(target.migrations, self.config.trust())
+            reading = self._read(target.migrations)
         except RefusedError as error:
             self.cache.scanned.pop(_key(target), None)
             self.post(DirectoryScanned(target.migrations, None, error, _paths(databases)))
@@ -170,6 +172,19 @@ class Reconciliation:
         wanted = self._select(target, databases, reading.directory_revision)
         if wanted:
             self._roll_out(target, databases, wanted, reading)
+
+    def _read(self, directory: str) -> Reading:
+        """Read a migrations directory. If git began a checkout meanwhile, the listing counts as unfinished.
+
+        Without that, the development policy would roll back a migration whose file git is just replacing. A lock
+        that was there before does not count: a killed git leaves it behind, and the loop has waited for it.
+        """
+        was_in_progress = git_checkout_in_progress(directory)
+        reading = self.cache.reader.read(directory, self.config.trust())
+        if was_in_progress or not git_checkout_in_progress(directory):
+            return reading
+        remark = Remark("the git checkout", "git holds index.lock")
+        return reading._replace(listing=Listing(directory, unfinished=[remark]))
 
     def _select(self, target: Target, databases: list[DatabasePath], revision: int) -> list[DatabasePath]:
         """Return the databases that this pass must visit."""
