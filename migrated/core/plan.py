@@ -125,16 +125,19 @@ def plan_run(
 ) -> RunPlan:
     """Plan the run that makes the database match the migrations, up to `target` if given.
 
-    Versions in `again` are applied regardless of the target; repeatable migrations only without a target. Raises
-    the `RefusedError` that the policy demands, or `RollbackFailedError` if a required rollback is impossible.
+    Versions in `again`, those applied in the present content, are applied regardless of the target. Repeatable
+    migrations are applied without a target, and in a redo that starts from an earlier content. Raises the
+    `RefusedError` that the policy demands, or `RollbackFailedError` if a required rollback is impossible.
     """
     statuses, repeatables = status
     refusals.refuse_by_policy(statuses, policy, stored_migrations)
     redoes = policy.on_changed is OnChanged.REDO
     back = versions_to_roll_back(statuses, policy)
     updates = _updates(statuses, stored_migrations, back) if redoes else ()
+    # An earlier content lacks the views that were created after its time: apply them again, or they are lost.
+    is_earlier = not {*again} <= {status.version for status in statuses if status.applied}
     apply_repeatables, drop_repeatables = (
-        ([], []) if target is not None else _changed_repeatables(repeatables, policy)
+        _changed_repeatables(repeatables, policy) if target is None or is_earlier else ([], [])
     )
     if not back:
         return RunPlan(
@@ -153,21 +156,24 @@ def plan_run(
 
 
 def plan_redo(
-    status: DatabaseStatus, stored_migrations: LookUpStored, versions: Collection[int], again: Collection[int]
+    status: DatabaseStatus,
+    stored_migrations: LookUpStored,
+    versions: Collection[int],
+    again: Collection[int],
+    repeatables_again: Collection[str] = (),
 ) -> RunPlan:
     """Plan to roll back the applied ones of `versions` and to apply those in `again` with their present text.
 
-    All applied repeatable migrations are dropped and applied again. Raises `RollbackFailedError` if a rollback is
-    impossible.
+    All applied repeatable migrations are dropped and applied again, and those named in `repeatables_again`: an
+    earlier content lacks what was created after its time. Raises `RollbackFailedError` if that is impossible.
     """
     statuses, repeatables = status
     if not versions:
         return RunPlan()
     down = plan_down(statuses, stored_migrations(list(versions)), versions)
     up = [each for each in pending(_without(statuses, versions)) if each.version in again]
-    apply_repeatables, drop_repeatables = _all_repeatables(
-        repeatables, [each.migration for each in repeatables if each.applied]
-    )
+    wanted = [each.migration for each in repeatables if each.applied or each.name in repeatables_again]
+    apply_repeatables, drop_repeatables = _all_repeatables(repeatables, wanted)
     return RunPlan(
         down, MigrationPlan(MigrationDirection.UP, up), apply_repeatables, drop_repeatables, is_redo=True
     )

@@ -328,14 +328,15 @@ class MigrationRunner:
         return self._redo(choose)
 
     def _redo(self, choose: Callable[[Sequence[MigrationStatus]], list[int]]) -> list[AppliedMigration]:
-        statuses = self.statuses()
+        statuses, repeatables = evaluate(self._available, self._database.look())
         wanted = choose(statuses)
         # A redo applies again only what was applied: pending migrations stay pending.
         again = {status.version for status in statuses if status.applied}
+        repeatables_again = {each.name for each in repeatables if each.applied}
 
         def plan(status: DatabaseStatus, stored: LookUpStored) -> RunPlan:
             refusals.refuse_redo(status.statuses, wanted, stored)
-            return plan_redo(status, stored, wanted, again)
+            return plan_redo(status, stored, wanted, again, repeatables_again)
 
         return self._execute(plan, may_use_snapshot=True)
 

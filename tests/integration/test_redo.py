@@ -826,3 +826,29 @@ def test_target_version_limits_new_migrations_but_not_the_redo(home: Path) -> No
     runner_of(home, new, POSTS, NICK, Migration(4, "more", "CREATE TABLE more (id)")).run_up_to(1)
 
     assert applied_versions(home) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("way", ["run", "run_up_to", "redo"])
+def test_views_are_there_again_when_the_content_was_an_older_one(tmp_path: Path, way: str) -> None:
+    """The one that is gone back to is of a time before the view."""
+    database = tmp_path / "app.db"
+    last = without_down(POSTS)
+    text = "DROP VIEW IF EXISTS names; CREATE VIEW names AS SELECT name FROM users"
+    view = Migration.repeatable("names", text)
+    run(database, USERS)
+    run(database, USERS, last)
+    run(database, USERS, last, view)
+    witness = Witness()
+    last = last if way == "redo" else edited(last, "CREATE TABLE posts (id INTEGER PRIMARY KEY, text)")
+    runner = runner_of(database, USERS, last, view, observer=witness)
+
+    if way == "run":
+        runner.run()
+    elif way == "run_up_to":
+        runner.run_up_to(2)
+    else:
+        runner.redo()
+
+    assert len(witness.went) == 1
+    assert query(database, "SELECT name FROM _migrations_repeatable") == [("names",)]
+    assert as_fresh(database, USERS, last, view)
