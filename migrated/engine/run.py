@@ -11,11 +11,11 @@ from migrated.core.records import AppliedMigration, LedgerState
 from migrated.core.status import (
     DatabaseStatus,
     LookUpStored,
+    MigrationState,
     MigrationStatus,
     OnMissing,
     Policy,
     evaluate,
-    missing_versions,
 )
 from migrated.engine.backend import (
     Database,
@@ -172,9 +172,7 @@ class Run:
         self, earlier: EarlierState, statuses: Sequence[MigrationStatus], planner: Planner
     ) -> bool:
         then = evaluate(self._migrations, LedgerState(list(earlier.applied)))
-        if self._policy.on_missing is OnMissing.IGNORE and (
-            set(missing_versions(statuses)) - set(missing_versions(then.statuses))
-        ):
+        if self._policy.on_missing is OnMissing.IGNORE and not _missing(statuses) <= _missing(then.statuses):
             # Missing migrations that are ignored have no file: going back before them would lose them for good.
             return False
         try:
@@ -182,6 +180,15 @@ class Run:
         except MigrationError:
             return False
         return True
+
+
+def _missing(statuses: Sequence[MigrationStatus]) -> set[tuple[int, str]]:
+    """Return version and checksum of each missing migration: an earlier content may have it with another text."""
+    return {
+        (each.version, each.applied.checksum)
+        for each in statuses
+        if each.state is MigrationState.MISSING and each.applied
+    }
 
 
 def _stopped(database: str, reason: str) -> DatabaseError:

@@ -852,3 +852,19 @@ def test_views_are_there_again_when_the_content_was_an_older_one(tmp_path: Path,
     assert len(witness.went) == 1
     assert query(database, "SELECT name FROM _migrations_repeatable") == [("names",)]
     assert as_fresh(database, USERS, last, view)
+
+
+def test_older_content_with_another_text_of_what_is_missing_is_not_gone_back_to(tmp_path: Path) -> None:
+    """Without its file nobody could apply again what is there now."""
+    database = tmp_path / "app.db"
+    ignoring = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.IGNORE)
+    last = without_down(POSTS)
+    run(database, USERS, policy=ignoring)
+    run(database, USERS, last, policy=ignoring)
+    run(database, edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, mail)"), last, policy=ignoring)
+    before = everything(database)
+
+    with pytest.raises(RollbackFailedError, match="no snapshot of the time before"):
+        run(database, edited(last, "CREATE TABLE posts (id INTEGER PRIMARY KEY, text)"), policy=ignoring)
+
+    assert everything(database) == before
