@@ -47,6 +47,7 @@ class Expected:
     """What the model says of an action: the steps that are done, and the error that ends it.
 
     Where it `goes_back`, an older content is the beginning, and what the history says of it depends on which.
+    Where it `may_be_stuck` as well, there may be no content that has everything which no file could apply again.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Expected:
         culprits: set[int] | None = None,
         *,
         goes_back: bool = False,
+        may_be_stuck: bool = False,
     ) -> None:
         self.steps = steps or []
         self.goes_back = goes_back
+        self.may_be_stuck = may_be_stuck
         self.repeats = False
         self.is_redo = False
         self.error = error
@@ -235,6 +238,8 @@ class Migrating(RuleBasedStateMachine):
             action(self.runner)
         except MigrationError as raised:
             error = raised
+        if expected.may_be_stuck and isinstance(error, RollbackFailedError):
+            expected = Expected(error=RollbackFailedError)
         self._take(expected)
         if expected.repeats and error is None:
             gone = self.views.keys() - self.repeatables.keys()
@@ -318,6 +323,8 @@ class Migrating(RuleBasedStateMachine):
         lowest = min(self._changed(), default=UNKNOWN)
         back = {v for v in self.ledger if v in missing or (v >= lowest and v in self.files)}
         stuck = not all(is_reversible(version) for version in back)
+        # What is not rolled back and has no file has to be there in the older content.
+        may_be_stuck = stuck and bool(self.ledger.keys() - self.files.keys() - back)
         forth = sorted(
             version
             for version in (back & self.files.keys()) | set(self._pending())
@@ -326,10 +333,10 @@ class Migrating(RuleBasedStateMachine):
         )
         failing = [version for version in forth if self.files[version] == FAILING]
         if failing:
-            return Expected(error=ExecutionFailedError, culprits={failing[0]})
+            return Expected(error=ExecutionFailedError, culprits={failing[0]}, may_be_stuck=may_be_stuck)
         down = [("rollback", version) for version in sorted(back, reverse=True)]
         up = [("redo" if version in back else "apply", version) for version in forth]
-        expected = Expected(down + up, goes_back=stuck)
+        expected = Expected(down + up, goes_back=stuck, may_be_stuck=may_be_stuck)
         expected.repeats = expected.is_redo = True
         return expected
 
