@@ -829,8 +829,8 @@ def test_target_version_limits_new_migrations_but_not_the_redo(home: Path) -> No
 
 
 @pytest.mark.parametrize("way", ["run", "run_up_to", "redo"])
-def test_views_are_there_again_when_the_content_was_an_older_one(tmp_path: Path, way: str) -> None:
-    """The one that is gone back to is of a time before the view."""
+def test_views_are_recreated_when_a_redo_starts_from_an_earlier_content(tmp_path: Path, way: str) -> None:
+    """The snapshot was taken before the view was created."""
     database = tmp_path / "app.db"
     last = without_down(POSTS)
     text = "DROP VIEW IF EXISTS names; CREATE VIEW names AS SELECT name FROM users"
@@ -854,8 +854,8 @@ def test_views_are_there_again_when_the_content_was_an_older_one(tmp_path: Path,
     assert as_fresh(database, USERS, last, view)
 
 
-def test_older_content_with_another_text_of_what_is_missing_is_not_gone_back_to(tmp_path: Path) -> None:
-    """Without its file nobody could apply again what is there now."""
+def test_earlier_content_with_another_text_of_a_missing_migration_is_not_used(tmp_path: Path) -> None:
+    """Without its file, the text that is applied now could not be applied again."""
     database = tmp_path / "app.db"
     ignoring = Policy(on_changed=OnChanged.REDO, on_missing=OnMissing.IGNORE)
     last = without_down(POSTS)
