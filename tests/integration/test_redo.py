@@ -864,7 +864,7 @@ def test_earlier_content_with_another_text_of_a_missing_migration_is_not_used(tm
     run(database, edited(USERS, "CREATE TABLE users (id INTEGER PRIMARY KEY, mail)"), last, policy=ignoring)
     before = everything(database)
 
-    with pytest.raises(RollbackFailedError, match="no snapshot of the time before"):
+    with pytest.raises(RollbackFailedError, match="there is no earlier snapshot"):
         run(database, edited(last, "CREATE TABLE posts (id INTEGER PRIMARY KEY, text)"), policy=ignoring)
 
     assert everything(database) == before
