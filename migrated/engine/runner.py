@@ -49,7 +49,7 @@ DEFAULT_LOCK_TIMEOUT = 10.0
 
 
 class LockFactory(Protocol):
-    """Takes the lock of the directory of a database, as `file_locks.holding` does with `APPLYING`."""
+    """Takes the lock of the directory of a database, as `file_locks.file_lock` does with `APPLYING`."""
 
     def __call__(
         self, database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]

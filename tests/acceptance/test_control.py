@@ -295,7 +295,7 @@ class TestStatus:
             daemon.wait_for("file.invalid")
             daemon.look()
             assert reported_state(database)["state"] == "blocked"
-            assert "claimed by more than one file" in reported_state(database)["error"]["message"]
+            assert "used by more than one file" in reported_state(database)["error"]["message"]
             shutil.rmtree(migrations)
             daemon.wait_for("watch.lost")
             (directory,) = ask(database, "status")["daemon"]["directories"]

@@ -126,7 +126,7 @@ class TestStatus:
         done = migrated(tmp_path, "status")
 
         assert done.returncode == 4
-        assert done.stderr.count("claimed by more than one file") == 1
+        assert done.stderr.count("used by more than one file") == 1
         first, second = done.stdout.splitlines()[:2]
         assert first == "# 60 databases: 60 blocked"
         assert second.startswith("60 databases: blocked: ")

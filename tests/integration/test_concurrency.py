@@ -55,7 +55,7 @@ import sys
 from contextlib import nullcontext
 from migrated import MigrationRunner
 from migrated.system import file_locks
-file_locks.holding = lambda *_arguments, **_keywords: nullcontext()
+file_locks.file_lock = lambda *_arguments, **_keywords: nullcontext()
 runner = MigrationRunner(sys.argv[1])
 runner.add_directory(sys.argv[2])
 print("ready", flush=True)
@@ -312,7 +312,7 @@ def test_migration_finished_by_another_runner_is_not_rolled_back(
         return nullcontext()
 
     _known(database).run_to(applied)
-    monkeypatch.setattr(file_locks, "holding", overtaken)
+    monkeypatch.setattr(file_locks, "file_lock", overtaken)
 
     assert _known(database).run_to(goal) == []
     assert applied_versions(database) == list(range(1, overtaken_by + 1))
