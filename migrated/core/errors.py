@@ -16,7 +16,8 @@ class MigrationError(Exception):
     place. Lines and columns count from 1 and refer to `file`. `completed` holds the `AppliedMigration`s that were
     committed before the failure, in the same direction. `code` is stable: SQLite's name of the result code if
     SQLite reported the failure, otherwise the code of the class or a more specific one. `transient` means that a
-    retry may succeed without anybody changing anything.
+    retry may succeed without anybody changing anything. `traceback` is the text of the traceback, its end if it is
+    long, if the error stands for an exception that is a bug in migrated; otherwise None.
     """
 
     exit_code = 1
@@ -36,6 +37,7 @@ class MigrationError(Exception):
         excerpt: str | None = None,
         code: str | None = None,
         transient: bool = False,
+        traceback: str | None = None,
         completed: Sequence[Any] = (),
     ) -> None:
         super().__init__(message)
@@ -50,6 +52,7 @@ class MigrationError(Exception):
         self.excerpt = excerpt
         self.code = code or type(self).code
         self.transient = transient
+        self.traceback = traceback
         self.completed = tuple(completed)
 
     @property

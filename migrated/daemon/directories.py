@@ -11,6 +11,7 @@ from migrated.daemon.messages import DirectoryScanned
 from migrated.daemon.scheduler import RepeatTimer
 from migrated.daemon.watcher import DirectoryWatch, WatchEvent, git_checkout_in_progress
 from migrated.logs import events
+from migrated.logs.events import Event
 from migrated.logs.logger import Log, failure_keys
 from migrated.sources.directory import Listing
 from migrated.sources.formats.native import FileName, read_name
@@ -29,6 +30,7 @@ _WATCH_EVENTS = {
     "lost": events.WATCH_LOST,
     "restored": events.WATCH_RESTORED,
 }
+_INTERNAL_ERROR = events.INTERNAL_ERROR._replace(sentence="{file}: {reason}")
 
 
 @dataclass(slots=True)
@@ -203,7 +205,8 @@ class Directories:
         if directory.fault is not None and directory.fault.error is not None:
             error = directory.fault.error
             if directory.repeat_timer.should_log(str(error), now):
-                self._log_invalid(failure_keys(error), directory)
+                event = _INTERNAL_ERROR if error.traceback else events.FILE_INVALID
+                self._log_invalid(failure_keys(error), directory, event)
             return
         listing = directory.listing
         if listing is None:
@@ -228,8 +231,10 @@ class Directories:
                     {"file": remark.file, "reason": f"incomplete file: {remark.reason}", "hint": hint}, directory
                 )
 
-    def _log_invalid(self, keys: dict[str, object], directory: _Directory) -> None:
-        self._log(events.FILE_INVALID, **keys, repeated=directory.repeat_timer.repeated or None)
+    def _log_invalid(
+        self, keys: dict[str, object], directory: _Directory, event: Event = events.FILE_INVALID
+    ) -> None:
+        self._log(event, **keys, repeated=directory.repeat_timer.repeated or None)
 
 
 def _is_below(listing: Listing, version: int) -> bool:

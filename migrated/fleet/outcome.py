@@ -56,11 +56,14 @@ def internal_error(error: Exception) -> dict[str, str]:
     """Return message, hint and traceback for an exception that is a bug in migrated."""
     import traceback
 
+    from migrated.logs.sink import LONGEST_LINE
+
     return {
         "message": f"internal error: {error!r}",
         "hint": "this is a bug in migrated; please report it with this line",
-        # The end of a traceback has the raising frames.
-        "statement": "".join(traceback.format_exception(error))[-1500:],
+        # The end of a traceback has the raising frames. Outcomes are kept for hours, and no log line has room for
+        # more.
+        "traceback": "".join(traceback.format_exception(error))[-LONGEST_LINE:],
     }
 
 
@@ -80,4 +83,6 @@ def cause_of(outcome: Outcome) -> FailureCause | None:
     if error is None:
         return None
     offenders = tuple(offender.version for offender in error.offenders) if isinstance(error, RefusedError) else ()
-    return FailureCause(outcome.result, type(error).__name__, error.code, offenders or (error.version,))
+    # An internal error has the class and code of an unavailable database, but is no such thing.
+    kind = "internal error" if error.traceback else type(error).__name__
+    return FailureCause(outcome.result, kind, error.code, offenders or (error.version,))

@@ -38,6 +38,8 @@ def report_error(outcome: Outcome, log: Log) -> None:
     match outcome.error:
         case None:
             return
+        case internal if internal.traceback:
+            log.failure(events.INTERNAL_ERROR, internal)
         # A refusal without offenders has its whole text in the reason.
         case RefusedError() as refusal if not refusal.offenders:
             log.failure(events.MIGRATION_MISSING._replace(sentence="{reason}"), refusal)
@@ -93,10 +95,14 @@ def report_others(example: Outcome, number: int, log: Log) -> None:
     """Log in one line that `number` more databases failed for the same cause as `example`."""
     if example.error is None:
         return
-    is_unavailable = example.result is OutcomeKind.UNAVAILABLE
-    event = events.DATABASE_UNAVAILABLE if is_unavailable else events.DATABASE_BLOCKED
-    # Excerpt and statement belong to the example; this line is about other databases.
-    keys = failure_keys(example.error) | {"excerpt": None, "statement": None}
+    if example.error.traceback:
+        event = events.INTERNAL_ERROR
+    elif example.result is OutcomeKind.UNAVAILABLE:
+        event = events.DATABASE_UNAVAILABLE
+    else:
+        event = events.DATABASE_BLOCKED
+    # These keys belong to the example; this line is about other databases.
+    keys = failure_keys(example.error) | {"excerpt": None, "statement": None, "traceback": None}
     log(event._replace(sentence="{databases} more databases: {reason}"), **keys, databases=number)
 
 

@@ -117,7 +117,7 @@ DATABASE_UNAVAILABLE = Event(
     "busy, unreadable, missing, disk full …; retried with back-off",
 )
 DATABASE_RECOVERED = Event(
-    "database.recovered", "info", "{database} is available again", "after database.unavailable"
+    "database.recovered", "info", "{database} is available again", "after database.unavailable or internal.error"
 )
 DATABASE_BLOCKED = Event(
     "database.blocked",
@@ -218,6 +218,12 @@ SCHEMA_OBJECTS_DROPPED = Event(
     "warning",
     "{migration} rebuilt a table in {database} and lost its indexes or triggers: {reason}",
     "indexes or triggers of a table were dropped when the migration recreated the table",
+)
+INTERNAL_ERROR = Event(
+    "internal.error",
+    "error",
+    "{database}: {reason}",
+    "an exception that is a bug in migrated, with its `traceback`; retried with back-off",
 )
 HOOK_FINISHED = Event(
     "hook.finished",

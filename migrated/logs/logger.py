@@ -73,6 +73,7 @@ def failure_keys(error: MigrationError) -> dict[str, object]:
         "line": error.line,
         "column": error.column,
         "statement": error.statement,
+        "traceback": error.traceback,
         "reason": error.message,
         "hint": error.hint,
         "holder": getattr(error, "holder", None),

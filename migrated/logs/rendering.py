@@ -39,6 +39,8 @@ structlog = _load_structlog()
 _ROOM_FOR_PREFIX = 8
 _LARGEST_NUMBER = 2**63 - 1
 LONGEST_STATEMENT = 2000
+LONGEST_TRACEBACK = 2000
+_LONGEST = {"statement": LONGEST_STATEMENT, "traceback": LONGEST_TRACEBACK}
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _FIRST_KEYS = ("timestamp", "level", "event", "message", "service", "pid", "run_id")
@@ -127,10 +129,11 @@ def _is_journal(descriptor: int) -> bool:
 def _encode(line: Line, shape: Shaper) -> bytes:
     """Encode a line as JSON in less than 4 KiB. Long strings are cut, the longest first.
 
-    `truncated` is set on lines that were cut.
+    Of a traceback the end is kept, which has the raising frames. `truncated` is set on lines that were cut.
     """
-    if isinstance(line.get("statement"), str) and len(line["statement"]) > LONGEST_STATEMENT:
-        line["statement"], line["truncated"] = line["statement"][:LONGEST_STATEMENT], True
+    for key, longest in _LONGEST.items():
+        if isinstance(line.get(key), str) and len(line[key]) > longest:
+            line[key], line["truncated"] = _cut(key, line[key], longest), True
     encoded = msgspec.json.encode(shape(line))
     while len(encoded) >= LONGEST_LINE - _ROOM_FOR_PREFIX:
         texts: list[tuple[MutableMapping[str, Any], str]] = [
@@ -141,9 +144,13 @@ def _encode(line: Line, shape: Shaper) -> bytes:
         holder, key = max(texts, key=lambda text: len(text[0][text[1]]))
         if len(holder[key]) <= 1:
             break
-        holder[key], line["truncated"] = holder[key][: len(holder[key]) // 2], True
+        holder[key], line["truncated"] = _cut(key, holder[key], len(holder[key]) // 2), True
         encoded = msgspec.json.encode(shape(line))
     return encoded
+
+
+def _cut(key: str, text: str, length: int) -> str:
+    return text[-length:] if key == "traceback" else text[:length]
 
 
 def _plain(value: object) -> object:

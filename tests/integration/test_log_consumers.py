@@ -38,6 +38,9 @@ NUMBERS = {"version", "line", "column", "execution_time_ms", "rows_changed", "pe
     *("statement_number", "statement_count"),
 }
 DATABASES = [f"tenants/{number}.db" for number in range(20)]
+TROUBLES = {
+    *(events.MIGRATION_FAILED, events.DATABASE_BLOCKED, events.DATABASE_UNAVAILABLE, events.INTERNAL_ERROR),
+}
 Counts = Counter[tuple[str, str]]
 
 
@@ -66,7 +69,7 @@ class Day:
             self.heartbeats += 1
             self._trouble(log.bind(database=chance.choice(DATABASES)), number % 6)
         for event in [*EVENTS.values(), *chance.choices(list(EVENTS.values()), k=LINES)]:
-            if event not in {events.MIGRATION_FAILED, events.DATABASE_BLOCKED, events.DATABASE_UNAVAILABLE}:
+            if event not in TROUBLES:
                 fields = {name for _, name, _, _ in string.Formatter().parse(event.sentence) if name}
                 keys = {name: 7 if name in NUMBERS else chance.choice(TEXTS) for name in fields}
                 self.tell(log.bind(run_id=logger.new_run_id()), event, **keys)
@@ -82,10 +85,11 @@ class Day:
         for event, error in (
             (events.DATABASE_BLOCKED, ChecksumMismatchError("7_x was changed", expected="aa", found="bb")),
             (events.DATABASE_UNAVAILABLE, DatabaseError(TEXTS[repeated], code="SQLITE_BUSY")),
+            (events.INTERNAL_ERROR, DatabaseError("internal error", traceback=f"{TEXTS[1] * 500}KeyError: 1\n")),
         ):
             log.failure(event, error, repeated=repeated or None)
             self.count(event)
-        self.alerts += 1 + 2 * (repeated >= 3)
+        self.alerts += 1 + 3 * (repeated >= 3)
 
 
 @pytest.fixture(scope="module")

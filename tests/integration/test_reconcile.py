@@ -1,11 +1,13 @@
 """One pass of the daemon, on real files."""
 
+import json
 from pathlib import Path
 
 import pytest
 from support import execute, schema, write_migration
 
 from migrated.config.load import Overrides, load_config
+from migrated.daemon.directories import Directories
 from migrated.daemon.holding import DaemonLocks
 from migrated.daemon.messages import DatabaseDone, DirectoryScanned, Message
 from migrated.daemon.reconcile import ReconcileCache, Reconciliation
@@ -27,6 +29,11 @@ class _CheckoutWhileReading(DirectoryReader):
         self.lock.touch()
         self.file.unlink()
         return super().read(directory, trust)
+
+
+class _ReaderWithABug(DirectoryReader):
+    def read(self, directory: str, trust: Trust | None = None) -> Reading:
+        raise ZeroDivisionError(directory, trust)
 
 
 def run_pass(cache: ReconcileCache, directory: Path) -> list[Message]:
@@ -65,3 +72,26 @@ def test_file_removed_by_a_checkout_that_begins_during_the_pass_is_not_missing(
     visits = [message for message in posted if isinstance(message, DatabaseDone)]
     assert len(visits) == is_stale
     assert ("users" in {row[1] for row in schema(tmp_path / "app.db")}) is not is_stale
+
+
+def test_bug_met_while_reading_a_directory_is_an_internal_error_of_that_directory(
+    tmp_path: Path, migrations: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "migrated.toml").write_text('[[target]]\ndatabases = ["app.db"]\n')
+    cache = ReconcileCache()
+    cache.reader = _ReaderWithABug()
+    config = load_config(Overrides(), tmp_path)
+    log = logger.configure("json", "error")
+    directories = Directories(log, lambda _path, _name: None)
+    directories.watch(config)
+    try:
+        (scan,) = [message for message in run_pass(cache, tmp_path) if isinstance(message, DirectoryScanned)]
+        directories.scanned(scan, 0.0)
+    finally:
+        directories.stop()
+    (line,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+    assert (line["event"], line["level"], line["file"]) == ("internal.error", "error", str(migrations))
+    assert line["message"].startswith(f"{migrations}: internal error: ZeroDivisionError(")
+    assert "ZeroDivisionError" in line["traceback"]
+    assert "statement" not in line

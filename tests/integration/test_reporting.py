@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from integration.children import Children, line_from
@@ -477,6 +477,36 @@ def test_unavailable_when_it_is_no_database(work: Work, migrations: Path, databa
         finished("unavailable", 0, 0),
     ]
     assert outcome.result is OutcomeKind.UNAVAILABLE
+
+
+def test_bug_of_ours_is_an_internal_error_with_its_traceback(work: Work, migrations: Path) -> None:
+    write_migration(migrations, 1)
+
+    def meet_a_bug(_runner: MigrationRunner) -> NoReturn:
+        raise ZeroDivisionError("ours")
+
+    outcome, lines = work.do(meet_a_bug)
+
+    traceback = lines[0].pop("traceback")
+    assert traceback.startswith("Traceback (most recent call last):")
+    assert "in meet_a_bug" in traceback
+    assert traceback.endswith("ZeroDivisionError: ours\n")
+    reason = "internal error: ZeroDivisionError('ours')"
+    assert lines == [
+        {
+            "event": "internal.error",
+            "level": "error",
+            "message": f"app.db: {reason}",
+            "reason": reason,
+            "hint": "this is a bug in migrated; please report it with this line",
+            "error": {"type": "DatabaseError", "message": reason, "code": "DATABASE"},
+        },
+        finished("unavailable", 0, 0),
+    ]
+    assert outcome.result is OutcomeKind.UNAVAILABLE
+    assert outcome.error is not None
+    assert outcome.error.exit_code == 6
+    assert outcome.error.transient
 
 
 HOLDER = """

@@ -32,6 +32,10 @@ OTHER = DatabasePath("other.db", "/srv/other.db")
 FILE = Fingerprint((1, 2), (100, 5))
 
 
+def internal() -> MigrationError:
+    return DatabaseError("internal error: KeyError(1)", transient=True, traceback="Traceback …\nKeyError: 1\n")
+
+
 def broken() -> MigrationError:
     return ExecutionFailedError("no such table: x", version=7, name="seven")
 
@@ -111,6 +115,7 @@ def log(tmp_path: Path) -> Iterator[AlertLog]:
         pytest.param(failed(), ["migration.failed", "database.blocked", "run.finished"], id="failed"),
         pytest.param(refusal(), ["checksum.mismatch", "database.blocked", "run.finished"], id="refused"),
         pytest.param(unavailable(), ["database.unavailable", "run.finished"], id="unavailable"),
+        pytest.param(unavailable(internal()), ["internal.error", "run.finished"], id="internal error"),
         pytest.param(unavailable(LockHeldError("held")), ["lock.held", "run.finished"], id="locked"),
     ],
 )
@@ -305,6 +310,21 @@ def test_first_few_databases_are_logged_and_the_others_counted_at_the_end_of_the
     assert [line.get("database") for line in lines] == ["0.db", "1.db", "2.db", None]
     assert lines[-1]["databases"] == 7
     assert "repeated" not in lines[-1]
+
+
+def test_internal_errors_share_a_line_of_their_own(log: AlertLog) -> None:
+    """An unavailable database with the same code is another cause."""
+    databases = many(10)
+    log.alerts.found(databases)
+    for number, database in enumerate(databases):
+        error = DatabaseError("unreadable", transient=True) if number < 5 else internal()
+        log.alerts.visited(unavailable(error, of=database), 0.0)
+    log.alerts.pass_ended(1.0, "r1")
+    lines = [line for line in log.lines() if line["event"] == "internal.error"]
+
+    assert [line.get("database") for line in lines] == ["5.db", "6.db", "7.db", None]
+    assert lines[-1]["databases"] == 2
+    assert ["traceback" in line for line in lines] == [True, True, True, False]
 
 
 def test_other_databases_are_not_counted_before_the_pass_ends(log: AlertLog) -> None:

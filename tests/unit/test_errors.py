@@ -96,6 +96,7 @@ def test_attributes_are_kept() -> None:
         "excerpt": "SELEC\n^",
         "code": "SQLITE_ERROR",
         "transient": False,
+        "traceback": None,
         "completed": ("first", "second"),
     }
 

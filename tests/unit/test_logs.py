@@ -401,7 +401,7 @@ def test_unencodable_value_leaves_the_others_unchanged(output: Output) -> None:
 # How long
 
 
-@pytest.mark.parametrize("key", ["reason", "statement", "hint", "file", "database"])
+@pytest.mark.parametrize("key", ["reason", "statement", "traceback", "hint", "file", "database"])
 @pytest.mark.parametrize("character", ["x", "é", "\U0001f600", "\n", "\x00", "\udcff"])
 def test_long_text_is_cut_and_marked_truncated(output: Output, key: str, character: str) -> None:
     output.log()(PLAIN, version=7, **{key: character * 5000})
@@ -426,6 +426,23 @@ def test_statement_is_cut_at_2000_characters(output: Output) -> None:
     output.log()(PLAIN, statement="x" * 2001)
 
     assert plain(statement="x" * 2000, truncated=True) == output.line()
+
+
+def test_traceback_keeps_its_last_2000_characters(output: Output) -> None:
+    """The end of a traceback has the raising frames and the exception."""
+    output.log()(PLAIN, traceback="a" * 100 + "z" * 2000)
+
+    assert plain(traceback="z" * 2000, truncated=True) == output.line()
+
+
+@pytest.mark.parametrize("log_format", ["json", "ecs", "otel"])
+def test_line_with_a_long_traceback_is_short_and_has_its_end(output: Output, log_format: str) -> None:
+    output.log(log_format)(PLAIN, reason="x" * 1900, traceback="\n" * 5000 + "ValueError: the end")
+
+    (raw,) = output.raw()
+
+    assert len(raw) < 4096
+    assert b"ValueError: the end" in raw
 
 
 def test_message_of_an_error_is_cut_and_its_class_is_not(output: Output) -> None:
@@ -832,6 +849,7 @@ PROMISED = {
         "checksum": "mismatch",
         "snapshot": "taken skipped restored",
         "schema": "dumped dump_failed drifted objects_dropped",
+        "internal": "error",
         "hook": "finished failed",
         "metrics": "failed",
         "run": "finished",
