@@ -189,7 +189,7 @@ _EMPTIED = events.SNAPSHOT_RESTORED._replace(sentence="restored {database} to an
 
 
 class LoggingObserver(Observer):
-    """Logs and counts the steps of a run, and passes them to `also`.
+    """Logs and counts the steps of a run, and passes every notification to `also`.
 
     Unless `verbose`, expected steps are logged at level debug: in a fleet there are thousands of them.
     """
@@ -253,9 +253,11 @@ class LoggingObserver(Observer):
         self._log_expected(
             events.SNAPSHOT_TAKEN, snapshot=identifier, size=size, execution_time_ms=execution_time_ms
         )
+        self._also.snapshot_taken(identifier, size, execution_time_ms)
 
     def snapshot_skipped(self, reason: str) -> None:
         self._log_expected(events.SNAPSHOT_SKIPPED, reason=reason)
+        self._also.snapshot_skipped(reason)
 
     def restored_snapshot(self, earlier: EarlierState) -> None:
         snapshot = earlier.snapshot
@@ -265,10 +267,12 @@ class LoggingObserver(Observer):
             version=snapshot.version if snapshot else None,
             reason="a changed or missing migration has no down text",
         )
+        self._also.restored_snapshot(earlier)
 
     def updated(self, migration: Migration) -> None:
         self.updates += 1
         self.log(events.MIGRATION_UPDATED, version=migration.version, name=migration.name, file=migration.file)
+        self._also.updated(migration)
 
     def rows_restored(self, restored: RowRestoreReport) -> None:
         if restored.restored:
@@ -277,6 +281,7 @@ class LoggingObserver(Observer):
         if restored.not_restored:
             why = "; ".join(f"{table}: {reason}" for table, reason in restored.not_restored.items())
             self.log(events.ROWS_LEFT_OUT, snapshot=restored.snapshot, reason=why)
+        self._also.rows_restored(restored)
 
     def _log_expected(self, event: Event, **keys: object) -> None:
         self.log(event if self._verbose else _at_debug_level(event), **keys)

@@ -1,7 +1,9 @@
 """The complete log of one operation on one database."""
 
+import inspect
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,10 +21,13 @@ from migrated import (
     read_migrations,
 )
 from migrated.config.settings import NO_SNAPSHOTS, SnapshotPolicy, Target
+from migrated.core.migration import Migration, MigrationDirection, Step
+from migrated.core.records import AppliedMigration
+from migrated.engine.backend import EarlierState, Observer, Progress, RowRestoreReport, StepResult
 from migrated.fleet.discovery import DatabasePath
 from migrated.fleet.job import DatabaseJob, Operation
 from migrated.fleet.outcome import Outcome, OutcomeKind
-from migrated.fleet.reporting import report
+from migrated.fleet.reporting import LoggingObserver, report
 from migrated.logs.logger import configure
 
 Line = dict[str, Any]
@@ -507,6 +512,52 @@ def test_bug_of_ours_is_an_internal_error_with_its_traceback(work: Work, migrati
     assert outcome.error is not None
     assert outcome.error.exit_code == 6
     assert outcome.error.transient
+
+
+STEP = Step(Migration(1, "one", "SELECT 1"), MigrationDirection.UP)
+ENTRY = AppliedMigration(1, "one", "aa", datetime(2024, 1, 1, tzinfo=UTC), 0)
+ARGUMENTS: dict[str, dict[str, object]] = {
+    "lock_waiting": {"holder": "pid 7"},
+    "planned": {"steps": 1},
+    "beginning": {"step": STEP, "late": True},
+    "progress": {"progress": Progress(STEP, 1, 2, 3, 4, 5)},
+    "done": {"result": StepResult(ENTRY, 1, 2), "direction": MigrationDirection.UP},
+    "snapshot_taken": {"identifier": "s1", "size": 1, "execution_time_ms": 2},
+    "snapshot_skipped": {"reason": "empty"},
+    "restored_snapshot": {"earlier": EarlierState(None)},
+    "updated": {"migration": STEP.migration},
+    "rows_restored": {"report": RowRestoreReport("s1", {"users": 1}, {"posts": "gone"})},
+}
+NOTIFICATIONS = [name for name in vars(Observer) if not name.startswith("_")]
+
+
+class Recorder(Observer):
+    """Records every notification that `Observer` has, also future ones."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, list[object]]] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in NOTIFICATIONS:
+            return super().__getattribute__(name)
+        return lambda *values, **named: self.received.append((name, [*values, *named.values()]))
+
+
+@pytest.mark.parametrize("name", NOTIFICATIONS)
+def test_notification_is_forwarded_once_and_unchanged(name: str) -> None:
+    recorder = Recorder()
+    observer = LoggingObserver(configure("json", "critical"), recorder)
+    # By position, as far as the signature allows: the names in it may differ from those of `Observer`.
+    parameters = inspect.signature(getattr(Observer, name)).parameters.values()
+    by_name = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    arguments = ARGUMENTS[name]
+
+    getattr(observer, name)(
+        *(value for key, value in arguments.items() if key not in by_name),
+        **{key: value for key, value in arguments.items() if key in by_name},
+    )
+
+    assert recorder.received == [(name, list(arguments.values()))]
 
 
 HOLDER = """
