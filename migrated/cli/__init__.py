@@ -1,7 +1,6 @@
 """The command line: parse the arguments, load the command, return its exit code."""
 
 import argparse
-import gc
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from migrated.cli import collecting, options
+from migrated.cli import options
 from migrated.cli.commands import Command
 from migrated.core import VERSION
 from migrated.core.errors import MigrationError
@@ -63,15 +62,10 @@ _MANUAL = "`migrated help` lists the topics of the manual."
 
 def run() -> None:
     """Run the program: entry point of the console script and of `python -m migrated`."""
-    collecting.collect_rarely()
     _open_standard_streams()
     # If SIGCHLD was inherited as ignored, the kernel reaps children itself and the exit code of a hook is lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    code = main()
-    # At exit the interpreter would collect garbage once more, an eighth of the run time of a short command. Files
-    # and connections are closed by now.
-    gc.freeze()
-    sys.exit(code)
+    sys.exit(main())
 
 
 def _open_standard_streams() -> None:

@@ -21,22 +21,6 @@ except SystemExit as end:
 print()
 print(code or 0, *sys.modules)
 """
-COLLECTOR = """
-import gc
-import sys
-usual = gc.get_threshold()
-from migrated import cli
-from migrated.cli.commands import apply
-from migrated.daemon import loop
-
-def tell(*_):
-    print("usual" if gc.get_threshold() == usual else "seldom")
-    return 0
-
-loop.Daemon.run = tell
-apply.on_every_database = lambda *_, **__: tell()
-cli.run()
-"""
 HEAVY = {"watchdog", "filelock", "structlog", "rich", "msgspec"}
 # Modules of the standard library that take a millisecond or more to import, with their own imports.
 SLOW = {
@@ -140,20 +124,3 @@ def test_applying_imports_only_what_it_needs(tmp_path: Path, migrations: Path) -
 
     assert "structlog" in loaded
     assert loaded.isdisjoint({"watchdog", "rich"})
-
-
-@pytest.mark.parametrize(("command", "how_often"), [("up", "seldom"), ("run", "usual"), ("dev", "usual")])
-def test_only_short_commands_collect_garbage_rarely(
-    tmp_path: Path, migrations: Path, command: str, how_often: str
-) -> None:
-    write_migration(migrations, 1)
-    done = subprocess.run(
-        [sys.executable, "-c", COLLECTOR, command],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert done.stdout.split() == [how_often]

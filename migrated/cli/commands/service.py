@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from migrated.cli import collecting, options
+from migrated.cli import options
 from migrated.cli.commands import Command
 from migrated.config.settings import Config, for_development
 from migrated.core.errors import MigrationFileError, RefusedError
@@ -169,8 +169,6 @@ def serve(arguments: argparse.Namespace, adapt: Callable[[Config], Config] = lam
     """Run the daemon until SIGTERM or SIGINT. SIGHUP reloads the configuration, SIGUSR1 starts a full pass."""
     from migrated.daemon.loop import Daemon
     from migrated.logs import logger
-
-    collecting.restore_default()
 
     def load() -> Config:
         return adapt(options.configuration(arguments))
