@@ -163,7 +163,7 @@ def judge_room(name: str, size: int, free: int, snapshots: SnapshotPolicy) -> Fi
     text = f"{readable_size(free)} free on its disk, database size {readable_size(size)}"
     wanted = snapshots.when is not SnapshotWhen.NEVER and size <= snapshots.max_size
     if wanted and free < size + _MARGIN:
-        hint = "free some space, or store fewer snapshots (keep, max_size)"
+        hint = "free some space, or store fewer snapshots (keep, max_size); see `migrated help snapshots`"
         return problem("database.room", name, f"{text}: not enough for a snapshot", hint)
     if free < _REBUILD * size:
         hint = f"keep {_REBUILD} times its size free"
@@ -195,7 +195,7 @@ def check_files(directory: str, listing: Listing) -> Iterator[Finding]:
             "migrations.files",
             remark.file,
             f"incomplete: {remark.reason}",
-            "run this again once the file is complete",
+            "try again once the file is complete",
         )
     for remark in listing.ignored:
         yield warning("migrations.files", remark.file, f"ignored: {remark.reason}", "rename it, or move it away")

@@ -1,4 +1,4 @@
-"""Run an operation while no daemon serves the database, because a daemon would apply the migrations again."""
+"""Run an operation while no daemon manages the database, because a daemon would apply the migrations again."""
 
 from collections.abc import Callable
 from pathlib import Path

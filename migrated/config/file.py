@@ -153,7 +153,11 @@ def _read(path: Path, trust: Trust | None = None) -> tuple[dict[str, Any], str]:
     except ValueError as error:
         # Not TOML, not UTF-8, or an integer of thousands of digits (int() refuses those).
         fault = f"{path}: not TOML: {error}"
-    raise ConfigError(fault, faults=[fault], hint="check the file given with -c, or the one in this directory")
+    raise ConfigError(
+        fault,
+        faults=[fault],
+        hint="check the file given with -c, or the one in this directory; see `migrated help configuration`",
+    )
 
 
 def _require_safe(path: Path, status: os.stat_result, trust: Trust) -> None:

@@ -185,7 +185,7 @@ class LockHeldError(MigrationError):
 
 
 class NoDaemonError(MigrationError):
-    """No daemon that serves these databases answered on its control socket."""
+    """No daemon that manages these databases answered on its control socket."""
 
     exit_code = 3
     code = "NO_DAEMON"

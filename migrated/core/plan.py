@@ -67,7 +67,7 @@ class RunPlan(NamedTuple):
 
     The objects of the repeatable migrations in `drop_repeatables` are dropped first: they could block a change,
     and a new database would not have them. With `is_redo` the run is done completely or not at all, and rows that
-    were written by others are preserved. `updates` are applied migrations whose name, down text or header has
+    applications wrote are restored. `updates` are applied migrations whose name, down text or header has
     changed: only their rows in the ledger and the history change. `direction` is the requested direction: a
     rollback may only be the preparation for going up.
     """
@@ -123,11 +123,11 @@ def plan_run(
     target: int | None = None,
     again: Collection[int] = (),
 ) -> RunPlan:
-    """Plan the run that makes the database match the migrations, up to `target` if given.
+    """Plan the run that makes the database match the migrations.
 
-    Versions in `again`, those applied in the present content, are applied regardless of the target. Repeatable
-    migrations are applied without a target, and in a redo that starts from an earlier content. Raises the
-    `RefusedError` that the policy demands, or `RollbackFailedError` if a required rollback is impossible.
+    With a `target`, only versions up to it and those in `again`, applied in the present content, are applied, and
+    repeatable migrations only in a redo that starts from an earlier content. Raises the `RefusedError` that the
+    policy demands, or `RollbackFailedError` if a required rollback is impossible.
     """
     statuses, repeatables = status
     refusals.refuse_by_policy(statuses, policy, stored_migrations)
@@ -329,7 +329,7 @@ def require_known(statuses: Iterable[MigrationStatus], target: int) -> None:
     """Raise `MigrationNotFoundError` unless `target` is 0 (empty), a migration or an applied version."""
     if target != 0 and not any(status.version == target for status in statuses):
         raise MigrationNotFoundError(
-            f"version {target} is unknown: it is in neither the migrations nor the migrations table",
+            f"version {target} is unknown: it is neither among the migrations nor in the migrations table",
             version=target,
             hint="`migrated status` lists the versions; 0 means an empty database",
         )

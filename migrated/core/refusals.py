@@ -35,7 +35,7 @@ def refuse_unfinished(statuses: Iterable[MigrationStatus]) -> None:
 
 
 def refuse_other_beginning(unfinished: Unfinished, present: Migration) -> None:
-    """Raise `ChecksumMismatchError` if executed statements of an unfinished migration were changed."""
+    """Raise `ChecksumMismatchError` if executed statements of a stopped migration were changed."""
     was, now = unfinished.text, Step(present, unfinished.direction).sql
     # Without semicolons: the last statement of a section may have none.
     done = [was[start:end].rstrip(";") for start, end in statements(was)[: unfinished.statement]]
@@ -141,7 +141,7 @@ def _raise_first(refusals: Sequence[RefusedError | None]) -> None:
     # One error reports everything; the most serious refusal, which is first, gives its class and place.
     first = found[0]
     first.message = "; ".join(refusal.message for refusal in found)
-    first.hint = "; ".join(refusal.hint for refusal in found if refusal.hint)
+    first.hint = "; ".join([*(refusal.hint for refusal in found if refusal.hint), "see `migrated help repair`"])
     offenders = [offender for refusal in found for offender in refusal.offenders]
     first.offenders = tuple(sorted(offenders, key=lambda status: status.version))
     first.recorded = {version: text for refusal in found for version, text in refusal.recorded.items()}
@@ -155,7 +155,7 @@ def _stopped(statuses: Iterable[MigrationStatus]) -> RefusedError | None:
     unfinished = stopped[0].unfinished
     return UnfinishedError(
         f"{unfinished}: the executed statements stay in effect" if unfinished else stopped[0].label,
-        hint=f"`migrated repair` lists what is unfinished; `migrated repair {stopped[0].version}` resolves it "
+        hint=f"`migrated repair` lists stopped migrations; `migrated repair {stopped[0].version}` resolves it "
         "with --resume (continue with the next statement), --mark-applied or --forget (finished or undone "
         "by hand)",
         **_attributes_of_first(stopped),

@@ -72,7 +72,7 @@ def cut_sections(text: str, markers: list[Marker]) -> list[Section]:
         raise InvalidFormatError(
             "a statement above the first marker",
             line=line_of(text, stray),
-            hint="move it below `-- UP`; only comments may stand above",
+            hint="move it below `-- UP`; only comments may be above it",
         )
     return sections
 

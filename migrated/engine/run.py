@@ -164,7 +164,8 @@ class Run:
                 version=stuck.version,
                 name=stuck.name,
                 hint="nothing was changed; put the file back as it was applied, with a DOWN section: a run then "
-                "records that section, and the file can be changed or removed; or run `migrated restore`",
+                "records that section, and the file can be changed or removed; or run `migrated restore` "
+                "(see `migrated help snapshots`)",
             ) from None
         return None
 

@@ -218,7 +218,7 @@ def _misread(session: Session, available: Sequence[Migration], state: LedgerStat
 
 def _nothing_to_repair(version: int, unfinished: Unfinished | None) -> MigrationNotFoundError:
     return MigrationNotFoundError(
-        f"migration {version} is not unfinished{f': {unfinished}' if unfinished else ', nor is any other'}",
+        f"migration {version} is not stopped{f': {unfinished}' if unfinished else ', nor is any other'}",
         version=version,
-        hint="`migrated repair` lists what is unfinished",
+        hint="`migrated repair` lists stopped migrations",
     )

@@ -78,7 +78,7 @@ def run_hook(config: Config, event: HookEvent, log: Log, cancel_token: CancelTok
     started = time.monotonic()
     try:
         if cancel_token.deadline_passed(started):
-            ended = Ended(f"not run, because migrated is stopping: {cancel_token.reason}", "increase stop_grace")
+            ended = Ended(f"not run, because migrated is stopping: {cancel_token.reason}", "raise stop_grace")
         else:
             environment = _environment(event)
             ended = run_program(command, config.directory, environment, config.hooks.timeout, cancel_token)

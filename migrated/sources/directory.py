@@ -98,9 +98,9 @@ def read_finished(
         if time.monotonic() > deadline:
             first = listing.unfinished[0]
             raise MigrationFileError(
-                f"the file is not complete yet: {first.reason}",
+                f"the file is incomplete: {first.reason}",
                 file=first.file,
-                hint="try again when it is complete",
+                hint="try again once the file is complete",
             )
         time.sleep(0.05)
     return listing

@@ -89,13 +89,13 @@ class ProcessLock:
             raise DatabaseError(
                 f"cannot take the lock {self.path}: {error}",
                 transient=True,
-                hint="check that the directory of the database exists and is writable by this user",
+                hint="check that the directory of the database exists and that this user can write to it",
             ) from error
         holder = self.holder()
         raise LockHeldError(
             f"{self.path} is held by another process: {holder}",
             holder=holder,
-            hint="wait until it has finished, or stop it; the lock is freed when it ends",
+            hint="wait until it has finished, or stop it; the lock is released when it ends",
         )
 
     def release(self) -> None:

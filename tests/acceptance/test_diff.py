@@ -262,7 +262,7 @@ def test_mismatch_has_a_diff_on_the_console_but_not_in_json(tmp_path: Path, appl
         "         <32>+    title TEXT<0>\n"
         "          );\n"
         "         <36>hint:<0> `migrated diff 1` shows what changed; restore the text that was applied (only the "
-        "UP section counts) and make the change a new migration\n"
+        "UP section counts) and make the change a new migration; see `migrated help repair`\n"
         "<2>TIME<0> <31>error   app.db is blocked until this is fixed<0>\n"
     )
     assert (told["event"], told["reason"]) == ("checksum.mismatch", "statements differ")

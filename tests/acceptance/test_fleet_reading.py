@@ -24,7 +24,7 @@ FOUND = checksum("CREATE TABLE t1 (id INTEGER PRIMARY KEY);")
 MISMATCH = f"1_change was changed after it was applied: expected checksum {EXPECTED}, found {FOUND}"
 HINT = (
     "hint: `migrated diff 1` shows what changed; restore the text that was applied (only the UP section counts) "
-    "and make the change a new migration"
+    "and make the change a new migration; see `migrated help repair`"
 )
 
 
@@ -313,7 +313,7 @@ def test_diff_names_the_first_few_databases(tmp_path: Path, tenants: Path) -> No
 
 
 def test_repair_lists_only_databases_with_an_unfinished_migration(tmp_path: Path, tenants: Path) -> None:
-    assert migrated(tmp_path, "repair").stdout == "no unfinished migration\n"
+    assert migrated(tmp_path, "repair").stdout == "no stopped migration\n"
 
 
 class TestBar:

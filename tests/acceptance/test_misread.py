@@ -218,7 +218,9 @@ def test_harmless_one_is_accepted(tmp_path: Path, database: Path, users: Path, p
     assert refused.returncode == 4
     assert HARMLESS in refused.stderr
     assert "--forget" not in refused.stderr
-    assert refused.stderr.endswith("hint: 2_posts: `migrated repair 2 --mark-applied` accepts the file as it is\n")
+    assert refused.stderr.endswith(
+        "hint: 2_posts: `migrated repair 2 --mark-applied` accepts the file as it is; see `migrated help repair`\n"
+    )
 
     assert migrated(tmp_path, "repair", "2", "--mark-applied").returncode == 0
 
@@ -227,7 +229,7 @@ def test_harmless_one_is_accepted(tmp_path: Path, database: Path, users: Path, p
     assert schema(database) == before
 
 
-def test_several_are_settled_one_by_one_and_applied_below_the_highest(
+def test_several_are_repaired_one_by_one_and_applied_below_the_highest(
     tmp_path: Path, database: Path, users: Path, posts: Path
 ) -> None:
     tags = put_file(users.parent, "3_tags.sql", "-- UP\nCREATE TABLE tags (x);\n-- DOWN\nDROP TABLE tags;\n")
@@ -287,7 +289,7 @@ def test_whatever_the_file_is_like(tmp_path: Path, migrations: Path, database: P
 
 
 @pytest.mark.parametrize("how", ["--forget", "--mark-applied"])
-def test_one_that_stopped_in_its_down_section_is_settled_as_any_other(
+def test_one_that_stopped_in_its_down_section_is_repaired_as_any_other(
     tmp_path: Path, migrations: Path, database: Path, how: str
 ) -> None:
     path = put_file(migrations, "1_users.sql", PIECES.replace(DOWN, f"{DOWN}\nDROP TABLE nonsense;"))
@@ -317,25 +319,23 @@ def test_edited_migration_is_changed_as_ever(tmp_path: Path, database: Path, use
     assert (verify.returncode, repair.returncode) == (4, 4)
     assert "1_users was changed after it was applied: expected checksum" in verify.stderr
     assert "migrated repair" not in verify.stderr
-    assert repair.stderr == "migrated: error: no database has an unfinished migration 1\n"
+    assert repair.stderr == "migrated: error: no database has a stopped migration 1\n"
     assert everything(database) == before
 
 
-def test_library_settles_nothing_else(database: Path, users: Path) -> None:
+def test_library_repairs_nothing_else(database: Path, users: Path) -> None:
     runner = MigrationRunner(database)
     runner.add_migrations([Migration(1, "users", "SELECT 1"), Migration(2, "other", "SELECT 2")])
     before = everything(database)
 
     for version in (1, 2, 3):
-        with pytest.raises(
-            MigrationNotFoundError, match=f"migration {version} is not unfinished, nor is any other"
-        ):
+        with pytest.raises(MigrationNotFoundError, match=f"migration {version} is not stopped, nor is any other"):
             runner.repair(version, Repair.FORGET)
 
     assert everything(database) == before
 
 
-def test_nothing_is_settled_beside_one_that_stopped(tmp_path: Path, database: Path, users: Path) -> None:
+def test_nothing_is_repaired_beside_a_stopped_migration(tmp_path: Path, database: Path, users: Path) -> None:
     stops = put_file(
         users.parent,
         "2_stops.sql",
@@ -348,13 +348,13 @@ def test_nothing_is_settled_beside_one_that_stopped(tmp_path: Path, database: Pa
     assert migrated(tmp_path, "repair", "1", "--forget").returncode == 4
     runner = MigrationRunner(database)
     runner.add_directory(users.parent)
-    with pytest.raises(MigrationNotFoundError, match="migration 1 is not unfinished: 2_stops stopped after"):
+    with pytest.raises(MigrationNotFoundError, match="migration 1 is not stopped: 2_stops stopped after"):
         runner.repair(1, Repair.FORGET)
 
     assert everything(database) == before
 
 
-def test_of_many_databases_those_that_have_it_are_settled(tmp_path: Path, users: Path, database: Path) -> None:
+def test_of_many_databases_those_that_have_it_are_repaired(tmp_path: Path, users: Path, database: Path) -> None:
     databases = [tmp_path / f"{number:02}.db" for number in range(12)]
     for one in databases[:10]:
         apply_whole(one, users)

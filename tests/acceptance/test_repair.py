@@ -53,7 +53,7 @@ def test_no_unfinished_migration(tmp_path: Path, migrations: Path, database: Pat
 
     shown, document = migrated(tmp_path, "repair"), migrated(tmp_path, "repair", "--json")
 
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "app.db: no unfinished migration\n", "")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "app.db: no stopped migration\n", "")
     assert (document.returncode, json.loads(document.stdout)) == (0, {"unfinished": []})
     assert files_in(tmp_path) == before
 
@@ -205,7 +205,7 @@ def test_repair_without_an_unfinished_migration_is_an_error(
     refused = migrated(tmp_path, "repair", "1", "--resume")
 
     assert (refused.returncode, refused.stdout) == (4, "")
-    assert refused.stderr == "migrated: error: no database has an unfinished migration 1\n"
+    assert refused.stderr == "migrated: error: no database has a stopped migration 1\n"
     assert everything(database) == before
 
 
@@ -260,7 +260,7 @@ def test_unreadable_database_is_not_reported_as_repaired(tmp_path: Path, stopped
 
     assert refused.returncode == 6
     assert "database is locked" in refused.stderr
-    assert "has an unfinished migration" not in refused.stderr
+    assert "has a stopped migration" not in refused.stderr
     assert everything(stopped) == before
 
 
@@ -273,7 +273,7 @@ def test_missing_directory_is_an_error(tmp_path: Path, migrations: Path, stopped
 
     assert (shown.returncode, refused.returncode) == (4, 4)
     assert "migrations" in shown.stderr
-    assert "has an unfinished migration" not in refused.stderr
+    assert "has a stopped migration" not in refused.stderr
     assert everything(stopped) == before
 
 
@@ -349,7 +349,7 @@ def test_repair_works_on_every_database_with_the_unfinished_migration(tmp_path: 
     assert [line for line in shown.stdout.splitlines() if line.startswith(tuple(names))] == [
         "a.db: 2_stops stopped after statement 1 of 3",
         "b.db: 2_stops stopped after statement 1 of 3",
-        "c.db: no unfinished migration",
+        "c.db: no stopped migration",
     ]
     found = json.loads(migrated(tmp_path, "repair", "--json").stdout)["unfinished"]
     assert [entry["database"] for entry in found] == ["a.db", "b.db"]

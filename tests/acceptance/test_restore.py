@@ -109,7 +109,7 @@ def test_unknown_snapshot_is_refused(spoilt: Path) -> None:
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr == (
         "migrated: error: no database has a snapshot app.db.20200101T000000000000Z\n"
-        "hint: `migrated snapshots` lists them\n"
+        "hint: `migrated snapshots` lists them; see `migrated help snapshots`\n"
     )
     assert everything(spoilt / "app.db") == before
 

@@ -341,7 +341,7 @@ def test_reading_fails_after_the_timeout_for_an_unfinished_file(migrations: Path
         read_finished(migrations, timeout=0.1)
 
     assert str(refused.value) == (
-        f"{path}: the file is not complete yet: {WRITING}\nhint: try again when it is complete"
+        f"{path}: the file is incomplete: {WRITING}\nhint: try again once the file is complete"
     )
 
 
@@ -352,7 +352,7 @@ def test_read_migrations_fails_after_the_timeout(migrations: Path, monkeypatch: 
 
     with (
         (migrations / "1_a.sql").open("w"),
-        pytest.raises(MigrationFileError, match="the file is not complete yet"),
+        pytest.raises(MigrationFileError, match="the file is incomplete"),
     ):
         read_migrations(migrations)
 

@@ -332,7 +332,7 @@ def test_hook_does_not_start_after_stop_grace(place: Place) -> None:
     place.supervision.stop("SIGTERM", time.monotonic())
     reason, hint = place.failure(script=": > begun")
 
-    assert (reason, hint) == ("not run, because migrated is stopping: SIGTERM", "increase stop_grace")
+    assert (reason, hint) == ("not run, because migrated is stopping: SIGTERM", "raise stop_grace")
     assert not (place.home / "begun").exists()
 
 

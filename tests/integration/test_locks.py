@@ -55,7 +55,7 @@ def test_holder_is_named(database: Path, hold: Callable[..., int]) -> None:
     )
     assert str(refused.value) == (
         f"{path} is held by another process: {holder}\n"
-        "hint: wait until it has finished, or stop it; the lock is freed when it ends"
+        "hint: wait until it has finished, or stop it; the lock is released when it ends"
     )
     assert refused.value.transient
 

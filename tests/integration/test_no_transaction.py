@@ -418,7 +418,7 @@ def test_failure_leaves_exactly_the_statements_before_it(database: Path, migrati
     assert applied_versions(database) == []
 
 
-def test_statement_that_fails_half_way_is_undone_alone(database: Path) -> None:
+def test_failed_statement_is_undone_alone(database: Path) -> None:
     failure = stopped(
         database,
         pieces("CREATE TABLE a (x UNIQUE)", "INSERT INTO a VALUES (1)", "INSERT OR FAIL INTO a VALUES (2), (1)"),
@@ -885,7 +885,7 @@ def test_rollback_is_resumed(database: Path) -> None:
 def test_rollback_with_the_stored_text_is_resumed_with_it(database: Path) -> None:
     migration = pieces("CREATE TABLE a (x)", down=("DROP TABLE a", "DROP TABLE more"))
     runner_for(database, migration).run()
-    # The file has no DOWN section any more: the rollback uses the stored one.
+    # The file no longer has a DOWN section: the rollback uses the stored one.
     runner = runner_for(database, pieces("CREATE TABLE a (x)"))
     with pytest.raises(RollbackFailedError):
         runner.roll_back()
@@ -970,7 +970,7 @@ def test_repair_is_refused_without_an_unfinished_migration(database: Path, how: 
     with pytest.raises(MigrationNotFoundError) as refused:
         runner_for(database, pieces(NOTHING)).repair(version, how)
 
-    assert refused.value.message == f"migration {version} is not unfinished, nor is any other"
+    assert refused.value.message == f"migration {version} is not stopped, nor is any other"
     assert everything(database) == before
 
 
@@ -982,7 +982,7 @@ def test_repair_of_another_version_is_refused(database: Path, how: Repair) -> No
     with pytest.raises(MigrationNotFoundError) as refused:
         runner_for(database, pieces(*STOPS), pieces(NOTHING, version=2)).repair(2, how)
 
-    assert refused.value.message == "migration 2 is not unfinished: 1_m1 stopped after statement 1 of 3"
+    assert refused.value.message == "migration 2 is not stopped: 1_m1 stopped after statement 1 of 3"
     assert everything(database) == before
 
 

@@ -656,8 +656,8 @@ def test_foreign_owner_is_named_with_what_to_do(shared: Path) -> None:
         "FOREIGN_OWNER True\n"
         f"the database belongs to {name_of(OWNER)}, who could not use the files that SQLite creates next to it "
         f"as {name_of(US)}\n"
-        f"hint: run as {name_of(OWNER)} (User= in the unit), or share a group: mode 0660, a setgid directory "
-        "of that group\n"
+        f"hint: run migrated as {name_of(OWNER)} (User= in the unit), or share a group: "
+        "mode 0660, a setgid directory of that group\n"
     )
 
 
@@ -784,7 +784,7 @@ def test_failed_chown_leaves_no_database(shared: Path) -> None:
     assert done.stderr == ""
     assert done.stdout == (
         f"cannot make {name}, who owns the directory, the owner of the new database: Operation not permitted\n"
-        f"hint: run as {name} (User= in the unit)\n"
+        f"hint: run migrated as {name} (User= in the unit)\n"
     )
     assert list(shared.iterdir()) == []
 

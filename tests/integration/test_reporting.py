@@ -291,7 +291,7 @@ def test_refused_names_every_offender(work: Work, migrations: Path) -> None:
         "`migrated diff 1` shows what changed; restore the text that was applied (only the UP section counts) "
         "and make the change a new migration; "
         "restore the file, roll it back with `migrated down` (its down text was recorded), "
-        'or set on_missing = "ignore"'
+        'or set on_missing = "ignore"; see `migrated help repair`'
     )
     reason = (
         f"1_change was changed after it was applied: expected checksum {applied}, found {edited}; "
@@ -380,7 +380,7 @@ def test_events_of_a_refused_late_migration(work: Work, migrations: Path) -> Non
         "version": 1,
         "name": "change",
         "file": str(migrations / "1_change.sql"),
-        "hint": 'give them a higher version, or set on_late = "apply"',
+        "hint": 'give them a higher version, or set on_late = "apply"; see `migrated help repair`',
     }
     assert lines == [
         {
@@ -595,7 +595,7 @@ def test_lock_held_by_another_process(work: Work, migrations: Path, database: Pa
             "message": reason,
             "reason": reason,
             "holder": holder,
-            "hint": "wait until it has finished, or stop it; the lock is freed when it ends",
+            "hint": "wait until it has finished, or stop it; the lock is released when it ends",
             "error": {"type": "LockHeldError", "message": reason, "code": "LOCK_HELD"},
         },
         finished("unavailable", 0, 1),

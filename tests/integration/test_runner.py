@@ -284,7 +284,7 @@ def test_unknown_target_is_refused(bench: Bench, method: str) -> None:
         getattr(runner, method)(2)
 
     assert str(refused.value) == (
-        "version 2 is unknown: it is in neither the migrations nor the migrations table\n"
+        "version 2 is unknown: it is neither among the migrations nor in the migrations table\n"
         "hint: `migrated status` lists the versions; 0 means an empty database"
     )
     assert bench.everything() == before
@@ -559,7 +559,7 @@ def test_missing_migration_is_refused_by_default(bench: Bench) -> None:
     assert str(refused.value) == (
         "applied, but no longer among the migrations: 1_make_1, 3_make_3\n"
         "hint: restore the file, roll it back with `migrated down` (its down text was recorded), "
-        'or set on_missing = "ignore"'
+        'or set on_missing = "ignore"; see `migrated help repair`'
     )
     assert [offender.version for offender in refused.value.offenders] == [1, 3]
     assert bench.everything() == before
@@ -624,7 +624,7 @@ def test_late_migration_can_be_refused(bench: Bench) -> None:
 
         assert str(refused.value) == (
             "pending below the highest applied version: 1_make_1, 2_make_2\n"
-            'hint: give them a higher version, or set on_late = "apply"'
+            'hint: give them a higher version, or set on_late = "apply"; see `migrated help repair`'
         )
     assert bench.everything() == before
 

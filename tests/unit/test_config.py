@@ -601,7 +601,7 @@ def test_file_that_is_not_toml(tmp_path: Path) -> None:
 
     assert str(refusal(tmp_path)) == (
         f"{path}: not TOML: Invalid value (at line 1, column 10)\n"
-        "hint: check the file given with -c, or the one in this directory"
+        "hint: check the file given with -c, or the one in this directory; see `migrated help configuration`"
     )
 
 
@@ -617,7 +617,7 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
 def test_missing_file_given_by_option_is_a_fault(tmp_path: Path) -> None:
     assert str(refusal(tmp_path, Overrides(file="x.toml"))) == (
         f"{tmp_path / 'x.toml'}: cannot be read: No such file or directory\n"
-        "hint: check the file given with -c, or the one in this directory"
+        "hint: check the file given with -c, or the one in this directory; see `migrated help configuration`"
     )
 
 

@@ -143,7 +143,7 @@ def test_refusal_says_what_happened_and_what_to_do() -> None:
     assert refusal.hint == (
         "1_m: look at the schema; if what UP makes is missing, `migrated repair 1 --forget` records it as not "
         "applied and `migrated up` applies it; if it is there, repaired by hand, "
-        "`migrated repair 1 --mark-applied` accepts the file as it is"
+        "`migrated repair 1 --mark-applied` accepts the file as it is; see `migrated help repair`"
     )
     assert (refusal.expected, refusal.found) == (executed(BOTH).checksum, parsed(BOTH).checksum)
     assert (refusal.exit_code, refusal.code) == (4, "CHECKSUM_MISMATCH")
@@ -166,7 +166,7 @@ def test_hint_has_one_remedy_for_each_kind() -> None:
         "`migrated repair VERSION --forget` records it as not applied and `migrated up` applies it; "
         "if it is there, repaired by hand, "
         "`migrated repair VERSION --mark-applied` accepts the file as it is; "
-        "1_m: `migrated repair 1 --mark-applied` accepts the file as it is"
+        "1_m: `migrated repair 1 --mark-applied` accepts the file as it is; see `migrated help repair`"
     )
 
 

@@ -182,7 +182,7 @@ def test_statement_above_the_first_marker_is_refused() -> None:
     error = refusal("-- about users\n\nSELECT 0;\n-- UP\nSELECT 1;")
 
     assert str(error) == (
-        f"{FILE}:3: a statement above the first marker\nhint: move it below `-- UP`; only comments may stand above"
+        f"{FILE}:3: a statement above the first marker\nhint: move it below `-- UP`; only comments may be above it"
     )
 
 

@@ -174,7 +174,7 @@ def test_unknown_target_is_refused(target: int) -> None:
         plan_to(statuses, target, nothing_recorded)
 
     assert str(caught.value) == (
-        f"version {target} is unknown: it is in neither the migrations nor the migrations table\n"
+        f"version {target} is unknown: it is neither among the migrations nor in the migrations table\n"
         "hint: `migrated status` lists the versions; 0 means an empty database"
     )
     assert caught.value.version == target
@@ -387,7 +387,7 @@ def test_refusal_names_every_offender_and_has_the_most_serious_class(
 
     assert type(caught.value) is kind
     assert message == caught.value.message
-    assert hint == caught.value.hint
+    assert caught.value.hint == f"{hint}; see `migrated help repair`"
     assert offenders == sorted(status.version for status in caught.value.offenders)
 
 
@@ -552,7 +552,7 @@ def test_drafts_change_no_plan(available: set[int], drafts: set[int]) -> None:
     assert plan_of(migrations, [], None) == plan_of(with_drafts, [], None)
 
 
-# What stopped half way
+# Stopped migrations
 
 
 def unfinished(of: Migration, direction: MigrationDirection = UP) -> Unfinished:

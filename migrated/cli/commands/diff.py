@@ -1,4 +1,4 @@
-"""The command diff."""
+"""The command `diff`: show what changed in the files of applied migrations."""
 
 import argparse
 import os
@@ -68,7 +68,7 @@ def _find(config: "Config", version: int | None) -> _Found:
                 found.problems.append((view.name, error))
     if version is not None and not (found.changes or found.remarks or found.problems):
         unknown = MigrationNotFoundError(
-            f"version {version} is unknown: neither the directory nor the migrations table has it",
+            f"version {version} is unknown: it is neither among the migrations nor in the migrations table",
             version=version,
             hint="`migrated status` lists the versions",
         )

@@ -1,4 +1,4 @@
-"""The command repair."""
+"""The command `repair`: show or repair a stopped migration."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -43,12 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for repair, meaning in _HOW.items():
         how.add_argument(f"--{repair}", dest="how", action="store_const", const=repair, help=meaning)
     parser.add_argument("--reason", metavar="TEXT", help="stored in the history")
-    parser.add_argument("--json", action="store_true", help="print unfinished migrations as one JSON document")
+    parser.add_argument("--json", action="store_true", help="print stopped migrations as one JSON document")
     options.add_lock_timeout(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Repair VERSION in every database; without VERSION print unfinished migrations and change nothing."""
+    """Repair VERSION in every database; without VERSION print stopped migrations and change nothing."""
     if (arguments.version is None) != (arguments.how is None):
         print_problem("give VERSION together with --resume, --mark-applied or --forget, or neither")
         return _WRONG_USAGE
@@ -82,12 +82,12 @@ def _show(config: "Config", *, as_json: bool) -> int:
             if unfinished:
                 documents.append({"database": view.name} | _document(unfinished))
             if not as_json and (unfinished or names_all):
-                print(f"{view.name}: {_sentence(unfinished) if unfinished else 'no unfinished migration'}")
+                print(f"{view.name}: {_sentence(unfinished) if unfinished else 'no stopped migration'}")
     if as_json:
         print_json({"unfinished": documents})
     # With many databases the others were not listed, so say once that there is nothing.
     elif not (names_all or documents):
-        print("no unfinished migration")
+        print("no stopped migration")
     return combined_exit_code(codes)
 
 
@@ -163,7 +163,7 @@ def _repair(config: "Config", version: int, how: Repair, reason: str | None, can
                 print(f"{view.name}: {version} {_DONE[how]}")
     # After an error the version may be unfinished in the database that could not be read.
     if not repaired and not codes:
-        print_problem(f"no database has an unfinished migration {version}")
+        print_problem(f"no database has a stopped migration {version}")
         codes.append(MigrationNotFoundError.exit_code)
     return combined_exit_code(codes)
 

@@ -1,4 +1,4 @@
-"""The commands run, dev and install-service."""
+"""The commands `run`, `dev` and `install-service`: run the daemon, or write a systemd unit for it."""
 
 import argparse
 import glob
@@ -161,7 +161,8 @@ def _write(path: Path, unit: str, *, force: bool) -> None:
         raise MigrationFileError(
             f"cannot write the unit: {error.strerror}",
             file=str(path),
-            hint="run this as root, or use --user for a unit of your own session, or --print",
+            hint="run this as root, or use --user for a unit of your own session, or --print; "
+            "see `migrated help service`",
         ) from error
 
 

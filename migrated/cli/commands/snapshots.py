@@ -1,4 +1,4 @@
-"""The commands snapshots and restore."""
+"""The commands `snapshots` and `restore`: list snapshots, restore one."""
 
 import argparse
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,7 +62,8 @@ def _find(config: "Config", identifier: str) -> "_Found":
         )
     if not found:
         raise MigrationNotFoundError(
-            f"no database has a snapshot {identifier}", hint="`migrated snapshots` lists them"
+            f"no database has a snapshot {identifier}",
+            hint="`migrated snapshots` lists them; see `migrated help snapshots`",
         )
     return found[0]
 

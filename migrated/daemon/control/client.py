@@ -40,8 +40,8 @@ class TooSlowError(OSError):
 def sockets(databases: Iterable[str]) -> dict[str, list[str]]:
     """Return the sockets of the daemons of these databases, each with its databases.
 
-    The paths come from the notes in the daemons' lock files. They remain after a daemon has ended, so a socket may
-    not exist.
+    The paths come from the notes in the daemons' lock files. A note outlives its daemon, so a socket may not
+    exist.
     """
     found: dict[str, list[str]] = {}
     for folder, theirs in by_folder(databases).items():
@@ -100,7 +100,7 @@ Answer = dict[str, Any]
 PROMPT_ANSWER_SECONDS = 10.0
 """Timeout for requests that a daemon answers at once, unless the machine is very busy."""
 _NO_DAEMON = "no daemon that manages these databases is running"
-_HINT = "check that one is running as this user: `migrated status`"
+_HINT = "check that one is running as this user: `migrated status`; see `migrated help control`"
 _ERRORS: dict[str, type[MigrationError]] = {
     ConfigError.code: ConfigError,
     LockHeldError.code: LockHeldError,

@@ -17,7 +17,7 @@ from migrated.system.cancellation import CancelToken
 # Result codes that are about the file, the disk or other users of the database, not about the SQL that ran.
 _ENVIRONMENT = {
     apsw.SQLITE_BUSY: "another connection is using the database",
-    apsw.SQLITE_CANTOPEN: "check that the file's directory exists and may be written by this user",
+    apsw.SQLITE_CANTOPEN: "check that the directory of the database exists and that this user can write to it",
     apsw.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
     apsw.SQLITE_FULL: "free some space on the disk",
     apsw.SQLITE_INTERRUPT: "it was interrupted; run it again",
@@ -95,7 +95,10 @@ def open_for_reading(path: str, busy_handler: BusyHandler) -> apsw.Connection:
 def open_for_migrating(
     path: str, busy_handler: BusyHandler, *, create: bool, must_exist: bool = False
 ) -> apsw.Connection:
-    """Open a database for migrating: an empty file only with `create`, a missing one not if it `must_exist`."""
+    """Open a database for migrating.
+
+    Raises `DatabaseError` if the file is missing or empty and not `create`, or missing and `must_exist`.
+    """
     flags = apsw.SQLITE_OPEN_READWRITE
     if create and not must_exist:
         flags |= apsw.SQLITE_OPEN_CREATE

@@ -101,10 +101,11 @@ def free_space(directory: str) -> int | None:
     return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
 
 
-def require_free(directory: str, needed: int, purpose: str, database: str) -> None:
+def require_free(directory: str, needed: int, purpose: str, database: str, topic: str = "") -> None:
     """Raise `DatabaseError` (code DISK_SPACE) if a directory's disk has fewer than `needed` bytes free.
 
-    `purpose` begins the message: "a snapshot", "the restore". Quotas are not considered.
+    `purpose` begins the message: "a snapshot", "restoring a snapshot". The hint names `topic` of the
+    manual, if given. Quotas are not considered.
     """
     free = free_space(directory)
     if free is not None and free < needed:
@@ -113,7 +114,8 @@ def require_free(directory: str, needed: int, purpose: str, database: str) -> No
             database=database,
             transient=True,
             code="DISK_SPACE",
-            hint="free some space on that disk; nothing was changed",
+            hint="free some space on the disk; nothing was changed"
+            + (f"; see `migrated help {topic}`" if topic else ""),
         )
 
 

@@ -100,7 +100,7 @@ def create_for_owner(path: str) -> None:
             database=path,
             transient=True,
             code="FOREIGN_OWNER",
-            hint=f"run as {name} (User= in the unit)",
+            hint=f"run migrated as {name} (User= in the unit)",
         ) from error
     finally:
         os.close(descriptor)
@@ -147,7 +147,8 @@ def _require_writable(real: str, status: os.stat_result, path: str) -> None:
         database=path,
         transient=True,
         code="READ_ONLY",
-        hint="change its owner or mode, or run as its owner; `lsattr` shows an `i` if the file is immutable",
+        hint="change its owner or mode, or run migrated as its owner; "
+        "`lsattr` shows an `i` if the file is immutable",
     )
 
 
@@ -168,7 +169,7 @@ def _require_directory(directory: str, path: str) -> None:
     raise _no_directory(
         f"SQLite creates files next to the database, but {directory} is not writable: {_rights(status)}",
         path,
-        hint="change the owner or the mode of the directory, or run as its owner",
+        hint="change the owner or the mode of the directory, or run migrated as its owner",
     )
 
 
@@ -221,7 +222,8 @@ def _require_usable_for_owner(status: os.stat_result, directory: str, path: str)
         database=path,
         transient=True,
         code="FOREIGN_OWNER",
-        hint=f"run as {name} (User= in the unit), or share a group: mode 0660, a setgid directory of that group",
+        hint=f"run migrated as {name} (User= in the unit), or share a group: "
+        "mode 0660, a setgid directory of that group",
     )
 
 

@@ -69,7 +69,7 @@ def _require_room(snapshot: Snapshot, database: str, part: str) -> None:
         live_size = 0 if is_absent_or_empty(database) else os.stat(database).st_size
     # The private copy and the copy of what is there, and the journal or the log of the change itself.
     needed = 2 * snapshot.size + live_size + _MARGIN
-    require_free(os.path.dirname(part), needed, "restoring a snapshot", database)
+    require_free(os.path.dirname(part), needed, "restoring a snapshot", database, "snapshots")
 
 
 def _fill(snapshot: Snapshot, database: str, part: str, step: Callable[[], None]) -> None:

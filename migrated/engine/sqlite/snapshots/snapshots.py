@@ -105,7 +105,7 @@ def take(
 def _require_room(source: apsw.Connection, part: str, database: str) -> None:
     with as_database_error(database):
         size = content_size(source)
-    require_free(os.path.dirname(part), size + _MARGIN, "a snapshot", database)
+    require_free(os.path.dirname(part), size + _MARGIN, "a snapshot", database, "snapshots")
 
 
 def _require_sound(part: str, database: str, step: Callable[[], None]) -> None:
