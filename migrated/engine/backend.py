@@ -150,7 +150,7 @@ class Session(Protocol):
     def update(self, migrations: Sequence[Migration]) -> None:
         """Store the current name, down SQL and header of applied migrations. Raises as `execute`."""
 
-    def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
+    def repair(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
         """Carry out and record a repair of `unfinished`; `migration` is its current text."""
 
     def correct(self, migration: Migration, how: Repair, reason: str | None) -> None:

@@ -41,7 +41,7 @@ from migrated.core.status import (
 from migrated.engine.backend import Database, Observer, StepResult, Template
 from migrated.engine.run import Planner, Run
 from migrated.engine.sqlite.database import DEFAULT_BUSY_TIMEOUT, SqliteDatabase
-from migrated.engine.steps import settle
+from migrated.engine.steps import repair_version
 from migrated.sources.directory import read_migrations
 from migrated.system.cancellation import CancelToken
 
@@ -206,7 +206,7 @@ class MigrationRunner:
 
         Without a target: apply all pending migrations, ascending. With one: apply those at or below it; if there
         are none, roll back the applied ones above it, newest first. 0 means the empty database. Raises
-        `MigrationNotFoundError` if neither the migrations nor the ledger have the target, and
+        `MigrationNotFoundError` if the target is neither among the migrations nor in the ledger, and
         `RollbackFailedError` if a step down has no down SQL.
         """
         return plan_to(self.statuses(), target, self._database.stored_migrations)
@@ -223,7 +223,7 @@ class MigrationRunner:
     def require_valid(self) -> None:
         """Raise the refusal that `run` would meet, if any: `ChecksumMismatchError` for changed migrations,
         `MigrationNotFoundError` for missing and `LateMigrationError` for late ones if the policy refuses them,
-        `UnfinishedError` for an unfinished one. Changes nothing.
+        `UnfinishedError` for a stopped one. Changes nothing.
         """  # noqa: D205 - one sentence
         refusals.refuse_by_policy(self.statuses(), self._policy, self._database.stored_migrations)
 
@@ -346,22 +346,22 @@ class MigrationRunner:
         return RunPlan.from_plan(plan_down(statuses, stored(versions), versions))
 
     def unfinished(self) -> Unfinished | None:
-        """Return the unfinished migration without a transaction, or None. Changes nothing."""
+        """Return the stopped migration, or None. Changes nothing."""
         return self._database.look().unfinished
 
     def repair(self, version: int, how: Repair, *, reason: str | None = None) -> None:
         """Repair the migration `version` as `how` says, and store `reason` in the history.
 
-        The migration is unfinished, or counts as changed only because its whole file was once executed as the UP
+        The migration must be stopped, or count as changed only because its whole file was once executed as the UP
         section. In the second case `MARK_APPLIED` stores the checksum of its current text, and `FORGET` makes it
         pending again.
 
         `RESUME` continues after the last statement recorded as done, with the migration's current text, or the
-        stored one if no migration has the version any more. It raises as `run`, and `ChecksumMismatchError` if a
+        stored one if no migration has the version. It raises as `run`, and `ChecksumMismatchError` if a
         statement that is done has changed. Raises `MigrationNotFoundError` if there is nothing to repair.
         """
         with self._lock(), self._database.session(self._observer) as session:
-            settle(session, self._available, version, how, reason)
+            repair_version(session, self._available, version, how, reason)
 
     def snapshots(self) -> list[Snapshot]:
         """Return the snapshots of the database, oldest first. Changes nothing."""

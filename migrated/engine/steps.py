@@ -15,7 +15,7 @@ from migrated.system.cancellation import CancelToken
 
 
 class StepExecutor:
-    """Executes the plans of one run. `completed` has the ledger entries of the last plan."""
+    """Executes the plans of one run on one database, in one session."""
 
     def __init__(self, session: Session, observer: Observer, cancel_token: CancelToken) -> None:
         self._session = session
@@ -29,7 +29,11 @@ class StepExecutor:
 
     @property
     def completed(self) -> list[AppliedMigration]:
-        """The entries of the last direction: rolling back missing migrations only prepares for going up."""
+        """The committed ledger entries of one direction.
+
+        While a plan is executed or after it failed, the direction of the current step; afterwards the direction
+        that was requested. A run that first rolls back missing migrations therefore returns the applied ones only.
+        """
         return self._completed[self._direction]
 
     def execute(
@@ -84,7 +88,10 @@ class StepExecutor:
             self._finish(self._execute_step(step), step)
 
     def _execute_grouped(self, steps: Sequence[Step]) -> None:
-        """Execute steps on a new database in few commits; a failing step leaves those before it."""
+        """Execute the steps on a new database, as many per transaction as possible.
+
+        The steps before a failing one are committed.
+        """
         start = 0
         while start < len(steps) and not self._cancel_token.stop_requested():
             group = leading_group(steps, start)
@@ -129,7 +136,10 @@ class StepExecutor:
         undo: Sequence[AppliedRepeatable] = (),
         restore_rows: bool = False,
     ) -> int:
-        """Execute from `start` on; return the number of steps. Observers are notified after the commit."""
+        """Execute the steps from `start` on in one transaction; return how many were executed.
+
+        The observer is notified after the commit.
+        """
         results: list[tuple[StepResult, Step]] = []
         batch: Batch | None = None
         # All steps of a batch agree on this directive, so the first one decides. A slice, as there may be none.
@@ -170,10 +180,13 @@ class StepExecutor:
         self._observer.done(result, step.direction)
 
 
-def settle(
+def repair_version(
     session: Session, available: Sequence[Migration], version: int, how: Repair, reason: str | None
 ) -> None:
-    """Repair the migration `version`. Raises as `MigrationRunner.repair`."""
+    """Repair the migration `version`, planning again if another process changes the ledger.
+
+    Raises as `MigrationRunner.repair`.
+    """
     while True:
         try:
             state = session.look()
@@ -201,7 +214,7 @@ def _repair_unfinished(
         current = unfinished.recorded
     if how is Repair.RESUME:
         refuse_other_beginning(unfinished, current)
-    session.settle(unfinished, current, how, reason)
+    session.repair(unfinished, current, how, reason)
 
 
 def _misread(session: Session, available: Sequence[Migration], state: LedgerState, version: int) -> Migration:

@@ -212,7 +212,7 @@ class SqliteSession:
                 history.record_update(connection, migration)
             self._ledger = ledger.read(connection, self.name)
 
-    def settle(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
+    def repair(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
         """Carry out and record a repair of `unfinished`; `migration` is its current text.
 
         Raises as `execute`.
