@@ -44,6 +44,6 @@ def problem(check: str, subject: str, message: str, hint: str | None) -> Finding
 
 
 def from_error(check: str, subject: str, error: MigrationError) -> Finding:
-    """Return an error as a problem; its file is included unless it is the subject."""
+    """Return a problem with the error's message, preceded by the place unless its file is the subject."""
     place = f"{error.place}: " if error.place and error.file != subject else ""
     return problem(check, subject, place + error.message, error.hint)

@@ -40,7 +40,10 @@ def misreadings(statuses: Iterable[MigrationStatus], recorded: Mapping[int, Migr
 
 
 def misreading(expected: str, present: Migration, recorded: Migration | None) -> Misreading | None:
-    """Classify one migration by its ledger checksum, its file, and the executed text if known."""
+    """Return what executing the whole file did; None if the migration was changed in any other way.
+
+    `expected` is its checksum in the ledger, `recorded` the migration as executed, None if unknown.
+    """
     if recorded is None or Migration.compute_checksum(recorded.up_sql) != expected:
         return None
     return _classify(recorded.up_sql, present.up_sql)

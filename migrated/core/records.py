@@ -1,4 +1,4 @@
-"""Values stored in a database: applied, repeatable and unfinished migrations, and snapshots."""
+"""Values stored in a database: applied, repeatable and stopped migrations, and snapshots."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -105,7 +105,7 @@ class Snapshot(NamedTuple):
 
 
 class Repair(StrEnum):
-    """How `migrated repair` resolves an unfinished migration."""
+    """How `migrated repair` resolves a stopped migration."""
 
     RESUME = "resume"
     MARK_APPLIED = "mark-applied"

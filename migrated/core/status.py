@@ -17,7 +17,11 @@ def nothing_stored(_versions: Iterable[int]) -> dict[int, Migration]:
 
 
 class MigrationState(StrEnum):
-    """State of one migration in one database."""
+    """State of one migration in one database.
+
+    `LATE` is pending below the highest applied version, `MISSING` applied without a file, `STOPPED` a migration
+    without a transaction that did not finish.
+    """
 
     DRAFT = "draft"
     PENDING = "pending"

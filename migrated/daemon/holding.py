@@ -43,7 +43,7 @@ class DaemonLocks:
                     self.ensure(database.path)
 
     def release_unconfigured(self, config: Config) -> None:
-        """Release the locks of directories that contain no configured database any more."""
+        """Release the locks of directories that no longer contain a configured database."""
         assigned = assign(config.targets)
         self.release({str(lock_path(each.path, DAEMON)) for _, databases in assigned for each in databases})
 

@@ -37,8 +37,8 @@ class HookCollector:
             self.add_failure(outcome.result, outcome.error, databases)
 
     def add_failure(self, result: OutcomeKind, error: MigrationError, databases: Iterable[str]) -> None:
-        """Add one error that several databases share. An interruption by the user is not a failure."""
-        # The user pressed Ctrl-C or stopped the service, and knows.
+        """Add one error that concerns all these databases, unless the user interrupted the run."""
+        # The user pressed Ctrl-C or stopped the service: no hook has to report that.
         if error.code != INTERRUPTED:
             self._failures.append(_Event(tuple(databases), result, _failing(error), error))
 
@@ -52,7 +52,7 @@ class HookCollector:
         return found
 
     def _hook_event(self, hook: HookName, events: list[_Event]) -> HookEvent:
-        """Merge events into one, with the outcome and error of the worst."""
+        """Merge events into one, with the result and the error of the event whose result is worst."""
         worst = min(events, key=lambda event: _WORST_FIRST.index(event.result))
         return HookEvent(
             hook,

@@ -1,4 +1,4 @@
-"""The commands up, down and redo."""
+"""The commands `up`, `down` and `redo`: apply migrations, roll them back, or both."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""The commands wait, reload, retry, pause and resume."""
+"""The commands `wait`, `reload`, `retry`, `pause` and `resume`: requests to a running daemon."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""The command doctor."""
+"""The command `doctor`: check the installation and print what to fix."""
 
 import argparse
 import os

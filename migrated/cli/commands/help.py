@@ -1,4 +1,4 @@
-"""migrated help."""
+"""The command `help`: show the manual or the options of a command."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""The command new."""
+"""The command `new`: create a migration file."""
 
 import argparse
 import fcntl

@@ -1,4 +1,4 @@
-"""The command plan."""
+"""The command `plan`, and `up --dry-run`: show what a run would do."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""The command status."""
+"""The command `status`: show the state of every migration in every database."""
 
 import argparse
 import os

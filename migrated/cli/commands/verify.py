@@ -1,4 +1,4 @@
-"""The command verify."""
+"""The command `verify`: compare applied migrations with the files."""
 
 import argparse
 import sys

@@ -76,7 +76,7 @@ class ControlSocket:
         return path
 
     def close(self) -> None:
-        """Stop listening and remove the socket. Waiting clients are told that the daemon is stopping.
+        """Stop listening and remove the socket. Waiting clients get the answer STOPPING.
 
         Connection threads are not joined: a client that does not read must not delay the end of the daemon.
         """

@@ -41,7 +41,7 @@ class SessionPort(Protocol):
     monitor: ProgressMonitor
 
     def transaction(self, connection: apsw.Connection) -> AbstractContextManager[None]:
-        """Begin, and commit or roll back."""
+        """Begin a transaction; commit it at the end of the `with`, or roll it back on an exception."""
 
     def require_ledger_unchanged(self, connection: apsw.Connection) -> None:
         """Raise `LedgerChangedError` if another process changed the ledger."""
@@ -227,8 +227,9 @@ class Preparation:
     ) -> bool:
         """Prepare a step; return True if the database is new.
 
-        A step that `is_continued` does not begin its transaction, and takes no snapshot; nor does one that
-        `has_snapshot` already. Raises `DatabaseError` if the disk lacks space or the snapshot fails.
+        With `is_continued` the step runs in a transaction that an earlier step began. No snapshot is taken then,
+        nor if the run `has_snapshot` already. Raises `DatabaseError` if the disk lacks space or the
+        snapshot fails.
         """
         is_new = not is_continued and not has_objects(connection)
         if is_new and self._application_id:

@@ -117,7 +117,10 @@ class ForeignKeys:
         self._before += self._violations(first_seen)
 
     def before_create(self, tables: Iterable[str], *, with_keys: bool) -> None:
-        """Note that these tables are about to be created, if they do not exist."""
+        """Note that these tables are about to be created, if they do not exist.
+
+        `with_keys` if the statement declares foreign keys.
+        """
         for table in map(folded, tables):
             self._did_exist(table)
             if with_keys:

@@ -72,9 +72,9 @@ class HistoryDetails(NamedTuple):
 
 
 def unfinished(connection: apsw.Connection, database: str) -> Unfinished | None:
-    """Return the unfinished migration without a transaction, or None.
+    """Return the stopped migration, or None.
 
-    Everything else is refused until it is repaired, so only the last entry of the history can tell of one.
+    Only the last entry of the history is read: nothing else can run until a stopped migration is repaired.
     """
     return read_unfinished(connection, database) if ledger.has(connection, "_migrations_history") else None
 

@@ -49,7 +49,7 @@ def create(connection: apsw.Connection) -> None:
 def insert(
     connection: apsw.Connection, migration: Migration, execution_time_ms: int, objects: Iterable[tuple[str, str]]
 ) -> AppliedMigration:
-    """Record it as applied, with the objects it created. Repeatable migrations have version 0."""
+    """Record a repeatable migration as applied, with the objects it created. The entry has version 0."""
     # Imported here: most databases have no repeatable migrations, and start faster without it.
     import json
 

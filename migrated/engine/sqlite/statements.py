@@ -84,7 +84,7 @@ def run_script(
 
 
 def _drained(rows: apsw.Cursor) -> tuple[Any, ...]:
-    """Fetch all rows and return the last one: a script whose rows are not fetched stops half way."""
+    """Fetch all rows and return the last one: SQLite stops executing where the caller stops fetching."""
     last: tuple[Any, ...] = ()
     while True:
         try:
