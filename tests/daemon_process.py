@@ -87,7 +87,7 @@ def on_a_terminal(
             try:
                 part = os.read(ours, 4096)
             except OSError:
-                # Linux reports EIO when no process holds the other end of a pseudo-terminal any more.
+                # Linux reports EIO when no process has the other end of a pseudo-terminal open.
                 break
             if not part:
                 break

@@ -32,7 +32,7 @@ TOPICS = {path.stem: path.read_text() for path in sorted(DOCS.glob("*.md"))}
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 # Each guarantee in docs/safety.md, and the tests that hold it.
 GUARANTEES = {
-    "All or nothing": ["test_migration_that_fails_half_way_leaves_no_change"],
+    "All or nothing": ["test_failed_migration_leaves_no_change"],
     "Crash-safe": [
         "test_a_disk_that_fails_anywhere_leaves_every_migration_whole",
         "test_any_failing_system_call_leaves_every_migration_whole",
@@ -89,7 +89,7 @@ GUARANTEES = {
     "Safe table rebuilds": ["test_rebuilding_a_parent_keeps_the_rows_of_its_children"],
     "No new foreign-key violations": [
         "test_new_foreign_key_violations_are_listed_and_fail_the_migration",
-        "test_old_foreign_key_violations_do_not_block_and_new_ones_are_told_apart",
+        "test_old_foreign_key_violations_do_not_block_and_new_ones_fail",
     ],
     "Targeted foreign-key checks": [
         "test_untouched_tables_are_not_scanned",
@@ -353,7 +353,7 @@ def test_tables_of_commands_are_the_program_s() -> None:
     assert sorted(in_manual) == sorted(COMMANDS)
 
 
-def test_every_option_stands_in_the_manual() -> None:
+def test_every_option_is_in_the_manual() -> None:
     text = TOPICS["commands"]
     subparsers = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     parsers = subparsers[0].choices.values()
@@ -399,7 +399,7 @@ def test_every_key_has_a_topic_that_explains_it() -> None:
     assert TOP_KEYS.keys() | TARGET_KEYS.keys() | POLICY_KEYS.keys() == explained
 
 
-def test_what_hooks_are_told_stands_in_the_manual() -> None:
+def test_variables_of_hooks_are_in_the_manual() -> None:
     occasion = HookEvent(HookName.ON_FAILURE, "r", "failed", ("/srv/a.db",) * 20_000, (1,), "reason", "file")
     told = {*occasion.variables(), *occasion._replace(databases=("/srv/a.db",)).variables()}
 
@@ -409,19 +409,21 @@ def test_what_hooks_are_told_stands_in_the_manual() -> None:
 @pytest.mark.parametrize(
     ("key", "choices"), [("on_changed", OnChanged), ("on_missing", OnMissing), ("on_late", OnLate)]
 )
-def test_policies_and_their_values_are_told(key: str, choices: type[OnChanged | OnLate | OnMissing]) -> None:
+def test_policies_and_their_values_are_in_the_manual(
+    key: str, choices: type[OnChanged | OnLate | OnMissing]
+) -> None:
     (row,) = [row for row in _table(_section("repair", "Policies")) if row[1] == f"`{key}`"]
 
     assert [value for value in re.findall(r"`([a-z]+)`", row[2]) if value in list(choices)] == list(choices)
 
 
-def test_states_and_directives_are_told() -> None:
+def test_states_and_directives_are_in_the_manual() -> None:
     assert [row[0].strip("`") for row in _table(_section("repair", "States"))] == list(MigrationState)
     directives = {row[0] for row in _table(_section("files", "Directives"))}
     assert directives == {f"`-- migrated: {each}`" for each in Directive}
 
 
-def test_public_names_and_calls_are_told() -> None:
+def test_public_names_and_calls_are_in_the_manual() -> None:
     from migrated import MigrationRunner
     from migrated import __all__ as public
 
@@ -432,14 +434,14 @@ def test_public_names_and_calls_are_told() -> None:
     assert [name for name in calls if f"`{name}(" not in text] == []
 
 
-def test_requests_to_a_daemon_are_told() -> None:
+def test_requests_to_a_daemon_are_in_the_manual() -> None:
     shown = [json.loads(row[0].strip("`")) for row in _table(TOPICS["control"])]
 
     assert [request["request"] for request in shown] == list(NAMES)
     assert {request["version"] for request in shown} == {PROTOCOL}
 
 
-def test_keys_of_the_log_are_told() -> None:
+def test_keys_of_the_log_are_in_the_manual() -> None:
     from migrated.core.errors import MigrationError
     from migrated.logs.logger import failure_keys
 

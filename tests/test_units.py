@@ -69,7 +69,7 @@ def test_unit_waits_for_readiness_and_does_not_restart_what_cannot_get_better(un
 
 
 def test_units_of_the_daemon_differ_only_in_what_they_are_for() -> None:
-    """So that a line that was mended in one is mended in all."""
+    """A correction in one unit must be made in all of them."""
     one, instance, user = ({line for line in _lines(unit) if not line.startswith("#")} for unit in DAEMONS)
     own = (
         "Description=",

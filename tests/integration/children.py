@@ -1,4 +1,4 @@
-"""Child processes of the tests: started, spoken to over pipes, gone when the test ends."""
+"""Child processes of the tests: started by a test, controlled through pipes, and ended with the test."""
 
 import os
 import shutil

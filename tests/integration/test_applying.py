@@ -46,7 +46,7 @@ GROUND = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t 
 # Atomicity
 
 
-def test_migration_that_fails_half_way_leaves_no_change(database: Path) -> None:
+def test_failed_migration_leaves_no_change(database: Path) -> None:
     runner_for(database, GROUND).run()
     before = everything(database)
 
@@ -631,7 +631,7 @@ def test_new_foreign_key_violations_are_listed_and_fail_the_migration(database: 
     assert everything(database) == before
 
 
-def test_old_foreign_key_violations_do_not_block_and_new_ones_are_told_apart(database: Path) -> None:
+def test_old_foreign_key_violations_do_not_block_and_new_ones_fail(database: Path) -> None:
     execute(database, f"{FAMILY} INSERT INTO child VALUES (30, 3)")
 
     runner_for(database, "CREATE TABLE other (x)").run()

@@ -55,7 +55,7 @@ def require_refused(database: Path, text: str, message: str = "") -> None:
     assert everything(database) == before
 
 
-# What the tests begin with: every name is told by what it is for. Row 1 of c and all rows of the other
+# What the tests begin with: every name says what it is for. Row 1 of c and all rows of the other
 # children are good; each table that is called o… has an old violation of the same kind.
 GROUND = """
 CREATE TABLE p (id INTEGER PRIMARY KEY, code TEXT);

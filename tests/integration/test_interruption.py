@@ -581,7 +581,7 @@ def test_progress_names_the_running_statement(
     runner.add_migration(migration)
     runner.run()
 
-    # Three rows are there after the second; then comes one more, and that which the trigger writes.
+    # Three rows are there after the second; then come one more row and the one that the trigger writes.
     expected = places_of(
         (line_of(migration, "CREATE TABLE t "), 0),
         (line_of(migration, "INSERT INTO t VALUES (1)"), 0),

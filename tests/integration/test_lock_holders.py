@@ -16,7 +16,7 @@ from migrated import DatabaseError, Migration, MigrationRunner
 from migrated.engine.sqlite import lock_holders
 from migrated.engine.sqlite.lock_holders import holder_of, other_sqlite_user
 
-# The application: it uses the standard library's SQLite, and never frees what it holds before it is told to.
+# The application: it uses the standard library's SQLite, and releases nothing until it gets a command.
 APPLICATION = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -249,7 +249,7 @@ class Migrating(RuleBasedStateMachine):
 
         assert type(error) is (expected.error or type(None)), error
         if error is not None:
-            # Rolling back what is missing clears the way; it is not part of what failed half way.
+            # Rolling back what is missing clears the way; it is not part of the failed run.
             way = "rollback" if isinstance(error, RollbackFailedError) else "apply"
             done = [version for action, version in expected.steps if action == way]
             assert [entry.version for entry in error.completed] == done
