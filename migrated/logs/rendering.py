@@ -6,12 +6,11 @@ do.
 
 import math
 import os
-import sys
 from collections.abc import Callable, MutableMapping
-from importlib import import_module
 from typing import Any
 
 import msgspec
+import structlog
 
 from migrated.core.errors import label_of
 from migrated.logs import console
@@ -19,23 +18,6 @@ from migrated.logs.console import Console, is_for_programs
 from migrated.logs.formats import SHAPES, Shaper
 from migrated.logs.sink import LONGEST_LINE, Line, Sink
 
-
-def _load_structlog() -> Any:
-    """Import structlog without rich.
-
-    Structlog imports rich if installed, for a renderer that is not used here. That takes a fifth of the start-up
-    time of a command.
-    """
-    if "rich" in sys.modules:
-        return import_module("structlog")
-    sys.modules["rich"] = None  # type: ignore[assignment] # None makes `import rich` raise ImportError
-    try:
-        return import_module("structlog")
-    finally:
-        del sys.modules["rich"]
-
-
-structlog = _load_structlog()
 _ROOM_FOR_PREFIX = 8
 _LARGEST_NUMBER = 2**63 - 1
 LONGEST_STATEMENT = 2000
