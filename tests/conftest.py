@@ -11,8 +11,11 @@ from gate import COMMANDS, GATE
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says more about the machine than about the code.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", _UNTIMED, max_examples=500)
+# Every run tries other examples. `--hypothesis-profile=thorough` tries many at once.
+settings.register_profile("quick", _UNTIMED, max_examples=20)
+settings.load_profile("quick")
 _IN_TURN = "PYTEST_XDIST_WORKER" not in os.environ
 
 

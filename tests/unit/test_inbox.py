@@ -12,7 +12,7 @@ MANY = """
 from queue import Empty, SimpleQueue
 from migrated.system.inbox import receive
 inbox = SimpleQueue()
-for number in range(30_000):
+for number in range(8_000):
     inbox.put(number)
     assert receive(inbox, 1) == number
     try:

@@ -3,7 +3,7 @@ import re
 
 import apsw
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from migrated.core.errors import InvalidFormatError
@@ -527,7 +527,6 @@ def pieces(sql: str) -> list[str]:
     return found
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.sampled_from(STATEMENTS)),
     st.lists(st.sampled_from(STATEMENTS)),
@@ -539,7 +538,6 @@ def test_sections_round_trip(ups: list[str], downs: list[str], between: str) -> 
     assert sections(f"-- about users\n-- UP\n{up}\n\n-- DOWN\n{down}\n") == (up, down or None)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(STATEMENTS), min_size=1))
 def test_statements_of_a_section_are_whole_to_sqlite(statements: list[str]) -> None:
     found = pieces("\n".join(statements))
@@ -548,7 +546,6 @@ def test_statements_of_a_section_are_whole_to_sqlite(statements: list[str]) -> N
     assert [piece for piece in found if not apsw.complete(piece)] == []
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.sampled_from(STATEMENTS), min_size=1), st.sampled_from(["\r\n", "\r"]), st.sampled_from([b"", BOM])
 )
@@ -567,7 +564,6 @@ SOUP = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.binary()
     | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from migrated.core.errors import (
@@ -452,7 +452,6 @@ def plan_of(
     return plan_to(examine(available, ledger), target, nothing_recorded)
 
 
-@settings(max_examples=100, deadline=None)
 @given(NUMBERS, NUMBERS)
 def test_plan_leaves_nothing_pending(available: set[int], ledger: set[int]) -> None:
     migrations, before = directory(*available), applied(*ledger)
@@ -463,7 +462,6 @@ def test_plan_leaves_nothing_pending(available: set[int], ledger: set[int]) -> N
     assert available | ledger == {entry.version for entry in after}
 
 
-@settings(max_examples=100, deadline=None)
 @given(NUMBERS, NUMBERS, st.data())
 def test_plans_to_a_target_reach_it(available: set[int], ledger: set[int], data: st.DataObject) -> None:
     """One plan goes up to fill gaps, one down for versions above; then the target is reached."""
@@ -477,7 +475,6 @@ def test_plans_to_a_target_reach_it(available: set[int], ledger: set[int], data:
     assert plan_of(migrations, twice, target).is_empty()
 
 
-@settings(max_examples=100, deadline=None)
 @given(NUMBERS, NUMBERS, st.data())
 def test_steps_are_strictly_ordered_and_of_the_right_kind(
     available: set[int], ledger: set[int], data: st.DataObject
@@ -493,7 +490,6 @@ def test_steps_are_strictly_ordered_and_of_the_right_kind(
         assert set(steps) <= ledger
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.permutations(range(1, 9)), st.permutations(range(1, 9)), st.integers(0, 8), st.integers(0, 8))
 def test_order_of_what_is_given_does_not_matter(
     available: list[int], ledger: list[int], some: int, target: int
@@ -508,7 +504,6 @@ def test_order_of_what_is_given_does_not_matter(
     )
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
     st.integers(min_value=0),
@@ -528,7 +523,6 @@ def test_change_of_one_character_is_always_refused(text: str, at: int, other: st
         refuse_by_policy(statuses, policy)
 
 
-@settings(max_examples=100, deadline=None)
 @given(NUMBERS, NUMBERS, st.data())
 def test_up_to_a_target_and_then_all_is_the_same_as_all(
     available: set[int], ledger: set[int], data: st.DataObject
@@ -543,7 +537,6 @@ def test_up_to_a_target_and_then_all_is_the_same_as_all(
     assert {entry.version: entry for entry in stepwise} == {entry.version: entry for entry in at_once}
 
 
-@settings(max_examples=100, deadline=None)
 @given(NUMBERS, NUMBERS)
 def test_drafts_change_no_plan(available: set[int], drafts: set[int]) -> None:
     migrations = directory(*available)

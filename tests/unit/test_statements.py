@@ -4,7 +4,7 @@ import time
 
 import apsw
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from integration.scripts import GROUND, Script, scripts
 
@@ -68,7 +68,6 @@ def test_statements_are_cut_out(sql: str, expected: list[str]) -> None:
     assert pieces(sql) == expected
 
 
-@settings(max_examples=150, deadline=None)
 @given(scripts())
 def test_statements_are_those_that_sqlite_finds(script: Script) -> None:
     found = statements(script.text)
@@ -87,7 +86,6 @@ def test_statements_are_those_that_sqlite_finds(script: Script) -> None:
     assert found == script.statements
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=";'\"`[]()-/* \nx", max_size=40))
 def test_between_statements_there_are_none(sql: str) -> None:
     at = 0
