@@ -26,7 +26,7 @@ _BLOCKING = {OutcomeKind.FAILED, OutcomeKind.REFUSED}
 
 @dataclass(slots=True)
 class RetryState:
-    """A database that is in trouble, or has pending migrations because its run was cut short."""
+    """A database that is blocked or unavailable, or has pending migrations because its run was cut short."""
 
     outcome: Outcome
     failures: int = 0
@@ -39,7 +39,7 @@ class RetryState:
 
 @dataclass(slots=True)
 class FailureGroup:
-    """Databases in trouble for one cause: `individual` ones get their own log lines, `others` share one."""
+    """Databases that fail for one cause: `individual` ones get their own log lines, `others` share one."""
 
     individual: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
@@ -153,7 +153,7 @@ class Alerts:
         if was is not None:
             self._log_recovery(was, log)
         if outcome.pending:
-            # A pause or a stop cut the run short: the database is neither current nor in trouble.
+            # A pause or a stop cut the run short: the database is neither current nor blocked.
             self._tracked[path] = RetryState(outcome)
             self._current.discard(path)
         else:
@@ -285,7 +285,7 @@ class Alerts:
             report_others(example, len(group.others), log.bind(repeated=group.repeat_timer.repeated or None))
 
     def counts(self) -> dict[str, int]:
-        """Return the number of databases in total and by state, and the pending migrations of those in trouble.
+        """Return the number of databases in total and by state, and the pending migrations of those that fail.
 
         A database that was not visited yet, or whose run was cut short by a pause, is in none of the states. An
         unavailable database counts no pending migrations: they are unknown.

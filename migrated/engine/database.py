@@ -49,7 +49,7 @@ def open_database(
 def read_schema(path: str, busy_timeout: float, supervision: CancelToken) -> bytes | None:
     """Return the schema of a database as an SQL script. Changes nothing.
 
-    None if there is no database, or while a migration without a transaction is unfinished. `busy_timeout` is in
+    None if there is no database, or while a migration is stopped. `busy_timeout` is in
     seconds. Raises `DatabaseError`.
     """
     from migrated.engine.sqlite import schema

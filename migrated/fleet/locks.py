@@ -40,7 +40,11 @@ class SharedLocks:
     def acquire(
         self, database: str, timeout: float, *, cancelled: Callable[[], bool], waiting: Callable[[str], None]
     ) -> Iterator[None]:
-        """Hold the lock of a database's directory. Raises as `ProcessLock.acquire`."""
+        """Acquire the lock of a database's directory, unless it is already held.
+
+        Leaving the `with` block does not release it: it stays held until the context of this object ends. Raises
+        as `ProcessLock.acquire`.
+        """
         # Imported here: usually nothing is pending, no lock is needed, and start-up stays short.
         from migrated.system.file_locks import ProcessLock
 

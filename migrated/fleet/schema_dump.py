@@ -30,9 +30,9 @@ class SchemaFiles:
     def update(self, target: Target, outcome: Outcome, log: Log, cancel_token: CancelToken) -> None:
         """Write the schema file of a target, if it has one, after work on its first database.
 
-        Skipped if nothing changed and the outcome is a failure, and if the schema equals the one that this object
-        last wrote or compared, even if the file was edited since. A failure is logged once per cause, and never
-        raised.
+        Does nothing after a failure that changed nothing, or if the schema equals the one that this object last
+        wrote or compared, even if the file was edited since. A failure to write is logged once per cause and
+        never raised.
         """
         file = target.schema_file
         changed = outcome.applied or outcome.rolled_back

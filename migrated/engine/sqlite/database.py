@@ -94,7 +94,7 @@ class SqliteDatabase:
         return self._shared is None and is_absent_or_empty(self.name)
 
     def look(self) -> LedgerState:
-        """Read the ledger and the unfinished migration, if there is one.
+        """Read the ledger and the stopped migration, if there is one.
 
         Changes and creates nothing; a database that is still to be created has an empty ledger.
         """
@@ -160,9 +160,10 @@ class SqliteDatabase:
         return template_of(self._shared, migrations, self.look().applied)
 
     def fill(self, template: "Template") -> bool:
-        """Fill an empty or missing file from `template`. Return False, changing nothing, if that is not possible.
+        """Fill an empty or missing file from `template`.
 
-        Raises `DatabaseError`.
+        Return False, changing nothing, if the file has content or must not be created, or the template is not one
+        of SQLite. Raises `DatabaseError`.
         """
         from migrated.engine.sqlite.snapshots.copying import DatabaseTemplate
 

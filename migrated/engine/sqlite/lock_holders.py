@@ -65,7 +65,7 @@ def other_sqlite_user(path: str) -> str | None:
     Closing their descriptor would drop our POSIX locks, on the database, its `-wal` or its `-shm`. None if there
     is no such user, or if /proc is not readable. Other threads may use apsw on the database.
     """
-    # SQLite's files lie next to the target of a link. Links in the directory part lead to the same files anyway.
+    # SQLite's files are next to the target of a link. Links in the directory part lead to the same files anyway.
     real = os.path.realpath(path) if os.path.islink(path) else path
     found = _find_other_user(real)
     # With other threads a single check can be wrong: one may open or close the database during it, or keep a
@@ -212,7 +212,7 @@ def _times_open_in_apsw(file: tuple[int, int]) -> int:
 
 
 def _standard_library_in_use() -> bool:
-    """True if the standard library's SQLite has any database open; it does not tell which."""
+    """True if the standard library's SQLite has any database open; which one is unknown."""
     module = sys.modules.get("_sqlite3")
     if module is None:
         return False

@@ -49,7 +49,7 @@ class _Object(NamedTuple):
 def read_schema(database: str, busy_handler: BusyHandler) -> bytes | None:
     """Return the schema of a database as a script. Changes nothing.
 
-    None if there is no database, or while a migration without a transaction is unfinished. The script is UTF-8,
+    None if there is no database, or while a migration is stopped. The script is UTF-8,
     unless the database has texts that are not. Raises `DatabaseError`.
     """
     if is_absent_or_empty(database):
