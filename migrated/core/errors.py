@@ -109,7 +109,7 @@ class RefusedError(MigrationError):
 class ChecksumMismatchError(RefusedError):
     """The text of applied migrations has changed.
 
-    `expected` (recorded when applied) and `found` (of the present text) are the checksums of the first one.
+    `expected` (recorded when applied) and `found` (of the current text) are the checksums of the first one.
     """
 
     code = "CHECKSUM_MISMATCH"

@@ -222,7 +222,7 @@ def _is_text(text: str) -> bool:
 class ChecksumMismatch(NamedTuple):
     """An applied migration whose up text has changed.
 
-    `expected` is the checksum in the ledger, `found` the checksum of the present text.
+    `expected` is the checksum in the ledger, `found` the checksum of the current text.
     """
 
     version: int

@@ -162,7 +162,7 @@ def plan_redo(
     again: Collection[int],
     repeatables_again: Collection[str] = (),
 ) -> RunPlan:
-    """Plan to roll back the applied ones of `versions` and to apply those in `again` with their present text.
+    """Plan to roll back the applied ones of `versions` and to apply those in `again` with their current text.
 
     All applied repeatable migrations are dropped and applied again, and those named in `repeatables_again`: an
     earlier content lacks what was created after its time. Raises `RollbackFailedError` if that is impossible.
@@ -225,7 +225,7 @@ def _without(statuses: Sequence[MigrationStatus], versions: Collection[int]) -> 
 def _updates(
     statuses: Sequence[MigrationStatus], stored_migrations: LookUpStored, back: Collection[int]
 ) -> list[Migration]:
-    # Versions that are rolled back are applied again with their present text and need no update.
+    # Versions that are rolled back are applied again with their current text and need no update.
     leaving = set(back)
     unchanged = [
         (status.migration, status.applied.name)

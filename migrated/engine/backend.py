@@ -107,10 +107,10 @@ class Observer:
         """No snapshot was taken although the policy asks for one."""
 
     def restored_snapshot(self, earlier: EarlierState) -> None:
-        """No down SQL was available, so the content was restored from an earlier state."""
+        """No down text was available, so the content was restored from an earlier state."""
 
     def updated(self, migration: Migration) -> None:
-        """The stored name, down SQL and header of an applied migration were updated."""
+        """The stored name, down text and header of an applied migration were updated."""
 
     def rows_restored(self, report: RowRestoreReport) -> None:
         """Rows were restored after a redo, or could not be."""
@@ -148,7 +148,7 @@ class Session(Protocol):
         """Drop the objects of repeatable migrations and delete their entries, in the batch if one is open."""
 
     def update(self, migrations: Sequence[Migration]) -> None:
-        """Store the current name, down SQL and header of applied migrations. Raises as `execute`."""
+        """Store the current name, down text and header of applied migrations. Raises as `execute`."""
 
     def repair(self, unfinished: Unfinished, migration: Migration, how: Repair, reason: str | None) -> None:
         """Carry out and record a repair of `unfinished`; `migration` is its current text."""

@@ -37,7 +37,7 @@ Planner = Callable[[DatabaseStatus, LookUpStored], RunPlan]
 class Run:
     """One run on one database. It plans again whenever another process changed the ledger.
 
-    If a migration has to be rolled back and has no down SQL, the run restores an earlier state of the database
+    If a migration has to be rolled back and has no down text, the run restores an earlier state of the database
     when it `may_use_snapshot`, and fails otherwise.
     """
 

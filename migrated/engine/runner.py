@@ -134,7 +134,7 @@ class MigrationRunner:
         """Add a migration, in any order.
 
         Raises `InvalidFormatError` if another one has its version (a repeatable one: its name), and
-        `ChecksumMismatchError` if its checksum is not that of its up SQL.
+        `ChecksumMismatchError` if its checksum is not that of its up text.
         """
         key = migration.label if migration.is_repeatable else migration.version
         known = self._migrations.get(key)
@@ -207,7 +207,7 @@ class MigrationRunner:
         Without a target: apply all pending migrations, ascending. With one: apply those at or below it; if there
         are none, roll back the applied ones above it, newest first. 0 means the empty database. Raises
         `MigrationNotFoundError` if the target is neither among the migrations nor in the ledger, and
-        `RollbackFailedError` if a step down has no down SQL.
+        `RollbackFailedError` if a step down has no down text.
         """
         return plan_to(self.statuses(), target, self._database.stored_migrations)
 

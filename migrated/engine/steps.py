@@ -210,7 +210,7 @@ def _repair_unfinished(
 ) -> None:
     current = next((each for each in available if each.version == unfinished.version), unfinished.recorded)
     if unfinished.direction is MigrationDirection.DOWN and not current.is_reversible:
-        # The file has no down SQL, so the rollback was running the stored one.
+        # The file has no down text, so the rollback was running the stored one.
         current = unfinished.recorded
     if how is Repair.RESUME:
         refuse_other_beginning(unfinished, current)

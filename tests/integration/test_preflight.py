@@ -440,7 +440,7 @@ def test_directory_that_may_not_be_written_is_refused(
 
     assert done.stdout == (
         "DIRECTORY_NOT_WRITABLE True\n"
-        f"SQLite creates files next to the database, but {place} is not writable: "
+        f"SQLite creates files beside the database, but {place} is not writable: "
         f"mode {mode:04o}, owned by {ME}, this is {ME}\n"
     )
     assert [path.name for path in place.iterdir()] == (["app.db"] if exists else [])
@@ -460,7 +460,7 @@ def test_directory_of_the_link_target_is_checked(tmp_path: Path) -> None:
 
     assert by_link[0] == "usable\n"
     assert by_link[1].startswith(
-        f"DIRECTORY_NOT_WRITABLE True\nSQLite creates files next to the database, but {shut} "
+        f"DIRECTORY_NOT_WRITABLE True\nSQLite creates files beside the database, but {shut} "
     )
 
 
@@ -508,7 +508,7 @@ def test_sibling_that_may_not_be_written_is_refused(ready: Path, ending: str) ->
     sibling.chmod(0o444)
 
     assert check(ready) == (
-        f"SIBLING_NOT_WRITABLE True\nSQLite needs the file app.db{ending} next to the database, but "
+        f"SIBLING_NOT_WRITABLE True\nSQLite needs the file app.db{ending} beside the database, but "
         f"there is no permission to read and write it: mode 0444, owned by {ME}, this is {ME}\n"
     )
 
@@ -527,7 +527,7 @@ def test_sibling_that_is_not_a_file_is_refused(ready: Path, make: Callable[[Path
 
     assert (error.code, error.transient) == ("SIBLING_NOT_WRITABLE", True)
     assert (
-        error.message == f"SQLite needs the file app.db-journal next to the database, but it is {kind}, not a file"
+        error.message == f"SQLite needs the file app.db-journal beside the database, but it is {kind}, not a file"
     )
 
 
@@ -654,7 +654,7 @@ def test_foreign_owner_is_named_with_what_to_do(shared: Path) -> None:
 
     assert done.stdout == (
         "FOREIGN_OWNER True\n"
-        f"the database belongs to {name_of(OWNER)}, who could not use the files that SQLite creates next to it "
+        f"the database belongs to {name_of(OWNER)}, who could not use the files that SQLite creates beside it "
         f"as {name_of(US)}\n"
         f"hint: run migrated as {name_of(OWNER)} (User= in the unit), or share a group: "
         "mode 0660, a setgid directory of that group\n"

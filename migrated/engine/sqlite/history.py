@@ -200,7 +200,7 @@ def record_restore(connection: apsw.Connection, snapshot: Snapshot, reason: str 
 
 
 def record_update(connection: apsw.Connection, migration: Migration) -> None:
-    """Store the current name, down SQL and header of an applied migration."""
+    """Store the current name, down text and header of an applied migration."""
     ledger.rename(connection, migration)
     record(connection, UPDATE, migration)
 

@@ -65,7 +65,7 @@ def other_sqlite_user(path: str) -> str | None:
     Closing their descriptor would drop our POSIX locks, on the database, its `-wal` or its `-shm`. None if there
     is no such user, or if /proc is not readable. Other threads may use apsw on the database.
     """
-    # SQLite's files are next to the target of a link. Links in the directory part lead to the same files anyway.
+    # SQLite's files are beside the target of a link. Links in the directory part lead to the same files anyway.
     real = os.path.realpath(path) if os.path.islink(path) else path
     found = _find_other_user(real)
     # With other threads a single check can be wrong: one may open or close the database during it, or keep a

@@ -30,7 +30,7 @@ def require_usable(path: str, *, create: bool, is_alone: bool = False) -> None:
     READ_ONLY, DIRECTORY_NOT_WRITABLE, SIBLING_NOT_WRITABLE, FOREIGN_OWNER. For a missing database the directory is
     checked only if the database may be created. `is_alone` skips the check for other users in this process.
     """
-    # SQLite creates its files next to the real file, so links are resolved.
+    # SQLite creates its files beside the real file, so links are resolved.
     real = os.path.realpath(path) if os.path.islink(path) else os.path.abspath(path)
     directory = os.path.dirname(real)
     try:
@@ -167,7 +167,7 @@ def _require_directory(directory: str, path: str) -> None:
     if _is_mounted_read_only(directory):
         raise _mounted_read_only(path)
     raise _no_directory(
-        f"SQLite creates files next to the database, but {directory} is not writable: {_rights(status)}",
+        f"SQLite creates files beside the database, but {directory} is not writable: {_rights(status)}",
         path,
         hint="change the owner or the mode of the directory, or run migrated as its owner",
     )
@@ -181,7 +181,7 @@ def _require_sibling(sibling: str, path: str) -> None:
     if not (reason := _sibling_trouble(sibling)):
         return
     raise DatabaseError(
-        f"SQLite needs the file {os.path.basename(sibling)} next to the database, but {reason}",
+        f"SQLite needs the file {os.path.basename(sibling)} beside the database, but {reason}",
         database=path,
         transient=True,
         code="SIBLING_NOT_WRITABLE",
@@ -217,7 +217,7 @@ def _require_usable_for_owner(status: os.stat_result, directory: str, path: str)
         return
     name = permissions.name_of(owner)
     raise DatabaseError(
-        f"the database belongs to {name}, who could not use the files that SQLite creates next to it "
+        f"the database belongs to {name}, who could not use the files that SQLite creates beside it "
         f"as {permissions.name_of(us)}",
         database=path,
         transient=True,

@@ -200,7 +200,7 @@ class SqliteSession:
             self._repeatables = repeatables.read(connection, self.name)
 
     def update(self, migrations: Sequence[Migration]) -> None:
-        """Store the current name, down SQL and header of applied migrations.
+        """Store the current name, down text and header of applied migrations.
 
         Raises `LedgerChangedError`.
         """
