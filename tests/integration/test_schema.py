@@ -47,7 +47,7 @@ PRAGMA application_id = -559038737;
 ANALYZE;
 """
 AS_WRITTEN = """\
--- Written by migrated after each change of the schema, which overwrites any edit.
+-- Written by migrated after each change of the schema: what is edited here will be lost.
 
 BEGIN;
 

@@ -15,8 +15,9 @@ from migrated.engine.sqlite.authorizer import LEDGER_PREFIX
 from migrated.engine.sqlite.connection import BusyHandler, as_database_error, is_absent_or_empty, open_for_reading
 from migrated.engine.sqlite.snapshots.copying import open_immutable
 
-_HEADING = "-- Written by migrated after each change of the schema, which overwrites any edit."
-_RECORD = "-- The migrations table: what is applied."
+# Other words here would rewrite, and so show as changed, the schema file of every user.
+_HEADING = "-- Written by migrated after each change of the schema: what is edited here will be lost."
+_RECORD = "-- The record of migrated: what is applied."
 _ROWS_KEPT = {
     "_migrations": ("version", "name", "checksum"),
     repeatables.TABLE: ("name", "checksum", "objects"),
