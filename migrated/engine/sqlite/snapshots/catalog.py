@@ -86,10 +86,10 @@ def new_part(database: str) -> Iterator[Part]:
     try:
         yield part
     finally:
-        # SQLite's files beside it are gone before it is, when it became a snapshot as when it lost its name.
-        if os.path.lexists(part.path):
-            name = os.path.basename(part.path)
-            _remove(folder, (name + suffix for suffix in ("", "-wal", "-shm", "-journal")))
+        # SQLite removes its files beside a copy and ignores it if that fails. Where the copy became a snapshot, or
+        # took the place of the database, they would stay until the next copy is made.
+        name = os.path.basename(part.path)
+        _remove(folder, (name + suffix for suffix in ("", "-wal", "-shm", "-journal")))
 
 
 def _safe_name(name: str) -> str:
